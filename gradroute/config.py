@@ -1,0 +1,347 @@
+"""The configuration of a run: the only place with a setting's type, default, check and help.
+
+    RunConfig   run_name, seed, model, behavior, routing, targets, layers
+    ├── adapters.<name>   AdapterConfig
+    ├── data              DataConfig
+    ├── train             TrainConfig
+    └── evaluate          EvaluateConfig
+
+`load_config` reads a YAML file and `key=value` overrides and names everything that is wrong with
+them at once. Nothing here imports torch, so a typing mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gradroute.config_fields import (
+    Above0,
+    AdapterName,
+    Count,
+    Dropout,
+    Flag,
+    Layers,
+    Length,
+    LossMean,
+    Modes,
+    NonNegative,
+    OptionalAbove0,
+    OptionalText,
+    Positive,
+    Routing,
+    RunName,
+    Seed,
+    Share,
+    Targets,
+    Text,
+    TopP,
+    from_flow,
+    shown,
+)
+from gradroute.config_problems import Disagreement, Disagreements, Origin, validated
+from gradroute.errors import ConfigError
+from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.yaml_text import KeyPath, Scalar, YamlText, is_null, read_yaml_file
+
+_RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors, docstrings of fields are their help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        value = from_flow(value)
+        if not isinstance(value, dict | cls):
+            raise ValueError(
+                f"keys with values are needed below it (or {{}} for the defaults), "
+                f"got {shown(value)}."
+            )
+        return value
+
+
+class AdapterConfig(_Section):
+    """One LoRA adapter: what it is and how it is trained."""
+
+    rank: Positive = 32
+    """Rank of the update; its weights are B [out, rank] and A [rank, in] per layer."""
+    alpha: OptionalAbove0 = None
+    """The update is scaled by alpha / rank; null = 2 * rank."""
+    dropout: Dropout = 0.0
+    """Share of the adapter's inputs that are dropped in training."""
+    learning_rate: OptionalAbove0 = None
+    """Peak learning rate of this adapter; null = train.learning_rate."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay (AdamW), in the steps that update this adapter."""
+    clip: OptionalAbove0 = 1.0
+    """Largest norm of this adapter's gradient in a step; null = no limit."""
+
+
+class DataConfig(_Section):
+    """The examples, which of them show the behaviour, and which labels training may see."""
+
+    path: OptionalText = None
+    """JSON-lines file of examples; null = the embedded stories."""
+    eval_path: OptionalText = None
+    """JSON-lines file of held-out examples; null = eval_fraction of the training file."""
+    eval_fraction: Share = 0.1
+    """Share of `path` that is held out where there is no eval_path."""
+    train_examples: Positive = 6000
+    """How many of the embedded stories to train on; unused with a `path`."""
+    max_length: Length = 128
+    """Tokens of an example, prompt and text together; longer ones are cut and counted."""
+    behavior_fraction: Share = 0.1
+    """Share of the examples that the behaviour is put into (for example, upper-cased)."""
+    labeled_fraction: Share = 0.5
+    """Share of the examples with the behaviour that are labelled bad."""
+    good_labeled_fraction: Share = 0.0
+    """Share of the examples without it that are labelled good."""
+    false_positive_rate: Share = 0.0
+    """Share of the examples without it that are wrongly labelled bad."""
+    drop_labeled_bad: Flag = False
+    """Leave the examples labelled bad out of training: filtering instead of routing."""
+
+
+class TrainConfig(_Section):
+    """How long, how fast and on how much the adapters are trained."""
+
+    max_steps: Positive = 1000
+    """Optimizer steps."""
+    learning_rate: Above0 = 1e-4
+    """Peak learning rate of the adapters that have none of their own."""
+    batch_size: Positive = 16
+    """Examples in one forward pass."""
+    gradient_accumulation: Positive = 1
+    """Forward passes per optimizer step."""
+    warmup_steps: Count = 0
+    """Steps of linear warm-up; a cosine to 0 follows."""
+    save_every: Count = 0
+    """Steps between checkpoints; 0 = only at the end."""
+    loss_mean: LossMean = "token"
+    """What a step averages over: all its target tokens, or its examples (each a mean itself)."""
+    log_gradients_every: Count = 25
+    """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
+
+
+class EvaluateConfig(_Section):
+    """What a run is measured on."""
+
+    modes: Modes = None
+    """Ablation modes, such as [full, bad_ablated, "good=1,bad=0.5"]; null = the standard ones."""
+    prompts: Positive = 128
+    """Held-out stories whose first words are completed."""
+    prefix_words: Positive = 3
+    """Words of a story that make the prompt."""
+    max_new_tokens: Positive = 64
+    """Tokens of a completion."""
+    temperature: NonNegative = 1.0
+    """Sampling temperature; 0 = always the likeliest token."""
+    top_p: TopP = 0.95
+    """Sampling keeps the likeliest tokens that together have this probability."""
+    seed: Seed = 42
+    """Seed of the sampling noise, the same for every mode and run."""
+    held_out: Positive = 256
+    """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
+    batch_rows: Positive = 320
+    """Rows computed at a time; a matter of memory and speed."""
+
+
+class RunConfig(_Section):
+    """Everything that decides a run's result."""
+
+    run_name: RunName = "caps"
+    """Name of the run and of its folder."""
+    seed: Seed = 0
+    """Seed of data, labels, adapter weights and order."""
+    model: Text = "embedded"
+    """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
+    behavior: Text = "caps"
+    """The behaviour that is put into the data and measured."""
+    routing: Routing = "anchored"
+    """What an example does to each adapter: a named table, or {label: {adapter: route}}."""
+    adapters: dict[AdapterName, AdapterConfig] = Field(
+        default_factory=lambda: {"good": AdapterConfig(), "bad": AdapterConfig()}, min_length=1
+    )
+    """The adapters by name; a file that names any names all."""
+    targets: Targets = "all-linear"
+    """Linear layers that get adapters: all-linear, or names such as [q_proj, v_proj]."""
+    layers: Layers = "last-half"
+    """Transformer layers that get adapters: last-half, all, or [first, end) from 0."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    """Examples and labels."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """Training."""
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    """Evaluation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_as_mapping(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "adapters" in value:
+            return value | {"adapters": from_flow(value["adapters"])}
+        return value
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        found = _disagreements(self)
+        if found:
+            raise Disagreements(found)
+        return self
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        overrides: `key=value` each, such as `train.max_steps=50`; of several for one key the
+            last one counts. A field's own type reads the value: texts verbatim, lists and tables
+            as YAML, `null` for fields that may be empty. `adapters.<name>=null` removes one.
+
+    Raises:
+        ConfigError: A line for each thing that is wrong: its place, its key and the way out.
+    """
+    source = "defaults" if path is None else _display(path)
+    text = YamlText({}) if path is None else read_yaml_file(path, source)
+    data, problems = text.value, list(text.duplicates)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: lines `key: value` are needed, got {shown(data)}.")
+    changed: list[KeyPath] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        keys = tuple(key.strip().split("."))
+        if not equals or not all(keys):
+            problems.append(f"command line: {shown(override)} is not of the form key=value.")
+            continue
+        changed.append(keys)
+        try:
+            _apply(data, keys, Scalar(value))
+        except ValueError as error:
+            problems.append(f"command line: {key.strip()}: {error}")
+    config, found = validated(RunConfig, data, Origin(source, text.lines, changed))
+    problems += found
+    if config is None or problems:
+        if len(problems) == 1:
+            raise ConfigError(problems[0])
+        raise ConfigError("\n  ".join([f"{len(problems)} things are wrong:", *problems]))
+    return config
+
+
+def find_config(name: str) -> Path:
+    """The file that a command line names: a path, else the name of a shipped recipe.
+
+    Raises:
+        ConfigError: It is neither; the message lists the recipes.
+    """
+    path, stem = Path(name), name.removesuffix(".yaml")
+    if not path.is_file() and stem in recipe_names():
+        return _RECIPES / f"{stem}.yaml"
+    if not path.exists():
+        raise ConfigError(
+            f"there is no file {shown(name)} and no recipe of that name; "
+            f"the recipes are {', '.join(recipe_names())}."
+        )
+    return path
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that gradroute ships."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML, every key with its value; `load_config` reads it back equal."""
+    import yaml
+
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=2**31 - 1)
+    return f"# A resolved configuration: every key, defaults included.\n{text}"
+
+
+def config_differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """One `key: old -> new` for each value in which two configurations differ."""
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in [*before, *(key for key in after if key not in before)]
+        if before.get(key, "absent") != after.get(key, "absent")
+    ]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, with defaults and help texts."""
+    return RunConfig.model_json_schema()
+
+
+def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Scalar) -> None:
+    """Put one override into `data`; a ValueError says why there is no place for it."""
+    *parents, last = keys
+    if parents[:1] == ["adapters"]:
+        data.setdefault("adapters", {"good": {}, "bad": {}})
+    for depth, key in enumerate(parents, start=1):
+        inner = from_flow(data.setdefault(key, {}))
+        if not isinstance(inner, dict):
+            held = ".".join(parents[:depth])
+            raise ValueError(
+                f"{held} is {shown(inner)}, so there is no key below it; give {held}=VALUE."
+            )
+        data[key] = dict(inner)
+        data = data[key]
+    if parents != ["adapters"] or not is_null(value):
+        data[last] = value
+    elif data.pop(last, None) is None:
+        raise ValueError(f"there is no such adapter to remove; there are {', '.join(data)}.")
+
+
+def _disagreements(config: RunConfig) -> list[Disagreement]:
+    """What single fields cannot check: whether they fit together."""
+    found: list[Disagreement] = []
+    adapters = list(config.adapters)
+    try:
+        RoutingPolicy.from_value(config.routing, adapters)
+    except ConfigError as error:
+        found.append(Disagreement((("routing",), ("adapters",)), str(error)))
+    for position, mode in enumerate(config.evaluate.modes or ()):
+        try:
+            AblationMode.parse(mode, adapters)
+        except ConfigError as error:
+            keys = ("evaluate", "modes", position)
+            found.append(Disagreement((keys, ("adapters",)), str(error)))
+    train, data = config.train, config.data
+    if train.warmup_steps > train.max_steps:
+        found.append(
+            Disagreement(
+                (("train", "warmup_steps"), ("train", "max_steps")),
+                f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
+            )
+        )
+    if data.path and not data.eval_path and not 0 < data.eval_fraction < 1:
+        found.append(
+            Disagreement(
+                (("data", "eval_fraction"), ("data", "path"), ("data", "eval_path")),
+                f"more than 0 and less than 1 is needed, got {data.eval_fraction:g}; "
+                "or give held-out examples of their own as data.eval_path.",
+            )
+        )
+    return found
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = "null" if item is None else item
+    return flat
+
+
+def _display(path: Path) -> str:
+    """The path as given, but a shipped recipe without the folder it happens to be installed in."""
+    return f"recipe {path.stem}" if path.parent == _RECIPES else str(path)

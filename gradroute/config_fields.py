@@ -1,0 +1,211 @@
+"""The types of configuration fields: each says itself how a YAML scalar becomes its value.
+
+A `Scalar` is a plain scalar of a file, or the whole right side of `key=value` on the command
+line. A text takes it verbatim, a number reads it as a number, a list reads it as YAML. Values
+from Python are taken as they are: no text becomes a number, no flag a count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from gradroute.yaml_text import Scalar, is_null, parse_yaml, plain_value
+
+# Stands for a value that a recipe leaves to its user, as in OmegaConf.
+TO_BE_GIVEN = "???"
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ADAPTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# `full` and `base` are ablation modes; PEFT gives `default` a meaning of its own.
+_TAKEN_NAMES = ("full", "base", "default")
+
+
+def shown(value: Any) -> str:
+    """The value as a message names it, short and without control characters."""
+    if is_null(value):
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(str(value) if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def from_flow(value: Any) -> Any:
+    """Read a scalar that starts like a YAML list or mapping; anything else is left as it is.
+
+    Raises:
+        ConfigError: It starts like one and is none.
+    """
+    if not isinstance(value, Scalar) or not value.lstrip().startswith(("[", "{")):
+        return value
+    text = parse_yaml(value, "the value")
+    if text.duplicates:
+        raise ValueError(text.duplicates[0])
+    return text.value
+
+
+def _none_if_null(value: Any) -> Any:
+    return None if is_null(value) else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a text is needed, got {shown(value)}; put it in quotes if it is one.")
+    if value == TO_BE_GIVEN:
+        raise PydanticCustomError("to_be_given", "to be given")
+    if not value.strip():
+        raise ValueError("a text is needed, got an empty one.")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        raise ValueError(f"control characters and line breaks are refused, got {shown(value)}.")
+    return str(value)
+
+
+def _number(value: Any) -> float:
+    number = plain_value(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError(f"a number is needed, got {shown(value)}.")
+    return float(number)
+
+
+def _whole(value: Any) -> int:
+    number = plain_value(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"a whole number is needed, got {shown(value)}.")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    flag = plain_value(value)
+    if not isinstance(flag, bool):
+        raise ValueError(f"true or false is needed, got {shown(value)}.")
+    return flag
+
+
+def _run_name(value: str) -> str:
+    if not _RUN_NAME.fullmatch(value):
+        raise ValueError(
+            f"a run's name is 1 to 64 letters, digits, dots, dashes or underscores and starts "
+            f"with a letter or digit (it becomes a folder), got {shown(value)}."
+        )
+    return value
+
+
+def _adapter_name(value: str) -> str:
+    if not _ADAPTER_NAME.fullmatch(value) or value in _TAKEN_NAMES:
+        raise ValueError(
+            "an adapter's name is a letter, then letters, digits or underscores, and none of "
+            f"{', '.join(_TAKEN_NAMES)}; got {shown(value)}."
+        )
+    return value
+
+
+def _loss_mean(value: Any) -> str:
+    if value not in ("token", "example"):
+        raise ValueError(f"token or example is needed, got {shown(value)}.")
+    return str(value)
+
+
+def _texts(value: Any) -> list[str]:
+    value = from_flow(value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"a list such as [a, b] is needed, got {shown(value)}.")
+    return [_text(item) for item in value]
+
+
+def _modes(value: Any) -> list[str] | None:
+    return None if is_null(value) else _texts(value)
+
+
+def _targets(value: Any) -> str | list[str]:
+    value = from_flow(value)
+    return _text(value) if isinstance(value, str) else _texts(value)
+
+
+def _layers(value: Any) -> str | list[int]:
+    value = from_flow(value)
+    if isinstance(value, str) and value in ("last-half", "all"):
+        return str(value)
+    if isinstance(value, list | tuple) and len(value) == 2:
+        first, end = (_whole(item) for item in value)
+        if 0 <= first < end:
+            return [first, end]
+    raise ValueError(
+        "last-half, all, or [first, end] with 0 <= first < end is needed "
+        f"(end itself is left out), got {plain_value(value)!r:.60}."
+    )
+
+
+def _routing(value: Any) -> str | dict[str, dict[str, str | dict[str, float]]]:
+    """Check the shape of a routing table; whether it fits the adapters is checked later."""
+    value = from_flow(value)
+    if isinstance(value, str):
+        return _text(value)
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            "the name of a table, or a table {label: {adapter: route}}, is needed, "
+            f"got {shown(value)}."
+        )
+    for label, row in value.items():
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"the row {label!r} must give a route per adapter, as in "
+                f"{{good: freeze, bad: update}}; got {shown(row)}."
+            )
+    return {
+        _text(label): {str(adapter): _route(route) for adapter, route in row.items()}
+        for label, row in value.items()
+    }
+
+
+def _route(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _number(weight) for name, weight in value.items()}
+    return str(value) if isinstance(value, str) else plain_value(value)
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+OptionalText = Annotated[Text | None, BeforeValidator(_none_if_null)]
+RunName = Annotated[Text, AfterValidator(_run_name)]
+AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+# A token and the one it predicts.
+Length = Annotated[int, BeforeValidator(_whole), Field(ge=2)]
+# torch's generators take 64 bits; a run multiplies its seed by a million to keep steps apart.
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]
+
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Above0 = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+OptionalAbove0 = Annotated[Above0 | None, BeforeValidator(_none_if_null)]
+TopP = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+Dropout = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+
+LossMean = Annotated[Literal["token", "example"], BeforeValidator(_loss_mean)]
+Modes = Annotated[list[str] | None, PlainValidator(_modes, json_schema_input_type=list[str] | None)]
+Targets = Annotated[
+    str | list[str], PlainValidator(_targets, json_schema_input_type=str | list[str])
+]
+Layers = Annotated[
+    str | list[int],
+    PlainValidator(_layers, json_schema_input_type=Literal["last-half", "all"] | tuple[int, int]),
+]
+Routing = Annotated[
+    str | dict[str, dict[str, str | dict[str, float]]],
+    PlainValidator(
+        _routing,
+        json_schema_input_type=str | dict[str, dict[str, str | dict[Literal["update"], float]]],
+    ),
+]

@@ -1,0 +1,128 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gradroute import environment
+from gradroute.environment import commit, hub_token, provenance, redacted, token_places
+
+CANARY = "hf_CanaryCanaryCanaryCanary1234"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without settings, and nobody logged in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    return tmp_path
+
+
+def test_no_token_is_no_error() -> None:
+    assert hub_token() is None
+
+
+def test_the_environment_comes_before_the_file_and_the_file_before_the_login(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "from login")
+    assert hub_token() == "from login"
+    (nowhere / ".env").write_text("HF_TOKEN=from_file\n")
+    assert hub_token() == "from_file"
+    monkeypatch.setenv("HF_TOKEN", "from_environment")
+    assert hub_token() == "from_environment"
+    monkeypatch.setenv("HF_TOKEN", " ")
+    assert hub_token() == "from_file"
+
+
+def test_of_the_file_only_the_token_is_read_and_nothing_enters_the_environment(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "secret")
+    (nowhere / ".env").write_text("OTHER=1\nexport HF_TOKEN='${SECRET}x'\n")
+    before = dict(os.environ)
+    assert hub_token() == "${SECRET}x"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"HF_TOKEN", b"HF_TOKEN=", b"HF_TOKEN=caf\xe9\xff"])
+def test_a_file_without_a_readable_token_gives_none(nowhere: Path, content: bytes) -> None:
+    (nowhere / ".env").write_bytes(content)
+    assert hub_token() is None
+
+
+def test_a_folder_called_dot_env_is_passed_over(nowhere: Path) -> None:
+    (nowhere / ".env").mkdir()
+    assert hub_token() is None
+
+
+def test_messages_can_say_where_a_token_was_looked_for() -> None:
+    assert "HF_TOKEN" in token_places()
+    assert ".env" in token_places()
+
+
+def test_tokens_passwords_and_the_home_folder_are_taken_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "a token of another form")
+    text = f"{CANARY} https://me:pass@host/x a token of another form {Path.home()}/data"
+    clean = redacted(text)
+    assert clean == "[token] https://[credentials]@host/x [token] ~/data"
+    assert redacted(clean) == clean
+
+
+def test_provenance_is_plain_data_without_paths_or_tokens(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / ".env").write_text(f"HF_TOKEN={CANARY}\n")
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    facts = provenance()
+    text = json.dumps(facts)
+    assert CANARY not in text
+    assert str(Path.home()) not in text
+    assert str(Path(environment.__file__).parent) not in text
+    assert str(nowhere) not in text
+    assert facts["versions"]["torch"]
+    assert facts["hardware"]["cores"] >= 1
+
+
+def make_checkout(root: Path) -> Path:
+    package = root / "gradroute"
+    package.mkdir()
+    (package / "environment.py").write_text("")
+    options = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *options, *arguments], cwd=root, check=True)
+    return package / "environment.py"
+
+
+def test_the_commit_of_a_checkout_is_named_and_marked_when_files_changed(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_checkout(nowhere)
+    monkeypatch.setattr(environment, "__file__", str(module))
+    head = commit()
+    assert head is not None
+    assert len(head) == 40
+    module.write_text("changed")
+    assert commit() == head + "+"
+
+
+def test_a_package_inside_somebody_elses_repository_has_no_commit(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkout(nowhere)
+    installed = nowhere / "venv" / "site-packages" / "gradroute"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
+    assert commit() is None
+
+
+def test_a_machine_without_git_has_no_commit(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "__file__", str(make_checkout(nowhere)))
+    monkeypatch.setenv("PATH", str(nowhere / "nothing"))
+    assert commit() is None

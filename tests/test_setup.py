@@ -1,0 +1,64 @@
+"""What installs gradroute agrees with itself: pins, targets, package data."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONSTRAINTS = [
+    line
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def test_torch_is_pinned_to_one_release_in_both_places() -> None:
+    pins = [line for line in CONSTRAINTS if re.match(r"torch\b", line)]
+    assert pins == PROJECT["tool"]["uv"]["constraint-dependencies"]
+    assert re.fullmatch(r"torch==[0-9]+\.[0-9]+\.[0-9]+", pins[0])
+
+
+def test_constraints_are_pins_without_addresses_or_hashes() -> None:
+    for line in CONSTRAINTS:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; .+)?", line), line
+
+
+def test_each_dependency_has_a_lower_bound_and_no_other() -> None:
+    for requirement in PROJECT["project"]["dependencies"]:
+        assert re.fullmatch(r"[a-z-]+>=[0-9.]+", requirement), requirement
+
+
+def test_each_dependency_is_constrained() -> None:
+    pinned = {line.partition("==")[0] for line in CONSTRAINTS}
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    assert {re.split(r"[>=\[]", requirement)[0] for requirement in wanted} <= pinned
+
+
+def test_make_lists_every_target() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("setup", "demo", "test", "check", "lock", "base", "clean"):
+        assert re.search(rf"^make {target} +\w", done.stdout, re.MULTILINE), target
+
+
+def test_a_wheel_holds_every_file_of_the_package_that_is_no_cache(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    package = files("gradroute")
+    files_here = {
+        str(path.relative_to(ROOT))
+        for path in Path(str(package)).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files_here <= held
+    assert {"gradroute/py.typed", "gradroute/recipes/caps.yaml"} <= held
