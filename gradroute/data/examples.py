@@ -1,0 +1,303 @@
+"""Examples, a strict reader for them, and what is done to them before training.
+
+Reading never guesses: a label is a name and never a truth value, a number is not turned into a
+text, a date stays the text that it is, and whatever is wrong is named with file and line.
+
+What is chosen for the behaviour, for a label or for the held-out share is an exact count,
+taken from the front of an order by sha256 of (seed, purpose, id). So it is the same in every
+process and for every order of the rows, and choosing more keeps what was chosen before.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from os import PathLike
+
+from gradroute.data.behaviors import Behavior
+from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
+from gradroute.data.rows import Row, read_rows
+from gradroute.errors import ConfigError, DataError
+
+LABELS = ("good", "bad", "unlabeled")
+"""The labels of the named routing tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example.
+
+    Attributes:
+        id: Unique name; what is chosen by seed depends on it.
+        text: The part that is trained on.
+        prompt: What stands before it; the model sees it and no loss is taken on it.
+        label: What training may see.
+        true_label: What the example is; only evaluation may see it.
+    """
+
+    id: str
+    text: str
+    prompt: str = ""
+    label: str = "unlabeled"
+    true_label: str = "good"
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """What a file held.
+
+    Attributes:
+        examples: Its examples in the order of the rows.
+        labeled: Whether the rows have labels; without, every example is `unlabeled`.
+        true_labeled: Whether the rows have true labels; without, the true label is the label, and
+            `good` for an unlabeled example.
+        sha256: Hash of the file's bytes.
+        notes: Sentences about what was passed over or assumed, to be said once.
+    """
+
+    examples: list[Example]
+    labeled: bool
+    true_labeled: bool
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_examples(
+    path: str | PathLike[str],
+    *,
+    labels: Sequence[str] = LABELS,
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> ExampleFile:
+    """Read a JSONL file: one object per line, with a text and perhaps prompt, id and labels.
+
+    A row is `{"text": "...", "prompt": "...", "id": "...", "label": "bad", "true_label": "bad"}`;
+    only `text` is needed, and null is as good as missing. Either every row has a label or none,
+    and the same for true labels. Without an id, the id is made from the sha256 of prompt and text.
+
+    Args:
+        path: The file.
+        labels: The label names that are allowed.
+        max_row_bytes: A longer row is refused.
+
+    Raises:
+        DataError: If the file cannot be read or a row cannot be used. The message names the file,
+            and the line where there is one.
+    """
+    digest = hashlib.sha256()
+    rows, notes = read_rows(path, digest.update, labels, max_row_bytes)
+    named = _named(rows)
+    _refuse_same_ids(path, named)
+    repeats = _refuse_contradictions(path, rows)
+    if repeats:
+        notes.append(f"{path}: {repeats} of {len(rows)} rows repeat an earlier row.")
+    labeled, true_labeled = rows[0].label is not None, rows[0].true_label is not None
+    unlabeled = sum(row.label == "unlabeled" for row in rows)
+    if unlabeled and not true_labeled:
+        notes.append(
+            f"{path}: {unlabeled} unlabeled rows have no true_label; evaluation takes them for "
+            "good."
+        )
+    return ExampleFile(
+        examples=[_example(name, row) for name, row in named],
+        labeled=labeled,
+        true_labeled=true_labeled,
+        sha256=digest.hexdigest(),
+        notes=tuple(notes),
+    )
+
+
+def examples_from_texts(texts: Iterable[str]) -> list[Example]:
+    """Make examples of plain texts, with ids made from the sha256 of each text."""
+    seen: Counter[str] = Counter()
+    return [Example(_hash_id("", text, seen), text) for text in texts]
+
+
+def insert_behavior(
+    examples: Sequence[Example], behavior: Behavior, fraction: float, seed: int
+) -> list[Example]:
+    """Let exactly round(fraction * n) of n examples show the behaviour, with true label `bad`.
+
+    Chosen among the examples that are good and that the behaviour changes; the others stay as
+    they are, and the order too. The prompt becomes the behaviour's own, as in evaluation.
+
+    Raises:
+        ConfigError: If the fraction is not between 0 and 1.
+        DataError: If fewer examples than that can show the behaviour.
+    """
+    wanted = _count("behavior_fraction", fraction, len(examples))
+    able = [e.id for e in examples if e.true_label == "good" and behavior.make(e.text) != e.text]
+    if len(able) < wanted:
+        raise DataError(
+            f"behavior_fraction {fraction} asks for {wanted} examples with the behaviour "
+            f"'{behavior.name}', but only {len(able)} of {len(examples)} can show it"
+        )
+    chosen = set(_ranked(able, f"{seed}:behavior")[:wanted])
+
+    def show(example: Example) -> Example:
+        text, prompt = behavior.make(example.text), behavior.prompt(example.prompt)
+        return replace(example, text=text, prompt=prompt, true_label="bad")
+
+    return [show(example) if example.id in chosen else example for example in examples]
+
+
+def assign_labels(
+    examples: Sequence[Example],
+    *,
+    labeled_fraction: float,
+    good_labeled_fraction: float,
+    false_positive_rate: float,
+    seed: int,
+) -> list[Example]:
+    """Give the labels that training sees, by exact counts from the true labels.
+
+    Of B bad examples round(labeled_fraction * B) are labelled `bad`. Of G good ones
+    round(good_labeled_fraction * G) are labelled `good` and round(false_positive_rate * G), others
+    than those, `bad`. The rest is `unlabeled`. Raising one fraction keeps all labels that
+    the lower one gave, and the three do not move each other's choices.
+
+    Raises:
+        ConfigError: If a fraction is not between 0 and 1, or good ones would need both labels.
+    """
+    bad = _ranked([e.id for e in examples if e.true_label == "bad"], f"{seed}:label bad")
+    good = _ranked([e.id for e in examples if e.true_label == "good"], f"{seed}:label good")
+    hits = _count("labeled_fraction", labeled_fraction, len(bad))
+    anchors = _count("good_labeled_fraction", good_labeled_fraction, len(good))
+    false_hits = _count("false_positive_rate", false_positive_rate, len(good))
+    if good_labeled_fraction + false_positive_rate > 1 + 1e-9:  # 0.1 + 0.2 is not 0.3
+        raise ConfigError(
+            f"good_labeled_fraction {good_labeled_fraction} and false_positive_rate "
+            f"{false_positive_rate} add up to more than 1: a good example gets one label"
+        )
+    anchors = min(anchors, len(good) - false_hits)  # rounding both up may ask for one too many
+    labels = dict.fromkeys(bad[:hits], "bad") | dict.fromkeys(good[:anchors], "good")
+    labels |= dict.fromkeys(good[len(good) - false_hits :], "bad")
+    return [replace(e, label=labels.get(e.id, "unlabeled")) for e in examples]
+
+
+def drop_labeled_bad(examples: Sequence[Example]) -> list[Example]:
+    """Leave out the examples labelled `bad`: filtering, the control of routing."""
+    return [example for example in examples if example.label != "bad"]
+
+
+def split_held_out(
+    examples: Sequence[Example], fraction: float
+) -> tuple[list[Example], list[Example]]:
+    """Split into (train, held out), round(fraction * n) held out, chosen by hash of the id.
+
+    It depends on no seed, so all runs on one file share the held-out examples. Examples with equal
+    prompt and text stay together, so that no held-out text is trained on; only with such
+    repeats may the count be a few higher.
+
+    Raises:
+        ConfigError: If the fraction is not between 0 and 1.
+        DataError: If a fraction above 0 leaves one of the two sides empty.
+    """
+    wanted = _count("eval_fraction", fraction, len(examples))
+    content = {example.id: (example.prompt, example.text) for example in examples}
+    same: dict[tuple[str, str], list[str]] = {}
+    for name, key in content.items():
+        same.setdefault(key, []).append(name)
+    chosen: set[str] = set()
+    for name in _ranked([example.id for example in examples], "held out"):
+        if len(chosen) >= wanted:
+            break
+        chosen.update(same[content[name]])
+    train = [example for example in examples if example.id not in chosen]
+    held_out = [example for example in examples if example.id in chosen]
+    if fraction > 0 and not (train and held_out):
+        raise DataError(
+            f"eval_fraction {fraction} of {len(examples)} examples leaves {len(train)} to train on "
+            f"and {len(held_out)} to hold out: give more examples or another fraction"
+        )
+    return train, held_out
+
+
+def refuse_overlap(train: Iterable[Example], held_out: Iterable[Example]) -> None:
+    """Check that no held-out example is trained on.
+
+    Raises:
+        DataError: If prompt and text of a held-out example occur in training, with the count.
+    """
+    trained = {(example.prompt, example.text) for example in train}
+    shared = [example.id for example in held_out if (example.prompt, example.text) in trained]
+    if shared:
+        raise DataError(
+            f"{len(shared)} held-out examples are also trained on (such as id "
+            f"{shown(shared[0])}): remove them from one of the two files"
+        )
+
+
+def label_counts(examples: Iterable[Example]) -> dict[tuple[str, str], int]:
+    """Count examples by (true label, label), in alphabetical order."""
+    return dict(sorted(Counter((e.true_label, e.label) for e in examples).items()))
+
+
+def _example(name: str, row: Row) -> Example:
+    label = row.label or "unlabeled"
+    true_label = row.true_label or ("good" if label == "unlabeled" else label)
+    return Example(name, row.text, row.prompt, label, true_label)
+
+
+def _named(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    seen: Counter[str] = Counter()
+    return [(row.id or _hash_id(row.prompt, row.text, seen), row) for row in rows]
+
+
+def _hash_id(prompt: str, text: str, seen: Counter[str]) -> str:
+    name = _sha256(json.dumps([prompt, text]))[:32]
+    seen[name] += 1
+    # Equal rows can stand for each other, so numbering them does not depend on the row order.
+    return name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+def _refuse_same_ids(path: str | PathLike[str], named: Sequence[tuple[str, Row]]) -> None:
+    first: dict[str, int] = {}
+    clashes = []
+    for name, row in named:
+        line = first.setdefault(name, row.line)
+        if line != row.line:
+            clashes.append((row.line, f"{shown(name)} (lines {line} and {row.line})"))
+    _refuse_all(path, clashes, "with the id of an earlier row", "make ids unique")
+
+
+def _refuse_contradictions(path: str | PathLike[str], rows: Sequence[Row]) -> int:
+    """Refuse one text under two labels; return how many rows repeat an earlier one."""
+    first: dict[tuple[str, str], Row] = {}
+    clashes, repeats = [], 0
+    for row in rows:
+        before = first.setdefault((row.prompt, row.text), row)
+        repeats += before is not row
+        if (before.label, before.true_label) != (row.label, row.true_label):
+            clashes.append((row.line, f"{shown(row.text)} (lines {before.line} and {row.line})"))
+    _refuse_all(path, clashes, "with the text of an earlier row but another label", "keep one")
+    return repeats
+
+
+def _refuse_all(
+    path: str | PathLike[str], clashes: Sequence[tuple[int, str]], what: str, advice: str
+) -> None:
+    if clashes:
+        more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
+        listed = ", ".join(text for _, text in clashes[:5])
+        refuse(path, clashes[0][0], f"{len(clashes)} row(s) {what}: {listed}{more}; {advice}")
+
+
+def _ranked(ids: Sequence[str], purpose: str) -> list[str]:
+    """Order ids by hash; not by a random generator, whose stream a new version may change."""
+    ranked = sorted(ids, key=lambda name: (_sha256(f"{purpose}:{name}"), name))
+    for name, other in pairwise(ranked):
+        if name == other:
+            raise DataError(f"two examples have the id {shown(name)}: make ids unique")
+    return ranked
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _count(name: str, fraction: float, total: int) -> int:
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"{name} must lie between 0 and 1, got {fraction}")
+    return round(fraction * total)

@@ -1,0 +1,126 @@
+"""A strict reader of JSONL files: one JSON object per line, or an error with file and line.
+
+Python's own json lets NaN, keys that stand twice and (with a RecursionError) bottomless nesting
+pass; a line that is cut, not UTF-8 or endless needs a sentence of its own.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from gradroute.errors import DataError
+
+MAX_ROW_BYTES = 16 * 2**20
+"""A longer row is refused before all of it is read into memory."""
+
+
+def read_objects(
+    path: str | PathLike[str],
+    digest: Callable[[bytes], None],
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    r"""Yield (line number, object) for every line that is not blank.
+
+    UTF-8 with or without byte-order mark. Only \n ends a line, so \r\n is fine and U+2028 may stand
+    in a text.
+
+    Args:
+        path: The file.
+        digest: Is given every byte of the file, such as `hashlib.sha256().update`.
+        max_row_bytes: A longer line is refused.
+
+    Raises:
+        DataError: If the file cannot be read or a line is not one object of strict JSON.
+    """
+    with _open(path) as stream:
+        number = 0
+        while raw := _line(path, stream, max_row_bytes):
+            number += 1
+            digest(raw)
+            if number == 1:
+                _refuse_other_formats(path, raw)
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if len(raw) > max_row_bytes:
+                refuse(path, number, f"the row is longer than {max_row_bytes} bytes: shorten it")
+            if raw.strip():
+                yield number, _parse(path, number, raw)
+
+
+def refuse(path: str | PathLike[str], line: int, what: str) -> NoReturn:
+    """Raise the DataError about a line of a file."""
+    raise DataError(f"{path}:{line}: {what}")
+
+
+def shown(value: object) -> str:
+    """Name a value from a file in an error: short, on one line, without control characters."""
+    if isinstance(value, str):
+        return json.dumps(value if len(value) <= 40 else value[:40] + "...")
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"the number {value!r:.40}"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _open(path: str | PathLike[str]) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: give the path of a JSONL file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder: give the JSONL file in it") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read by this user: change its permissions") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -> bytes:
+    try:
+        return stream.readline(max_row_bytes + 4)  # a byte-order mark, and one byte too many
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
+    if raw.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path} is compressed with gzip: unpack it first (gunzip)")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        refuse(path, 1, "not UTF-8 but UTF-16 (byte 1): save the file as UTF-8")
+
+
+def _parse(path: str | PathLike[str], number: int, raw: bytes) -> dict[str, Any]:
+    hint = "" if raw.endswith(b"\n") else "; the file has no newline at its end and may be cut off"
+    try:
+        value = json.loads(
+            raw.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_repeated_keys,
+        )
+    except UnicodeDecodeError as error:
+        refuse(path, number, f"not UTF-8 (byte {error.start + 1} of the line){hint}")
+    except json.JSONDecodeError as error:
+        fault = error.msg.removesuffix(" at").removesuffix(" starting")  # where follows in words
+        refuse(path, number, f"broken JSON: {fault} (column {error.colno}){hint}")
+    except RecursionError:
+        refuse(path, number, "the row is nested too deeply")
+    except ValueError as error:
+        refuse(path, number, str(error))
+    if not isinstance(value, dict):
+        refuse(path, number, f"expected an object, got {shown(value)}")
+    return value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON: write a number or null")
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        [(name, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(name)} stands twice in one object")
+    return row

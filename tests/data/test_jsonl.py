@@ -1,0 +1,161 @@
+"""The syntax of JSONL files: each way to be broken has its own sentence, with file and line."""
+
+import builtins
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from gradroute.data.jsonl import read_objects, shown
+from gradroute.errors import DataError
+
+
+def read(path: Path, **limits: int) -> list[tuple[int, dict]]:
+    return list(read_objects(path, lambda _: None, **limits))
+
+
+def read_bytes(tmp_path: Path, content: bytes, **limits: int) -> list[tuple[int, dict]]:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    return read(path, **limits)
+
+
+GOOD = b'{"a": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (GOOD, [(1, {"a": 1})]),
+        (b'{"a": 1}', [(1, {"a": 1})]),
+        (b"\xef\xbb\xbf" + GOOD, [(1, {"a": 1})]),
+        (b'{"a": 1}\r\n{"a": 2}\r\n', [(1, {"a": 1}), (2, {"a": 2})]),
+        (b'\n  \n{"a": 1}\n\r\n\t\n{"a": 2}\n\n', [(3, {"a": 1}), (6, {"a": 2})]),
+        ('{"a": "x\u2028y\u0085z"}\n'.encode(), [(1, {"a": "x\u2028y\u0085z"})]),
+        (b'{"a": "\\u0000\\u001b"}\n', [(1, {"a": "\0\x1b"})]),
+        (b"", []),
+    ],
+)
+def test_every_well_formed_file_is_read_with_its_line_numbers(tmp_path: Path, content, rows):
+    assert read_bytes(tmp_path, content) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD + b'{"a": }\n', ":2: broken JSON: Expecting value (column 7)"),
+        (GOOD + b"{'a': 1}\n", ":2: broken JSON: Expecting property name"),
+        (GOOD + b'{"a": 1} {"a": 2}\n', ":2: broken JSON: Extra data (column 10)"),
+        (GOOD + b'{"a": "x\ny"}\n', ":2: broken JSON: Invalid control character (column 9)"),
+        (GOOD + b'{"a": "x\n', ":2: broken JSON: Invalid control character (column 9)"),
+        (GOOD + b'{"a": "x\x00"}\n', ":2: broken JSON: Invalid control character (column 9)"),
+        (GOOD + b"[1, 2]\n", ":2: expected an object, got a list"),
+        (GOOD + b'"text"\n', ':2: expected an object, got "text"'),
+        (GOOD + b"17\n", ":2: expected an object, got the number 17"),
+        (GOOD + b"null\n", ":2: expected an object, got null"),
+        (GOOD + b"true\n", ":2: expected an object, got true"),
+        (GOOD + b'{"a": "\xff"}\n', ":2: not UTF-8 (byte 8 of the line)"),
+        (GOOD + b'{"a": "\xed\xa0\x80"}\n', ":2: not UTF-8 (byte 8 of the line)"),
+        (GOOD + b'{"a": 1, "a": 2}\n', ':2: the key "a" stands twice in one object'),
+        (GOOD + b'{"b": {"a": 1, "a": 1}}\n', ':2: the key "a" stands twice in one object'),
+        (GOOD + b'{"a": NaN}\n', ":2: NaN is not JSON"),
+        (GOOD + b'{"a": [-Infinity]}\n', ":2: -Infinity is not JSON"),
+        (GOOD + b'{"a": ' + b"[" * 100_000 + b"\n", ":2: the row is nested too deeply"),
+        (GOOD + b'{"a":' * 100_000 + b"\n", ":2: the row is nested too deeply"),
+        (GOOD + b'{"a": ' + b"9" * 5000 + b"}\n", ":2: Exceeds the limit"),
+        ('{"a": 1}\n'.encode("utf-16"), ":1: not UTF-8 but UTF-16 (byte 1)"),
+        ('{"a": 1}\n'.encode("utf-16-le"), ":1: broken JSON"),
+    ],
+)
+def test_every_broken_line_is_refused_with_file_and_line(tmp_path: Path, content, message: str):
+    with pytest.raises(DataError) as caught:
+        read_bytes(tmp_path, content)
+    assert str(caught.value).startswith(f"{tmp_path / 'data.jsonl'}{message}")
+    assert "cut off" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_cut_anywhere_is_whole_or_said_to_be_cut(tmp_path: Path):
+    lines = ['{"text": "a fox", "id": 1}', '{"text": "ein Bär", "b": [2]}', '{"text": "日本"}']
+    content = ("\n".join(lines) + "\n").encode()
+    complete = {0}
+    for line in lines:
+        complete |= {max(complete) + len(line.encode()) + 1}
+    for cut in range(len(content)):
+        whole = cut in complete or cut + 1 in complete
+        if whole:
+            expected = content[:cut].decode().split("\n")
+            expected = [json.loads(line) for line in expected if line]
+            assert [row for _, row in read_bytes(tmp_path, content[:cut])] == expected
+        else:
+            number = 1 + content[:cut].count(b"\n")
+            place = rf"data\.jsonl:{number}: .*no newline at its end and may be cut off"
+            with pytest.raises(DataError, match=place):
+                read_bytes(tmp_path, content[:cut])
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_row_over_the_limit_is_refused_and_one_at_the_limit_is_not(tmp_path: Path, mark: bytes):
+    assert len(read_bytes(tmp_path, mark + GOOD + GOOD, max_row_bytes=len(GOOD))) == 2
+    for content in (mark + b" " + GOOD, mark + GOOD + b" " + GOOD):
+        with pytest.raises(DataError, match=f"row is longer than {len(GOOD)} bytes"):
+            read_bytes(tmp_path, content, max_row_bytes=len(GOOD))
+
+
+def test_a_file_without_newlines_is_refused_before_it_is_in_memory():
+    with pytest.raises(DataError, match="/dev/zero:1: the row is longer than 1000 bytes"):
+        read(Path("/dev/zero"), max_row_bytes=1000)
+
+
+def _denied(*_):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_what_is_no_readable_file_is_named_each_in_its_own_words(tmp_path: Path, monkeypatch):
+    zipped = tmp_path / "data.jsonl"
+    zipped.write_bytes(gzip.compress(GOOD))
+    sentences = []
+    for path in (tmp_path / "nothing.jsonl", tmp_path, zipped, "nul\0.jsonl"):
+        with pytest.raises(DataError) as caught:
+            read(path)  # pyright: ignore[reportArgumentType]
+        sentences.append(str(caught.value).removeprefix(str(path)))
+    monkeypatch.setattr(Path, "open", _denied)
+    with pytest.raises(DataError) as caught:
+        read(zipped)
+    sentences.append(str(caught.value).removeprefix(str(zipped)))
+    assert sentences == [
+        " does not exist: give the path of a JSONL file",
+        " is a folder: give the JSONL file in it",
+        " is compressed with gzip: unpack it first (gunzip)",
+        " cannot be read: embedded null byte",
+        " may not be read by this user: change its permissions",
+    ]
+
+
+def test_the_digest_is_that_of_the_whole_file(tmp_path: Path):
+    content = b"\xef\xbb\xbf" + GOOD + b"\r\n\n" + GOOD
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    digest = hashlib.sha256()
+    assert len(list(read_objects(path, digest.update))) == 2
+    assert digest.digest() == hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\x1b[31m\n\x7f\ud800", '"a\\u001b[31m\\n\\u007f\\ud800"'),
+        ("x" * 99, '"' + "x" * 40 + '..."'),
+        (None, "null"),
+        (False, "false"),
+        (0, "the number 0"),
+        (0.5, "the number 0.5"),
+        ([1], "a list"),
+        ({}, "an object"),
+    ],
+)
+def test_a_value_is_shown_short_and_without_control_characters(value, text: str):
+    assert shown(value) == text
+    assert builtins.ascii(shown(value)).strip("'").isprintable()
