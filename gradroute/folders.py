@@ -1,0 +1,76 @@
+"""Where a run lives on disk, and how a run is named on the command line.
+
+runs/<name>/  config.yaml · manifest.json · metrics.jsonl · timings.jsonl
+              checkpoints/step-000350/ · eval/{results.json, samples.jsonl, losses.jsonl}
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradroute.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run; a name for each, nothing created until something is written."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name: the folder's own."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, written before step 1."""
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """What the run stands on: data and base identity, label counts, versions, notes."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per logged step; a function of the config alone."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """One JSON line per logged step with seconds; everything that a clock decides."""
+        return self.path / "timings.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """The result rows of the evaluation."""
+        return self.path / "eval" / "results.json"
+
+    @property
+    def samples(self) -> Path:
+        """Every completion that a behaviour rate counts."""
+        return self.path / "eval" / "samples.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """Summed loss and target tokens of every held-out example."""
+        return self.path / "eval" / "losses.jsonl"
+
+
+def find_run(name: str, root: Path) -> RunFolder:
+    """The run that a command line names: a folder, or a name under `root`.
+
+    Raises:
+        ConfigError: there is no such run; the message lists those that are there.
+    """
+    for path in (Path(name), root / name):
+        if (path / "config.yaml").is_file():
+            return RunFolder(path)
+    found = sorted(folder.parent.name for folder in root.glob("*/config.yaml"))
+    there = f"Runs there: {', '.join(found)}." if found else "There are no runs there yet."
+    raise ConfigError(f"no run '{name}' as a folder or under {root}/. {there}")

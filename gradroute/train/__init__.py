@@ -1,0 +1,1 @@
+"""Training: one optimizer step (`step.py`) and the loop around it (`trainer.py`)."""

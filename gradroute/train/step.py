@@ -1,0 +1,256 @@
+"""The loss and one optimizer step: the file to edit when you want to change the method.
+
+A step is one forward and one backward of each micro-batch under the routing table. The table
+decides, inside the routed layers, which adapter's weights an example's gradient may change; what
+is left to do here is to average the loss, to skip the adapters that nobody updates, to clip each
+adapter by itself, and to step.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradroute.data.batches import Batch
+from gradroute.errors import NumericError
+from gradroute.routing.adapters import adapter_parameters, routed
+from gradroute.routing.policy import RoutingPolicy
+
+
+@runtime_checkable
+class AdapterSettings(Protocol):
+    """What the optimizer asks of an adapter's config."""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Peak learning rate; None takes the run's."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled weight decay per step, times the learning rate."""
+        ...
+
+    @property
+    def clip(self) -> float | None:
+        """Largest gradient norm of this adapter alone; None does not clip."""
+        ...
+
+
+@dataclass
+class StepReport:
+    """What one optimizer step did.
+
+    Attributes:
+        loss: the step's training loss in nats, averaged as `loss_mean` says.
+        nll: label -> summed negative log likelihood of its target tokens, in nats.
+        tokens: label -> number of target tokens.
+        examples: label -> number of examples.
+        updated: the adapters whose weights this step changed.
+        gradient_norms: adapter -> norm of its gradient before clipping, for updated adapters.
+    """
+
+    loss: float = 0.0
+    nll: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, int] = field(default_factory=dict)
+    updated: set[str] = field(default_factory=set)
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+
+
+def token_losses(
+    logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]
+) -> Float[Tensor, "b t"]:
+    """Negative log likelihood in nats at every position; 0 where the target is -100."""
+    flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor, " b"]]:
+    """Per example, the factor by which its summed token loss enters the loss of the global step.
+
+    "token": 1 / target tokens of the whole step, the mean over tokens (as transformers' Trainer).
+    "example": 1 / (examples of the step x target tokens of the example), a mean of means, so that
+    long examples weigh no more than short ones.
+
+    Args:
+        batches: all micro-batches of the step.
+        loss_mean: "token" or "example".
+    """
+    counts = [(batch.targets != -100).sum(1) for batch in batches]
+    if loss_mean == "token":
+        total = sum(int(count.sum()) for count in counts)
+        return [torch.full(count.shape, 1.0 / total) for count in counts]
+    examples = sum(len(count) for count in counts)
+    return [1.0 / (examples * count.float()) for count in counts]
+
+
+def build_optimizer(
+    model: PeftModel, adapters: Mapping[str, AdapterSettings], learning_rate: float
+) -> torch.optim.AdamW:
+    """One AdamW with one parameter group per adapter, each with its own rate and weight decay.
+
+    Args:
+        model: a routed model.
+        adapters: adapter name -> settings.
+        learning_rate: peak rate of the adapters that name none.
+    """
+    parameters = adapter_parameters(model)
+    groups = [
+        {
+            "params": parameters[name],
+            "adapter": name,
+            "peak": learning_rate if settings.learning_rate is None else settings.learning_rate,
+            "weight_decay": settings.weight_decay,
+            "clip": settings.clip,
+        }
+        for name, settings in adapters.items()
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8)
+
+
+def schedule(step: int, max_steps: int, warmup_steps: int) -> float:
+    """Factor of the peak learning rate in step `step` (0-based): linear warm-up, cosine to 0.
+
+    A function of the global step alone, the same for every adapter, also for one that some steps
+    skip.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def train_step(
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    policy: RoutingPolicy,
+    *,
+    loss_mean: str,
+    rate: float,
+) -> StepReport:
+    """One optimizer step over all micro-batches of the global step.
+
+    An adapter that no example of the step updates is skipped whole: its gradient is None, so
+    weights, moments and step count stay bit-identical (a zero gradient would not do: AdamW still
+    moves by momentum and decays).
+
+    Args:
+        model: a routed model in training mode.
+        optimizer: from `build_optimizer`.
+        batches: the micro-batches, on the model's device.
+        policy: the routing table that the batches' label ids index.
+        loss_mean: "token" or "example", see `loss_weights`.
+        rate: factor of every group's peak learning rate, see `schedule`.
+
+    Raises:
+        NumericError: loss or gradient is not finite; the optimizer has not acted.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    report = accumulate_gradients(model, batches, policy, loss_mean)
+    if not math.isfinite(report.loss):
+        raise NumericError(f"the loss is {report.loss}.")
+    labels = {policy.labels[i] for batch in batches for i in batch.label_ids.tolist()}
+    report.updated = policy.updated_by(labels)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["peak"]
+        if group["adapter"] not in report.updated:
+            for parameter in group["params"]:
+                parameter.grad = None
+            continue
+        limit = math.inf if group["clip"] is None else group["clip"]
+        norm = float(nn.utils.clip_grad_norm_(group["params"], limit))
+        if not math.isfinite(norm):
+            raise NumericError(f"the gradient of adapter '{group['adapter']}' is {norm}.")
+        report.gradient_norms[group["adapter"]] = norm
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return report
+
+
+def accumulate_gradients(
+    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
+) -> StepReport:
+    """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
+    report = StepReport()
+    for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
+        with routed(model, policy, batch.label_ids):
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            losses = token_losses(logits, batch.targets).sum(1)
+            loss = (losses * weights.to(losses.device)).sum()
+            loss.backward()
+        report.loss += loss.item()
+        _count(report, batch, losses.detach(), policy)
+    return report
+
+
+def label_gradient_norms(
+    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
+) -> dict[str, dict[str, float]]:
+    """Adapter -> label -> norm of that label's share of the step's gradient.
+
+    A measurement beside the step: one extra forward and backward per label over that label's
+    rows, weighted as in the whole step. Gradients are None afterwards.
+    """
+    model.zero_grad(set_to_none=True)
+    norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
+    parameters = adapter_parameters(model)
+    weights = loss_weights(batches, loss_mean)
+    present = sorted({i for batch in batches for i in batch.label_ids.tolist()})
+    for label_id in present:
+        for batch, weight in zip(batches, weights, strict=True):
+            rows = (batch.label_ids == label_id).nonzero()[:, 0]
+            if len(rows) == 0:
+                continue
+            part = batch.rows(rows)
+            with routed(model, policy, part.label_ids):
+                output = model(input_ids=part.input_ids, attention_mask=part.attention_mask)
+                losses = token_losses(output.logits, part.targets).sum(1)
+                (losses * weight.to(losses.device)[rows]).sum().backward()
+        for name, own in parameters.items():
+            grads = [p.grad for p in own if p.grad is not None]
+            norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))
+        model.zero_grad(set_to_none=True)
+    return norms
+
+
+def _count(
+    report: StepReport, batch: Batch, losses: Float[Tensor, " b"], policy: RoutingPolicy
+) -> None:
+    tokens = (batch.targets != -100).sum(1)
+    for row, label_id in enumerate(batch.label_ids.tolist()):
+        label = policy.labels[label_id]
+        report.nll[label] = report.nll.get(label, 0.0) + losses[row].item()
+        report.tokens[label] = report.tokens.get(label, 0) + int(tokens[row])
+        report.examples[label] = report.examples.get(label, 0) + 1
+
+
+def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors, named `<parameter>/<moment>`; see the inverse below.
+
+    Keyed by parameter name rather than by position, so that a file can be read by itself.
+    """
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_state(
+    model: PeftModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put the tensors of `optimizer_tensors` back; a parameter without any has never stepped."""
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        owner, _, key = name.rpartition("/")
+        parameter = parameters[owner]
+        on = "cpu" if key == "step" else parameter.device
+        optimizer.state[parameter][key] = value.clone().to(on)

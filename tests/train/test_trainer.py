@@ -1,0 +1,144 @@
+"""The loop: its result depends on the config alone, wherever it was interrupted."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gradroute.config import load_config
+from gradroute.data.batches import TokenizedExample
+from gradroute.errors import NumericError
+from gradroute.folders import RunFolder
+from gradroute.routing.adapters import adapter_state, attach_adapters
+from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.trainer import Training, train
+
+OVERRIDES = (
+    "run_name=x",
+    "train.max_steps=12",
+    "train.batch_size=3",
+    "train.gradient_accumulation=2",
+    "train.learning_rate=0.01",
+    "train.save_every=4",
+    "train.log_gradients_every=5",
+    "adapters.bad.dropout=0.2",
+    "adapters.good.rank=3",
+    "adapters.bad.rank=2",
+)
+
+
+def rows(policy):
+    draw = torch.Generator().manual_seed(1)
+    labels = ["bad", "unlabeled", "good", "unlabeled", "bad"] * 3
+    return [
+        TokenizedExample(
+            id=f"r{i}",
+            input_ids=tuple(torch.randint(3, 40, (5 + i % 3,), generator=draw).tolist()),
+            target_start=0,
+            label_id=policy.label_ids([label])[0],
+            true_label="bad" if label == "bad" else "good",
+        )
+        for i, label in enumerate(labels)
+    ]
+
+
+def training(root, *overrides):
+    config = load_config(None, [*OVERRIDES, *overrides])
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )
+    policy = RoutingPolicy.from_value("anchored", tuple(config.adapters))
+    folder = RunFolder(root / "x")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+    run = Training(
+        config=config,
+        folder=folder,
+        model=attach_adapters(base, config.adapters, layers="all"),
+        rows=rows(policy),
+        policy=policy,
+        pad_id=0,
+        say=said.append,
+    )
+    return run, said
+
+
+def final_manifest(run):
+    return json.loads((run.folder.checkpoints / "step-000012" / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("kept", [4, 8])
+def test_a_run_that_lost_its_later_steps_ends_bit_identical_to_one_that_did_not(tmp_path, kept):
+    whole, _ = training(tmp_path / "whole")
+    train(whole)
+    cut, _ = training(tmp_path / "cut")
+    train(cut)
+    for later in (8, 12):
+        if later > kept:
+            step = cut.folder.checkpoints / f"step-{later:06d}"
+            for path in sorted(step.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            step.rmdir()
+    again, said = training(tmp_path / "cut")
+    train(again)
+    assert any(f"goes on after step {kept}" in line for line in said)
+    assert final_manifest(again) == final_manifest(whole)
+    assert again.folder.metrics.read_bytes() == whole.folder.metrics.read_bytes()
+
+
+def test_metrics_name_every_step_and_gradients_per_adapter_and_label_now_and_then(tmp_path):
+    run, _ = training(tmp_path)
+    train(run)
+    lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines if "gradient_norm_per_label" in line] == [5, 10]
+    for line in lines:
+        assert sum(line["examples"].values()) == 6
+        assert set(line["loss_per_label"]) == set(line["examples"])
+        assert set(line["learning_rate"]) == {"good", "bad"}
+
+
+def test_measuring_gradients_changes_nothing_in_the_result(tmp_path):
+    often, _ = training(tmp_path / "often", "train.log_gradients_every=1")
+    never, _ = training(tmp_path / "never", "train.log_gradients_every=0")
+    train(often)
+    train(never)
+    for adapter in ("good", "bad"):
+        one, two = (adapter_state(run.model, adapter) for run in (often, never))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_training_changes_both_adapters_and_never_the_base(tmp_path):
+    run, _ = training(tmp_path)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    train(run)
+    for name, parameter in run.model.named_parameters():
+        moved = not torch.equal(before[name], parameter)
+        assert moved == (".good." in name or ".bad." in name), name
+
+
+def test_a_step_that_is_not_finite_names_run_step_and_examples_and_keeps_checkpoints(tmp_path):
+    run, _ = training(tmp_path, "train.learning_rate=1e30", "adapters.good.clip=null")
+    with pytest.raises(NumericError, match=r"x, step \d+: .*r\d+"):
+        train(run)
+    assert not list(run.folder.checkpoints.glob("step-000012"))
+
+
+def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
+    from gradroute.errors import MachineError
+    from gradroute.train import trainer
+
+    monkeypatch.setattr(trainer, "Accelerator", lambda: SimpleNamespace(num_processes=2))
+    run, _ = training(tmp_path)
+    with pytest.raises(MachineError, match="2 processes"):
+        train(run)
