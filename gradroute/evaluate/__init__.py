@@ -1,0 +1,1 @@
+"""Measuring: completions and losses under ablation modes, and the geometry of updates."""

@@ -1,0 +1,104 @@
+"""Teacher-forced loss of held-out examples under several ablation modes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gradroute.data.batches import IGNORED, TokenizedExample, collate
+from gradroute.errors import ConfigError
+from gradroute.evaluate.inference import inference
+from gradroute.routing.adapters import ablated
+from gradroute.routing.policy import AblationMode
+
+LOGITS_AT_ONCE = 2**27
+"""Logits of one forward pass, at most: with a large vocabulary they are most of the memory."""
+
+
+class ExampleLosses(NamedTuple):
+    """Losses of examples, in their order.
+
+    Attributes:
+        sums: Negative log-likelihood summed over the target tokens of each example, in nats.
+        counts: Target tokens of each example.
+    """
+
+    sums: list[float]
+    counts: list[int]
+
+
+def held_out_losses(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    modes: Sequence[AblationMode],
+    *,
+    pad_id: int,
+    rows_per_batch: int,
+) -> dict[str, ExampleLosses]:
+    """Negative log-likelihood of every example's target tokens under every mode.
+
+    The loss of example i is `-sum_t log p(target_t | tokens before it)` over its target
+    positions. Logits are taken to float32 and summed in float64. Examples of like length share a
+    batch and all modes share a forward pass, rows grouped by mode; neither changes a loss but for
+    rounding.
+
+    Args:
+        model: A model with routed adapters.
+        rows: Tokenized examples.
+        modes: The ablation modes, of different names.
+        pad_id: Token that fills short rows; it is masked, so any token will do.
+        rows_per_batch: Rows (examples times modes) that run at once, at least one example; fewer
+            where their logits would be more than `LOGITS_AT_ONCE`.
+
+    Returns:
+        Per mode name the sums and counts, in the order of `rows`.
+
+    Raises:
+        ConfigError: There is no mode to measure under.
+    """
+    if not modes:
+        raise ConfigError("no ablation mode was given to measure losses under; name at least one.")
+    sums = torch.zeros(len(modes), len(rows), dtype=torch.float64)
+    counts = torch.zeros(len(rows), dtype=torch.int64)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+    examples_per_batch = max(1, min(rows_per_batch, _rows_at_once(model, rows)) // len(modes))
+    with inference(model) as device:
+        for start in range(0, len(rows), examples_per_batch):
+            chosen = order[start : start + examples_per_batch]
+            batch = collate([rows[index] for index in chosen], pad_id)
+            with ablated(model, modes):
+                logits = model(
+                    input_ids=batch.input_ids.repeat(len(modes), 1).to(device),
+                    attention_mask=batch.attention_mask.repeat(len(modes), 1).to(device),
+                    use_cache=False,
+                ).logits
+            targets = batch.targets.to(device)
+            loss = row_losses(logits, targets.repeat(len(modes), 1))
+            sums[:, chosen] = loss.reshape(len(modes), -1).cpu()
+            counts[chosen] = (targets != IGNORED).sum(1).cpu()
+    return {
+        mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
+        for index, mode in enumerate(modes)
+    }
+
+
+def _rows_at_once(model: PeftModel, rows: Sequence[TokenizedExample]) -> int:
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    longest = max((len(row.input_ids) for row in rows), default=1)
+    return LOGITS_AT_ONCE // (longest * base.config.get_text_config().vocab_size)
+
+
+def row_losses(
+    logits: Float[Tensor, "rows length vocab"], targets: Int[Tensor, "rows length"]
+) -> Float[Tensor, " rows"]:
+    """Summed negative log-likelihood per row, float64; positions with target -100 are left out."""
+    row, position = (targets != IGNORED).nonzero(as_tuple=True)
+    chosen = logits[row, position].to(torch.float32)
+    losses = torch.nn.functional.cross_entropy(chosen, targets[row, position], reduction="none")
+    total = torch.zeros(len(targets), dtype=torch.float64, device=logits.device)
+    return total.index_add_(0, row, losses.to(torch.float64))

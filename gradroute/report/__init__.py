@@ -1,0 +1,1 @@
+"""From result rows to numbers, verdicts, text and figures; nothing here imports torch."""

@@ -1,0 +1,73 @@
+import pytest
+from report.fabricated import REFERENCE, config_of
+
+from gradroute.report.roles import confounders, find_controls, role_of
+
+CONFIGS = {name: config_of(name, made.changes) for name, made in REFERENCE.items()}
+TABLE = {"bad": {"good": "freeze", "bad": "update"}, "good": {"good": "update", "bad": "update"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "role"),
+    [
+        ({}, "routed"),
+        ({"routing": TABLE}, "routed"),
+        ({"routing": {**TABLE, "bad": TABLE["good"]}}, "unrouted"),
+        ({"routing": "none"}, "unrouted"),
+        ({"routing": "none", "data.behavior_fraction": 0.0}, "baseline"),
+        ({"routing": "none", "adapters": {"good": {}, "bad": None}}, "other"),
+        ({"routing": "none", "data.drop_labeled_bad": True}, "filter"),
+    ],
+)
+def test_a_role_follows_from_the_configuration(changes: dict, role: str) -> None:
+    assert role_of(config_of("any", changes)) == role
+
+
+def test_names_mean_nothing() -> None:
+    roles = {name: role_of(config) for name, config in CONFIGS.items()}
+    swapped = {"baseline": CONFIGS["0.1_1.0"], "0.1_0.5": CONFIGS["baseline"]}
+    assert list(roles.values()) == ["baseline", "unrouted", "routed", "routed", "filter"]
+    assert find_controls("baseline", swapped).baseline == "0.1_0.5"
+
+
+def test_a_run_is_compared_with_its_controls() -> None:
+    assert find_controls("0.1_0.5", CONFIGS) == ("baseline", "0.1_0.0", "filter_0.5")
+
+
+def test_a_filter_with_other_labels_is_no_control() -> None:
+    assert find_controls("0.1_1.0", CONFIGS).filter is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "other/model"},
+        {"behavior": "spanish"},
+        {"data.path": "my.jsonl"},
+        {"evaluate.seed": 7},
+        {"evaluate.max_new_tokens": 8},
+    ],
+)
+def test_a_run_of_another_task_or_other_questions_is_no_control(change: dict) -> None:
+    configs = CONFIGS | {"0.1_0.5": config_of("0.1_0.5", {"data.labeled_fraction": 0.5, **change})}
+    assert find_controls("0.1_0.5", configs) == (None, None, None)
+
+
+def test_of_several_controls_the_one_of_the_same_seed_is_taken() -> None:
+    baseline = dict(REFERENCE["baseline"].changes)
+    configs = CONFIGS | {
+        "a": config_of("a", {**baseline, "seed": 1}),
+        "b": config_of("b", {**baseline, "seed": 2, "train.max_steps": 50}),
+    }
+    for seed, wanted in ((0, "baseline"), (1, "a"), (2, "b")):
+        configs["run"] = config_of("run", {"seed": seed})
+        assert find_controls("run", configs).baseline == wanted
+
+
+def test_what_a_control_should_share_is_named_where_it_differs() -> None:
+    control = config_of("c", {"routing": "none", "train.max_steps": 50, "seed": 3})
+    assert confounders(config_of("r", {"data.labeled_fraction": 1.0}), control) == [
+        "seed",
+        "train.max_steps",
+    ]
+    assert confounders(CONFIGS["0.1_0.5"], CONFIGS["filter_0.5"]) == []
