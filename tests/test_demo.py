@@ -1,0 +1,74 @@
+"""The demo's runs differ in what their names say, and in nothing else."""
+
+import json
+
+import pytest
+
+from gradroute.config import config_differences, find_config, load_config
+from gradroute.demo import CELLS, demo_configs, run_cells
+from gradroute.report.roles import find_controls, role_of
+from gradroute.run import report
+
+
+def test_every_run_is_what_its_name_says():
+    configs = {c.run_name: c.model_dump(mode="json") for c in demo_configs(0, quick=False)}
+    assert list(configs) == ["baseline", "0.1_0.0", "0.1_0.5", "0.1_1.0", "filter_0.5"]
+    roles = [role_of(config) for config in configs.values()]
+    assert roles == ["baseline", "unrouted", "routed", "routed", "filter"]
+    assert find_controls("0.1_0.5", configs) == ("baseline", "0.1_0.0", "filter_0.5")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_run_differs_from_the_recipe_only_in_labels_routing_and_adapters(name):
+    recipe = load_config(find_config("caps"))
+    (config,) = (c for c in demo_configs(3, quick=False) if c.run_name == name)
+    assert config.seed == 3
+    for difference in config_differences(recipe, config):
+        key = difference.split(":")[0]
+        assert key in {"run_name", "seed", "routing"} or key.startswith(
+            (
+                "adapters",
+                "data.behavior_fraction",
+                "data.labeled_fraction",
+                "data.good_labeled_fraction",
+                "data.drop_labeled_bad",
+            )
+        ), difference
+
+
+def test_the_filter_has_the_total_rank_of_the_routed_runs():
+    ranks = {
+        c.run_name: sum(adapter.rank for adapter in c.adapters.values())
+        for c in demo_configs(0, quick=False)
+    }
+    assert set(ranks.values()) == {64}
+
+
+def test_quick_is_one_routed_run():
+    assert [c.run_name for c in demo_configs(0, quick=True)] == ["0.1_0.5"]
+
+
+def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
+    tiny = (
+        "train.max_steps=2",
+        "train.warmup_steps=0",
+        "train.batch_size=4",
+        "data.train_examples=60",
+        "data.behavior_fraction=0.5",
+        "evaluate.prompts=3",
+        "evaluate.max_new_tokens=4",
+        "evaluate.held_out=4",
+    )
+    configs = [
+        load_config(find_config("caps"), [f"run_name={name}", *CELLS[name], *tiny])
+        for name in ("0.1_0.0", "0.1_1.0")
+    ]
+    results = []
+    for jobs in (1, 2):
+        root = tmp_path / str(jobs)
+        folders = run_cells(configs, root, jobs)
+        report(folders, root)
+        document = json.loads((root / "eval_multi_results.json").read_text())
+        results.append({name: run["full"] for name, run in document["runs"].items()})
+    assert results[0] == results[1]
+    assert list(results[0]) == ["0.1_0.0", "0.1_1.0"]
