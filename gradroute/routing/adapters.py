@@ -1,0 +1,274 @@
+"""Adapters on a model, and what is in force while it runs: the public face of routing.
+
+model = attach_adapters(base, {"good": AdapterSpec(rank=32), "bad": AdapterSpec(rank=32)})
+policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+with routed(model, policy, ["bad", "unlabeled", "good", "unlabeled"]):
+    model(**batch).loss.backward()
+with ablated(model, "bad_ablated"):
+    model.generate(**prompt)
+"""
+
+import hashlib
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from gradroute.errors import ConfigError
+from gradroute.routing.contexts import ablated, routed
+from gradroute.routing.hosting import (
+    adapter_weights,
+    host,
+    hosted,
+    lora_layers,
+    routable_adapters,
+)
+from gradroute.routing.targets import find_targets
+
+_PREFIX = "base_model.model."  # PEFT's wrapper around the base model
+
+
+@runtime_checkable
+class AdapterShape(Protocol):
+    """What an adapter is made from; `config.AdapterConfig` and `AdapterSpec` are such."""
+
+    @property
+    def rank(self) -> int:
+        """Inner dimension r."""
+        ...
+
+    @property
+    def alpha(self) -> float | None:
+        """The output is multiplied by alpha / rank; None means 2 * rank."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """Share of the adapter's inputs that is set to 0 in training."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Rank, alpha (None: 2 * rank) and dropout of one adapter."""
+
+    rank: int = 32
+    alpha: float | None = None
+    dropout: float = 0.0
+
+
+def attach_adapters(
+    model: nn.Module,
+    adapters: Mapping[str, AdapterShape],
+    *,
+    targets: str | Sequence[str] = "all-linear",
+    layers: str | Sequence[int] = "last-half",
+    seed: int = 0,
+) -> PeftModel:
+    """Give a model one LoRA adapter per name, all active and trainable, the base frozen.
+
+    The result is a PEFT model like any other: it saves, loads and merges as PEFT does. Adapter
+    weights are fp32 whatever the base's dtype (fp64 for an fp64 base). B starts at 0; A is drawn
+    uniformly as PEFT does, from the seed, the adapter's name and the module's, so that it depends
+    on neither the global random state (which is left as it was) nor on the other adapters.
+
+    Args:
+        model: The base model; it is changed in place, and its training mode is kept.
+        adapters: Name -> rank, alpha, dropout; the order is the order in which outputs are added.
+        targets: Which modules get adapters, see `find_targets`.
+        layers: In which transformer layers, see `find_targets`.
+        seed: Of the initial weights.
+
+    Raises:
+        ConfigError: A name or number cannot be used, nothing matches the targets, a target cannot
+            be routed, or the model has adapters already.
+    """
+    if isinstance(model, PeftModel) or lora_layers(model):
+        raise ConfigError(
+            "the model has adapters already; hand the base model to attach_adapters, or the model "
+            "that PEFT built to route_adapters."
+        )
+    if not adapters:
+        raise ConfigError("no adapter was given; name at least one, as in {good: {}, bad: {}}.")
+    for name, shape in adapters.items():
+        _check_adapter(name, shape)
+    names = find_targets(model, targets, layers)
+    training = model.training
+    with torch.random.fork_rng(devices=[]):
+        adapted = _attach(model, adapters, names)
+    # PEFT's wrapper and layers start in training mode, whatever the model was in.
+    adapted.train(training)
+    route_adapters(adapted)
+    for path, layer in lora_layers(adapted).items():
+        for name in layer.lora_A:
+            _draw(adapter_weights(layer, name)[0], f"{seed}/{name}/{path.removeprefix(_PREFIX)}")
+    return adapted
+
+
+def route_adapters(model: PeftModel) -> PeftModel:
+    """Make a PEFT model with LoRA adapters a routed one, in place, all adapters active, trainable.
+
+    For a model that PEFT or another library built: `PeftModel.from_pretrained` with
+    `load_adapter`, or `get_peft_model` with `add_adapter`. Weights stay as they are. Warns of
+    trainable weights outside of adapters, which no table can route.
+
+    Raises:
+        ConfigError: There is no LoRA adapter, or a layer is of a kind that cannot be routed.
+    """
+    names = routable_adapters(model)
+    _check_names(names)
+    host(model, names)
+    assert isinstance(model.base_model, BaseTuner)
+    model.base_model.set_adapter(names)
+    routed_ones = {id(p) for own in adapter_parameters(model).values() for p in own}
+    others = [
+        n for n, p in model.named_parameters() if p.requires_grad and id(p) not in routed_ones
+    ]
+    if others:
+        warnings.warn(
+            f"{len(others)} trainable tensors are in no adapter ({others[0]}, …): they learn from "
+            "every example, whatever its label.",
+            stacklevel=2,
+        )
+    return model
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters of each adapter, in the model's order: A and B of every layer in turn."""
+    own = hosted(model)
+    return {
+        name: [
+            weight
+            for layer in own.layers.values()
+            if name in layer.lora_A
+            for weight in adapter_weights(layer, name)
+            if isinstance(weight, nn.Parameter)
+        ]
+        for name in own.adapters
+    }
+
+
+def adapter_state(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """The weights of one adapter under the names that PEFT saves them by; not copied."""
+    own = hosted(model)
+    if name not in own.adapters:
+        raise ConfigError(
+            f"the model has no adapter {name!r}; its adapters are {', '.join(own.adapters)}."
+        )
+    state = {}
+    for path, layer in own.layers.items():
+        if name in layer.lora_A:
+            key = f"{_PREFIX}{path.split(_PREFIX, 1)[-1]}"  # whatever the model is wrapped in
+            down, up = adapter_weights(layer, name)
+            state[f"{key}.lora_A.weight"] = down.detach()
+            state[f"{key}.lora_B.weight"] = up.detach()
+    return state
+
+
+def load_adapter_state(model: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
+    """Copy weights that `adapter_state` returned into an adapter.
+
+    Raises:
+        ConfigError: A tensor is missing, unknown or of another shape; nothing is changed then.
+    """
+    own = adapter_state(model, name)
+    wrong = sorted(own.keys() ^ state.keys())
+    if wrong:
+        raise ConfigError(
+            f"the saved adapter {name!r} does not fit the model: {len(own.keys() - state.keys())} "
+            f"tensors are missing and {len(state.keys() - own.keys())} unknown, such as "
+            f"{wrong[0]}; attach the adapters with the targets and layers they were saved with."
+        )
+    for key, tensor in own.items():
+        if tensor.shape != state[key].shape:
+            raise ConfigError(
+                f"the saved adapter {name!r} does not fit the model: {key} is "
+                f"{list(state[key].shape)}, the model needs {list(tensor.shape)}."
+            )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+
+
+def _attach(
+    model: nn.Module, adapters: Mapping[str, AdapterShape], modules: Sequence[str]
+) -> PeftModel:
+    causal = isinstance(model, PreTrainedModel) and model.can_generate()
+    configs = {}
+    for name, shape in adapters.items():
+        alpha = 2 * shape.rank if shape.alpha is None else shape.alpha
+        configs[name] = LoraConfig(
+            r=shape.rank,
+            lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # pyright: ignore
+            lora_dropout=shape.dropout,
+            target_modules=list(modules),
+            fan_in_fan_out=isinstance(model.get_submodule(modules[0]), Conv1D),
+            task_type=TaskType.CAUSAL_LM if causal else None,
+        )
+    first, *others = configs
+    with warnings.catch_warnings():
+        # PEFT asks a model by a name that newer releases of transformers call deprecated.
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
+        adapted = get_peft_model(model, configs[first], adapter_name=first)  # pyright: ignore
+        for name in others:
+            adapted.add_adapter(name, configs[name])
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _draw(weight: Tensor, key: str) -> None:
+    """PEFT's initial A (uniform in +-1/sqrt(inputs)), from a generator seeded by the key."""
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
+    generator = torch.Generator().manual_seed(number)
+    drawn = torch.empty(weight.shape, dtype=torch.float32)
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+    with torch.no_grad():
+        weight.copy_(drawn)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name == "default":
+            raise ConfigError(
+                "an adapter cannot be called 'default': PEFT saves that one in another place than "
+                "the others; give it a name of its own, such as good."
+            )
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in ("full", "base"):
+            raise ConfigError(
+                f"an adapter cannot be called {name!r}; use letters, digits, _ and -, a letter "
+                "first, and not full or base, which are modes."
+            )
+
+
+def _check_adapter(name: str, shape: AdapterShape) -> None:
+    _check_names([name])
+    if shape.rank < 1:
+        raise ConfigError(f"adapter {name!r} has rank {shape.rank}; it must be at least 1.")
+    if shape.alpha is not None and not (math.isfinite(shape.alpha) and shape.alpha > 0):
+        raise ConfigError(f"adapter {name!r} has alpha {shape.alpha}; it must be above 0.")
+    if not 0.0 <= shape.dropout < 1.0:
+        raise ConfigError(f"adapter {name!r} has dropout {shape.dropout}; it must be in [0, 1).")
+
+
+__all__ = [
+    "AdapterShape",
+    "AdapterSpec",
+    "ablated",
+    "adapter_parameters",
+    "adapter_state",
+    "attach_adapters",
+    "load_adapter_state",
+    "route_adapters",
+    "routed",
+]

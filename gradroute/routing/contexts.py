@@ -1,0 +1,144 @@
+"""The two context managers of routing: `routed` for training, `ablated` for evaluation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from gradroute.errors import ConfigError
+from gradroute.routing.hosting import Hosted, adapter_weights, hosted
+from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.routing.scopes import AblatedScope, CapturingCheckpoint, RoutedScope, Scope
+
+_CHECKPOINT_FUNCTION = "_gradient_checkpointing_func"  # where transformers keeps it
+
+
+@contextmanager
+def routed(
+    model: nn.Module,
+    policy: RoutingPolicy,
+    labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
+) -> Iterator[None]:
+    """Route the gradients of the batches that run inside, forward and backward.
+
+    The innermost scope is in force; when it ends, by an exception too, the outer one is again.
+    Keep the backward pass inside. (It is right outside as well: routes are fixed in the forward
+    pass, also those of layers that transformers checkpoints. Checkpointing written by hand reads
+    them when it recomputes.) A model has one scope at a time, whichever thread runs it.
+
+    Args:
+        model: A model of `attach_adapters` or `route_adapters`, wrapped or not.
+        policy: The table.
+        labels: One label per example: names, or ids (positions in `policy.labels`) [b]. Or ids
+            per position [b t]: position t carries the label of the target that it predicts, which
+            is the token after it.
+
+    Raises:
+        ConfigError: A label has no row, the table is for other adapters than the model's, or
+            PEFT has switched an adapter off or merged one. Inside: labels that do not fit the
+            batch.
+    """
+    own = hosted(model)
+    if set(policy.adapters) != set(own.adapters):
+        raise ConfigError(
+            f"the routing table {policy.name!r} is for the adapters {', '.join(policy.adapters)}, "
+            f"the model has {', '.join(own.adapters)}; the table needs exactly those."
+        )
+    scope = RoutedScope(policy, _label_ids(policy, labels))
+    learning = policy.updated_by(policy.labels[i] for i in scope.present)
+    _check_switched_on(own, on=set(policy.adapters), learning=learning)
+    with _in_force(model, own, scope):
+        yield
+
+
+@contextmanager
+def ablated(
+    model: nn.Module, mode: AblationMode | str | Sequence[AblationMode | str]
+) -> Iterator[None]:
+    """Run with some adapters off or rescaled; an adapter at scale 0 is not computed at all.
+
+    The result equals, bit for bit, that of a model that never had the adapters at 0. The innermost
+    scope is in force. In training mode the adapters that are on learn from every row.
+
+    Args:
+        model: A model of `attach_adapters` or `route_adapters`, wrapped or not.
+        mode: One mode for all rows. Or several: the rows of every batch are taken as that many
+            equal contiguous groups, one mode each, and each adapter runs on its rows only.
+
+    Raises:
+        ConfigError: A mode cannot be read or lacks an adapter of the model, or an adapter that
+            it leaves on was switched off by PEFT's `set_adapter`, or one is merged. Inside: rows
+            that do not divide into the groups.
+    """
+    own = hosted(model)
+    given = [mode] if isinstance(mode, str | AblationMode) else list(mode)
+    modes = [AblationMode.parse(m, own.adapters) if isinstance(m, str) else m for m in given]
+    if not modes:
+        raise ConfigError("no ablation mode was given; give at least one, such as full.")
+    for one in modes:
+        if set(one.scales) != set(own.adapters):
+            raise ConfigError(
+                f"the ablation mode {one.name!r} has scales for {', '.join(one.scales) or 'none'}, "
+                f"the model has the adapters {', '.join(own.adapters)}; it needs one for each."
+            )
+    _check_switched_on(own, on={name for one in modes for name in one.kept}, learning=set())
+    with _in_force(model, own, AblatedScope(modes)):
+        yield
+
+
+@contextmanager
+def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
+    for module in model.modules():
+        checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)
+        if checkpoint is not None and not isinstance(checkpoint, CapturingCheckpoint):
+            setattr(module, _CHECKPOINT_FUNCTION, CapturingCheckpoint(checkpoint, own.state))
+    before, own.state.scope = own.state.scope, scope
+    try:
+        yield
+    finally:
+        own.state.scope = before
+
+
+def _label_ids(
+    policy: RoutingPolicy, labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"]
+) -> Tensor:
+    if not isinstance(labels, Tensor):
+        if isinstance(labels, str):
+            raise ConfigError(f"one label per example is needed, as in [{labels!r}, …].")
+        return torch.tensor(policy.label_ids(labels), dtype=torch.long)
+    ids = labels.detach().to("cpu", torch.long)
+    if ids.dim() not in (1, 2):
+        raise ConfigError(
+            f"label ids must be [batch] or [batch, time], got shape {list(ids.shape)}."
+        )
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(policy.labels):
+        raise ConfigError(
+            f"label ids must lie in 0…{len(policy.labels) - 1} ({', '.join(policy.labels)}), got "
+            f"{int(ids.min())}…{int(ids.max())}."
+        )
+    return ids
+
+
+def _check_switched_on(own: Hosted, *, on: set[str], learning: set[str]) -> None:
+    """Refuse what PEFT or another library switched off, before a run trains nothing."""
+    cure = f"call model.base_model.set_adapter({list(own.adapters)})"
+    for layer in own.layers.values():
+        if layer.merged:
+            raise ConfigError(
+                f"the adapter {', '.join(layer.merged_adapters)} is merged into the base weights, "
+                "where it can be neither routed nor ablated; load the model again (unmerging is "
+                "not exact)."
+            )
+        for name in on.intersection(layer.lora_A):
+            if name not in layer.active_adapters:
+                raise ConfigError(
+                    f"the adapter {name!r} is switched off, since PEFT's set_adapter keeps only "
+                    f"the adapters it is given; {cure}."
+                )
+            if name in learning and not any(w.requires_grad for w in adapter_weights(layer, name)):
+                raise ConfigError(
+                    f"the routing table updates the adapter {name!r}, but its weights do not "
+                    f"require a gradient, which PEFT's set_adapter may have switched; {cure}."
+                )

@@ -1,0 +1,292 @@
+"""Routing inside PEFT's LoRA layers: two levels, both exact, installed side by side.
+
+The floor: every `lora_A[name]` and `lora_B[name]` becomes a `GatedDown` or `GatedUp`. PEFT's own
+forward of any layer kind runs unchanged and calls them as modules, so dropout, quantized or
+otherwise unusual base layers and sharded adapter weights work.
+
+The fast path: a layer of exactly PEFT's `lora.Linear` becomes a `RoutedLinear`, which does all
+adapters and, where the base is a plain frozen `nn.Linear`, the base product in one function. It
+steps back to the floor whenever something is not plain.
+
+Both change an object's class in place and add no parameter, so names, saving, loading, merging
+and deleting stay PEFT's. docs/design/001-hosting-on-peft.md compares the alternatives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners import lora
+from torch import Tensor, nn
+
+from gradroute.errors import ConfigError
+from gradroute.routing.ops import Term, gated_linear, routed_linear
+from gradroute.routing.scopes import NO_ROUTE, RoutingState, full_terms
+
+_PLAIN_TENSORS = (nn.Parameter, Tensor)
+
+
+class GatedDown(nn.Linear):
+    """`lora_A` of one adapter: x -> A x at the positions where the adapter is on, 0 elsewhere."""
+
+    routing: RoutingState
+    adapter: str
+
+    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
+        """A x, with the gates of the scope in force on both gradients.
+
+        Raises:
+            ConfigError: The module is in training mode and no scope is in force.
+        """
+        terms = _own_terms(self, input)
+        if terms is None:
+            return super().forward(input)
+        return _gated_forward(self.weight, input, terms, is_up=False)
+
+
+class GatedUp(nn.Linear):
+    """`lora_B` of one adapter: h -> B h at the positions where the adapter is on, 0 elsewhere."""
+
+    routing: RoutingState
+    adapter: str
+
+    def forward(self, input: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch outputs"]:
+        """B h times the mode's scale; the gradient to h is whole, `GatedDown` gates it.
+
+        Raises:
+            ConfigError: The module is in training mode and no scope is in force.
+        """
+        terms = _own_terms(self, input)
+        if terms is None:
+            return super().forward(input)
+        return _gated_forward(self.weight, input, terms, is_up=True)
+
+
+class RoutedLinear(lora.Linear):
+    """PEFT's LoRA linear layer with the fast path in front of its own forward."""
+
+    routing: RoutingState
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output under the scope in force; arguments as for PEFT's layer.
+
+        Raises:
+            ConfigError: The layer is in training mode and no scope is in force.
+        """
+        if self.disable_adapters:
+            return super().forward(x, *args, **kwargs)
+        scope = self.routing.scope
+        if scope is None and self.training:
+            raise ConfigError(NO_ROUTE)
+        if self.merged:
+            return super().forward(x, *args, **kwargs)
+        names = self._names() if scope is not None else self.active_adapters
+        if args or kwargs or not self._plain(names):
+            return super().forward(x, *args, **kwargs)
+        if scope is None:
+            terms = full_terms(len(names))
+        else:
+            terms = scope.terms(x.shape[:-1], x.device, names)
+        pairs = [adapter_weights(self, name) for name in names]
+        return routed_linear(
+            x,
+            _plain_base(self.base_layer) or self.base_layer(x),
+            [down for down, _ in pairs],
+            [up for _, up in pairs],
+            [self.scaling[name] for name in names],
+            terms,
+        )
+
+    def _names(self) -> list[str]:
+        """The adapters of this layer in the model's order."""
+        return [name for name in self.routing.adapters if name in self.lora_A]
+
+    def _plain(self, names: Sequence[str]) -> bool:
+        """Whether the fast path computes what PEFT's forward would."""
+        for name in names:
+            if name not in self.lora_A or not isinstance(self.lora_A[name], GatedDown):
+                return False  # not on this layer, or added later and not looked at
+            if self.training and not isinstance(self.lora_dropout[name], nn.Identity):
+                return False
+            if _is_hooked(self.lora_A[name]) or _is_hooked(self.lora_B[name]):
+                return False
+        return True
+
+
+def routable_adapters(model: nn.Module) -> list[str]:
+    """The names of the LoRA adapters of a PEFT model, in the order in which they came.
+
+    Raises:
+        ConfigError: There is none, or a layer is of a kind that cannot be routed.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ConfigError("the model has no LoRA adapter; make some with attach_adapters.")
+    for path, layer in layers.items():
+        _check_layer(path, layer)
+    return list(dict.fromkeys(name for layer in layers.values() for name in layer.lora_A))
+
+
+def host(model: nn.Module, adapters: Sequence[str]) -> None:
+    """Turn the LoRA layers of a PEFT model into routed ones, in place.
+
+    Args:
+        model: A model of which `routable_adapters` approves.
+        adapters: All its adapters, in the order in which their outputs are added.
+    """
+    state = RoutingState(adapters)
+    for layer in lora_layers(model).values():
+        if type(layer) in (lora.Linear, RoutedLinear):
+            layer.__class__ = RoutedLinear
+            setattr(layer, "routing", state)  # noqa: B010 - the class has just changed
+        for parts, kind in ((layer.lora_A, GatedDown), (layer.lora_B, GatedUp)):
+            for name, part in parts.items():
+                part.__class__ = kind
+                setattr(part, "routing", state)  # noqa: B010
+                setattr(part, "adapter", name)  # noqa: B010
+
+
+def lora_layers(model: nn.Module) -> dict[str, lora.LoraLayer]:
+    """The LoRA layers of a model by their path in it, in order."""
+    return {
+        path: module for path, module in model.named_modules() if isinstance(module, lora.LoraLayer)
+    }
+
+
+def adapter_weights(
+    layer: lora.LoraLayer, name: str
+) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
+    """A and B of one adapter in one layer."""
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    assert isinstance(down, Tensor) and isinstance(up, Tensor)
+    return down, up
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """The routed layers of one model.
+
+    Attributes:
+        state: What they share.
+        layers: By their path in the model, in order.
+        adapters: The adapters in the model's order; those that PEFT has deleted are not there.
+    """
+
+    state: RoutingState
+    layers: dict[str, lora.LoraLayer]
+    adapters: tuple[str, ...]
+
+
+def hosted(model: nn.Module) -> Hosted:
+    """The routed layers of a model, also when it is wrapped (data parallel, compiled).
+
+    Raises:
+        ConfigError: The model has none, or adapters that came after it was routed.
+    """
+    layers = lora_layers(model)
+    states = [
+        part.routing if isinstance(part, GatedDown | GatedUp) else None
+        for layer in layers.values()
+        for part in (*layer.lora_A.values(), *layer.lora_B.values())
+    ]
+    state = next((one for one in states if one is not None), None)
+    if state is None:
+        raise ConfigError(
+            "the model has no routed adapters; make it with attach_adapters(model, adapters), or "
+            "hand a model that PEFT built to route_adapters(model)."
+        )
+    if any(one is not state for one in states):
+        raise ConfigError(
+            "the model has adapters that came to it after it was routed; call "
+            "route_adapters(model) again."
+        )
+    held = {name for layer in layers.values() for name in layer.lora_A}
+    return Hosted(state, layers, tuple(name for name in state.adapters if name in held))
+
+
+def _check_layer(path: str, layer: lora.LoraLayer) -> None:
+    for name, variant in layer.lora_variant.items():
+        raise ConfigError(
+            f"adapter {name!r} of {path} uses {type(variant).__name__}, which cannot be routed: "
+            "its weights act on more than A and B; use plain LoRA (use_dora=False and the like)."
+        )
+    parts = [*layer.lora_A.values(), *layer.lora_B.values()]
+    linear = parts and all(type(part) in (nn.Linear, GatedDown, GatedUp) for part in parts)
+    # PEFT's convention: these kinds call A and B as modules, where others (for attention, for bare
+    # parameters) use their weights in ways that the gates would not see.
+    if not linear or "Linear" not in type(layer).__name__:
+        raise ConfigError(
+            f"the adapted layer {path} is of the kind {type(layer).__name__}, which cannot be "
+            "routed; only linear layers can, so leave it out of the targets."
+        )
+    if any(part.bias is not None for part in parts):
+        raise ConfigError(
+            f"the adapters of {path} have a bias (lora_bias=True), which cannot be routed; "
+            "make them without."
+        )
+
+
+def _own_terms(module: GatedDown | GatedUp, x: Tensor) -> tuple[Term, ...] | None:
+    """The terms of this module's adapter alone; None where nothing is in force."""
+    scope = module.routing.scope
+    if scope is None:
+        if module.training:
+            raise ConfigError(NO_ROUTE)
+        return None
+    return scope.terms(x.shape[:-1], x.device, (module.adapter,))
+
+
+def _gated_forward(
+    weight: Float[Tensor, "outputs inputs"],
+    x: Float[Tensor, "*batch inputs"],
+    terms: Sequence[Term],
+    is_up: bool,
+) -> Float[Tensor, "*batch outputs"]:
+    """The product x Wᵀ at the rows of the terms, 0 elsewhere.
+
+    A gates the gradient to its input, B multiplies by the mode's scale.
+    """
+    x2 = x.reshape(-1, x.shape[-1])
+    results = []
+    for term in terms:
+        rows = x2 if term.rows is None else x2[term.rows]
+        result = gated_linear(rows, weight, term.update[0], True if is_up else term.passes[0])
+        results.append(result * term.scales[0] if is_up and term.scales[0] != 1.0 else result)
+    if len(terms) == 1 and terms[0].rows is None:
+        return results[0].view(*x.shape[:-1], -1)
+    # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
+    # zeros for a gradient, so that a data-parallel reduction is complete.
+    empty = gated_linear(x2[:0], weight, 0.0, False)
+    positions = torch.arange(len(x2), device=x.device)
+    y = empty.new_zeros(len(x2), len(weight)).index_copy(0, positions[:0], empty)
+    for term, result in zip(terms, results, strict=True):
+        y = y.index_copy(0, positions if term.rows is None else positions[term.rows], result)
+    return y.view(*x.shape[:-1], -1)
+
+
+def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of a base that is nothing but these, and frozen; else None."""
+    if type(base) is not nn.Linear or _is_hooked(base):
+        return None
+    for weight in (base.weight, base.bias):
+        # A tensor class of its own is a sharded or quantized weight.
+        if weight is not None and (weight.requires_grad or type(weight) not in _PLAIN_TENSORS):
+            return None
+    return base.weight, base.bias
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether somebody needs the module to be called.
+
+    To gather a sharded weight, to fetch an offloaded one (accelerate sets a `forward` on the
+    instance), to record an activation.
+    """
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

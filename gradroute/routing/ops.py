@@ -1,0 +1,373 @@
+"""The arithmetic of routing: a linear layer with low-rank adapters, each gated per position.
+
+For adapters k with A_k [r_k, in], B_k [out, r_k] and factor s_k, and at every position a forward
+gate f, an update weight u and a pass-through gate p:
+
+    y    = W x + b + Σ_k f s B A x
+    dB   = Σ_positions u f s dy (A x)ᵀ
+    dA   = Σ_positions u f s (Bᵀ dy) xᵀ
+    dx   = Wᵀ dy + Σ_k p f s Aᵀ Bᵀ dy
+
+u gates the gradient of the *weights*, not the adapter's output, so a frozen adapter still carries
+gradient to the layers below it. One forward and one backward of a mixed batch is exact.
+
+A position with f = 0 is left out of the products instead of being multiplied by 0, because
+0 * NaN is NaN: an adapter cannot reach a position that it is ablated at, whatever it holds. Gates
+of 0 on u and p, which act on activations, select with `where`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+Rows = slice | Tensor | None
+Gate = float | bool | Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """Adapters that are computed together on the same positions of a flattened batch.
+
+    Attributes:
+        adapters: Indices of the adapters.
+        rows: The m positions: None for all, a slice, or their indices (int64, ascending).
+        scales: Factor on each adapter's output, beside the adapter's own.
+        update: Gate on each adapter's weight gradient: one number, or a tensor [m] (bool, or
+            float for weights other than 0 and 1).
+        passes: Gate on the gradient through each adapter to the input: a bool, or a bool [m].
+    """
+
+    adapters: tuple[int, ...]
+    rows: Rows
+    scales: tuple[float, ...]
+    update: tuple[Gate, ...]
+    passes: tuple[Gate, ...]
+
+
+def routed_linear(
+    x: Float[Tensor, "*batch inputs"],
+    base: tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]
+    | Float[Tensor, "*batch outputs"],
+    downs: Sequence[Float[Tensor, "_ inputs"]],
+    ups: Sequence[Float[Tensor, "outputs _"]],
+    scalings: Sequence[float],
+    terms: Sequence[Term],
+) -> Float[Tensor, "*batch outputs"]:
+    """A linear layer with gated low-rank adapters, in one pass and exact.
+
+    Args:
+        x: Input; its positions, flattened in order, are what the rows of the terms count.
+        base: The frozen weight and bias, or the output of a base layer that was run already.
+        downs: A_k of every adapter, ranks may differ.
+        ups: B_k of every adapter.
+        scalings: s_k of every adapter (alpha / rank).
+        terms: Which adapters run where, and their gates.
+
+    Returns:
+        y in the dtype of the base's output. The low-rank products are computed in the autocast
+        dtype where autocast is on, else in the dtype of the adapters.
+    """
+    weight, bias, output = (*base, None) if isinstance(base, tuple) else (None, None, base)
+    dtypes = _dtypes(x, weight, downs)
+    call = _Call(tuple(scalings), tuple(terms), *dtypes)
+    if torch.is_grad_enabled():
+        return _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
+    with _no_autocast(x):
+        return _forward(x, output, weight, bias, call, downs, ups)[0]
+
+
+def gated_linear(
+    x: Float[Tensor, "m inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    update: Gate,
+    passes: Gate,
+) -> Float[Tensor, "m outputs"]:
+    """`x Wᵀ` with gates on its two gradients: dW = Σ u dy xᵀ and dx = p Wᵀ dy.
+
+    The gates are those of `Term`. Two of these, one for A and one for B, make an adapter.
+    """
+    dtype = _dtypes(x, None, (weight,))[0]
+    return _GatedLinear.apply(x, weight, update, passes, dtype)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call needs besides tensors: the terms and the dtypes chosen for it."""
+
+    scalings: tuple[float, ...]
+    terms: tuple[Term, ...]
+    dtype: torch.dtype  # of the low-rank products
+    base_dtype: torch.dtype | None  # of the base product; None if the base ran elsewhere
+
+
+class _RoutedLinear(Function):
+    """`routed_linear` under autograd; saves the parameters, never their stacked copies."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        output: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        call: _Call,
+        *factors: Tensor,
+    ) -> Tensor:
+        downs, ups = _halves(factors)
+        with _no_autocast(x):
+            y, hidden = _forward(x, output, weight, bias, call, downs, ups)
+        ctx.call = call
+        ctx.save_for_backward(x, weight, *factors, *hidden)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (dy,) = grad_outputs
+        call: _Call = ctx.call
+        x, weight, *rest = ctx.saved_tensors
+        cut = len(rest) - len(call.terms)
+        downs, ups = _halves(rest[:cut])
+        needs_x, needs_output, _, _, _, *needs = ctx.needs_input_grad
+        with _no_autocast(dy):
+            dx, gradients = _backward(dy, x, weight, call, downs, ups, rest[cut:], needs_x, needs)
+        return (dx, dy if needs_output else None, None, None, None, *gradients)
+
+
+class _GatedLinear(Function):
+    """`gated_linear` under autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, update: Gate, passes: Gate, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.gates = update, passes, dtype
+        with _no_autocast(x):
+            return x.to(dtype) @ weight.to(dtype).t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (dy,) = grad_outputs
+        x, weight = ctx.saved_tensors
+        update, passes, dtype = ctx.gates
+        dx = dw = None
+        with _no_autocast(dy):
+            dy = dy.to(dtype)
+            if ctx.needs_input_grad[0]:
+                dx = _gated(dy @ weight.to(dtype), passes).to(x.dtype)
+            if ctx.needs_input_grad[1]:
+                dw = (_gated(dy, update).t() @ x.to(dtype)).to(weight.dtype)
+        return dx, dw, None, None, None
+
+
+def _forward(
+    x: Tensor,
+    output: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    call: _Call,
+    downs: Sequence[Tensor],
+    ups: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """y, and the hidden activations A x of every term."""
+    x2 = x.reshape(-1, x.shape[-1])
+    if output is None:
+        assert weight is not None
+        bias = None if bias is None else bias.to(call.base_dtype)
+        y = F.linear(x2.to(call.base_dtype), weight.to(call.base_dtype), bias)
+        ours = True  # nobody else sees y, so it may be changed in place
+    else:
+        y = output.reshape(-1, output.shape[-1])
+        ours = False
+    result_dtype = y.dtype
+    if result_dtype != call.dtype and call.terms:
+        y, ours = y.to(call.dtype), True
+    if not call.terms and not ours:
+        y = y.clone()  # a function must not hand back its input
+    hidden = []
+    for term in call.terms:
+        down, up = _stacked(term, call, downs, ups)
+        h = _select(x2, term.rows).to(call.dtype) @ down.t()
+        hidden.append(h)
+        if term.rows is None:
+            y = y.addmm_(h, up.t()) if ours else torch.addmm(y, h, up.t())
+        else:
+            y = y if ours else y.clone()
+            _add_product(y, term.rows, h, up.t())
+        ours = True
+    return y.to(result_dtype).view(*x.shape[:-1], y.shape[-1]), hidden
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    call: _Call,
+    downs: Sequence[Tensor],
+    ups: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    needs_x: bool,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """dx, and the gradients of all A_k followed by those of all B_k."""
+    x2 = x.reshape(-1, x.shape[-1])
+    dy2 = dy.reshape(-1, dy.shape[-1])
+    dx = None
+    if needs_x and weight is not None:
+        dx = dy2.to(call.base_dtype) @ weight.to(call.base_dtype)
+        dx = dx.to(call.dtype) if call.terms else dx
+    elif needs_x:
+        dx = dy2.new_zeros(x2.shape, dtype=call.dtype)
+    low = dy2.to(call.dtype)
+    gradients: list[Tensor | None] = [None] * (2 * len(downs))
+    for term, h in zip(call.terms, hidden, strict=True):
+        down, up = _stacked(term, call, downs, ups)
+        ranks = [downs[k].shape[0] for k in term.adapters]
+        low_rows = _select(low, term.rows)
+        g = low_rows @ up
+        if dx is not None and any(gate is not False for gate in term.passes):
+            _add_product(dx, term.rows, _gated_columns(g, term.passes, ranks), down)
+        learning = [
+            i
+            for i, k in enumerate(term.adapters)
+            if not _is_zero(term.update[i]) and (needs[k] or needs[len(downs) + k])
+        ]
+        if learning:
+            x_rows = _select(x2, term.rows).to(call.dtype)
+            _accumulate(gradients, term, call, learning, ranks, (g, x_rows), (h, low_rows))
+    finished = [
+        _finished(gradient, parameter) if need else None
+        for gradient, parameter, need in zip(gradients, (*downs, *ups), needs, strict=True)
+    ]
+    return None if dx is None else dx.to(x.dtype).view_as(x), finished
+
+
+def _finished(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Dense zeros where nothing was added, so that a data-parallel reduction is complete."""
+    return torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)
+
+
+def _accumulate(
+    gradients: list[Tensor | None],
+    term: Term,
+    call: _Call,
+    learning: Sequence[int],
+    ranks: Sequence[int],
+    down_sides: tuple[Tensor, Tensor],
+    up_sides: tuple[Tensor, Tensor],
+) -> None:
+    """Add dA = s (u g)ᵀ x and dB = ((u h)ᵀ dy)ᵀ of one term, all its learning adapters at once."""
+    gates = [term.update[i] for i in learning]
+    taken = [ranks[i] for i in learning]
+    g, x = down_sides
+    h, dy = up_sides
+    if len(learning) < len(ranks):
+        g, h = _columns(g, ranks, learning), _columns(h, ranks, learning)
+    d_down = _gated_columns(g, gates, taken).t() @ x
+    d_up = _gated_columns(h, gates, taken).t() @ dy
+    for i, a, b in zip(learning, d_down.split(taken), d_up.split(taken), strict=True):
+        k = term.adapters[i]
+        _add(gradients, k, a * _factor(call, term, i))
+        _add(gradients, len(gradients) // 2 + k, b.t())  # h holds the factor already
+
+
+def _stacked(
+    term: Term, call: _Call, downs: Sequence[Tensor], ups: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The term's adapters as one: s A [R, in] and B [out, R]; s goes into the smaller side."""
+    scaled = [downs[k].to(call.dtype) * _factor(call, term, i) for i, k in enumerate(term.adapters)]
+    plain = [ups[k].to(call.dtype) for k in term.adapters]
+    if len(scaled) == 1:
+        return scaled[0], plain[0]
+    return torch.cat(scaled), torch.cat(plain, dim=1)
+
+
+def _factor(call: _Call, term: Term, i: int) -> float:
+    return call.scalings[term.adapters[i]] * term.scales[i]
+
+
+def _select(values: Tensor, rows: Rows) -> Tensor:
+    if isinstance(rows, Tensor):
+        return values.index_select(0, rows)  # several times as fast as values[rows] on a CPU
+    return values if rows is None else values[rows]
+
+
+def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:
+    """In place `total[rows] += left @ right`; the other rows are not touched."""
+    if isinstance(rows, Tensor):
+        total.index_add_(0, rows, left @ right)
+    else:
+        (total if rows is None else total[rows]).addmm_(left, right)
+
+
+def _columns(values: Tensor, ranks: Sequence[int], wanted: Sequence[int]) -> Tensor:
+    blocks = values.split(list(ranks), dim=1)
+    return blocks[wanted[0]] if len(wanted) == 1 else torch.cat([blocks[i] for i in wanted], dim=1)
+
+
+def _gated_columns(values: Tensor, gates: Sequence[Gate], ranks: Sequence[int]) -> Tensor:
+    """Gate each adapter's block of columns; the same tensor if every gate is fully open."""
+    if all(_is_one(gate) for gate in gates):
+        return values
+    blocks = values.split(list(ranks), dim=1)
+    return torch.cat([_gated(b, gate) for b, gate in zip(blocks, gates, strict=True)], dim=1)
+
+
+def _gated(values: Tensor, gate: Gate) -> Tensor:
+    """Each row of values [m, n] times its gate, where 0 gives 0 also for NaN."""
+    if not isinstance(gate, Tensor):
+        if _is_one(gate):
+            return values
+        return torch.zeros_like(values) if _is_zero(gate) else values * gate
+    if gate.dtype == torch.bool:
+        return torch.where(gate[:, None], values, 0)
+    return torch.where(gate[:, None] != 0, values * gate[:, None].to(values.dtype), 0)
+
+
+def _is_zero(gate: Gate) -> bool:
+    return not isinstance(gate, Tensor) and gate == 0
+
+
+def _is_one(gate: Gate) -> bool:
+    return not isinstance(gate, Tensor) and gate == 1
+
+
+def _add(gradients: list[Tensor | None], index: int, value: Tensor) -> None:
+    known = gradients[index]
+    gradients[index] = value if known is None else known + value
+
+
+def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    return factors[: len(factors) // 2], factors[len(factors) // 2 :]
+
+
+def _dtypes(
+    x: Tensor, weight: Tensor | None, factors: Sequence[Tensor]
+) -> tuple[torch.dtype, torch.dtype | None]:
+    """Dtype of the low-rank products and of the base product."""
+    own = factors[0].dtype if factors else x.dtype
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        cast = torch.get_autocast_dtype(x.device.type)
+        return cast, None if weight is None else cast
+    return own, None if weight is None else weight.dtype
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager:
+    """Autocast off: the dtypes are chosen here, and mixing in its casts would break addmm."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()

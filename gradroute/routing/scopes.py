@@ -1,0 +1,223 @@
+"""What is in force while a model runs: a routing table with labels, or ablation modes.
+
+A scope turns the shape of a batch into the terms of `ops`: which adapters run at which positions,
+and with which gates. One `RoutingState` is shared by the layers of one model. It is a plain
+object, never thread-local: gradient checkpointing recomputes layers in the backward pass, which
+runs on other threads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradroute.errors import ConfigError
+from gradroute.routing.ops import Gate, Rows, Term
+from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
+
+NO_ROUTE = (
+    "the model is in training mode and no routing is in force, so it cannot know which adapter "
+    "learns from which example; run the forward pass inside `with routed(model, policy, labels):` "
+    "(or `ablated(model, mode)`), or call model.eval()."
+)
+
+
+@lru_cache
+def full_terms(count: int) -> tuple[Term, ...]:
+    """The terms of a model that runs as it is: all adapters on, everywhere."""
+    if not count:
+        return ()
+    return (Term(tuple(range(count)), None, (1.0,) * count, (1.0,) * count, (True,) * count),)
+
+
+class RoutedScope:
+    """A routing table with the labels of one batch.
+
+    Args:
+        policy: The table.
+        label_ids: Per example [b], or per position [b t]; on the CPU.
+    """
+
+    def __init__(self, policy: RoutingPolicy, label_ids: Int[Tensor, " b"] | Int[Tensor, "b t"]):
+        self.policy = policy
+        self.label_ids = label_ids
+        self.present = label_ids.unique().tolist()
+        self._plans: dict[tuple, tuple[Term, ...]] = {}
+
+    def terms(
+        self, shape: torch.Size, device: torch.device, adapters: Sequence[str]
+    ) -> tuple[Term, ...]:
+        """The terms for a batch of positions of this shape; the same object for every layer.
+
+        Raises:
+            ConfigError: The labels do not fit the shape.
+        """
+        key = (shape, device, tuple(adapters))
+        if key not in self._plans:
+            self._plans[key] = self._build(self._positions(shape), device, adapters)
+        return self._plans[key]
+
+    def _positions(self, shape: torch.Size) -> Int[Tensor, " n"]:
+        """The label id of every position of a flattened batch."""
+        ids = self.label_ids
+        if ids.dim() == 1 and len(shape) >= 1 and shape[0] == len(ids):
+            return ids.repeat_interleave(shape[1:].numel())
+        if ids.dim() == 2 and (tuple(shape) == tuple(ids.shape) or tuple(shape) == (ids.numel(),)):
+            return ids.reshape(-1)
+        given = f"{len(ids)} examples" if ids.dim() == 1 else f"{tuple(ids.shape)} positions"
+        raise ConfigError(
+            f"the routing labels are for {given}, but an adapted layer was given a batch of shape "
+            f"{tuple(shape)}; pass one label per example [batch], or per position [batch, time]."
+        )
+
+    def _build(
+        self, positions: Tensor, device: torch.device, adapters: Sequence[str]
+    ) -> tuple[Term, ...]:
+        rows_of = [self.policy.table[self.policy.labels[i]] for i in self.present]
+        always, partly = [], []
+        for index, adapter in enumerate(adapters):
+            routes = [row[adapter] for row in rows_of]
+            if all(route.forward for route in routes):
+                always.append((index, routes))
+            elif any(route.forward for route in routes):
+                partly.append((index, routes))
+        terms = [self._term(always, None, positions, device)] if always else []
+        for index, routes in partly:
+            on = self._lookup([float(route.forward) for route in routes], positions) > 0
+            terms.append(self._term([(index, routes)], on, positions, device))
+        return tuple(terms)
+
+    def _term(
+        self,
+        members: Sequence[tuple[int, Sequence[Route]]],
+        on: Tensor | None,
+        positions: Tensor,
+        device: torch.device,
+    ) -> Term:
+        if on is not None:
+            positions = positions[on]
+        here = set(positions.unique().tolist())
+        update, passes = [], []
+        for _, routes in members:
+            known = [r for i, r in zip(self.present, routes, strict=True) if i in here]
+            weights = [route.update for route in routes]
+            update.append(self._gate(weights, {r.update for r in known}, positions, device))
+            through = [float(route.passes) for route in routes]
+            passes.append(self._gate(through, {r.passes for r in known}, positions, device))
+        rows = None if on is None else _rows(on.nonzero().squeeze(1), device)
+        indices = tuple(index for index, _ in members)
+        return Term(indices, rows, (1.0,) * len(indices), tuple(update), tuple(passes))
+
+    def _gate(
+        self, values: Sequence[float], known: set, positions: Tensor, device: torch.device
+    ) -> Gate:
+        """One value if all positions share it, else a tensor: bool where 0 and 1 are enough."""
+        if len(known) == 1:
+            return known.pop()
+        gate = self._lookup(values, positions)
+        if known <= {0.0, 1.0}:
+            return (gate > 0).to(device)
+        return (gate.float() if device.type == "mps" else gate).to(device)  # mps has no float64
+
+    def _lookup(self, values: Sequence[float], positions: Tensor) -> Float[Tensor, " n"]:
+        """The value of each position's label; values are in the order of `present`."""
+        table = torch.zeros(len(self.policy.labels), dtype=torch.float64)
+        table[self.present] = torch.tensor(values, dtype=torch.float64)
+        return table[positions]
+
+
+class AblatedScope:
+    """Ablation modes: one for the whole batch, or one for each equal contiguous group of rows."""
+
+    def __init__(self, modes: Sequence[AblationMode]):
+        self.modes = tuple(modes)
+        self._plans: dict[tuple, tuple[Term, ...]] = {}
+
+    def terms(
+        self, shape: torch.Size, device: torch.device, adapters: Sequence[str]
+    ) -> tuple[Term, ...]:
+        """The terms for a batch of positions of this shape.
+
+        Raises:
+            ConfigError: The rows cannot be divided into one group per mode.
+        """
+        key = (shape, tuple(adapters))
+        if key not in self._plans:
+            self._plans[key] = self._build(shape, adapters)
+        return self._plans[key]
+
+    def _build(self, shape: torch.Size, adapters: Sequence[str]) -> tuple[Term, ...]:
+        groups = len(self.modes)
+        if groups == 1:
+            return _mode_terms(self.modes[0], adapters, None)
+        if not shape or shape[0] % groups:
+            raise ConfigError(
+                f"{groups} ablation modes were given for a batch of shape {tuple(shape)}; the rows "
+                "must divide into equal groups, first all rows of the first mode, then the next."
+            )
+        size = shape.numel() // groups
+        terms: list[Term] = []
+        for group, mode in enumerate(self.modes):
+            terms += _mode_terms(mode, adapters, slice(group * size, (group + 1) * size))
+        return tuple(terms)
+
+
+Scope = RoutedScope | AblatedScope
+
+
+class RoutingState:
+    """The scope in force, shared by the layers of one model.
+
+    Attributes:
+        scope: What is in force; None outside of any scope.
+        adapters: The adapters in the order in which they were attached.
+    """
+
+    def __init__(self, adapters: Sequence[str]):
+        self.adapters = tuple(adapters)
+        self.scope: Scope | None = None
+
+    def run(self, scope: Scope | None, function: Callable[..., Any], *args: Any) -> Any:
+        """Call the function with this scope in force."""
+        before, self.scope = self.scope, scope
+        try:
+            return function(*args)
+        finally:
+            self.scope = before
+
+
+class CapturingCheckpoint:
+    """A checkpointing function under which the recomputation sees the scope of the forward pass.
+
+    Without it, a backward pass under another batch's labels would be silently wrong.
+
+    Args:
+        checkpoint: The function it stands for, called as `checkpoint(function, *args)`.
+        state: The model's state.
+    """
+
+    def __init__(self, checkpoint: Callable[..., Any], state: RoutingState):
+        self.checkpoint = checkpoint
+        self.state = state
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Checkpoint the function with the scope that is in force now."""
+        return self.checkpoint(partial(self.state.run, self.state.scope, function), *args)
+
+
+def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tuple[Term, ...]:
+    on = [index for index, adapter in enumerate(adapters) if mode.scales[adapter] != 0.0]
+    if not on:
+        return ()
+    scales = tuple(float(mode.scales[adapters[index]]) for index in on)
+    return (Term(tuple(on), rows, scales, (1.0,) * len(on), (True,) * len(on)),)
+
+
+def _rows(indices: Int[Tensor, " m"], device: torch.device) -> Rows:
+    """The rows as a slice where they are contiguous: views instead of copies."""
+    if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices.to(device)

@@ -1,0 +1,127 @@
+"""Slow, obvious references: one example at a time, plain autograd, an explicit table.
+
+Nothing here uses gradroute: the routed gradient is written down a second time, from its words.
+Every label gets its own copy of each adapter, and each position takes the copies of its label. What
+a copy receives from autograd is then what the examples with that label give to the adapter.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Table = Mapping[str, Mapping[str, str | Mapping[str, float]]]
+Weights = dict[str, dict[str, tuple[Tensor, Tensor]]]  # adapter -> module -> (A, B)
+
+
+@dataclass
+class OracleResult:
+    loss: Tensor
+    logits: list[Tensor]  # per example [t, vocabulary]
+    gradients: Weights  # adapter -> module -> (dA, dB)
+
+
+class OracleLinear(nn.Module):
+    """A base layer with copies of every adapter for every label, one position at a time."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+        scalings: Mapping[str, float],
+        table: Table,
+    ):
+        super().__init__()
+        self.base = base
+        self.scalings = scalings
+        self.table = table
+        self.labels: Sequence[str] = ()
+        self.copies = {
+            label: {
+                name: tuple(w.detach().clone().requires_grad_() for w in factors[name])
+                for name in row
+            }
+            for label, row in table.items()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[:2] == (1, len(self.labels))
+        positions = []
+        for t, label in enumerate(self.labels):
+            now = x[:, t]
+            y = self.base(now)
+            for name, route in self.table[label].items():
+                a, b = self.copies[label][name]
+                s = self.scalings[name]
+                if route == "ablate":
+                    continue
+                if route == "freeze":
+                    y = y + s * (now @ a.detach().T @ b.detach().T)
+                elif route == "detach":
+                    y = y + (s * (now @ a.T @ b.T)).detach()
+                else:  # update, whatever its weight
+                    y = y + s * (now @ a.T @ b.T)
+            positions.append(y)
+        return torch.stack(positions, dim=1)
+
+    def gradient(self, adapter: str) -> tuple[Tensor, Tensor]:
+        totals = []
+        for side in (0, 1):
+            total = torch.zeros_like(next(iter(self.copies.values()))[adapter][side])
+            for label, row in self.table.items():
+                route = row[adapter]
+                weight = route["update"] if isinstance(route, Mapping) else 1.0
+                gradient = self.copies[label][adapter][side].grad
+                if gradient is not None:
+                    total = total + weight * gradient
+            totals.append(total)
+        return totals[0], totals[1]
+
+
+def routed_reference(
+    base: nn.Module,
+    weights: Weights,
+    scalings: Mapping[str, float],
+    table: Table,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    targets: Tensor,
+    labels: Sequence[Sequence[str]],
+) -> OracleResult:
+    """Loss, logits and gradients of one batch, example by example.
+
+    Args:
+        base: A float64 causal model without adapters.
+        weights: A and B of every adapter in every adapted module.
+        scalings: alpha / rank of every adapter.
+        table: label -> adapter -> route, as a user writes it.
+        input_ids: [b t].
+        attention_mask: [b t].
+        targets: [b t], already shifted; -100 is ignored.
+        labels: The label of every position of every example.
+    """
+    model = copy.deepcopy(base).double().eval()
+    layers: dict[str, OracleLinear] = {}
+    modules = next(iter(weights.values()))
+    for path in modules:
+        parent, _, child = path.rpartition(".")
+        factors = {name: weights[name][path] for name in weights}
+        layers[path] = OracleLinear(model.get_submodule(path), factors, scalings, table)
+        setattr(model.get_submodule(parent), child, layers[path])
+    count = (targets != -100).sum()
+    total, logits = torch.zeros((), dtype=torch.float64), []
+    for ids, mask, wanted, own in zip(input_ids, attention_mask, targets, labels, strict=True):
+        for layer in layers.values():
+            layer.labels = own
+        out = model(input_ids=ids[None], attention_mask=mask[None], use_cache=False).logits[0]
+        loss = F.cross_entropy(out, wanted, ignore_index=-100, reduction="sum") / count
+        loss.backward()
+        total += loss.detach()
+        logits.append(out.detach())
+    gradients = {
+        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
+    }
+    return OracleResult(total, logits, gradients)

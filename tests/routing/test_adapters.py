@@ -1,0 +1,482 @@
+"""Attaching adapters, and the promise that the result stays a PEFT model like any other."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from routing.tiny import (
+    PREFIX,
+    adapter_weights_of,
+    mean_loss,
+    randomise,
+    tiny_base,
+    tiny_batch,
+    tiny_routed,
+)
+from torch import Tensor, nn
+
+from gradroute.errors import ConfigError
+from gradroute.routing.adapters import (
+    AdapterSpec,
+    ablated,
+    adapter_parameters,
+    adapter_state,
+    attach_adapters,
+    load_adapter_state,
+    route_adapters,
+    routed,
+)
+from gradroute.routing.hosting import lora_layers
+from gradroute.routing.policy import RoutingPolicy
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),
+]
+PAIR = ("good", "bad")
+LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
+SMALL = {"good": AdapterSpec(rank=2), "bad": AdapterSpec(rank=3)}
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(**tiny_batch().inputs, use_cache=False).logits
+
+
+def targets_of(model: nn.Module) -> list[str]:
+    return [path.removeprefix(PREFIX) for path in lora_layers(model)]
+
+
+LLAMA_LINEAR = [
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+]
+
+
+def test_all_linear_is_every_linear_module_of_the_layers_and_never_the_head():
+    assert targets_of(attach_adapters(tiny_base(), SMALL, layers="all")) == [
+        f"model.layers.{index}.{name}" for index in (0, 1) for name in LLAMA_LINEAR
+    ]
+    gpt2 = targets_of(attach_adapters(tiny_base("gpt2"), SMALL, layers="all"))
+    assert gpt2 == [
+        f"transformer.h.{index}.{name}"
+        for index in (0, 1)
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "indices"), [("last-half", {1}), ("all", {0, 1}), ([0, 1], {0}), ([0, 2], {0, 1})]
+)
+def test_layers_choose_the_blocks(layers, indices):
+    found = targets_of(attach_adapters(tiny_base(), SMALL, layers=layers))
+    assert {int(name.split(".")[2]) for name in found} == indices
+    assert len(found) == 7 * len(indices)
+
+
+def test_targets_by_name_are_last_parts_of_names():
+    found = targets_of(
+        attach_adapters(tiny_base(), SMALL, targets=["mlp.up_proj", "v_proj"], layers="all")
+    )
+    assert found == [
+        f"model.layers.{i}.{n}" for i in (0, 1) for n in ("self_attn.v_proj", "mlp.up_proj")
+    ]
+
+
+def test_a_plain_torch_model_gets_adapters_too():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+    model = attach_adapters(model, SMALL, layers="all").train()
+    assert targets_of(model) == ["0", "2"]
+    with routed(model, RoutingPolicy.from_value("anchored", PAIR), ["bad", "good"]):
+        model(torch.randn(2, 4)).sum().backward()
+
+
+def test_a_target_that_matches_nothing_is_told_and_left_out():
+    with pytest.warns(UserWarning, match="the targets w_proj match no module"):
+        model = attach_adapters(tiny_base(), SMALL, targets=["q_proj", "w_proj"])
+    assert targets_of(model) == ["model.layers.1.self_attn.q_proj"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers", "sentence"),
+    [
+        ("w_proj", "last-half", "its linear modules: down_proj, gate_proj, k_proj, lm_head"),
+        (["lm_head"], "last-half", "match no module of LlamaForCausalLM"),
+        ("all-linear", [1, 3], r"0 <= first < end <= 2, the number of layers"),
+        ("all-linear", [1, 1], r"\[1, 1\] cannot be used"),
+        ("all-linear", "first-half", "must be last-half, all, or"),
+        (["input_layernorm"], "all", "kind LlamaRMSNorm, which cannot be routed"),
+        (["embed_tokens"], "all", "kind Embedding, which cannot be routed"),
+    ],
+)
+def test_targets_that_cannot_be_used_are_refused_with_what_could(targets, layers, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        attach_adapters(tiny_base(), SMALL, targets=targets, layers=layers)
+
+
+def test_a_model_without_layers_needs_layers_all():
+    with pytest.raises(ConfigError, match="no list of transformer layers; use layers all"):
+        attach_adapters(nn.Sequential(nn.Linear(4, 4)), SMALL)
+    with pytest.raises(ConfigError, match="its linear modules: there are none"):
+        attach_adapters(nn.Sequential(nn.Tanh()), SMALL, layers="all")
+
+
+@pytest.mark.parametrize(
+    ("adapters", "sentence"),
+    [
+        ({"default": AdapterSpec()}, "cannot be called 'default'"),
+        ({"full": AdapterSpec()}, "cannot be called 'full'"),
+        ({"a.b": AdapterSpec()}, "cannot be called 'a.b'"),
+        ({"": AdapterSpec()}, "cannot be called ''"),
+        ({}, "no adapter was given"),
+        ({"good": AdapterSpec(rank=0)}, "has rank 0"),
+        ({"good": AdapterSpec(alpha=0.0)}, "has alpha 0.0"),
+        ({"good": AdapterSpec(alpha=float("nan"))}, "has alpha nan"),
+        ({"good": AdapterSpec(dropout=1.0)}, "has dropout 1.0"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(adapters, sentence):
+    base = tiny_base()
+    with pytest.raises(ConfigError, match=sentence):
+        attach_adapters(base, adapters)
+    assert not lora_layers(base)
+
+
+def test_a_model_with_adapters_is_refused_and_left_as_it_is():
+    model = tiny_routed()
+    with pytest.raises(ConfigError, match="has adapters already"):
+        attach_adapters(model, SMALL)
+    with pytest.raises(ConfigError, match="has adapters already"):
+        attach_adapters(model.get_base_model(), SMALL)
+
+
+def test_adapters_start_as_peft_starts_them_and_all_are_trainable():
+    model = attach_adapters(tiny_base(dtype=torch.float32), SMALL, layers="all")
+    expected = logits(tiny_base(dtype=torch.float32))
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-6)
+    for name, modules in adapter_weights_of(model).items():
+        for a, b in modules.values():
+            assert not b.any()
+            bound = 1 / a.shape[1] ** 0.5
+            assert a.abs().max() <= bound and a.std() > bound / 3
+            assert a.shape[0] == SMALL[name].rank
+            assert a.requires_grad and b.requires_grad
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name)
+    assert next(iter(lora_layers(model).values())).scaling == {"good": 2.0, "bad": 2.0}
+
+
+def test_alpha_over_rank_is_the_factor():
+    model = attach_adapters(tiny_base(), {"good": AdapterSpec(rank=4, alpha=2.0)})
+    assert next(iter(lora_layers(model).values())).scaling == {"good": 0.5}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attaching_keeps_the_training_mode(training):
+    model = attach_adapters(tiny_base().train(training), SMALL)
+    assert all(module.training == training for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_adapter_weights_are_float32_whatever_the_base_is(dtype):
+    model = attach_adapters(tiny_base(dtype=dtype), SMALL)
+    assert {p.dtype for own in adapter_parameters(model).values() for p in own} == {torch.float32}
+
+
+def states(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.clone()
+        for name in adapter_parameters(model)
+        for key, value in adapter_state(model, name).items()
+    }
+
+
+def test_initial_weights_depend_on_seed_name_and_module_alone():
+    torch.manual_seed(0)
+    one = states(attach_adapters(tiny_base(), SMALL, layers="all", seed=5))
+    torch.manual_seed(1)
+    # another order, another neighbour, fewer layers, another base dtype
+    others = {"bad": SMALL["bad"], "style": AdapterSpec(rank=1), "good": SMALL["good"]}
+    two = states(attach_adapters(tiny_base(dtype=torch.bfloat16), others, seed=5))
+    shared = one.keys() & two.keys()
+    assert len(shared) == 2 * 2 * 7
+    for key in shared:
+        assert torch.equal(one[key].float(), two[key])
+    three = states(attach_adapters(tiny_base(), SMALL, layers="all", seed=6))
+    drawn = [key for key in one if "lora_A" in key]
+    assert all(not torch.equal(one[key], three[key]) for key in drawn)
+    shapes: dict[tuple, list[Tensor]] = {}
+    for key in drawn:
+        shapes.setdefault(tuple(one[key].shape), []).append(one[key])
+    for tensors in shapes.values():  # no two modules or adapters start alike
+        assert len({tuple(t.flatten().tolist()) for t in tensors}) == len(tensors)
+
+
+def test_attaching_leaves_the_global_random_state_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    attach_adapters(tiny_base(), SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_adapter_parameters_are_all_trainable_ones_in_a_stable_order():
+    model, again = tiny_routed(), tiny_routed()
+    own = adapter_parameters(model)
+    assert list(own) == ["good", "bad"]
+    assert {id(p) for ps in own.values() for p in ps} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+    for name, parameters in own.items():
+        shapes = [p.shape for p in adapter_parameters(again)[name]]
+        assert [p.shape for p in parameters] == shapes
+        assert all(p.shape[side] == 3 for p, side in zip(parameters, [0, 1] * 14, strict=True))
+
+
+def test_adapter_state_is_what_peft_would_save():
+    model = tiny_routed()
+    for name in PAIR:
+        theirs = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        ours = adapter_state(model, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_loading_a_state_changes_that_adapter_alone_and_is_exact():
+    model, other = tiny_routed(), tiny_routed()
+    randomise(other, seed=9)
+    bad = states(model)
+    load_adapter_state(model, "good", adapter_state(other, "good"))
+    for key, value in states(model).items():
+        name, _, path = key.partition("/")
+        expected = adapter_state(other, "good")[path] if name == "good" else bad[key]
+        assert torch.equal(value, expected)
+
+
+def broken(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
+    state = dict(state)
+    key = next(iter(state))
+    if how == "missing":
+        del state[key]
+    elif how == "unknown":
+        state["base_model.model.nowhere.lora_A.weight"] = state[key]
+    else:
+        state[list(state)[-1]] = torch.zeros(2, 2)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("missing", "1 tensors are missing and 0 unknown"),
+        ("unknown", "0 tensors are missing and 1 unknown, such as base_model.model.nowhere"),
+        ("shape", r"is \[2, 2\], the model needs \[16, 3\]"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_nothing_changes(how, sentence):
+    model, other = tiny_routed(), tiny_routed()
+    randomise(other, seed=9)
+    before = states(model)
+    with pytest.raises(ConfigError, match=sentence):
+        load_adapter_state(model, "good", broken(adapter_state(other, "good"), how))
+    assert all(torch.equal(value, before[key]) for key, value in states(model).items())
+    with pytest.raises(ConfigError, match="no adapter 'ugly'; its adapters are good, bad"):
+        adapter_state(model, "ugly")
+
+
+# The contract with PEFT.
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_saved_adapters_load_in_plain_peft_with_the_same_logits(kind, tmp_path: Path):
+    model = tiny_routed(kind=kind, dtype=torch.float32).eval()
+    model.save_pretrained(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == set(PAIR)
+    plain = PeftModel.from_pretrained(
+        tiny_base(kind, dtype=torch.float32), str(tmp_path / "good"), adapter_name="good"
+    )
+    plain.load_adapter(str(tmp_path / "bad"), adapter_name="bad")
+    assert not any("Routed" in type(m).__name__ for m in plain.modules())
+    plain.eval()
+    for mode, active in (("full", ["good", "bad"]), ("bad_ablated", ["good"])):
+        plain.base_model.set_adapter(active)  # pyright: ignore
+        with ablated(model, mode):
+            assert relative(logits(model), logits(plain)) < 1e-5
+    assert relative(logits(plain), logits(model)) > 1e-3  # the two modes do differ
+    rerouted = route_adapters(plain)
+    assert torch.equal(logits(rerouted), logits(model))
+
+
+def test_the_saved_config_is_plain_lora_without_paths_of_this_machine(tmp_path: Path):
+    tiny_routed().save_pretrained(str(tmp_path))
+    saved = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
+    assert saved["peft_type"] == "LORA" and saved["r"] == 3 and saved["lora_alpha"] == 2
+    assert saved["use_dora"] is False and saved["task_type"] == "CAUSAL_LM"
+    assert set(saved["target_modules"])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_merging_one_adapter_is_the_mode_that_keeps_it(kind):
+    model = tiny_routed(kind=kind, dtype=torch.float32).eval()
+    with ablated(model, "bad_ablated"):
+        expected = logits(model)
+    merged = model.merge_and_unload(adapter_names=["good"])
+    assert not lora_layers(merged)
+    assert relative(logits(merged), expected) < 1e-5
+
+
+def test_merging_in_place_and_deleting_an_adapter_work_as_in_peft():
+    model = tiny_routed(dtype=torch.float32).eval()
+    full = logits(model)
+    with ablated(model, "bad_ablated"):
+        good = logits(model)
+    model.base_model.merge_adapter()  # pyright: ignore
+    assert relative(logits(model), full) < 1e-5
+    model.base_model.unmerge_adapter()  # pyright: ignore
+    model.delete_adapter("bad")
+    assert list(adapter_parameters(model)) == ["good"]
+    with ablated(model, "full"):
+        assert relative(logits(model), good) < 1e-5
+
+
+def test_a_model_that_peft_built_is_routed_as_it_is():
+    ours = tiny_routed(dtype=torch.float32)
+    config = LoraConfig(r=3, lora_alpha=2, target_modules=[n.split(".")[1] for n in LLAMA_LINEAR])
+    theirs = get_peft_model(tiny_base(dtype=torch.float32), config, adapter_name="good")
+    assert isinstance(theirs, PeftModel)
+    theirs.add_adapter("bad", LoraConfig(**{**config.to_dict(), "lora_alpha": 3}))
+    route_adapters(theirs)
+    for name in PAIR:
+        load_adapter_state(theirs, name, adapter_state(ours, name))
+    policy = RoutingPolicy.from_value("anchored", PAIR)
+    for model in (ours, theirs):
+        with routed(model, policy, LABELS):
+            mean_loss(model.train(), tiny_batch()).backward()
+    for name, parameters in adapter_parameters(ours).items():
+        for one, other in zip(parameters, adapter_parameters(theirs)[name], strict=True):
+            assert one.grad is not None and other.grad is not None
+            assert torch.equal(one.grad, other.grad)
+
+
+def test_an_adapter_added_later_is_noticed_and_routed_on_request():
+    model = tiny_routed()
+    model.add_adapter("late", LoraConfig(r=2, target_modules=["q_proj"]))
+    table = {"x": {"good": "update", "bad": "update", "late": "update"}}
+    policy = RoutingPolicy.from_value(table, ["good", "bad", "late"])
+    with pytest.raises(ConfigError, match="came to it after it was routed"):
+        adapter_parameters(model)
+    route_adapters(model)
+    with routed(model, policy, ["x"] * 6):
+        mean_loss(model, tiny_batch()).backward()
+    assert all(p.grad is not None for p in adapter_parameters(model)["late"])
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (dict(use_dora=True), "uses DoraLinearVariant, which cannot be routed"),
+        (dict(lora_bias=True), r"have a bias \(lora_bias=True\)"),
+        (dict(target_modules=["embed_tokens"]), "kind Embedding, which cannot be routed"),
+    ],
+)
+def test_a_peft_model_that_cannot_be_routed_is_refused_by_name(config, sentence):
+    whole = {"r": 2, "target_modules": ["q_proj"], **config}
+    model = get_peft_model(tiny_base(), LoraConfig(**whole), adapter_name="good")
+    assert isinstance(model, PeftModel)
+    with pytest.raises(ConfigError, match=sentence):
+        route_adapters(model)
+    assert not any("Routed" in type(m).__name__ for m in model.modules())
+
+
+def test_a_layer_that_does_not_call_a_and_b_is_refused():
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8)})
+    config = LoraConfig(r=2, target_modules=["attn", "out"])
+    with pytest.raises(ConfigError, match="kind MultiheadAttention, which cannot be routed"):
+        route_adapters(get_peft_model(model, config, adapter_name="good"))  # pyright: ignore
+
+
+def test_trainable_weights_outside_of_adapters_are_told():
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(tiny_base(), config, adapter_name="good")
+    assert isinstance(model, PeftModel)
+    with pytest.warns(UserWarning, match=r"1 trainable tensors are in no adapter \(.*lm_head"):
+        route_adapters(model)
+
+
+def test_an_adapter_with_a_bias_that_came_later_still_runs_as_peft_runs_it():
+    model = tiny_routed().eval()
+    model.add_adapter("late", LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True))
+    model.base_model.set_adapter(["good", "late"])  # pyright: ignore
+    model.eval()
+    before = logits(model)
+    for layer in lora_layers(model).values():
+        if "late" in layer.lora_B:
+            nn.init.ones_(layer.lora_B["late"].bias)  # pyright: ignore
+    assert not torch.allclose(logits(model), before)
+
+
+def test_a_peft_model_with_the_default_adapter_is_refused():
+    model = get_peft_model(tiny_base(), LoraConfig(r=2, target_modules=["q_proj"]))
+    assert isinstance(model, PeftModel)
+    with pytest.raises(ConfigError, match="cannot be called 'default'"):
+        route_adapters(model)
+
+
+def test_rank_stabilised_scaling_of_a_peft_model_is_kept():
+    config = LoraConfig(r=4, lora_alpha=2, use_rslora=True, target_modules=["q_proj"])
+    model = get_peft_model(tiny_base(), config, adapter_name="good")
+    assert isinstance(model, PeftModel)
+    randomise(model)
+    expected = logits(model.eval())
+    torch.testing.assert_close(logits(route_adapters(model)), expected, rtol=0, atol=1e-12)
+    assert next(iter(lora_layers(model).values())).scaling == {"good": 1.0}
+
+
+def train(model: nn.Module, steps: int, policy: RoutingPolicy | None) -> list[Tensor]:
+    own = [p for n, p in model.named_parameters() if ".good." in n]
+    optimizer = torch.optim.AdamW(own, lr=1e-2)
+    for step in range(steps):
+        batch = tiny_batch(seed=step)
+        if policy is None:
+            mean_loss(model, batch).backward()
+        else:
+            with routed(model, policy, ["good"] * 6):
+                mean_loss(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.detach() for p in own]
+
+
+def test_without_bad_rows_training_is_plain_peft_training_of_good():
+    policy = RoutingPolicy.from_value("separate", PAIR)
+    ours = tiny_routed(dtype=torch.float32)
+    config = LoraConfig(r=3, lora_alpha=2, target_modules=[n.split(".")[1] for n in LLAMA_LINEAR])
+    plain = get_peft_model(tiny_base(dtype=torch.float32), config, adapter_name="good").train()
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            if "lora_" in name:
+                weight.copy_(ours.get_parameter(name))
+    for one, other in zip(train(ours, 20, policy), train(plain, 20, None), strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_a_deep_copy_is_a_model_of_its_own():
+    model = tiny_routed().eval()
+    copied = copy.deepcopy(model)
+    with ablated(model, "base"):
+        base = logits(model)
+        assert not torch.equal(logits(copied), base)
+    assert torch.equal(logits(copied), logits(model))
+
+
+def test_the_peft_release_is_one_that_the_package_allows():
+    found = re.match(r"(\d+)\.(\d+)", peft.__version__)
+    assert found and (int(found[1]), int(found[2])) >= (0, 21)
