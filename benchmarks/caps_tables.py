@@ -51,7 +51,7 @@ def numbers(document: dict[str, Any]) -> dict[str, Any]:
         for name, run in document["runs"].items()
     }
     for run in runs.values():
-        run["geometry"].pop("module_cosines", None)
+        del run["geometry"]["cosines"]
     verdicts = [
         {key: verdict[key] for key in ("number", "run", "outcome", "sentence")}
         for verdict in document["verdicts"]

@@ -12,6 +12,7 @@ is no checkpoint. Weights and moments are safetensors, all else is JSON or YAML;
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from gradroute.files import sync
 from gradroute.routing.adapters import adapter_state, load_adapter_state
 
 FORMAT = 1
+KEPT = 2
+"""How many checkpoints of a run are kept: the newest, and one to fall back on."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def save_checkpoint(
     policy: Mapping[str, Any],
 ) -> Checkpoint:
     """Write `folder/step-<step>` atomically; an existing checkpoint of this step is replaced.
+
+    Of the older ones all but the newest are removed afterwards (`KEPT`).
 
     Args:
         folder: the run's checkpoint folder; made if missing.
@@ -81,6 +86,8 @@ def save_checkpoint(
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync(folder)
+        for old in _written(folder)[KEPT:]:
+            shutil.rmtree(old.path)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise MachineError(
@@ -98,18 +105,25 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         MachineError: checkpoints are there and every one of them is damaged.
     """
-    candidates = sorted(folder.glob("step-*"), reverse=True)
-    for candidate in candidates:
-        trouble = _damage(candidate)
+    found = _written(folder)
+    for candidate in found:
+        trouble = _damage(candidate.path)
         if trouble is None:
-            return Checkpoint(candidate, int(candidate.name.removeprefix("step-")))
-        warnings.warn(f"checkpoint {candidate} is passed over: {trouble}", stacklevel=2)
-    if candidates:
+            return candidate
+        warnings.warn(f"checkpoint {candidate.path} is passed over: {trouble}", stacklevel=2)
+    if found:
         raise MachineError(
             f"every checkpoint under {folder} is damaged. Restore one from a copy, or start anew "
             "with --if-exists new."
         )
     return None
+
+
+def _written(folder: Path) -> list[Checkpoint]:
+    """Folders named as checkpoints are, newest first, verified or not."""
+    named = [(path, re.fullmatch(r"step-(\d+)", path.name)) for path in folder.glob("step-*")]
+    found = [Checkpoint(path, int(match[1])) for path, match in named if match]
+    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
 
 def load_adapters(checkpoint: Checkpoint, model: PeftModel) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradroute.errors import GradrouteError, Interrupted
+from gradroute.errors import GradrouteError, Interrupted, MachineError
 
 Verb = Callable[[argparse.Namespace], None]
 
@@ -34,7 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output left (`| head`): nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+            raise  # a fault of the program: the traceback is what helps
+        told = str(error).split("\n")[0] or "out of memory"
+        return _explain(MachineError(f"the machine refuses: {told}."), options.debug)
     return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is needed, got {number}")
+    return number
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -123,9 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         "the reference experiment from stories to verdicts, on the shipped model",
         ["gradroute demo", "gradroute demo --quick --seed 7"],
     )
-    demo.add_argument("--quick", action="store_true", help="one routed run instead of five")
+    demo.add_argument("--quick", action="store_true", help="one short routed run, no controls")
     demo.add_argument("--seed", type=int, default=0, help="another seed, in runs/seed-N (0)")
-    demo.add_argument("--jobs", type=int, help="runs at the same time (the number of cores)")
+    demo.add_argument("--jobs", type=_positive, help="runs at the same time (the number of cores)")
 
     train = _verb(
         verbs,
@@ -173,7 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         help="full, bad_ablated, good_ablated, good_x2, base or e.g. good=1,bad=0.5; repeatable",
     )
     sample.add_argument("--prompt", action="append", help="a prompt, taken as it is; repeatable")
-    sample.add_argument("--count", type=int, default=4, help="held-out prompts if none given (4)")
+    sample.add_argument(
+        "--count", type=_positive, default=4, help="held-out prompts if none given (4)"
+    )
 
     _verb(
         verbs,

@@ -122,7 +122,7 @@ class TrainConfig(_Section):
     """Forward passes per optimizer step."""
     warmup_steps: Count = 0
     """Steps of linear warm-up; a cosine to 0 follows."""
-    save_every: Count = 0
+    save_every: Count = 100
     """Steps between checkpoints; 0 = only at the end."""
     loss_mean: LossMean = "token"
     """What a step averages over: all its target tokens, or its examples (each a mean itself)."""
@@ -307,13 +307,23 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
         RoutingPolicy.from_value(config.routing, adapters)
     except ConfigError as error:
         found.append(Disagreement((("routing",), ("adapters",)), str(error)))
-    for position, mode in enumerate(config.evaluate.modes or ()):
+    modes = config.evaluate.modes or ()
+    for position, mode in enumerate(modes):
+        if mode in modes[:position]:
+            keys = ("evaluate", "modes", position)
+            found.append(Disagreement((keys,), f"the mode {mode} is given twice."))
         try:
             AblationMode.parse(mode, adapters)
         except ConfigError as error:
             keys = ("evaluate", "modes", position)
             found.append(Disagreement((keys, ("adapters",)), str(error)))
     train, data = config.train, config.data
+    if data.good_labeled_fraction + data.false_positive_rate > 1:
+        keys = (("data", "good_labeled_fraction"), ("data", "false_positive_rate"))
+        found.append(Disagreement(keys, "together with data.false_positive_rate at most 1."))
+    if data.eval_path and not data.path:
+        keys = (("data", "eval_path"), ("data", "path"))
+        found.append(Disagreement(keys, "held-out examples need a data.path to train on."))
     if train.warmup_steps > train.max_steps:
         found.append(
             Disagreement(

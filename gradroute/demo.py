@@ -9,9 +9,12 @@ import os
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from gradroute.config import RunConfig, find_config, load_config
+from gradroute.errors import Interrupted, MachineError
 from gradroute.folders import RunFolder
 
 UNROUTED = ("routing=none", "data.labeled_fraction=0", "data.good_labeled_fraction=0")
@@ -32,15 +35,15 @@ CELLS: Mapping[str, tuple[str, ...]] = {
         "adapters.bad=null",
     ),
 }
-QUICK = ("0.1_0.5",)
+QUICK = {"quick_0.5": ("data.labeled_fraction=0.5", "train.max_steps=300")}
 
 
 def demo_configs(seed: int, quick: bool) -> list[RunConfig]:
     """The configurations of the demo's runs, in the order in which they are reported."""
     recipe = find_config("caps")
-    names = QUICK if quick else tuple(CELLS)
     return [
-        load_config(recipe, [f"run_name={name}", f"seed={seed}", *CELLS[name]]) for name in names
+        load_config(recipe, [f"run_name={name}", f"seed={seed}", *changes])
+        for name, changes in (QUICK if quick else CELLS).items()
     ]
 
 
@@ -50,10 +53,11 @@ def demo(root: Path, *, seed: int, quick: bool, jobs: int | None) -> None:
     Args:
         root: folder of the runs; a seed other than 0 gets a folder `seed-<seed>` in it.
         seed: of data, labels, adapters and order.
-        quick: one routed run without its controls.
+        quick: one shorter routed run without its controls, in a folder `quick`.
         jobs: runs at the same time; None for the number of cores.
     """
     place = root if seed == 0 else root / f"seed-{seed}"
+    place = place / "quick" if quick else place
     folders = run_cells(demo_configs(seed, quick), place, jobs)
     from gradroute.run import report
 
@@ -75,7 +79,8 @@ def run_cells(configs: list[RunConfig], root: Path, jobs: int | None) -> list[Ru
     # Longest first: routed runs take a little longer than the others.
     order = sorted(configs, key=lambda config: config.routing == "none")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
         # A Ctrl-C reaches every process. Workers are born deaf to it: training listens for it by
         # itself, and everything else is stopped from here.
         listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,7 +89,13 @@ def run_cells(configs: list[RunConfig], root: Path, jobs: int | None) -> list[Ru
         try:
             for done in as_completed(waiting):
                 done.result()
+        except BrokenProcessPool as error:
+            raise MachineError(
+                "a run's process was ended from outside, perhaps for want of memory. The same "
+                "command goes on; --jobs 1 needs the least memory."
+            ) from error
         except BaseException:
+            stop.set()  # for runs that a worker has taken but not begun
             for worker in multiprocessing.active_children():
                 worker.terminate()  # training finishes its step and saves
             pool.shutdown(wait=True, cancel_futures=True)
@@ -92,13 +103,20 @@ def run_cells(configs: list[RunConfig], root: Path, jobs: int | None) -> list[Ru
     return [RunFolder(root / config.run_name) for config in configs]
 
 
-def _one_thread() -> None:
+def _start_worker(stop: Event) -> None:
     import torch
 
     torch.set_num_threads(1)
+    global _stop
+    _stop = stop
+
+
+_stop: Event | None = None  # of the pool that this worker process belongs to
 
 
 def _cell(config: RunConfig, root: Path) -> None:
+    if _stop is not None and _stop.is_set():
+        raise Interrupted(f"{config.run_name}: not begun. The same command goes on.")
     from gradroute.run import evaluate_run, train_run
 
     evaluate_run(train_run(config, root, if_exists="resume", bar=False))

@@ -66,6 +66,15 @@ def redacted(text: str) -> str:
     return text.replace(home, "~") if len(home) > 1 else text
 
 
+def redacted_tree(value: Any) -> Any:
+    """Mappings, lists and texts with every text redacted; what is written to be shared."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {key: redacted_tree(inner) for key, inner in value.items()}
+    return [redacted_tree(inner) for inner in value] if isinstance(value, list) else value
+
+
 def provenance() -> dict[str, Any]:
     """What a result is read beside: versions, commit and hardware; no paths, names or tokens.
 

@@ -3,7 +3,7 @@
     GradrouteError
     ├── ConfigError   2   the configuration or the command is wrong
     ├── DataError     3   a data file, or what it holds, is wrong
-    ├── MachineError  4   disk, memory, device, lock, a missing model or run
+    ├── MachineError  4   disk, memory, device, a model or checkpoint not to be had
     ├── NumericError  5   a loss, gradient or weight is not finite
     └── Interrupted   75  stopped on request; the same command goes on
 
@@ -30,7 +30,7 @@ class DataError(GradrouteError, ValueError):
 
 
 class MachineError(GradrouteError, RuntimeError):
-    """The machine refuses: disk, memory, device, lock, or a model or run that is not there."""
+    """The machine refuses (disk, memory, device), or a model or checkpoint is not to be had."""
 
     exit_code = 4
 

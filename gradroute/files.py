@@ -105,10 +105,17 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON-lines file that gradroute wrote; none where there is no file."""
+    """The rows of a JSON-lines file that gradroute wrote; none where there is no file.
+
+    Raises:
+        DataError: a line is damaged.
+    """
     if path.is_file():
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            yield json.loads(line)
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number} is damaged ({error}).") from error
 
 
 def sync(path: Path) -> None:

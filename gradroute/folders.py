@@ -19,7 +19,7 @@ class RunFolder:
     @property
     def name(self) -> str:
         """The run's name: the folder's own."""
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def config(self) -> Path:

@@ -6,12 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from gradroute.data.batches import padding_id
-from gradroute.environment import hub_token, token_places
+from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, MachineError
 
 EMBEDDED = "embedded"
@@ -99,7 +100,7 @@ def load_base(name: str) -> Base:
         model = AutoModelForCausalLM.from_pretrained(
             source, token=token, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unreadable(name, source, error) from error
     model.requires_grad_(False)
     torch.nn.Module.to(model, device)
@@ -119,7 +120,7 @@ def _identity(source: str, model: PreTrainedModel) -> str:
 
 
 def _unreadable(name: str, source: str, error: Exception) -> ConfigError | MachineError:
-    first = str(error).strip().split("\n")[0][:200]
+    first = redacted(str(error).strip().split("\n")[0])[:200]
     if Path(source).is_dir():
         return ConfigError(f"model {name}: the folder holds no usable causal LM ({first}).")
     found = "one was found" if hub_token() else "none was found"

@@ -1,7 +1,7 @@
 """From a config to examples: read or draw them, put the behaviour in, hide labels, hold out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradroute.config import RunConfig
@@ -9,7 +9,6 @@ from gradroute.data.batches import TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.examples import (
     Example,
-    ExampleFile,
     assign_labels,
     drop_labeled_bad,
     insert_behavior,
@@ -55,7 +54,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
     behavior = get_behavior(config.behavior)
-    train, held_out, labeled, identity, notes = _examples(config)
+    train, held_out, labeled, identity, notes = _examples(config, policy)
     if labeled:
         notes += ("the file's own labels are used; no behaviour is put in and none are hidden.",)
     else:
@@ -68,6 +67,10 @@ def prepare(config: RunConfig) -> Prepared:
             seed=config.seed,
         )
     policy.label_ids(example.label for example in train)
+    if config.data.drop_labeled_bad:
+        train = drop_labeled_bad(train)
+    if not train:
+        raise DataError("data.drop_labeled_bad leaves no example to train on.")
     bad = sum(example.label == "bad" for example in train)
     if policy.routes_anything and not bad:
         raise DataError(
@@ -75,53 +78,61 @@ def prepare(config: RunConfig) -> Prepared:
             "examples is labelled bad. Label some, raise data.labeled_fraction, or set "
             "routing=none."
         )
-    if config.data.drop_labeled_bad:
-        train = drop_labeled_bad(train)
     normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
-    normal = normal[: config.evaluate.held_out]
     behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
-    behaving = behaving[: config.evaluate.held_out]
     if not labeled:
-        behaving = [replace(example, text=behavior.make(example.text)) for example in normal]
+        behaving = insert_behavior(normal, behavior, 1.0, config.seed)
     return Prepared(train, normal, behaving, behavior, policy, identity, notes)
 
 
 def tokenized(
     examples: Sequence[Example],
-    policy: RoutingPolicy,
+    policy: RoutingPolicy | None,
     base: Base,
     max_length: int,
 ) -> tuple[list[TokenizedExample], tuple[str, ...]]:
     """Token rows of examples, and what had to be cut or dropped.
 
+    Without a policy, for examples that are only measured, every label id is 0.
+
     Raises:
         DataError: no example is left, or a token has no embedding.
     """
-    label_ids = policy.label_ids(example.label for example in examples)
+    label_ids = [0] * len(examples)
+    if policy is not None:
+        label_ids = policy.label_ids(example.label for example in examples)
     rows, report = tokenize(examples, base.tokenizer, label_ids, max_length)
     check_token_ids(rows, base.vocabulary)
     return rows, report.notes
 
 
 def prefixes(examples: Sequence[Example], behavior: Behavior, count: int, words: int) -> list[str]:
-    """The prompts that invite the behaviour: the first words of held-out texts, `count` at most."""
-    return [behavior.prompt(" ".join(example.text.split()[:words])) for example in examples[:count]]
+    """The prompts that invite the behaviour: `count` at most, from held-out examples.
+
+    An example's own prompt, or the first words of its text where it has none.
+    """
+    return [
+        behavior.prompt(example.prompt or " ".join(example.text.split()[:words]))
+        for example in examples[:count]
+    ]
 
 
 def _examples(
-    config: RunConfig,
+    config: RunConfig, policy: RoutingPolicy
 ) -> tuple[list[Example], list[Example], bool, str, tuple[str, ...]]:
     data = config.data
     if data.path is None:
         train = _stories("tune", data.train_examples, config.seed)
-        held_out = _stories("test", config.evaluate.held_out, 0)
+        wanted = max(config.evaluate.held_out, config.evaluate.prompts)
+        held_out = _stories("test", wanted, 0)
         return train, held_out, False, f"embedded stories, seed {config.seed}", ()
-    file = read_examples(Path(data.path))
+    file = read_examples(Path(data.path), labels=policy.labels)
     identity = f"{Path(data.path).name}, sha256 {file.sha256}"
     if data.eval_path is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
         return train, held_out, file.labeled, identity, file.notes
-    other: ExampleFile = read_examples(Path(data.eval_path))
+    other = read_examples(Path(data.eval_path), labels=policy.labels)
+    identity += f"; {Path(data.eval_path).name}, sha256 {other.sha256}"
     if other.labeled != file.labeled:
         raise DataError(
             f"of {data.path} and {data.eval_path} only one has labels. Give labels to both or none."

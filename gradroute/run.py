@@ -9,6 +9,7 @@ report                 several runs' results -> comparison, figure, verdicts
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from transformers import PreTrainedModel
 from gradroute.checkpoint import Checkpoint, latest_checkpoint, load_adapters
 from gradroute.config import RunConfig, config_differences, dump_config, load_config
 from gradroute.data.examples import label_counts
-from gradroute.environment import provenance
-from gradroute.errors import ConfigError, MachineError
+from gradroute.environment import provenance, redacted_tree
+from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.lines import loss_lines, sample_lines
 from gradroute.evaluate.losses import held_out_losses
@@ -67,7 +68,10 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
         return folder
     prepared = prepare(config)
     base = load_base(config.model)
-    facts = {"data": prepared.identity, "base": base.identity}
+    model = attach(base.model, config)
+    facts = _ground(prepared, base)
+    if if_exists == "new":
+        _move_aside(folder)
     _same_ground(folder, facts)
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
     for note in prepared.notes + notes:
@@ -94,7 +98,7 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
         Training(
             config=config,
             folder=folder,
-            model=attach(base.model, config),
+            model=model,
             rows=rows,
             policy=prepared.policy,
             pad_id=base.pad_id,
@@ -113,14 +117,20 @@ def evaluate_run(folder: RunFolder) -> None:
     """
     config = load_config(folder.config)
     checkpoint = _finished_checkpoint(folder, config)
-    rows, origin = _earlier(folder, checkpoint)
+    rows, origin = _earlier(folder, config, checkpoint)
     measured = {row.mode for row in rows if row.metric == "behavior_rate"}
     missing = [mode for mode in _modes(config) if mode.name not in measured]
     if not missing:
         return
     say(f"{folder.name}: measuring {', '.join(mode.name for mode in missing)}")
     prepared = prepare(config)
+    if not prepared.normal:
+        raise DataError(
+            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
+            "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
+        )
     base, model = _restore(config, checkpoint)
+    _same_ground(folder, _ground(prepared, base))
     of = {"run": folder.name, "step": checkpoint.step, "seed": config.seed}
     prompts = _prompts(prepared, config)
     completions = complete(base, model, prompts, missing, config)
@@ -128,7 +138,10 @@ def evaluate_run(folder: RunFolder) -> None:
     losses: list[dict[str, Any]] = []
     for dataset, examples in (("normal", prepared.normal), ("behavior", prepared.behaving)):
         if examples:
-            held_out, _ = tokenized(examples, prepared.policy, base, config.data.max_length)
+            kept = examples[: config.evaluate.held_out]
+            held_out, notes = tokenized(kept, None, base, config.data.max_length)
+            for note in notes:
+                say(f"{folder.name}, held-out {dataset} texts: {note}")
             found = held_out_losses(
                 model,
                 held_out,
@@ -144,7 +157,12 @@ def evaluate_run(folder: RunFolder) -> None:
     for path, lines in ((folder.samples, samples), (folder.losses, losses)):
         write_lines(path, [row for row in read_lines(path) if row["mode"] in measured] + lines)
     # The rows come last: they say that samples and losses are complete.
-    write_results(folder.results, rows + new, origin or provenance())
+    settings = config.evaluate.model_dump(mode="json", exclude=_NOT_MEASURING)
+    write_results(folder.results, rows + new, origin or {**provenance(), "evaluate": settings})
+
+
+# Settings of `evaluate` on which no measured number depends but for rounding.
+_NOT_MEASURING = {"modes", "batch_rows"}
 
 
 def complete(
@@ -183,10 +201,18 @@ def report(folders: Sequence[RunFolder], out: Path) -> None:
         folders: runs that are measured.
         out: folder of the two files.
     """
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two of the runs have the same name ({', '.join(names)}), so that one would hide the "
+            "other. Compare runs of different names."
+        )
     measured = {folder.name: read_results(folder.results) for folder in folders}
+    configs = {f.name: load_config(f.config).model_dump(mode="json") for f in folders}
     runs = collect_runs(
-        [row for rows, _ in measured.values() for row in rows],
-        {f.name: load_config(f.config).model_dump(mode="json") for f in folders},
+        # The folder's name counts: a run that was moved keeps its results.
+        [replace(row, run=name) for name, (rows, _) in measured.items() for row in rows],
+        {name: redacted_tree(config) for name, config in configs.items()},
         provenance={name: origin for name, (_, origin) in measured.items()},
         samples={f.name: list(read_lines(f.samples)) for f in folders},
         losses={f.name: list(read_lines(f.losses)) for f in folders},
@@ -216,6 +242,7 @@ def sample_run(
         if modes
         else _modes(config)
     )
+    chosen = list({mode.name: mode for mode in chosen}.values())
     if prompts:
         asked = [Prompt(id=text, text=text) for text in prompts]
     else:
@@ -271,29 +298,39 @@ def _finished(folder: RunFolder, config: RunConfig, if_exists: str) -> bool:
         return False
     if if_exists == "fail":
         raise ConfigError(f"run folder {folder.path} is there already, and --if-exists is fail.")
-    if if_exists == "new":
-        aside = _free_name(folder.path)
-        folder.path.rename(aside)
-        say(f"{config.run_name}: the run that was there is now {aside}.")
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    if if_exists == "new" or checkpoint is None:
         return False
     differences = config_differences(load_config(folder.config), config)
-    if differences:
+    trained = [difference for difference in differences if not difference.startswith("evaluate.")]
+    if trained:
         raise ConfigError(
-            f"run folder {folder.path} belongs to another config: {'; '.join(differences)}. "
-            "Choose another run_name, or --if-exists new to move the old run aside."
+            f"run folder {folder.path} belongs to another config: {'; '.join(trained)}. Choose "
+            "another run_name or --runs folder, or --if-exists new to move the old run aside."
         )
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    if checkpoint is not None and checkpoint.step >= config.train.max_steps:
+    if checkpoint.step >= config.train.max_steps:
+        write_text(folder.config, dump_config(config))  # what is evaluated may have changed
         say(f"{config.run_name}: finished, {checkpoint.step} steps; nothing to train.")
         return True
     return False
 
 
-def _free_name(path: Path) -> Path:
+def _move_aside(folder: RunFolder) -> None:
+    if not folder.path.exists():
+        return
     number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+    while (aside := folder.path.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    return aside
+    try:
+        folder.path.rename(aside)
+    except OSError as error:
+        raise MachineError(f"cannot move {folder.path} to {aside}: {error.strerror}.") from error
+    say(f"{folder.name}: the run that was there is now {aside}.")
+
+
+def _ground(prepared: Prepared, base: Base) -> dict[str, str]:
+    """What a run stands on besides its config."""
+    return {"data": prepared.identity, "base": base.identity}
 
 
 def _same_ground(folder: RunFolder, facts: dict[str, str]) -> None:
@@ -321,12 +358,13 @@ def _finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
 
 
 def _earlier(
-    folder: RunFolder, checkpoint: Checkpoint
+    folder: RunFolder, config: RunConfig, checkpoint: Checkpoint
 ) -> tuple[list[Result], dict[str, Any] | None]:
-    """The rows measured before on this very checkpoint, and where they came from."""
+    """The rows measured before on this checkpoint in the same way, and where they came from."""
     if not folder.results.is_file():
         return [], None
     rows, origin = read_results(folder.results)
-    if any(row.step != checkpoint.step for row in rows):
+    settings = config.evaluate.model_dump(mode="json", exclude=_NOT_MEASURING)
+    if origin.get("evaluate") != settings or any(row.step != checkpoint.step for row in rows):
         return [], None
     return rows, origin

@@ -355,8 +355,10 @@ def test_differences_name_key_and_both_values() -> None:
 
 
 def test_each_shipped_recipe_loads() -> None:
-    assert recipe_names() == ["caps", "gemma3_1b_caps"]
+    assert recipe_names() == ["caps", "gemma3_1b_caps", "own"]
     assert load_config(find_config("caps")).routing == "anchored"
+    given = ["model=./model", "data.path=rows.jsonl"]
+    assert load_config(find_config("own"), given).routing == "anchored"
     config = load_config(find_config("gemma3_1b_caps"), ["data.path=stories.jsonl"])
     assert config.model == "google/gemma-3-1b-it"
     assert (config.adapters["bad"].rank, config.adapters["bad"].alpha) == (32, 64)
@@ -389,5 +391,5 @@ def test_a_path_comes_before_a_recipe_of_that_name(
 
 
 def test_an_unknown_recipe_lists_those_that_are_there() -> None:
-    with pytest.raises(ConfigError, match=r"'capz' .* recipes are caps, gemma3_1b_caps\."):
+    with pytest.raises(ConfigError, match=r"'capz' .* recipes are caps, gemma3_1b_caps, own\."):
         find_config("capz")

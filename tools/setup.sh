@@ -30,7 +30,7 @@ fi
 # uv does not read pip's settings: pass on the folders of wheels that pip would look into.
 if [ -z "${UV_FIND_LINKS:-}" ]; then
     links=""
-    for folder in ${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2> /dev/null || true)}; do
+    for folder in ${PIP_FIND_LINKS:-$("${PYTHON:-python3}" -m pip config get global.find-links 2> /dev/null || true)}; do
         folder="${folder#file://}"
         if [ -d "$folder" ]; then links="${links:+$links,}$folder"; fi
     done

@@ -124,13 +124,8 @@ def _removal(run: RunResults, controls: Mapping[str, RunResults]) -> Verdict:
         )
     else:
         claim = "With the labels that training saw, ablating `bad` removes the behaviour."
-    full = run.rate("full")
     checks = [
-        Check(
-            f"full shows it in {rate_text(full)} (at least {100 * LEARNED_RATE:.0f} %)",
-            None if full is None else full.mean >= LEARNED_RATE,
-            failed=NOT_LEARNED,
-        ),
+        _learned(run),
         *_modes_differ(run),
         _stays_low("bad_ablated", run, controls.get("baseline")),
         _whole(run, controls.get("baseline")),
@@ -155,6 +150,7 @@ def _sits_in_bad(run: RunResults, controls: Mapping[str, RunResults]) -> Verdict
     change = rate_difference(run.rate("good_ablated"), run.rate("full"))
     local = localization(run)
     checks = [
+        _learned(run),
         *_modes_differ(run),
         Check(
             f"good_ablated shows it in {rate_text(run.rate('good_ablated'))}, "
@@ -211,6 +207,15 @@ def _side(lower: float, upper: float) -> str:
     if lower > 0:
         return "lower"
     return "higher" if upper < 0 else "no different"
+
+
+def _learned(run: RunResults) -> Check:
+    full = run.rate("full")
+    return Check(
+        f"full shows it in {rate_text(full)} (at least {100 * LEARNED_RATE:.0f} %)",
+        None if full is None else full.mean >= LEARNED_RATE,
+        failed=NOT_LEARNED,
+    )
 
 
 def _modes_differ(run: RunResults) -> list[Check]:

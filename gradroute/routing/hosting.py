@@ -22,7 +22,7 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.ops import Term, gated_linear, routed_linear
+from gradroute.routing.ops import Term, gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, RoutingState, full_terms
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
@@ -249,20 +249,20 @@ def _gated_forward(
     A gates the gradient to its input, B multiplies by the mode's scale.
     """
     x2 = x.reshape(-1, x.shape[-1])
+    # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
+    # zeros for a gradient, so that a data-parallel reduction is complete.
+    terms = terms or (Term((0,), slice(0, 0), (1.0,), (1.0,), (True,)),)
     results = []
     for term in terms:
-        rows = x2 if term.rows is None else x2[term.rows]
+        rows = select_rows(x2, term.rows)
         result = gated_linear(rows, weight, term.update[0], True if is_up else term.passes[0])
         results.append(result * term.scales[0] if is_up and term.scales[0] != 1.0 else result)
     if len(terms) == 1 and terms[0].rows is None:
         return results[0].view(*x.shape[:-1], -1)
-    # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
-    # zeros for a gradient, so that a data-parallel reduction is complete.
-    empty = gated_linear(x2[:0], weight, 0.0, False)
     positions = torch.arange(len(x2), device=x.device)
-    y = empty.new_zeros(len(x2), len(weight)).index_copy(0, positions[:0], empty)
+    y = results[0].new_zeros(len(x2), len(weight))
     for term, result in zip(terms, results, strict=True):
-        y = y.index_copy(0, positions if term.rows is None else positions[term.rows], result)
+        y = y.index_copy(0, select_rows(positions, term.rows), result)
     return y.view(*x.shape[:-1], -1)
 
 

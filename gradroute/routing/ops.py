@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -79,9 +79,12 @@ def routed_linear(
     dtypes = _dtypes(x, weight, downs)
     call = _Call(tuple(scalings), tuple(terms), *dtypes)
     if torch.is_grad_enabled():
-        return _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
-    with _no_autocast(x):
-        return _forward(x, output, weight, bias, call, downs, ups)[0]
+        y = _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
+    else:
+        with _no_autocast(x):
+            y = _forward(x, output, weight, bias, call, downs, ups)[0]
+    # Shaped out here: a view made inside the function could not be changed in place by the model.
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def gated_linear(
@@ -96,6 +99,13 @@ def gated_linear(
     """
     dtype = _dtypes(x, None, (weight,))[0]
     return _GatedLinear.apply(x, weight, update, passes, dtype)
+
+
+def select_rows(values: Shaped[Tensor, "n ..."], rows: Rows) -> Shaped[Tensor, "m ..."]:
+    """The positions of a term: all, a view of a slice, or a copy of some."""
+    if isinstance(rows, Tensor):
+        return values.index_select(0, rows)  # several times as fast as values[rows] on a CPU
+    return values if rows is None else values[rows]
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,8 @@ class _RoutedLinear(Function):
         needs_x, needs_output, _, _, _, *needs = ctx.needs_input_grad
         with _no_autocast(dy):
             dx, gradients = _backward(dy, x, weight, call, downs, ups, rest[cut:], needs_x, needs)
-        return (dx, dy if needs_output else None, None, None, None, *gradients)
+        d_output = dy.view(*x.shape[:-1], dy.shape[-1]) if needs_output else None
+        return (dx, d_output, None, None, None, *gradients)
 
 
 class _GatedLinear(Function):
@@ -183,7 +194,7 @@ def _forward(
     downs: Sequence[Tensor],
     ups: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """y, and the hidden activations A x of every term."""
+    """Output y [n, outputs], and the hidden activations A x of every term."""
     x2 = x.reshape(-1, x.shape[-1])
     if output is None:
         assert weight is not None
@@ -201,7 +212,7 @@ def _forward(
     hidden = []
     for term in call.terms:
         down, up = _stacked(term, call, downs, ups)
-        h = _select(x2, term.rows).to(call.dtype) @ down.t()
+        h = select_rows(x2, term.rows).to(call.dtype) @ down.t()
         hidden.append(h)
         if term.rows is None:
             y = y.addmm_(h, up.t()) if ours else torch.addmm(y, h, up.t())
@@ -209,7 +220,7 @@ def _forward(
             y = y if ours else y.clone()
             _add_product(y, term.rows, h, up.t())
         ours = True
-    return y.to(result_dtype).view(*x.shape[:-1], y.shape[-1]), hidden
+    return y.to(result_dtype), hidden
 
 
 def _backward(
@@ -237,7 +248,7 @@ def _backward(
     for term, h in zip(call.terms, hidden, strict=True):
         down, up = _stacked(term, call, downs, ups)
         ranks = [downs[k].shape[0] for k in term.adapters]
-        low_rows = _select(low, term.rows)
+        low_rows = select_rows(low, term.rows)
         g = low_rows @ up
         if dx is not None and any(gate is not False for gate in term.passes):
             _add_product(dx, term.rows, _gated_columns(g, term.passes, ranks), down)
@@ -247,7 +258,7 @@ def _backward(
             if not _is_zero(term.update[i]) and (needs[k] or needs[len(downs) + k])
         ]
         if learning:
-            x_rows = _select(x2, term.rows).to(call.dtype)
+            x_rows = select_rows(x2, term.rows).to(call.dtype)
             _accumulate(gradients, term, call, learning, ranks, (g, x_rows), (h, low_rows))
     finished = [
         _finished(gradient, parameter) if need else None
@@ -298,12 +309,6 @@ def _stacked(
 
 def _factor(call: _Call, term: Term, i: int) -> float:
     return call.scalings[term.adapters[i]] * term.scales[i]
-
-
-def _select(values: Tensor, rows: Rows) -> Tensor:
-    if isinstance(rows, Tensor):
-        return values.index_select(0, rows)  # several times as fast as values[rows] on a CPU
-    return values if rows is None else values[rows]
 
 
 def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:

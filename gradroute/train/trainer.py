@@ -117,7 +117,8 @@ def _one_step(run: Training, optimizer: torch.optim.Optimizer, step: int) -> dic
         ids = ", ".join(name for batch in batches for name in batch.ids)
         raise NumericError(
             f"{run.folder.name}, step {step + 1}: {error} Nothing was updated in this step. "
-            f"Lower the learning rate or look at its examples: {ids}."
+            "Lower the learning rate and start again with --if-exists new, or look at its "
+            f"examples: {ids}."
         ) from error
     return _metrics(step + 1, report, optimizer, norms)
 

@@ -396,6 +396,22 @@ def test_a_peft_model_that_cannot_be_routed_is_refused_by_name(config, sentence)
     assert not any("Routed" in type(m).__name__ for m in model.modules())
 
 
+def test_a_hook_on_an_adapters_module_is_called_and_changes_no_gradient():
+    model, hooked = tiny_routed(), tiny_routed()
+    seen: list[torch.Size] = []
+    for layer in lora_layers(hooked).values():
+        layer.lora_A["good"].register_forward_hook(lambda m, args, out: seen.append(out.shape))
+        layer.lora_B["bad"].register_forward_hook(lambda m, args, out: seen.append(out.shape))
+    policy = RoutingPolicy.from_value("anchored", PAIR)
+    for one in (model, hooked):
+        with routed(one, policy, LABELS):
+            mean_loss(one, tiny_batch()).backward()
+    assert len(seen) == 2 * 14 and set(seen[::2]) == {torch.Size([6, 6, 3])}
+    for name, parameters in adapter_parameters(model).items():
+        for one, other in zip(parameters, adapter_parameters(hooked)[name], strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-13)
+
+
 def test_a_layer_that_does_not_call_a_and_b_is_refused():
     model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8)})
     config = LoraConfig(r=2, target_modules=["attn", "out"])

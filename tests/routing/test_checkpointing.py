@@ -56,7 +56,7 @@ def recomputations(model: PeftModel) -> list[int]:
 @KINDS
 @pytest.mark.parametrize("path", ["fast", "floor"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_the_gradient_is_the_oracles(kind, path, reentrant, record_property):
+def test_the_gradient_is_the_oracles(kind, path, reentrant, record_testsuite_property):
     model = checkpointed(reentrant, kind)
     if path == "floor":
         to_floor(model)
@@ -76,7 +76,7 @@ def test_the_gradient_is_the_oracles(kind, path, reentrant, record_property):
         [[label] * batch.input_ids.shape[1] for label in LABELS],
     )
     error = largest_error(model, reference.gradients)
-    record_property("largest_error", error)
+    record_testsuite_property(f"error {kind} {path} reentrant={reentrant}", error)
     assert error < 1e-10
 
 

@@ -96,7 +96,7 @@ def check(
 
 @pytest.mark.parametrize("per", ["row", "position"])
 @pytest.mark.parametrize("table", TABLES)
-def test_a_mixed_batch_gets_the_oracles_gradient(table, per, record_property):
+def test_a_mixed_batch_gets_the_oracles_gradient(table, per, record_testsuite_property):
     policy = RoutingPolicy.from_value(TABLES[table], ["good", "bad"])
     batch = tiny_batch()
     labels = LABELS if per == "row" else position_ids(policy, batch)
@@ -108,13 +108,15 @@ def test_a_mixed_batch_gets_the_oracles_gradient(table, per, record_property):
         loss = backward(model, policy, batch, labels)
         assert abs(loss - reference.loss.item()) < BOUND
         error = largest_error(model, reference.gradients)
-        record_property(f"largest_error_{path}", error)
+        record_testsuite_property(f"error {table} {per} {path}", error)
         assert error < BOUND, path
 
 
 @pytest.mark.parametrize("per", ["row", "position"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_three_adapters_of_unequal_ranks_and_both_architectures(kind, per, record_property):
+def test_three_adapters_of_unequal_ranks_and_both_architectures(
+    kind, per, record_testsuite_property
+):
     table = {
         "a": {"good": "update", "bad": "freeze", "style": "ablate"},
         "b": {"good": "detach", "bad": {"update": 2.0}, "style": "update"},
@@ -130,7 +132,7 @@ def test_three_adapters_of_unequal_ranks_and_both_architectures(kind, per, recor
             to_floor(model)
         backward(model, policy, batch, labels)
         error = largest_error(model, reference.gradients)
-        record_property(f"largest_error_{path}", error)
+        record_testsuite_property(f"error three adapters {kind} {per} {path}", error)
         assert error < BOUND, path
 
 

@@ -201,6 +201,20 @@ def test_a_base_output_that_came_from_elsewhere_is_not_changed():
         assert torch.equal(base, before)
 
 
+def test_a_model_may_change_the_output_in_place():
+    weight, bias, downs, ups, x = factors()
+    leaves = (x, *downs, *ups)
+    wanted = routed_linear(x, (weight, bias), downs, ups, SCALINGS, everywhere()) * 2.0
+    y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, everywhere()).mul_(2.0)
+    assert torch.equal(y, wanted)
+    for one, other in zip(
+        torch.autograd.grad(y.sum(), leaves),
+        torch.autograd.grad(wanted.sum(), leaves),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
 def test_with_and_without_gradients_the_output_is_the_same():
     weight, bias, downs, ups, x = factors(dtype=torch.float32)
     y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, everywhere())

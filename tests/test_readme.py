@@ -1,0 +1,64 @@
+"""What the README says is what the program does."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from gradroute.cli import _parser
+from gradroute.config import load_config
+from gradroute.routing.policy import RoutingPolicy
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs():
+    (example,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert list(getattr(names["logits"], "shape", ())) == [3, 16, 2048]
+
+
+def test_the_routing_table_is_the_one_called_anchored():
+    (example,) = blocks("yaml")
+    own = RoutingPolicy.from_value(yaml.safe_load(example)["routing"], ["good", "bad"])
+    named = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    assert own.table == named.table
+
+
+def test_the_dials_have_the_defaults_in_the_table():
+    config = load_config(None)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S*) ?\| `([a-z_.]+)` \|$", README, re.MULTILINE)
+    assert len(rows) == 7
+    for dial, default, field in rows:
+        value = config
+        for part in field.split("."):
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        assert dial == "RUN_NAME" or float(default) == value, field
+
+
+def test_every_command_in_it_parses():
+    commands = [
+        line.strip().split()[1:]
+        for line in README.splitlines()
+        if line.startswith("    gradroute ")
+    ]
+    assert len(commands) >= 3
+    for words in commands:
+        _parser().parse_args([word.strip("'") for word in words])
+
+
+def test_its_make_targets_exist():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_files_it_links_to_exist():
+    root = Path(__file__).parent.parent
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (root / link).exists(), link
