@@ -53,7 +53,7 @@ def base_model(kind: str) -> nn.Module:
                 "num_layers": 2,
                 "attention_types": [[["global", "local"], 1]],
             }
-            sizes: dict[str, Any] = {
+            sizes = {
                 "hidden_size": 16,
                 "num_heads": 4,
                 "max_position_embeddings": 64,
