@@ -239,7 +239,17 @@ def _stays_low(mode: str, run: RunResults, baseline: RunResults | None) -> Check
         f"(at most {100 * RATE_MARGIN:+.0f})"
     )
     met = _at_most(gap, RATE_MARGIN)
-    return Check(text + ("" if baseline is None else _differences(run, baseline)), met)
+    warnings = _beyond_use(mode, run)
+    warnings += "" if baseline is None else _differences(run, baseline)
+    return Check(text + warnings, met)
+
+
+def _beyond_use(mode: str, run: RunResults) -> str:
+    """A warning where a mode leaves a model worse than the base: its rate says little."""
+    loss, base = run.loss(mode, "normal"), run.loss("base", "normal")
+    if loss is None or base is None or loss.mean <= base.mean:
+        return ""
+    return f" [says little: normal loss {loss.mean:.2f}, the untuned base has {base.mean:.2f}]"
 
 
 def _whole(run: RunResults, baseline: RunResults | None) -> Check:

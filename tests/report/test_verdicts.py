@@ -215,3 +215,11 @@ def test_a_mark_says_whether_a_check_is_met() -> None:
     assert "NOT SHOWN: THE MODEL IS DAMAGED" in text
     for line in ("  yes  full", "  open bad_ablated", "  NO   gain kept", "  -    filter_0.5"):
         assert f"\n    {line}" in text
+
+
+def test_a_rate_of_a_model_worse_than_the_base_is_marked() -> None:
+    past_use = changed(HALF, good_x2=(0, 1.9, 3.0))
+    (text,) = [t for t in texts(verdict(2, HALF, past_use), True) if t.startswith("good_x2")]
+    assert "says little: normal loss 1.90, the untuned base has" in text
+    (text,) = [t for t in texts(verdict(2, HALF, past_use), True) if t.startswith("bad_ablated")]
+    assert "says little" not in text
