@@ -396,17 +396,18 @@ def test_a_peft_model_that_cannot_be_routed_is_refused_by_name(config, sentence)
     assert not any("Routed" in type(m).__name__ for m in model.modules())
 
 
-def test_a_hook_on_an_adapters_module_is_called_and_changes_no_gradient():
+@pytest.mark.parametrize(("side", "width"), [("lora_A", {3}), ("lora_B", {8, 16, 20})])
+def test_a_hook_on_an_adapters_module_is_called_and_changes_no_gradient(side, width):
     model, hooked = tiny_routed(), tiny_routed()
     seen: list[torch.Size] = []
     for layer in lora_layers(hooked).values():
-        layer.lora_A["good"].register_forward_hook(lambda m, args, out: seen.append(out.shape))
-        layer.lora_B["bad"].register_forward_hook(lambda m, args, out: seen.append(out.shape))
+        part = getattr(layer, side)["good"]
+        part.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     policy = RoutingPolicy.from_value("anchored", PAIR)
     for one in (model, hooked):
         with routed(one, policy, LABELS):
             mean_loss(one, tiny_batch()).backward()
-    assert len(seen) == 2 * 14 and set(seen[::2]) == {torch.Size([6, 6, 3])}
+    assert len(seen) == 14 and {shape[-1] for shape in seen} == width
     for name, parameters in adapter_parameters(model).items():
         for one, other in zip(parameters, adapter_parameters(hooked)[name], strict=True):
             torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-13)
