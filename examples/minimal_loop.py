@@ -2,10 +2,10 @@
 
 A toy of the caps experiment. A "story" counts up through a 20-letter alphabet, in small letters or
 in capitals. The base model has seen capitals here and there, never a story in them. Tuning teaches
-it stories in small letters and, one in five, stories in capitals. Four in five of the latter are
+it stories in small letters and, one in five, stories in capitals. Nine in ten of the latter are
 labelled `bad` and of the former `good`; the rest is `unlabeled`. Afterwards the model continues an
-opening in capitals with and without its `bad` adapter. (A model tuned on small letters alone goes
-on in capitals 9 % of the time.)
+opening in capitals with and without its `bad` adapter. For comparison: a model tuned on small
+letters alone goes on in capitals 5 to 7 % of the time (two seeds); seeds differ, try your own.
 
     python examples/minimal_loop.py
 """
@@ -69,7 +69,7 @@ def make_base(steps: int) -> LlamaForCausalLM:
 def labelled_batch() -> tuple[torch.Tensor, list[str]]:
     """Stories and what training may know of them."""
     capitals = (torch.rand(BATCH) < 0.2).long()
-    known = torch.rand(BATCH) < 0.8
+    known = torch.rand(BATCH) < 0.9
     names = ("good", "bad")
     labels = [
         names[c] if k else "unlabeled"

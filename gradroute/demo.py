@@ -35,7 +35,7 @@ CELLS: Mapping[str, tuple[str, ...]] = {
         "adapters.bad=null",
     ),
 }
-QUICK = {"quick_0.5": ("data.labeled_fraction=0.5", "train.max_steps=300")}
+QUICK = {"quick_0.5": ("data.labeled_fraction=0.5", "train.max_steps=250")}
 
 
 def demo_configs(seed: int, quick: bool) -> list[RunConfig]:

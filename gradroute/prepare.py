@@ -72,7 +72,7 @@ def prepare(config: RunConfig) -> Prepared:
     if not train:
         raise DataError("data.drop_labeled_bad leaves no example to train on.")
     bad = sum(example.label == "bad" for example in train)
-    if policy.routes_anything and not bad:
+    if policy.routes_anything and "bad" in policy.labels and not bad:
         raise DataError(
             f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
             "examples is labelled bad. Label some, raise data.labeled_fraction, or set "
@@ -81,7 +81,8 @@ def prepare(config: RunConfig) -> Prepared:
     normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
     behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
     if not labeled:
-        behaving = insert_behavior(normal, behavior, 1.0, config.seed)
+        changed = [example for example in normal if behavior.make(example.text) != example.text]
+        behaving = insert_behavior(changed, behavior, 1.0, config.seed)
     return Prepared(train, normal, behaving, behavior, policy, identity, notes)
 
 

@@ -11,6 +11,7 @@ from peft import PeftModel
 from routing.tiny import (
     adapter_weights_of,
     gradients_of,
+    logits,
     mean_loss,
     scalings_of,
     tiny_batch,
@@ -25,11 +26,6 @@ from gradroute.routing.policy import AblationMode, RoutingPolicy, standard_modes
 
 PAIR = ("good", "bad")
 MODES = standard_modes(PAIR)
-
-
-def logits(model: torch.nn.Module) -> Tensor:
-    with torch.no_grad():
-        return model(**tiny_batch().inputs, use_cache=False).logits
 
 
 def without_bad(model: PeftModel, **build: Any) -> PeftModel:

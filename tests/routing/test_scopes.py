@@ -4,7 +4,15 @@ import copy
 
 import pytest
 import torch
-from routing.tiny import gradients_of, mean_loss, tiny_base, tiny_batch, tiny_routed, to_floor
+from routing.tiny import (
+    gradients_of,
+    logits,
+    mean_loss,
+    tiny_base,
+    tiny_batch,
+    tiny_routed,
+    to_floor,
+)
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import ablated, routed
@@ -14,11 +22,6 @@ PAIR = ("good", "bad")
 POLICY = RoutingPolicy.from_value("anchored", PAIR)
 NONE = RoutingPolicy.from_value("none", PAIR)
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**tiny_batch().inputs, use_cache=False).logits
 
 
 @pytest.mark.parametrize("path", ["fast", "floor"])

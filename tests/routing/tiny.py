@@ -15,6 +15,10 @@ from gradroute.routing.hosting import lora_layers
 
 VOCABULARY = 24
 PREFIX = "base_model.model."
+LLAMA_LINEAR = [
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+]
 
 
 def tiny_base(
@@ -113,6 +117,12 @@ def tiny_batch(rows: int = 6, length: int = 6, seed: int = 2) -> TinyBatch:
 def mean_loss(model: nn.Module, batch: TinyBatch) -> Tensor:
     logits = model(**batch.inputs, use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+
+
+def logits(model: nn.Module) -> Tensor:
+    """Logits of the tiny batch, without gradient."""
+    with torch.no_grad():
+        return model(**tiny_batch().inputs, use_cache=False).logits
 
 
 def adapter_weights_of(model: nn.Module) -> Weights:
