@@ -10,10 +10,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 
 Verb = Callable[[argparse.Namespace], None]
+if TYPE_CHECKING:  # generic for type checkers only
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
+    _add_demo(verbs)
+    _add_train(verbs)
+    _add_eval(verbs)
+    _add_sample(verbs)
+    _add_schema(verbs)
+    return parser
+
+
+def _add_demo(verbs: "Verbs") -> None:
     demo = _verb(
         verbs,
         "demo",
@@ -139,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="another seed, in runs/seed-N (0)")
     demo.add_argument("--jobs", type=_positive, help="runs at the same time (the number of cores)")
 
+
+def _add_train(verbs: "Verbs") -> None:
     train = _verb(
         verbs,
         "train",
@@ -158,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         help="when the run folder is there: stop, go on (default), or move it aside and start anew",
     )
 
+
+def _add_eval(verbs: "Verbs") -> None:
     evaluate = _verb(
         verbs,
         "eval",
@@ -168,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", nargs="+", metavar="RUN", help="a run's folder or name")
     evaluate.add_argument("--out", type=Path, help="folder of the comparison (the runs folder)")
 
+
+def _add_sample(verbs: "Verbs") -> None:
     sample = _verb(
         verbs,
         "sample",
@@ -189,6 +207,8 @@ def _parser() -> argparse.ArgumentParser:
         "--count", type=_positive, default=4, help="held-out prompts if none given (4)"
     )
 
+
+def _add_schema(verbs: "Verbs") -> None:
     _verb(
         verbs,
         "schema",
@@ -196,11 +216,10 @@ def _parser() -> argparse.ArgumentParser:
         "print the JSON schema of the configuration",
         ["gradroute schema", "gradroute schema > gradroute.schema.json"],
     )
-    return parser
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: "Verbs",
     name: str,
     function: Verb,
     purpose: str,

@@ -1,7 +1,7 @@
 """Make the embedded base model again: tokenizer, pre-training, measurements, model card.
 
     python tools/make_base.py                         # writes gradroute/assets/base
-    python tools/make_base.py --steps 20 --out /tmp/x # a quick look at the whole flow
+    python tools/make_base.py --steps 20 --out trial  # a quick look at the whole flow
 
 One thread throughout, so that the same processor type and torch give the same bytes whatever the
 number of cores. Takes about half an hour.
