@@ -35,7 +35,8 @@ CELLS: Mapping[str, tuple[str, ...]] = {
         "adapters.bad=null",
     ),
 }
-QUICK = {"quick_0.5": ("data.labeled_fraction=0.5", "train.max_steps=250")}
+# As many steps as fit into two minutes on one core.
+QUICK = {"quick_0.5": ("data.labeled_fraction=0.5", "train.max_steps=300", "evaluate.held_out=128")}
 
 
 def demo_configs(seed: int, quick: bool) -> list[RunConfig]:

@@ -48,7 +48,7 @@ def test_quick_is_one_routed_run():
     (quick,) = demo_configs(0, quick=True)
     (whole,) = (c for c in demo_configs(0, quick=False) if c.run_name == "0.1_0.5")
     changed = {difference.split(":")[0] for difference in config_differences(whole, quick)}
-    assert changed == {"run_name", "train.max_steps"}
+    assert changed == {"run_name", "train.max_steps", "evaluate.held_out"}
 
 
 def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
