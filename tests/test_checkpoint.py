@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_llama import small_llama
 
 from gradroute.checkpoint import (
     latest_checkpoint,
@@ -18,19 +18,8 @@ from gradroute.routing.adapters import AdapterSpec, adapter_state, attach_adapte
 
 
 def model(seed=0, rank=3):
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
     shape = AdapterSpec(rank=rank, alpha=6.0)
-    return attach_adapters(
-        LlamaForCausalLM(config), {"good": shape, "bad": shape}, layers="all", seed=seed
-    )
+    return attach_adapters(small_llama(), {"good": shape, "bad": shape}, layers="all", seed=seed)
 
 
 def save(folder, step, seed=0):

@@ -53,7 +53,7 @@ def test_wilson_ends_are_exact_where_nothing_or_everything_shows():
 
 @pytest.mark.parametrize(
     ("counts", "lower", "upper"),
-    # Table II of the paper, method 10.
+    # Method 10 of the paper; statsmodels 0.15, confint_proportions_2indep(method="newcomb").
     [
         ((56, 70, 48, 80), 0.0524, 0.3339),
         ((9, 10, 3, 10), 0.1705, 0.8090),
@@ -65,7 +65,7 @@ def test_wilson_ends_are_exact_where_nothing_or_everything_shows():
         ((10, 10, 0, 10), 0.6075, 1.0),
     ],
 )
-def test_difference_gives_the_figures_of_newcombes_table(
+def test_difference_gives_the_figures_of_another_implementation(
     counts: tuple[int, int, int, int], lower: float, upper: float
 ):
     assert difference(*counts) == pytest.approx((lower, upper), abs=5.1e-5)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_llama import small_llama
 
 from gradroute.config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
@@ -31,18 +31,7 @@ def settings(
 
 
 def routed_model(dtype=torch.float64):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-    )
-    shape = AdapterSpec(rank=3)
-    base = torch.nn.Module.to(LlamaForCausalLM(config), dtype)
+    shape, base = AdapterSpec(rank=3), small_llama(dtype)
     return attach_adapters(base, dict.fromkeys(ADAPTERS, shape), layers="all").train()
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_llama import small_llama
 
 from gradroute.config import load_config
 from gradroute.data.batches import TokenizedExample
@@ -46,17 +46,6 @@ def rows(policy):
 
 def training(root, *overrides):
     config = load_config(None, [*OVERRIDES, *overrides])
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=40,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-        )
-    )
     policy = RoutingPolicy.from_value("anchored", tuple(config.adapters))
     folder = RunFolder(root / "x")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +53,7 @@ def training(root, *overrides):
     run = Training(
         config=config,
         folder=folder,
-        model=attach_adapters(base, config.adapters, layers="all"),
+        model=attach_adapters(small_llama(), config.adapters, layers="all"),
         rows=rows(policy),
         policy=policy,
         pad_id=0,
