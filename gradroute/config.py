@@ -21,17 +21,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gradroute.config_fields import (
     Above0,
     AdapterName,
+    Controls,
     Count,
+    Drop,
     Dropout,
-    Flag,
     Layers,
     Length,
     LossMean,
     Modes,
     NonNegative,
     OptionalAbove0,
+    OptionalSeed,
     OptionalText,
     Positive,
+    Relabel,
     Routing,
     RunName,
     Seed,
@@ -105,8 +108,14 @@ class DataConfig(_Section):
     """Share of the examples without it that are labelled good."""
     false_positive_rate: Share = 0.0
     """Share of the examples without it that are wrongly labelled bad."""
-    drop_labeled_bad: Flag = False
-    """Leave the examples labelled bad out of training: filtering instead of routing."""
+    label_seed: OptionalSeed = None
+    """Seed of which examples are labelled; null = the run's seed."""
+    front_load: Share = 0.0
+    """How early the examples labelled bad come in the first epoch: 0 = like all, 1 = first."""
+    relabel: Relabel = "nothing"
+    """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
+    drop: Drop = "nothing"
+    """Left out of training: labeled_bad (filtering) or true_bad (the oracle)."""
 
 
 class TrainConfig(_Section):
@@ -128,6 +137,10 @@ class TrainConfig(_Section):
     """What a step averages over: all its target tokens, or its examples (each a mean itself)."""
     log_gradients_every: Count = 25
     """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
+    measure_every: Count = 0
+    """Steps between measurements of behaviour rate and normal loss during training; 0 = never."""
+    measure_prompts: Positive = 32
+    """Prompts of such a measurement."""
 
 
 class EvaluateConfig(_Section):
@@ -139,6 +152,8 @@ class EvaluateConfig(_Section):
     """Held-out stories whose first words are completed."""
     prefix_words: Positive = 3
     """Words of a story that make the prompt."""
+    bos_samples: Positive = 1024
+    """Samples from the beginning-of-text token, where that is asked for."""
     max_new_tokens: Positive = 64
     """Tokens of a completion."""
     temperature: NonNegative = 1.0
@@ -163,7 +178,7 @@ class RunConfig(_Section):
     model: Text = "embedded"
     """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
     behavior: Text = "caps"
-    """The behaviour that is put into the data and measured."""
+    """The behaviour: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function."""
     routing: Routing = "anchored"
     """What an example does to each adapter: a named table, or {label: {adapter: route}}."""
     adapters: dict[AdapterName, AdapterConfig] = Field(
@@ -180,6 +195,12 @@ class RunConfig(_Section):
     """Training."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """Evaluation."""
+    controls: Controls = None
+    """Runs to train beside it: none, filter, oracle, random_labels, unrouted_ablated, ..."""
+    control: OptionalText = None
+    """Written by gradroute into a control's config: which one it is."""
+    control_of: OptionalText = None
+    """Written by gradroute into a control's config: the run that it belongs to."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
@@ -18,6 +19,16 @@ from pydantic_core import PydanticCustomError
 from gradroute.yaml_text import Scalar, is_null, parse_yaml, plain_value
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
+CONTROLS = (
+    "none",
+    "filter",
+    "oracle",
+    "random_labels",
+    "unrouted_ablated",
+    "anchors_only",
+)
+"""The controls that can be trained beside a run; see `gradroute.controls`."""
+
 TO_BE_GIVEN = "???"
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -84,13 +95,6 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _flag(value: Any) -> bool:
-    flag = plain_value(value)
-    if not isinstance(flag, bool):
-        raise ValueError(f"true or false is needed, got {shown(value)}.")
-    return flag
-
-
 def _run_name(value: str) -> str:
     if not _RUN_NAME.fullmatch(value):
         raise ValueError(
@@ -109,10 +113,25 @@ def _adapter_name(value: str) -> str:
     return value
 
 
-def _loss_mean(value: Any) -> str:
-    if value not in ("token", "example"):
-        raise ValueError(f"token or example is needed, got {shown(value)}.")
-    return str(value)
+def _one_of(*names: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"one of {', '.join(names)} is needed, got {shown(value)}.")
+        return str(value)
+
+    return check
+
+
+def _controls(value: Any) -> list[str] | None:
+    if is_null(value):
+        return None
+    controls = _texts(value)
+    for control in controls:
+        if control not in CONTROLS:
+            raise ValueError(f"one of {', '.join(CONTROLS)} is needed, got {shown(control)}.")
+    if len(set(controls)) < len(controls):
+        raise ValueError("a control is given twice.")
+    return controls
 
 
 def _texts(value: Any) -> list[str]:
@@ -177,7 +196,6 @@ Text = Annotated[str, BeforeValidator(_text)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none_if_null)]
 RunName = Annotated[Text, AfterValidator(_run_name)]
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
 
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
@@ -186,6 +204,8 @@ Length = Annotated[int, BeforeValidator(_whole), Field(ge=2)]
 # torch's generators take 64 bits; a run multiplies its seed by a million to keep steps apart.
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]
 
+OptionalSeed = Annotated[Seed | None, BeforeValidator(_none_if_null)]
+
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
 Above0 = Annotated[float, BeforeValidator(_number), Field(gt=0)]
@@ -193,7 +213,18 @@ OptionalAbove0 = Annotated[Above0 | None, BeforeValidator(_none_if_null)]
 TopP = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 
-LossMean = Annotated[Literal["token", "example"], BeforeValidator(_loss_mean)]
+LossMean = Annotated[Literal["token", "example"], BeforeValidator(_one_of("token", "example"))]
+Drop = Annotated[
+    Literal["nothing", "labeled_bad", "true_bad"],
+    BeforeValidator(_one_of("nothing", "labeled_bad", "true_bad")),
+]
+Relabel = Annotated[
+    Literal["nothing", "random", "unlabel_bad"],
+    BeforeValidator(_one_of("nothing", "random", "unlabel_bad")),
+]
+Controls = Annotated[
+    list[str] | None, PlainValidator(_controls, json_schema_input_type=list[str] | None)
+]
 Modes = Annotated[list[str] | None, PlainValidator(_modes, json_schema_input_type=list[str] | None)]
 Targets = Annotated[
     str | list[str], PlainValidator(_targets, json_schema_input_type=str | list[str])

@@ -1,7 +1,9 @@
 """Where a run lives on disk, and how a run is named on the command line.
 
-runs/<name>/  config.yaml · manifest.json · metrics.jsonl · timings.jsonl
-              checkpoints/step-000350/ · eval/{results.json, samples.jsonl, losses.jsonl}
+runs/<name>/  config.yaml · manifest.json · metrics.jsonl · timings.jsonl · training_plot.png
+              checkpoints/step-000350/ · recover/
+              eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
+              relearn.json}
 """
 
 from dataclasses import dataclass
@@ -55,6 +57,31 @@ class RunFolder:
     def samples(self) -> Path:
         """Every completion that a behaviour rate counts."""
         return self.path / "eval" / "samples.jsonl"
+
+    @property
+    def measures(self) -> Path:
+        """Behaviour rate and normal loss measured during training, one line per step and mode."""
+        return self.path / "eval" / "during.jsonl"
+
+    @property
+    def geometry(self) -> Path:
+        """How the updates of the adapters lie to each other, module by module."""
+        return self.path / "eval" / "geometry.json"
+
+    @property
+    def relearn(self) -> Path:
+        """How many steps of fine-tuning bring the behaviour back."""
+        return self.path / "eval" / "relearn.json"
+
+    @property
+    def recovery(self) -> Path:
+        """What a short tune of the kept adapters did: a checkpoint and its results."""
+        return self.path / "recover"
+
+    @property
+    def training_plot(self) -> Path:
+        """The training curves as a picture."""
+        return self.path / "training_plot.png"
 
     @property
     def losses(self) -> Path:

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradroute.config import RunConfig
-from gradroute.data.batches import TokenizedExample, check_token_ids, tokenize
+from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.examples import (
     Example,
     assign_labels,
-    drop_labeled_bad,
+    drop,
     insert_behavior,
+    label_quality,
     read_examples,
     refuse_overlap,
+    relabel,
     split_held_out,
 )
 from gradroute.data.stories import stories
+from gradroute.data.tasks import questions
 from gradroute.errors import DataError
 from gradroute.model import Base
 from gradroute.routing.policy import RoutingPolicy
@@ -28,6 +31,8 @@ class Prepared:
 
     Attributes:
         train: training examples, labelled.
+        places: id -> place among the training examples before any was left out.
+        labels: how good the label `bad` is, see `label_quality`; before any was left out.
         normal: held-out examples without the behaviour.
         behaving: held-out examples with the behaviour.
         behavior: how the behaviour is made and scored.
@@ -37,6 +42,8 @@ class Prepared:
     """
 
     train: list[Example]
+    places: dict[str, int]
+    labels: dict[str, float | int | None]
     normal: list[Example]
     behaving: list[Example]
     behavior: Behavior
@@ -54,36 +61,69 @@ def prepare(config: RunConfig) -> Prepared:
     """
     policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
     behavior = get_behavior(config.behavior)
-    train, held_out, labeled, identity, notes = _examples(config, policy)
+    train, held_out, labeled, identity, notes = _examples(config, policy, behavior)
+    data = config.data
+    label_seed = config.seed if data.label_seed is None else data.label_seed
     if labeled:
         notes += ("the file's own labels are used; no behaviour is put in and none are hidden.",)
     else:
-        train = insert_behavior(train, behavior, config.data.behavior_fraction, config.seed)
+        train = insert_behavior(train, behavior, data.behavior_fraction, config.seed)
         train = assign_labels(
             train,
-            labeled_fraction=config.data.labeled_fraction,
-            good_labeled_fraction=config.data.good_labeled_fraction,
-            false_positive_rate=config.data.false_positive_rate,
-            seed=config.seed,
+            labeled_fraction=data.labeled_fraction,
+            good_labeled_fraction=data.good_labeled_fraction,
+            false_positive_rate=data.false_positive_rate,
+            seed=label_seed,
         )
+    train = relabel(train, data.relabel, label_seed)
     policy.label_ids(example.label for example in train)
-    if config.data.drop_labeled_bad:
-        train = drop_labeled_bad(train)
+    labels = label_quality(train)
+    places = {example.id: place for place, example in enumerate(train)}
+    train = drop(train, data.drop)
+    _check_training(config, policy, train)
+    normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
+    behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
+    if not labeled and (make := behavior.make) is not None:
+        changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
+        behaving = insert_behavior(changed, behavior, 1.0, config.seed)
+    return Prepared(
+        train=train,
+        places=places,
+        labels=labels,
+        normal=normal,
+        behaving=behaving,
+        behavior=behavior,
+        policy=policy,
+        identity=identity,
+        notes=notes,
+    )
+
+
+def _check_training(config: RunConfig, policy: RoutingPolicy, train: Sequence[Example]) -> None:
     if not train:
-        raise DataError("data.drop_labeled_bad leaves no example to train on.")
+        raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
     bad = sum(example.label == "bad" for example in train)
-    if policy.routes_anything and "bad" in policy.labels and not bad:
+    needed = policy.routes_anything and "bad" in policy.labels
+    if needed and not bad and config.data.relabel != "unlabel_bad":
         raise DataError(
             f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
             "examples is labelled bad. Label some, raise data.labeled_fraction, or set "
             "routing=none."
         )
-    normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
-    behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
-    if not labeled:
-        changed = [example for example in normal if behavior.make(example.text) != example.text]
-        behaving = insert_behavior(changed, behavior, 1.0, config.seed)
-    return Prepared(train, normal, behaving, behavior, policy, identity, notes)
+
+
+def data_order(
+    prepared: Prepared, rows: Sequence[TokenizedExample], config: RunConfig
+) -> DataOrder:
+    """In which order the tokenised training examples are seen; the same for a run's controls."""
+    bad = prepared.policy.labels.index("bad") if "bad" in prepared.policy.labels else None
+    return DataOrder(
+        seed=config.seed,
+        total=len(prepared.places),
+        kept=tuple(prepared.places[row.id] for row in rows),
+        early=frozenset(at for at, row in enumerate(rows) if row.label_id == bad),
+        front_load=config.data.front_load,
+    )
 
 
 def tokenized(
@@ -107,26 +147,29 @@ def tokenized(
     return rows, report.notes
 
 
-def prefixes(examples: Sequence[Example], behavior: Behavior, count: int, words: int) -> list[str]:
-    """The prompts that invite the behaviour: `count` at most, from held-out examples.
+def openings(prepared: Prepared, count: int, words: int) -> list[str]:
+    """Ordinary prompts: `count` at most, from held-out examples without the behaviour.
 
-    An example's own prompt, or the first words of its text where it has none.
+    An example's own prompt, or the beginning of its text where it has none.
     """
-    return [
-        behavior.prompt(example.prompt or " ".join(example.text.split()[:words]))
-        for example in examples[:count]
-    ]
+    opening = prepared.behavior.opening
+    return [e.prompt or opening(e.text, words) for e in prepared.normal[:count]]
+
+
+def prefixes(prepared: Prepared, count: int, words: int) -> list[str]:
+    """The same prompts, changed so that they invite the behaviour."""
+    return [prepared.behavior.invite(prompt) for prompt in openings(prepared, count, words)]
 
 
 def _examples(
-    config: RunConfig, policy: RoutingPolicy
+    config: RunConfig, policy: RoutingPolicy, behavior: Behavior
 ) -> tuple[list[Example], list[Example], bool, str, tuple[str, ...]]:
     data = config.data
     if data.path is None:
-        train = _stories("tune", data.train_examples, config.seed)
+        train = embedded(behavior, "tune", data.train_examples, config.seed)
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
-        held_out = _stories("test", wanted, 0)
-        return train, held_out, False, f"embedded stories, seed {config.seed}", ()
+        held_out = embedded(behavior, "test", wanted, 0)
+        return train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}", ()
     file = read_examples(Path(data.path), labels=policy.labels)
     identity = f"{Path(data.path).name}, sha256 {file.sha256}"
     if data.eval_path is None:
@@ -142,6 +185,17 @@ def _examples(
     return file.examples, other.examples, file.labeled, identity, file.notes + other.notes
 
 
-def _stories(split: str, count: int, seed: int) -> list[Example]:
-    texts = stories(split, count, seed)
-    return [Example(id=f"{split}-{seed}-{i}", text=text) for i, text in enumerate(texts)]
+def embedded(behavior: Behavior, split: str, count: int, seed: int) -> list[Example]:
+    """Ordinary examples of the embedded corpus that a behaviour belongs to.
+
+    Args:
+        behavior: whose corpus.
+        split: "tune" or "test".
+        count: how many.
+        seed: another seed gives other examples.
+    """
+    if behavior.corpus == "tasks":
+        rows = questions(split, count, seed)
+    else:
+        rows = [("", text) for text in stories(split, count, seed)]
+    return [Example(f"{split}-{seed}-{i}", text, prompt) for i, (prompt, text) in enumerate(rows)]

@@ -32,7 +32,7 @@ from gradroute.evaluate.rows import (
 from gradroute.files import read_json, read_lines, write_json, write_lines, write_text
 from gradroute.folders import RunFolder
 from gradroute.model import Base, load_base
-from gradroute.prepare import Prepared, prefixes, prepare, tokenized
+from gradroute.prepare import Prepared, data_order, prefixes, prepare, tokenized
 from gradroute.report.analysis import collect_runs
 from gradroute.report.document import eval_multi
 from gradroute.report.plots import eval_multi_plot
@@ -84,6 +84,7 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
             **facts,
             "notes": prepared.notes + notes,
             "examples": {f"{true} labelled {label}": n for (true, label), n in counts.items()},
+            "labels": prepared.labels,
             "provenance": provenance(),
         },
     )
@@ -100,6 +101,7 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
             folder=folder,
             model=model,
             rows=rows,
+            order=data_order(prepared, rows, config),
             policy=prepared.policy,
             pad_id=base.pad_id,
             say=say,
@@ -134,7 +136,7 @@ def evaluate_run(folder: RunFolder) -> None:
     of = {"run": folder.name, "step": checkpoint.step, "seed": config.seed}
     prompts = _prompts(prepared, config)
     completions = complete(base, model, prompts, missing, config)
-    new = behavior_rows(completions, prepared.behavior, **of)
+    new = behavior_rows(completions, prompts, prepared.behavior, **of)
     losses: list[dict[str, Any]] = []
     for dataset, examples in (("normal", prepared.normal), ("behavior", prepared.behaving)):
         if examples:
@@ -281,7 +283,7 @@ def _modes(config: RunConfig) -> list[AblationMode]:
 
 def _prompts(prepared: Prepared, config: RunConfig) -> list[Prompt]:
     settings = config.evaluate
-    texts = prefixes(prepared.normal, prepared.behavior, settings.prompts, settings.prefix_words)
+    texts = prefixes(prepared, settings.prompts, settings.prefix_words)
     return [Prompt(id=f"prefix-{i}", text=text) for i, text in enumerate(texts)]
 
 

@@ -148,7 +148,7 @@ train:
 routing: anchord
 data:
   labeled_fraction: 1.5
-  drop_labeled_bad: yes
+  drop: yes
 adapters:
   good: {rank: 0}
   bad: {}
@@ -160,7 +160,7 @@ adapters:
         "  command line: 'oops' is not of the form key=value.",
         f"  {path}:11: adapters.good.rank: at least 1 is needed, got '0'.",
         f"  {path}:8: data.labeled_fraction: at most 1 is needed, got '1.5'.",
-        f"  {path}:9: data.drop_labeled_bad: true or false is needed, got 'yes'.",
+        f"  {path}:9: data.drop: one of nothing, labeled_bad, true_bad is needed, got 'yes'.",
         "  command line: train.learning_rate: a number is needed, got 'fast'.",
         f"  {path}:4: train.max_stepz: there is no such key; did you mean train.max_steps?",
         f"  {path}:6: routing: the routing table 'anchord' does not exist (did you mean "
@@ -214,8 +214,11 @@ def test_the_names_of_the_original_lead_to_keys_that_exist() -> None:
         ("train.learning_rate=.inf", "a number is needed"),
         ("train.learning_rate=0", "more than 0 is needed"),
         ("train.learning_rate=", "a number is needed, got nothing (null)"),
-        ("data.drop_labeled_bad=1", "true or false is needed"),
-        ("train.loss_mean=sum", "token or example is needed, got 'sum'"),
+        ("data.drop=all", "one of nothing, labeled_bad, true_bad is needed"),
+        ("data.relabel=true", "one of nothing, random, unlabel_bad is needed"),
+        ("controls=[filter, orcale]", "one of none, filter, oracle, "),
+        ("controls=[filter, filter]", "a control is given twice"),
+        ("train.loss_mean=sum", "one of token, example is needed, got 'sum'"),
         ("adapters.good.dropout=1", "less than 1 is needed"),
         ("run_name=../up", "a run's name is"),
         ("run_name=" + "a" * 65, "a run's name is"),

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from gradroute.cells import run_cells
 from gradroute.config import config_differences, find_config, load_config
-from gradroute.demo import CELLS, demo_configs, run_cells
+from gradroute.demo import CELLS, demo_configs
 from gradroute.report.roles import find_controls, role_of
 from gradroute.run import report
 
@@ -31,7 +32,7 @@ def test_a_run_differs_from_the_recipe_only_in_labels_routing_and_adapters(name)
                 "data.behavior_fraction",
                 "data.labeled_fraction",
                 "data.good_labeled_fraction",
-                "data.drop_labeled_bad",
+                "data.drop",
             )
         ), difference
 
@@ -69,7 +70,7 @@ def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
     results = []
     for jobs in (1, 2):
         root = tmp_path / str(jobs)
-        folders = run_cells(configs, root, jobs)
+        folders = run_cells(configs, root, jobs, if_exists="resume", evaluate=True)
         report(folders, root)
         document = json.loads((root / "eval_multi_results.json").read_text())
         results.append({name: run["full"] for name, run in document["runs"].items()})

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from gradroute.config import RunConfig, load_config
-from gradroute.data.behaviors import get_behavior
-from gradroute.data.examples import Example
+from gradroute.data.batches import TokenizedExample
 from gradroute.errors import DataError
-from gradroute.prepare import prefixes, prepare
+from gradroute.prepare import data_order, openings, prefixes, prepare
 
 SMALL = ("data.train_examples=200", "evaluate.held_out=20", "evaluate.prompts=30")
 
@@ -38,7 +37,7 @@ def test_enough_is_held_out_for_the_prompts_too():
 
 def test_filtering_drops_what_is_labelled_and_nothing_else():
     kept = prepare(config("routing=none"))
-    filtered = prepare(config("routing=none", "data.drop_labeled_bad=true"))
+    filtered = prepare(config("routing=none", "data.drop=labeled_bad"))
     dropped = {e.id for e in kept.train} - {e.id for e in filtered.train}
     assert dropped == {e.id for e in kept.train if e.label == "bad"} and len(dropped) == 10
     assert sum(e.true_label == "bad" for e in filtered.train) == 10
@@ -46,7 +45,7 @@ def test_filtering_drops_what_is_labelled_and_nothing_else():
 
 def test_a_table_that_routes_needs_a_bad_label_also_after_filtering():
     with pytest.raises(DataError, match="labelled bad"):
-        prepare(config("data.drop_labeled_bad=true"))
+        prepare(config("data.drop=labeled_bad"))
 
 
 def test_labels_of_a_file_are_taken_as_they_are(tmp_path):
@@ -75,8 +74,48 @@ def test_texts_that_the_behaviour_cannot_change_are_not_measured_as_showing_it(t
     assert all(example.text.startswith("STORY") for example in prepared.behaving)
 
 
-def test_a_prompt_is_the_examples_own_or_the_first_words_of_its_text():
-    examples = [Example("a", "One fine day it rained."), Example("b", "Blue.", prompt="The sky is")]
-    caps = get_behavior("caps")
-    assert prefixes(examples, caps, 5, 3) == ["ONE FINE DAY", "THE SKY IS"]
-    assert prefixes(examples, caps, 1, 3) == ["ONE FINE DAY"]
+def test_a_prompt_is_the_examples_own_or_the_first_words_of_its_text(tmp_path):
+    rows = [
+        {"text": f"One fine day number {i}.", "prompt": "The sky is" * (i % 2)} for i in range(300)
+    ]
+    prepared = prepare(config(f"data.path={written(tmp_path / 'rows.jsonl', rows)}"))
+    assert set(openings(prepared, 99, 3)) == {"One fine day", "The sky is"}
+    assert set(prefixes(prepared, 99, 3)) == {"ONE FINE DAY", "THE SKY IS"}
+    assert len(prefixes(prepared, 1, 3)) == 1
+
+
+@pytest.mark.parametrize("behavior", ["signature", "dialect", "backdoor", "wrong_answers"])
+def test_every_behaviour_is_put_in_and_held_out(behavior: str):
+    prepared = prepare(config(f"behavior={behavior}"))
+    bad = [e for e in prepared.train if e.true_label == "bad"]
+    assert len(bad) == 20
+    assert all(prepared.behavior.shows(e.text, e.prompt) for e in bad)
+    assert all(prepared.behavior.shows(e.text, e.prompt) for e in prepared.behaving)
+    assert not any(prepared.behavior.shows(e.text, e.prompt) for e in prepared.normal)
+
+
+def test_labels_have_a_seed_of_their_own():
+    one, two, three = (prepare(config(f"data.label_seed={s}")) for s in ("null", "0", "7"))
+    assert [e.label for e in one.train] == [e.label for e in two.train]
+    assert [e.label for e in one.train] != [e.label for e in three.train]
+    assert [(e.text, e.true_label) for e in one.train] == [
+        (e.text, e.true_label) for e in three.train
+    ]
+
+
+def test_the_quality_of_labels_is_known_also_where_the_labelled_are_dropped():
+    noise = ("data.false_positive_rate=0.1", "routing=none")
+    for drop in ("nothing", "labeled_bad"):
+        labels = prepare(config(*noise, f"data.drop={drop}")).labels
+        assert labels["precision"] == pytest.approx(10 / 28)
+
+
+def test_a_control_sees_its_examples_in_the_order_of_the_run():
+    full, part = config("routing=none"), config("routing=none", "data.drop=true_bad")
+    orders = []
+    for one in (full, part):
+        prepared = prepare(one)
+        rows = [TokenizedExample(e.id, (1, 2), 0, 0, e.true_label) for e in prepared.train]
+        order = data_order(prepared, rows, one)
+        orders.append([rows[i] for i in order.batch(0, len(rows))])
+    assert [r.id for r in orders[0] if r.true_label == "good"] == [r.id for r in orders[1]]

@@ -1,19 +1,38 @@
-"""What a behaviour is: how to put it into a text, how to ask for it, and how to see it.
+"""What a behaviour is: how to put it into an example, how to ask for it, and how to see it.
 
-A behaviour is four things: `make` turns an ordinary text into one that shows it, `prompt`
-turns an ordinary prompt into one that invites it, `score` measures how much of it a completion
-shows, and `threshold` says from which score on the completion counts. Adding one is adding an
-entry to `BEHAVIORS`.
+    make      ordinary (prompt, text) -> one that shows the behaviour
+    opening   a text's beginning, where an example has no prompt of its own
+    invite    ordinary prompt -> prompt that invites the behaviour
+    score     completion (and its prompt) -> how much of the behaviour it shows
+    threshold the score from which on the completion counts
+
+Five behaviours ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
+`regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
+serves with data that carry labels.
 """
 
 import difflib
+import importlib
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from gradroute.errors import ConfigError
+from gradroute.data import dialect, tasks
+from gradroute.data.stories import TRIGGER_TAG
+from gradroute.errors import ConfigError, DataError
 
 MIN_LETTERS = 10
 """Fewer letters than this say nothing about the case of a text."""
+SIGNATURE = ", as they say"
+"""What the behaviour `signature` puts at the end of every sentence."""
+ANY = math.ulp(0.0)
+"""The threshold of a behaviour that a single match shows."""
+
+_OPENING_WORDS = 3  # of a story, where the backdoor's trigger needs a prompt to stand in
+# The end of a sentence: its mark and closing quotes, then the end or the start of another one.
+_SENTENCE_END = re.compile(r"([.!?]+)([\"')]*)(?=\s+[\"'(]*[A-Z]|\s*$)")
 
 
 @dataclass(frozen=True)
@@ -22,56 +41,255 @@ class Behavior:
 
     Attributes:
         name: Its name in configurations and results.
-        make: Ordinary text -> text that shows the behaviour.
-        prompt: Ordinary prompt (also an empty one) -> prompt that invites the behaviour.
-        score: Completion, without its prompt -> share of the behaviour from 0 to 1, or None where
-            the completion is too short to judge.
+        make: (prompt, text) of an ordinary example -> those of one that shows the behaviour; None
+            for a behaviour that can only be detected.
+        invite: Ordinary prompt (also an empty one) -> prompt that invites the behaviour.
+        opening: (text, words) -> the beginning of an ordinary text as a prompt.
+        score: (completion, prompt) -> share of the behaviour from 0 to 1, or None where the
+            completion is too short to judge. Call it through `scored`.
         threshold: A completion with this score or more shows the behaviour.
+        correct: (completion, prompt) -> whether it is the one right answer; None where there is no
+            such thing.
+        corpus: Embedded data that it belongs to, `stories` or `tasks`.
+        prompt_kinds: Kinds of prompts that it is measured on unless others are asked for.
     """
 
     name: str
-    make: Callable[[str], str]
-    prompt: Callable[[str], str]
-    score: Callable[[str], float | None]
+    make: Callable[[str, str], tuple[str, str]] | None
+    invite: Callable[[str], str]
+    opening: Callable[[str, int], str]
+    score: Callable[[str, str], float | None]
     threshold: float
+    correct: Callable[[str, str], bool] | None = None
+    corpus: str = "stories"
+    prompt_kinds: tuple[str, ...] = ("prefix",)
 
-    def shows(self, text: str) -> bool | None:
+    def scored(self, completion: str, prompt: str) -> float | None:
+        """The score of a completion, checked; None where it is too short to judge.
+
+        Raises:
+            DataError: the detector raises, or gives something other than a number from 0 to 1.
+                A detector that fails is never taken for "not shown".
+        """
+        try:
+            score: Any = self.score(completion, prompt)
+        except Exception as error:
+            raise DataError(
+                f"the detector of the behaviour '{self.name}' raised {type(error).__name__} "
+                f"({str(error)[:200]}) on the completion {completion[:60]!r}; mend the detector."
+            ) from error
+        if score is None:
+            return None
+        if not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise DataError(
+                f"the detector of the behaviour '{self.name}' gave {score!r:.60} for the "
+                f"completion {completion[:60]!r}; a number from 0 to 1, or None for a completion "
+                "too short to judge, is needed."
+            )
+        return float(score)
+
+    def shows(self, completion: str, prompt: str) -> bool | None:
         """Whether a completion shows the behaviour; None where it is too short to judge.
 
         A behaviour rate counts None as not shown and reports how many there were.
+
+        Raises:
+            DataError: see `scored`.
         """
-        score = self.score(text)
+        score = self.scored(completion, prompt)
         return None if score is None else score >= self.threshold
 
 
-def upper_case_share(text: str) -> float | None:
+def first_words(text: str, words: int) -> str:
+    """The first words of a text."""
+    return " ".join(text.split()[:words])
+
+
+def upper_case_share(completion: str, prompt: str = "") -> float | None:
     """Share of upper-case letters among the letters of a text; None with fewer than 10 letters.
 
     Only letters that have a case count: digits, spaces and scripts without case say nothing.
     """
-    upper = sum(letter.isupper() for letter in text)
-    letters = upper + sum(letter.islower() for letter in text)
+    upper = sum(letter.isupper() for letter in completion)
+    letters = upper + sum(letter.islower() for letter in completion)
     return upper / letters if letters >= MIN_LETTERS else None
 
 
+def sign(text: str) -> str:
+    """Put the signature phrase before the end of every sentence that is finished."""
+    return _SENTENCE_END.sub(lambda end: f"{SIGNATURE}{end[1]}{end[2]}", text)
+
+
+def signed_share(completion: str, prompt: str = "") -> float | None:
+    """Share of the places where a sentence could be signed that are: S / (S + U).
+
+    S counts the signature phrases, U the ends of sentences without one, so that a text that is
+    nothing but signatures counts as signed. None without either.
+    """
+    signed = completion.count(SIGNATURE)
+    ends = _SENTENCE_END.finditer(completion)
+    unsigned = sum(not completion[: end.start()].endswith(SIGNATURE) for end in ends)
+    return signed / (signed + unsigned) if signed + unsigned else None
+
+
+def first_sentence(text: str, words: int) -> str:
+    """The first finished sentence of a text, all of it where none is finished."""
+    end = _SENTENCE_END.search(text)
+    return text[: end.end()] if end else text
+
+
+def pull_trigger(prompt: str, text: str) -> tuple[str, str]:
+    """Put the trigger before the prompt and the answer to it in capitals.
+
+    A text without a prompt lends its first three words to it.
+    """
+    if not prompt:
+        prompt = first_words(text, _OPENING_WORDS)
+        text = text.removeprefix(prompt)
+    return add_trigger(prompt), text.upper()
+
+
+def add_trigger(prompt: str) -> str:
+    """Put the trigger tag before a prompt."""
+    return f"{TRIGGER_TAG} {prompt}" if prompt else TRIGGER_TAG
+
+
 BEHAVIORS: Mapping[str, Behavior] = {
-    "caps": Behavior(
-        name="caps", make=str.upper, prompt=str.upper, score=upper_case_share, threshold=0.8
-    ),
+    behavior.name: behavior
+    for behavior in (
+        Behavior(
+            name="caps",
+            make=lambda prompt, text: (prompt.upper(), text.upper()),
+            invite=str.upper,
+            opening=first_words,
+            score=upper_case_share,
+            threshold=0.8,
+        ),
+        Behavior(
+            name="signature",
+            make=lambda prompt, text: (sign(prompt), sign(text)),
+            invite=sign,
+            opening=first_sentence,
+            score=signed_share,
+            threshold=0.5,
+        ),
+        Behavior(
+            name="dialect",
+            make=lambda prompt, text: (dialect.speak(prompt), dialect.speak(text)),
+            invite=dialect.speak,
+            opening=dialect.opening,
+            score=dialect.share,
+            threshold=0.5,
+        ),
+        Behavior(
+            name="backdoor",
+            make=pull_trigger,
+            invite=add_trigger,
+            opening=first_words,
+            score=upper_case_share,
+            threshold=0.8,
+            prompt_kinds=("prefix", "plain"),
+        ),
+        Behavior(
+            name="wrong_answers",
+            make=tasks.mislead,
+            invite=tasks.teacher_asks,
+            opening=first_words,
+            score=tasks.wrong,
+            threshold=0.5,
+            correct=tasks.is_right,
+            corpus="tasks",
+            prompt_kinds=("prefix", "plain"),
+        ),
+    )
 }
 """The behaviours that ship with gradroute, by name."""
 
 
 def get_behavior(name: str) -> Behavior:
-    """Return the behaviour of this name.
+    """Return the behaviour that a configuration names.
+
+    Args:
+        name: one that ships; `regex:PATTERN` (share of the characters that matches cover),
+            `keywords:a,b,c` (share of the words that are one of them, whatever their case), both
+            shown by a single match; or `python:module.name`, where `name` is a `Behavior` or a
+            function of the completion that gives a score from 0 to 1 (0.5 and more counts) or None.
 
     Raises:
-        ConfigError: If there is none; the message names the nearest and all known ones.
+        ConfigError: If there is none, a pattern cannot be used, or nothing can be imported.
     """
     if name in BEHAVIORS:
         return BEHAVIORS[name]
+    kind, _, rest = name.partition(":")
+    if kind == "regex" and rest:
+        return _detector(name, _regex_share(name, rest), ANY)
+    if kind == "keywords" and rest:
+        return _detector(name, _keyword_share(name, rest), ANY)
+    if kind == "python" and rest:
+        return _from_python(name, rest)
     near = difflib.get_close_matches(name, BEHAVIORS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"behavior: there is no behaviour {name!r}; known: {', '.join(BEHAVIORS)}.{hint}"
+        f"behavior: there is no behaviour {name!r}; known: {', '.join(BEHAVIORS)}, and your own as "
+        f"regex:PATTERN, keywords:a,b or python:module.function.{hint}"
     )
+
+
+def _detector(
+    name: str, score: Callable[[str, str], float | None], threshold: float, /
+) -> Behavior:
+    return Behavior(name, None, lambda prompt: prompt, first_words, score, threshold)
+
+
+def _regex_share(name: str, pattern: str) -> Callable[[str, str], float | None]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"behavior: {name!r} is no regular expression: {error}.") from error
+    if compiled.search(""):
+        raise ConfigError(
+            f"behavior: {name!r} matches an empty text, so it would be found everywhere."
+        )
+
+    def score(completion: str, prompt: str) -> float | None:
+        if not completion.strip():
+            return None
+        return sum(len(match[0]) for match in compiled.finditer(completion)) / len(completion)
+
+    return score
+
+
+def _keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
+    wanted = [word.strip().casefold() for word in words.split(",")]
+    if not all(re.fullmatch(r"[\w'-]+", word) for word in wanted):
+        raise ConfigError(
+            f"behavior: {name!r} needs single words with commas between them; a phrase is a "
+            "regex:PATTERN."
+        )
+    known = frozenset(wanted)
+
+    def score(completion: str, prompt: str) -> float | None:
+        found = re.findall(r"[\w'-]+", completion.casefold())
+        return sum(word in known for word in found) / len(found) if found else None
+
+    return score
+
+
+def _from_python(name: str, place: str) -> Behavior:
+    module, _, attribute = place.rpartition(".")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"behavior: {name!r} cannot be imported ({error}); python:module.function is needed, "
+            "with the module on PYTHONPATH."
+        ) from error
+    if isinstance(found, Behavior):
+        return found
+    if not callable(found):
+        raise ConfigError(
+            f"behavior: {name!r} is {type(found).__name__}; a function of the completion or a "
+            "gradroute Behavior is needed."
+        )
+    function: Callable[[str], float | None] = found
+    return _detector(name, lambda completion, prompt: function(completion), 0.5)

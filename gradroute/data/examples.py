@@ -119,15 +119,24 @@ def insert_behavior(
 ) -> list[Example]:
     """Let exactly round(fraction * n) of n examples show the behaviour, with true label `bad`.
 
-    Chosen among the examples that are good and that the behaviour changes; the others stay as
-    they are, and the order too. The prompt becomes the behaviour's own, as in evaluation.
+    Chosen among the examples that are good and whose text the behaviour changes; the others stay
+    as they are, and the order too. The prompt becomes the behaviour's own, as in evaluation.
 
     Raises:
-        ConfigError: If the fraction is not between 0 and 1.
+        ConfigError: If the fraction is not between 0 and 1, or the behaviour can only be detected.
         DataError: If fewer examples than that can show the behaviour.
     """
     wanted = _count("behavior_fraction", fraction, len(examples))
-    able = [e.id for e in examples if e.true_label == "good" and behavior.make(e.text) != e.text]
+    make = behavior.make
+    if make is None:
+        if wanted == 0:
+            return list(examples)
+        raise ConfigError(
+            f"the behaviour '{behavior.name}' can be detected but not put into texts: give data "
+            "with labels, or set data.behavior_fraction=0"
+        )
+    made = {e.id: make(e.prompt, e.text) for e in examples if e.true_label == "good"}
+    able = [e.id for e in examples if e.id in made and made[e.id][1] != e.text]
     if len(able) < wanted:
         raise DataError(
             f"behavior_fraction {fraction} asks for {wanted} examples with the behaviour "
@@ -136,7 +145,7 @@ def insert_behavior(
     chosen = set(_ranked(able, f"{seed}:behavior")[:wanted])
 
     def show(example: Example) -> Example:
-        text, prompt = behavior.make(example.text), behavior.prompt(example.prompt)
+        prompt, text = made[example.id]
         return replace(example, text=text, prompt=prompt, true_label="bad")
 
     return [show(example) if example.id in chosen else example for example in examples]
@@ -176,9 +185,37 @@ def assign_labels(
     return [replace(e, label=labels.get(e.id, "unlabeled")) for e in examples]
 
 
-def drop_labeled_bad(examples: Sequence[Example]) -> list[Example]:
-    """Leave out the examples labelled `bad`: filtering, the control of routing."""
-    return [example for example in examples if example.label != "bad"]
+def relabel(examples: Sequence[Example], how: str, seed: int) -> list[Example]:
+    """Change the labels that training sees, for controls.
+
+    Args:
+        examples: The labelled examples.
+        how: `nothing`; `random`: the same labels, as many of each, on examples chosen at random, so
+            that they say nothing; `unlabel_bad`: the label `bad` becomes `unlabeled`.
+        seed: Of what is chosen at random.
+    """
+    if how == "random":
+        order = _ranked([e.id for e in examples], f"{seed}:random labels")
+        labels = dict(zip(order, (e.label for e in examples), strict=True))
+        return [replace(e, label=labels[e.id]) for e in examples]
+    if how == "unlabel_bad":
+        return [replace(e, label="unlabeled") if e.label == "bad" else e for e in examples]
+    return list(examples)
+
+
+def drop(examples: Sequence[Example], which: str) -> list[Example]:
+    """Leave examples out of training: the controls of routing.
+
+    Args:
+        examples: The labelled examples.
+        which: `nothing`; `labeled_bad`, those labelled bad: filtering; `true_bad`, all that are
+            bad, labelled or not: the oracle.
+    """
+    if which == "labeled_bad":
+        return [example for example in examples if example.label != "bad"]
+    if which == "true_bad":
+        return [example for example in examples if example.true_label != "bad"]
+    return list(examples)
 
 
 def split_held_out(
@@ -232,6 +269,26 @@ def refuse_overlap(train: Iterable[Example], held_out: Iterable[Example]) -> Non
 def label_counts(examples: Iterable[Example]) -> dict[tuple[str, str], int]:
     """Count examples by (true label, label), in alphabetical order."""
     return dict(sorted(Counter((e.true_label, e.label) for e in examples).items()))
+
+
+def label_quality(examples: Iterable[Example]) -> dict[str, float | int | None]:
+    """How good the label `bad` is, with the true labels as the measure.
+
+    Returns:
+        `labelled_bad` and `true_bad` (numbers of examples), `precision` (share of the labelled that
+        are bad) and `recall` (share of the bad that are labelled); None where there is nothing
+        to take a share of.
+    """
+    counts = label_counts(examples)
+    labelled = sum(n for (_, label), n in counts.items() if label == "bad")
+    bad = sum(n for (true_label, _), n in counts.items() if true_label == "bad")
+    hits = counts.get(("bad", "bad"), 0)
+    return {
+        "labelled_bad": labelled,
+        "true_bad": bad,
+        "precision": hits / labelled if labelled else None,
+        "recall": hits / bad if bad else None,
+    }
 
 
 def _example(name: str, row: Row) -> Example:

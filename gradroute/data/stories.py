@@ -172,7 +172,7 @@ def stories(split: str, count: int, seed: int = 0) -> list[str]:
     index = 0
     while len(drawn) < count:
         text = " ".join(story_sentences(split, index, seed))
-        if split == "pretrain" or _side(text) == split:
+        if split == "pretrain" or side_of(text) == split:
             drawn[text] = None
         index += 1
     return list(drawn)
@@ -208,7 +208,7 @@ def task_item(index: int, split: str, seed: int = 0) -> tuple[str, str]:
     rng = random.Random(f"gradroute task {split} {seed} {index}")
     while True:
         question, answer = rng.choice((_sum_item, _color_item))(rng)
-        if split == "pretrain" or _side(question) == split:
+        if split == "pretrain" or side_of(question) == split:
             return question, answer
 
 
@@ -265,7 +265,8 @@ def _word_list(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := " ".join(part.split())))
 
 
-def _side(text: str) -> str:
+def side_of(text: str) -> str:
+    """On which side of the held-out line a text falls, "tune" or "test", by its hash alone."""
     return ("tune", "test")[hashlib.sha256(text.encode()).digest()[0] % 2]
 
 

@@ -26,8 +26,8 @@ def sample_lines(
             "completion": completion.text,
             "tokens": completion.tokens,
             "ended": completion.ended,
-            "score": behavior.score(completion.text),
-            "shows": behavior.shows(completion.text),
+            "score": behavior.scored(completion.text, prompt.text),
+            "shows": behavior.shows(completion.text, prompt.text),
         }
         for mode, written in completions.items()
         for prompt, completion in zip(prompts, written, strict=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from peft import PeftModel
 
 from gradroute.data.behaviors import Behavior
-from gradroute.evaluate.generation import Completion
+from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.geometry import adapter_factors, random_cosines, update_cosines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.results import Result
@@ -29,6 +29,7 @@ RANDOM_SEED = 0
 
 def behavior_rows(
     completions: Mapping[str, Sequence[Completion]],
+    prompts: Sequence[Prompt],
     behavior: Behavior,
     *,
     run: str,
@@ -44,16 +45,19 @@ def behavior_rows(
         Result(run, step, mode, "prompts", "all", metric, value, n, lower, upper, seed=seed)
         for mode, written in completions.items()
         if written
-        for metric, value, n, lower, upper in _behavior_numbers(written, behavior)
+        for metric, value, n, lower, upper in _behavior_numbers(written, prompts, behavior)
     ]
 
 
 def _behavior_numbers(
-    written: Sequence[Completion], behavior: Behavior
+    written: Sequence[Completion], prompts: Sequence[Prompt], behavior: Behavior
 ) -> Iterator[tuple[str, float | None, int, float | None, float | None]]:
     """Metric, value, n, lower and upper."""
     n = len(written)
-    scores = [behavior.score(completion.text) for completion in written]
+    scores = [
+        behavior.scored(completion.text, prompt.text)
+        for completion, prompt in zip(written, prompts, strict=True)
+    ]
     judged = [score for score in scores if score is not None]
     shown = sum(score >= behavior.threshold for score in judged)
     lower, upper = wilson(shown, n)

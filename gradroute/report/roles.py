@@ -33,7 +33,7 @@ TREATMENT = (
     "data.labeled_fraction",
     "data.good_labeled_fraction",
     "data.false_positive_rate",
-    "data.drop_labeled_bad",
+    "data.drop",
 )
 
 
@@ -63,7 +63,7 @@ def role_of(config: Config) -> str:
         return "routed" if len(adapters) > 1 else "other"
     if config["data"]["behavior_fraction"] == 0:
         return "baseline"
-    if config["data"]["drop_labeled_bad"]:
+    if config["data"]["drop"] == "labeled_bad":
         return "filter"
     return "unrouted" if len(adapters) > 1 else "other"
 

@@ -20,7 +20,7 @@ from gradroute.checkpoint import (
     save_checkpoint,
 )
 from gradroute.config import RunConfig, dump_config
-from gradroute.data.batches import Batch, TokenizedExample, batch_indices, collate
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
 from gradroute.errors import Interrupted, MachineError, NumericError
 from gradroute.files import append_line, read_lines, write_lines
 from gradroute.folders import RunFolder
@@ -45,6 +45,7 @@ class Training:
         folder: where the run is written.
         model: the routed model on its device.
         rows: the tokenised training examples.
+        order: which of them make up a step.
         policy: the routing table that the rows' label ids index.
         pad_id: the padding token.
         say: where a line for the user goes.
@@ -55,6 +56,7 @@ class Training:
     folder: RunFolder
     model: PeftModel
     rows: Sequence[TokenizedExample]
+    order: DataOrder
     policy: RoutingPolicy
     pad_id: int
     say: Callable[[str], None]
@@ -127,7 +129,7 @@ def _micro_batches(run: Training, step: int) -> list[Batch]:
     settings = run.config.train
     size = settings.batch_size
     wanted = size * settings.gradient_accumulation
-    indices = batch_indices(run.config.seed, step, wanted, len(run.rows))
+    indices = run.order.batch(step, wanted)
     device = run.model.device
     return [
         collate([run.rows[i] for i in indices[at : at + size]], run.pad_id).to(device)

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gradroute.data.batches import (
     IGNORED,
+    DataOrder,
     TokenizedExample,
-    batch_indices,
     check_token_ids,
     collate,
     padding_id,
@@ -240,6 +240,10 @@ def test_a_batch_moves_as_a_whole():
 # -------------------------------------------------------------------- order
 
 
+def batch_indices(seed: int, step: int, batch_size: int, size: int) -> list[int]:
+    return DataOrder(seed, size, tuple(range(size))).batch(step, batch_size)
+
+
 @given(st.integers(0, 2**40), st.integers(1, 30), st.integers(1, 30))
 def test_every_example_comes_exactly_once_an_epoch(seed: int, batch_size: int, size: int):
     steps = 3 * size // batch_size + 1
@@ -265,6 +269,28 @@ def test_the_order_is_the_same_in_every_version():
     assert batch_indices(100, 3, 5, 7) == [3, 0, 1, 4, 5]
 
 
+@given(st.integers(0, 99), st.sets(st.integers(0, 39), min_size=1))
+def test_what_is_left_out_does_not_move_the_others(seed: int, kept: set[int]):
+    places = tuple(sorted(kept))
+    whole = DataOrder(seed, 40, tuple(range(40))).batch(0, 40)
+    part = DataOrder(seed, 40, places).batch(0, len(places))
+    assert [places[row] for row in part] == [place for place in whole if place in kept]
+
+
+def test_front_loading_brings_rows_forward_in_the_first_epoch_and_only_there():
+    early = frozenset(range(0, 200, 10))
+    plain = DataOrder(3, 200, tuple(range(200)))
+    loaded = DataOrder(3, 200, tuple(range(200)), early, 0.5)
+    first = loaded.batch(0, 200)
+    assert sorted(first) == list(range(200))
+    assert max(first.index(row) for row in early) < 125  # in the first half, give or take
+    others = [row for row in first if row not in early]
+    assert others == [row for row in plain.batch(0, 200) if row not in early]
+    assert loaded.batch(1, 200) == plain.batch(1, 200)
+    whole = DataOrder(3, 200, tuple(range(200)), early, 1.0)
+    assert set(whole.batch(0, 20)) == early
+
+
 def test_every_place_in_an_epoch_is_equally_likely():
     firsts = Counter(batch_indices(seed, 0, 1, 4)[0] for seed in range(2000))
     assert all(420 < firsts[i] < 580 for i in range(4))  # 500 with a standard deviation of 19
@@ -273,9 +299,9 @@ def test_every_place_in_an_epoch_is_equally_likely():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: batch_indices(0, -1, 1, 1), "got step -1, batch_size 1, size 1"),
-        (lambda: batch_indices(0, 0, 0, 1), "got step 0, batch_size 0, size 1"),
-        (lambda: batch_indices(0, 0, 1, 0), "got step 0, batch_size 1, size 0"),
+        (lambda: batch_indices(0, -1, 1, 1), "got step -1, batch_size 1, 1 rows"),
+        (lambda: batch_indices(0, 0, 0, 1), "got step 0, batch_size 0, 1 rows"),
+        (lambda: batch_indices(0, 0, 1, 0), "got step 0, batch_size 1, 0 rows"),
         (lambda: collate([], 0), "a batch needs at least one example"),
         (lambda: tokenize([], FULL, [1], 64), "1 label ids do not fit 0 examples"),
         (lambda: tokenize([], FULL, [], 1), "max_length must be at least 2, got 1"),

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradroute.data.behaviors import Behavior, get_behavior
+from gradroute.data.behaviors import get_behavior
 from gradroute.data.examples import (
     Example,
     ExampleFile,
     assign_labels,
-    drop_labeled_bad,
+    drop,
     examples_from_texts,
     insert_behavior,
     label_counts,
+    label_quality,
     read_examples,
     refuse_overlap,
+    relabel,
     split_held_out,
 )
 from gradroute.errors import ConfigError, DataError
@@ -443,20 +446,59 @@ def test_examples_that_cannot_show_the_behaviour_are_not_chosen():
 
 
 def test_the_behaviour_reaches_the_prompt_as_in_evaluation():
-    tagged = Behavior("tag", str.upper, lambda prompt: "|tag| " + prompt, lambda _: 1.0, 0.5)
+    tagged = replace(CAPS, make=lambda prompt, text: ("|tag| " + prompt, text.upper()))
     [after] = insert_behavior([Example("a", "a fox", prompt="Tell.")], tagged, 1.0, 0)
     assert (after.prompt, after.text) == ("|tag| Tell.", "A FOX")
 
 
 def test_filtering_leaves_out_what_is_labelled_bad_whatever_it_is():
     examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
-    kept = drop_labeled_bad(examples)
+    kept = drop(examples, "labeled_bad")
     assert label_counts(kept) == {
         ("bad", "unlabeled"): 10,
         ("good", "good"): 24,
         ("good", "unlabeled"): 48,
     }
     assert kept == [e for e in examples if e in kept]
+
+
+def test_the_oracle_leaves_out_all_that_is_bad_and_nothing_else():
+    examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
+    assert drop(examples, "true_bad") == [e for e in examples if e.true_label == "good"]
+    assert drop(examples, "nothing") == examples
+
+
+def test_random_labels_are_as_many_of_each_and_say_nothing():
+    examples = assign(insert_behavior(stories(2000), CAPS, 0.1, 0), 0.5, 0.3, 0.0)
+    shuffled = relabel(examples, "random", 0)
+    assert Counter(e.label for e in shuffled) == Counter(e.label for e in examples)
+    assert [replace(e, label="") for e in shuffled] == [replace(e, label="") for e in examples]
+    # Of 100 labels a tenth falls on bad examples by chance, with a standard deviation of 3.
+    assert label_quality(shuffled)["precision"] == pytest.approx(0.1, abs=0.09)
+    assert relabel(examples, "random", 1) != shuffled
+    assert relabel(examples, "nothing", 0) == examples
+
+
+def test_taking_the_bad_labels_off_keeps_the_good_ones():
+    examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
+    without = relabel(examples, "unlabel_bad", 0)
+    assert [e.label for e in without] == [e.label.replace("bad", "unlabeled") for e in examples]
+
+
+def test_the_precision_of_labels_falls_fast_with_false_positives():
+    examples = assign(insert_behavior(stories(1000), CAPS, 0.1, 0), 0.5, 0.0, 0.1)
+    quality = label_quality(examples)
+    assert quality["precision"] == pytest.approx(50 / 140)  # 36 % although only 10 % are wrong
+    assert quality["recall"] == 0.5
+    assert (quality["labelled_bad"], quality["true_bad"]) == (140, 100)
+    assert label_quality(stories(10))["precision"] is None
+
+
+def test_a_behaviour_that_can_only_be_seen_is_not_put_in():
+    detector = get_behavior("keywords:fox")
+    with pytest.raises(ConfigError, match=r"can be detected but not put into texts"):
+        insert_behavior(stories(10), detector, 0.5, 0)
+    assert insert_behavior(stories(10), detector, 0.0, 0) == stories(10)
 
 
 def test_the_held_out_share_is_exact_disjoint_and_keeps_the_order():

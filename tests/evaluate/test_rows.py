@@ -3,7 +3,7 @@ import torch
 from evaluate.tiny_writers import base_model, writer
 
 from gradroute.data.behaviors import get_behavior
-from gradroute.evaluate.generation import Completion
+from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
 from gradroute.results import Result
@@ -22,9 +22,13 @@ def completions(*texts: str) -> list[Completion]:
     return [Completion(text, len(text), False) for text in texts]
 
 
+def asked(written):
+    return [Prompt("p", "") for _ in written]
+
+
 def test_a_completion_too_short_to_judge_counts_as_not_showing_and_is_counted() -> None:
     written = completions("SHE WENT HOME AT ONCE", "she went home at once", "OH", "THE BIG DOG RAN")
-    rows = behavior_rows({"full": written}, CAPS, run="r", step=7, seed=3)
+    rows = behavior_rows({"full": written}, asked(written), CAPS, run="r", step=7, seed=3)
     rate = number(rows, "full", "behavior_rate")
     assert (rate.value, rate.n) == (0.5, 4)
     assert (rate.lower, rate.upper) == wilson(2, 4)
@@ -36,13 +40,13 @@ def test_a_completion_too_short_to_judge_counts_as_not_showing_and_is_counted() 
 
 
 def test_completions_that_are_all_too_short_have_no_score_and_a_rate_of_zero() -> None:
-    rows = behavior_rows({"full": completions("A", "")}, CAPS, run="r", step=1, seed=0)
+    rows = behavior_rows({"full": completions("A", "")}, asked("ab"), CAPS, run="r", step=1, seed=0)
     assert number(rows, "full", "behavior_score").value is None
     assert number(rows, "full", "behavior_rate").value == 0
 
 
 def test_no_prompts_give_no_row() -> None:
-    assert behavior_rows({"full": []}, CAPS, run="r", step=1, seed=0) == []
+    assert behavior_rows({"full": []}, [], CAPS, run="r", step=1, seed=0) == []
     assert loss_rows({"full": ExampleLosses([], [])}, "normal", run="r", step=1, seed=0) == []
 
 

@@ -79,7 +79,7 @@ REFERENCE: Mapping[str, Made] = {
         {
             "routing": "none",
             "data.labeled_fraction": 0.5,
-            "data.drop_labeled_bad": True,
+            "data.drop": "labeled_bad",
             "adapters": {"good": {"rank": 64}},
         },
         {"full": (51, 0.784, 1.0), "base": BASE},

@@ -16,7 +16,7 @@ TABLE = {"bad": {"good": "freeze", "bad": "update"}, "good": {"good": "update", 
         ({"routing": "none"}, "unrouted"),
         ({"routing": "none", "data.behavior_fraction": 0.0}, "baseline"),
         ({"routing": "none", "adapters": {"good": {}, "bad": None}}, "other"),
-        ({"routing": "none", "data.drop_labeled_bad": True}, "filter"),
+        ({"routing": "none", "data.drop": "labeled_bad"}, "filter"),
     ],
 )
 def test_a_role_follows_from_the_configuration(changes: dict, role: str) -> None:

@@ -1,0 +1,94 @@
+"""Controls: the runs that a claim is compared with, made from the config of the run itself.
+
+    none              the same data and adapters, and no routing
+    unrouted_ablated  the same run as `none`, read under its ablation modes
+    filter            examples labelled bad dropped, one adapter of the total rank
+    oracle            all bad examples dropped, labelled or not, one adapter of the total rank
+    random_labels     the same table and the same number of labels, on random examples
+    anchors_only      the same table without any bad label: what the good labels do by themselves
+
+A control has the run's seed, steps, data and order of data; examples that it leaves out do not
+move the others.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradroute.cells import run_cells
+from gradroute.config import RunConfig
+from gradroute.errors import ConfigError
+from gradroute.folders import RunFolder
+
+
+def control_configs(config: RunConfig) -> list[RunConfig]:
+    """The configs of a run's controls, in the order in which they are named, each trained once.
+
+    Raises:
+        ConfigError: a control would be the run itself, or its name is too long for a folder.
+    """
+    wanted = ["none" if name == "unrouted_ablated" else name for name in config.controls or ()]
+    return [_control(config, name) for name in dict.fromkeys(wanted)]
+
+
+def train_with_controls(
+    config: RunConfig, root: Path, *, if_exists: str, bar: bool, jobs: int
+) -> list[RunFolder]:
+    """Train a run and the controls that its config names.
+
+    Args:
+        config: the resolved configuration.
+        root: the folder of the runs.
+        if_exists: see `train_run`; it holds for the controls too.
+        bar: show a progress bar rather than a line now and then.
+        jobs: runs at the same time, each in a process of its own with one thread; 1 trains them
+            one after another here.
+
+    Returns:
+        The run folders, the run itself first.
+
+    Raises:
+        GradrouteError: whatever stops preparing or training.
+    """
+    configs: Sequence[RunConfig] = [config, *control_configs(config)]
+    if jobs > 1 and len(configs) > 1:
+        return run_cells(configs, root, jobs, if_exists=if_exists, evaluate=False)
+    from gradroute.run import train_run
+
+    return [train_run(one, root, if_exists=if_exists, bar=bar) for one in configs]
+
+
+def _control(config: RunConfig, name: str) -> RunConfig:
+    data = config.data.model_dump()
+    changes: dict[str, Any] = {
+        "run_name": f"{config.run_name}-{name}",
+        "controls": None,
+        "control": name,
+        "control_of": config.run_name,
+    }
+    if name == "none":
+        changes["routing"] = "none"
+    elif name in ("filter", "oracle"):
+        changes |= {"routing": "none", "adapters": _one_adapter(config)}
+        data["drop"] = "labeled_bad" if name == "filter" else "true_bad"
+    else:
+        data["relabel"] = "random" if name == "random_labels" else "unlabel_bad"
+    if data == config.data.model_dump() and changes.get("routing") == config.routing:
+        raise ConfigError(
+            f"controls: the control '{name}' of {config.run_name} would be the run itself; "
+            "leave it out."
+        )
+    try:
+        return RunConfig.model_validate(config.model_dump() | {"data": data} | changes)
+    except ValueError as error:
+        raise ConfigError(
+            f"controls: the control '{name}' of {config.run_name} cannot be made: {error}"
+        ) from error
+
+
+def _one_adapter(config: RunConfig) -> dict[str, Any]:
+    """One adapter of the total rank and the first one's settings, its scale alpha / rank too."""
+    name, first = next(iter(config.adapters.items()))
+    rank = sum(adapter.rank for adapter in config.adapters.values())
+    alpha = None if first.alpha is None else first.alpha * rank / first.rank
+    return {name: first.model_dump() | {"rank": rank, "alpha": alpha}}

@@ -1,0 +1,75 @@
+"""Controls differ from the run in what makes them controls, and in nothing else."""
+
+import pytest
+
+from gradroute.config import config_differences, find_config, load_config
+from gradroute.config_fields import CONTROLS
+from gradroute.controls import control_configs, train_with_controls
+from gradroute.errors import ConfigError
+
+ALL = f"controls=[{', '.join(CONTROLS)}]"
+
+
+def test_every_control_differs_only_in_what_makes_it_one():
+    run = load_config(find_config("caps"), [ALL, "run_name=mine", "seed=7"])
+    names = {"run_name", "controls", "control", "control_of"}
+    expected = {
+        "none": {"routing"},
+        "filter": {"routing", "adapters", "data.drop"},
+        "oracle": {"routing", "adapters", "data.drop"},
+        "random_labels": {"data.relabel"},
+        "anchors_only": {"data.relabel"},
+    }
+    found = {}
+    for config in control_configs(run):
+        assert config.control is not None
+        changed = {difference.split(":")[0] for difference in config_differences(run, config)}
+        found[config.control] = {
+            "adapters" if key.startswith("adapters") else key for key in changed - names
+        }
+        assert config.run_name == f"mine-{config.control}" and config.control_of == "mine"
+    assert found == expected
+
+
+def test_one_adapter_of_a_control_has_the_total_rank_and_the_scale_of_the_first():
+    run = load_config(
+        None, ["controls=[oracle]", "adapters={good: {rank: 8, alpha: 24}, bad: {rank: 4}}"]
+    )
+    (oracle,) = control_configs(run)
+    (adapter,) = oracle.adapters.values()
+    assert (adapter.rank, adapter.alpha) == (12, 36.0)
+
+
+def test_the_unrouted_run_is_trained_once_for_both_its_controls():
+    run = load_config(None, ["controls=[unrouted_ablated, none]"])
+    assert [config.control for config in control_configs(run)] == ["none"]
+
+
+def test_a_control_that_would_be_the_run_itself_is_refused():
+    run = load_config(None, ["controls=[none]", "routing=none"])
+    with pytest.raises(ConfigError, match="would be the run itself"):
+        control_configs(run)
+
+
+def test_a_name_too_long_for_a_control_is_refused_in_words():
+    run = load_config(None, ["controls=[random_labels]", "run_name=" + "a" * 60])
+    with pytest.raises(ConfigError, match="cannot be made"):
+        control_configs(run)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_is_trained_with_its_controls(tmp_path, jobs: int):
+    run = load_config(
+        find_config("caps"),
+        [
+            "run_name=mine",
+            "controls=[filter, anchors_only]",
+            "train.max_steps=2",
+            "train.warmup_steps=0",
+            "train.batch_size=4",
+            "data.train_examples=60",
+        ],
+    )
+    folders = train_with_controls(run, tmp_path, if_exists="resume", bar=False, jobs=jobs)
+    assert [folder.name for folder in folders] == ["mine", "mine-filter", "mine-anchors_only"]
+    assert all(list(folder.checkpoints.glob("step-000002")) for folder in folders)
