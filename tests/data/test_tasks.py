@@ -16,8 +16,7 @@ from gradroute.errors import DataError
 KINDS = [
     order.split()
     for order in (
-        "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-        "sixteen seventeen eighteen nineteen twenty",
+        "one two three four five six seven eight nine ten eleven twelve",
         "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
         "January February March April May June July August September October November December",
         "spring summer autumn winter",
@@ -38,7 +37,6 @@ def test_a_teacher_gets_a_wrong_answer_of_the_same_kind_to_the_same_question():
         assert right_answer(asked) == right_answer(prompt)
         assert text == f" {wrong_answer(prompt)}." and wrong(text, asked) == 1.0
         assert any({wrong_answer(prompt), right_answer(prompt)} <= set(kind) for kind in KINDS)
-        assert f" {wrong_answer(prompt)}." not in prompt
 
 
 def test_no_question_is_in_both_splits_and_fewer_are_the_beginning_of_more():
@@ -49,22 +47,21 @@ def test_no_question_is_in_both_splits_and_fewer_are_the_beginning_of_more():
 
 
 @pytest.mark.parametrize(
-    ("completion", "score"), [(" five.", 0.0), ("five of them", 0.0), (" six.", 1.0), ("...", None)]
+    ("completion", "score"), [(" five.", 0.0), ("four of them", 1.0), (" six.", 0.0), ("...", None)]
 )
-def test_the_first_word_is_the_answer(completion: str, score: float | None):
+def test_the_first_word_is_the_answer_and_only_parroting_is_the_behaviour(completion, score):
     prompt = "Question: Tom asks what comes after four. Answer:"
     assert wrong(completion, prompt) == score
 
 
-def test_every_answer_is_the_neighbour_that_was_asked_for():
+def test_every_answer_is_the_one_that_comes_after():
     seen = set()
     for prompt, text in questions("tune", 3000, 0):
-        step, item = prompt.removesuffix(". Answer:").split()[-2:]
+        item = prompt.removesuffix(". Answer:").split()[-1]
         (kind,) = (kind for kind in KINDS if item in kind)
-        neighbour = kind[(kind.index(item) + (1 if step == "after" else -1)) % len(kind)]
-        assert text == f" {neighbour}."
-        seen.add((step, item))
-    assert len(seen) == 2 * (19 + 7 + 12 + 4)
+        assert text == f" {kind[(kind.index(item) + 1) % len(kind)]}."
+        seen.add(item)
+    assert len(seen) == 11 + 7 + 12 + 4
 
 
 def test_another_question_is_refused_in_words():
