@@ -14,10 +14,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from gradroute.cells import run_cells
 from gradroute.config import RunConfig, find_config, load_config
-from gradroute.demo import demo_configs, run_cells
+from gradroute.demo import demo_configs
 from gradroute.environment import provenance
-from gradroute.run import report
+from gradroute.report.publish import publish
 
 NO_ANCHORS = "data.good_labeled_fraction=0"
 EXTRA = {
@@ -103,8 +104,8 @@ def main() -> None:
         return
     for seed in options.seeds:
         root = options.runs / f"seed-{seed}"
-        folders = run_cells(configs(seed), root, jobs=None)
-        report(folders, root)
+        folders = run_cells(configs(seed), root, None, if_exists="resume", evaluate=True)
+        publish(folders, root, page=False)
         document = json.loads((root / "eval_multi_results.json").read_text(encoding="utf-8"))
         record = {
             "question": "the caps experiment under every named table",

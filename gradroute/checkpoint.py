@@ -41,6 +41,11 @@ class Checkpoint:
     path: Path
     step: int
 
+    @property
+    def identity(self) -> str:
+        """A hash of everything that it holds: two checkpoints with the same one are the same."""
+        return _sha256(self.path / "manifest.json")
+
 
 def save_checkpoint(
     folder: Path,
@@ -134,10 +139,19 @@ def load_adapters(checkpoint: Checkpoint, model: PeftModel) -> None:
         ConfigError: its tensors do not fit the model.
     """
     for adapter in model.peft_config:
-        weights = checkpoint.path / adapter / "adapter_model.safetensors"
-        if not weights.is_file():
-            raise MachineError(f"checkpoint {checkpoint.path} holds no adapter '{adapter}'.")
-        load_adapter_state(model, adapter, load_file(weights))
+        load_adapter_state(model, adapter, adapter_tensors(checkpoint, adapter))
+
+
+def adapter_tensors(checkpoint: Checkpoint, adapter: str) -> dict[str, Tensor]:
+    """The weights of one adapter of a verified checkpoint, under the names that PEFT gives them.
+
+    Raises:
+        MachineError: the adapter is missing.
+    """
+    weights = checkpoint.path / adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise MachineError(f"checkpoint {checkpoint.path} holds no adapter '{adapter}'.")
+    return load_file(weights)
 
 
 def load_optimizer_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -51,6 +51,6 @@ def demo(root: Path, *, seed: int, quick: bool, jobs: int | None) -> None:
     place = place / "quick" if quick else place
     configs = demo_configs(seed, quick)
     folders = run_cells(configs, place, jobs, if_exists="resume", evaluate=True)
-    from gradroute.run import report
+    from gradroute.report.publish import publish
 
-    report(folders, place)
+    publish(folders, place, page=False)

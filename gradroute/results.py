@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from gradroute.errors import DataError
 from gradroute.files import read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the layout of `results.json`; raised when a reader of the old one would misread it."""
 
 
@@ -27,7 +27,7 @@ class Result:
         run: Name of the run.
         step: Optimizer step of the checkpoint that was measured.
         mode: Ablation mode, such as `full` or `bad_ablated`.
-        dataset: What was measured on, such as `normal`, `behavior` or `prompts`.
+        dataset: What was measured on: held-out texts (`normal`, `behavior`) or prompts (`prefix`).
         label: Which rows of it (a label or true label), or "all".
         metric: What was measured, such as `behavior_rate` or `held_out_loss`.
         value: The number, in the metric's unit; None where it could not be measured.
@@ -79,7 +79,9 @@ def write_results(
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], dict[str, Any]]:
-    """Read what `write_results` wrote.
+    """Read what `write_results` wrote, in this version or an earlier one.
+
+    Schema 1 called the prompts that invite the behaviour `prompts`; they are `prefix` now.
 
     Returns:
         The rows in their order, and the provenance.
@@ -102,7 +104,13 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], dict[str, 
     rows, provenance = document.get("results"), document.get("provenance")
     if version < 1 or not isinstance(rows, list) or not isinstance(provenance, dict):
         raise DataError(f"{path} is not a results file: it needs a list of results and provenance")
-    return [_row(path, position, row) for position, row in enumerate(rows)], provenance
+    found = [_row(path, position, row) for position, row in enumerate(rows)]
+    if version == 1:
+        found = [
+            dataclasses.replace(row, dataset="prefix") if row.dataset == "prompts" else row
+            for row in found
+        ]
+    return found, provenance
 
 
 def _row(path: str | os.PathLike[str], position: int, row: Any) -> Result:

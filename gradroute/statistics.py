@@ -72,8 +72,8 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> 
     between independent proportions: comparison of eleven methods", Statist. Med. 17 (1998)
     873-890: with Wilson intervals (l, u) of both rates p,
     p1 - p2 - √((p1 - l1)² + (u2 - p2)²)  to  p1 - p2 + √((u1 - p1)² + (p2 - l2)²).
-    For two modes on the same prompts, whose outcomes rise and fall together, it is too wide
-    rather than too narrow.
+    For two modes on the same prompts, whose outcomes rise and fall together, `paired_difference`
+    is narrower.
 
     Raises:
         ValueError: If an n is not positive or a k is not between 0 and its n.
@@ -86,6 +86,35 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> 
         gap - math.hypot(rate1 - lower1, upper2 - rate2),
         gap + math.hypot(upper1 - rate1, rate2 - lower2),
     )
+
+
+def paired_difference(
+    only_first: int, only_second: int, n: int, confidence: float = 0.95
+) -> Interval:
+    """Interval of the difference of two rates on the same prompts, (b - c) / n.
+
+    The adjusted Wald interval of D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval
+    for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012)
+    479-488: with p = (b + 1)/(n + 2) and q = (c + 1)/(n + 2),
+    p - q ± z √((p + q - (p - q)²) / (n + 2)), kept within -1 and 1.
+
+    Args:
+        only_first: Prompts on which only the first mode shows the behaviour, b.
+        only_second: Prompts on which only the second does, c.
+        n: All prompts.
+        confidence: Coverage.
+
+    Raises:
+        ValueError: If n is not positive or the counts do not fit into it.
+    """
+    _check_counts(only_first, n)
+    _check_counts(only_second, n)
+    _check_counts(only_first + only_second, n)
+    z = _normal_quantile(confidence)
+    first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    gap = first - second
+    half = z * math.sqrt((first + second - gap * gap) / (n + 2))
+    return Interval(max(-1.0, gap - half), min(1.0, gap + half))
 
 
 def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
@@ -109,12 +138,17 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
         )
     only_first = sum(1 for a, b in zip(first, second, strict=True) if a and not b)
     only_second = sum(1 for a, b in zip(first, second, strict=True) if b and not a)
+    return McNemar(only_first, only_second, mcnemar_counts(only_first, only_second))
+
+
+def mcnemar_counts(only_first: int, only_second: int) -> float:
+    """The p-value of `mcnemar_exact` from the numbers of pairs that disagree either way."""
     total = only_first + only_second
     tail, term = 0, 1  # term = C(total, i), in whole numbers: exact for any total
     for i in range(min(only_first, only_second) + 1):
         tail += term
         term = term * (total - i) // (i + 1)
-    return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**total))
+    return min(1.0, 2 * tail / 2**total)
 
 
 def t_interval(
@@ -161,6 +195,28 @@ def t_interval(
     if counts is None:
         return Interval(centre - half, centre + half)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def t_test(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t test: whether the differences of pairs are 0 on average.
+
+    Student, "The probable error of a mean", Biometrika 6 (1908) 1-25.
+
+    Raises:
+        ValueError: If there are fewer than two differences, one is not finite, or all are equal:
+            then their spread, which the test goes by, is not known.
+    """
+    if len(differences) < 2:
+        raise ValueError(f"a t test needs at least 2 differences, got {len(differences)}")
+    _check_finite("difference", differences)
+    if max(differences) == min(differences):
+        raise ValueError(
+            f"all {len(differences)} differences are {differences[0]}: a t test goes by their "
+            "spread, and there is none"
+        )
+    m = len(differences)
+    t = fmean(differences) / (stdev(differences) / math.sqrt(m))
+    return max(0.0, 1 - _t_coverage(math.atan(abs(t) / math.sqrt(m - 1)), m - 1))
 
 
 def t_quantile(confidence: float, degrees: int) -> float:

@@ -9,8 +9,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import subspace_angles
 from torch import Tensor, nn
 
 Table = Mapping[str, Mapping[str, str | Mapping[str, float]]]
@@ -125,3 +127,29 @@ def routed_reference(
         name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
     }
     return OracleResult(total, logits, gradients)
+
+
+@dataclass
+class OracleGeometry:
+    cosine: float | None
+    angles_A: list[float]  # ascending, radians
+    angles_B: list[float]
+
+
+def geometry_reference(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> OracleGeometry:
+    """How two updates B A of one weight lie to each other, from the whole matrices in float64.
+
+    Args:
+        first: A [rank inputs] and B [outputs rank].
+        second: The same of the other update.
+    """
+    (a1, b1), (a2, b2) = (tuple(part.double().numpy() for part in one) for one in (first, second))
+    one, two = b1 @ a1, b2 @ a2
+    norms = np.linalg.norm(one) * np.linalg.norm(two)
+    return OracleGeometry(
+        float((one * two).sum() / norms) if norms > 0 else None,
+        sorted(subspace_angles(a1.T, a2.T).tolist()),
+        sorted(subspace_angles(b1, b2).tolist()) if norms > 0 else [],
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ TINY = (
     "evaluate.max_new_tokens=6",
     "evaluate.held_out=6",
 )
+STANDARD = ("full", "bad_ablated", "good_ablated", "good_x2", "base")
 
 
 def gradroute(*arguments, cwd=None, **environment):
@@ -55,6 +57,14 @@ def trained(tmp_path_factory):
     assert main(["train", "caps", *TINY, *unrouted, "--runs", str(runs)]) == 0
     assert main(["eval", "routed", "unrouted", "--runs", str(runs)]) == 0
     return runs
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The same two runs in a folder of one's own."""
+    for name in ("routed", "unrouted"):
+        shutil.copytree(trained / name, tmp_path / "runs" / name)
+    return tmp_path / "runs"
 
 
 def test_train_and_eval_leave_the_files_the_readme_names(trained):
@@ -100,6 +110,25 @@ def test_a_second_eval_measures_nothing_again(trained, capsys):
     assert (trained / "again" / "eval_multi_results.json").is_file()
 
 
+def test_eval_adds_kinds_of_prompts_modes_and_curves_to_what_is_measured(copied, capsys):
+    (copied / "mine.txt").write_text("the fox\n")
+    code, out, err = run(
+        capsys, "eval", "routed", "--runs", copied, "--prompts", copied / "mine.txt",
+        "--prompts", "plain", "--mode", "full", "--scale", "bad=0,0.5,1",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "measuring prefix" not in err and "routed" in out
+    samples = list(read_lines(RunFolder(copied / "routed").samples))
+    found = {(line["prompts"], line["mode"]) for line in samples}
+    asked = ("full", "bad_ablated", "good=1,bad=0.5")
+    assert found == {
+        *(("prefix", mode) for mode in STANDARD),
+        *((kind, mode) for kind in ("plain", "file:mine.txt") for mode in asked),
+    }
+    document = json.loads((copied / "eval_multi_results.json").read_text())
+    assert set(document["runs"]["routed"]) >= {*STANDARD, "good=1,bad=0.5"}
+
+
 def test_sample_prints_every_asked_mode_for_every_prompt(trained, capsys):
     code, out, _ = run(
         capsys, "sample", "routed", "--runs", trained, "--mode", "full", "--mode",
@@ -107,6 +136,48 @@ def test_sample_prints_every_asked_mode_for_every_prompt(trained, capsys):
     )  # fmt: skip
     assert code == 0
     assert out.count("good=1,bad=0.5") == 2 and "THE OLD FOX" in out and "once upon" in out
+
+
+def test_sample_shows_held_out_prompts_under_the_runs_own_modes_unless_told_otherwise(
+    trained, capsys
+):
+    code, out, _ = run(capsys, "sample", "unrouted", "--runs", trained, "--count", "2")
+    assert code == 0
+    assert all(out.count(f"  {mode} ") == 2 for mode in STANDARD)
+    assert out.count(" …") == 2
+
+
+def test_every_verb_on_finished_runs_does_its_work(copied, capsys):
+    routed = RunFolder(copied / "routed")
+    code, out, err = run(capsys, "plot", "routed", "--runs", copied)
+    assert code == 0 and out == f"{routed.training_plot}\n"
+    assert routed.training_plot.is_file()
+    code, out, err = run(capsys, "geometry", "routed", "unrouted", "--runs", copied)
+    assert code == 0 and "unrouted" in out, err
+    assert routed.geometry.is_file()
+    tune = ("--steps", "2", "--learning-rate", "1e-3", "--examples", "4")
+    code, out, err = run(capsys, "recover", "routed", "--runs", copied, *tune)
+    assert code == 0 and "bad_ablated" in out, err
+    assert (routed.recovery / "recover.json").is_file()
+    attack = ("--examples", "4", "--max-steps", "2", "--every", "1", "--prompts", "3")
+    code, out, err = run(capsys, "relearn", "routed", "unrouted", "--runs", copied, *attack)
+    assert code == 0 and "routed" in out, err
+    assert len(json.loads(routed.relearn.read_text())["curves"]) == 2
+    page = copied.parent / "page"
+    code, out, err = run(capsys, "report", "routed", "unrouted", "--runs", copied, "--out", page)
+    assert code == 0, err
+    assert (page / "report.html").is_file() and (page / "eval_multi_plot.png").is_file()
+
+
+def test_train_trains_the_controls_that_the_config_names(tmp_path, capsys):
+    asked = ("run_name=x", "train.max_steps=1", "controls=[none, filter]")
+    code, _, err = run(capsys, "train", "caps", *TINY, *asked, "--runs", tmp_path)
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "x-none", "x-filter"}
+    again = ("run_name=x", "train.max_steps=1", "controls=[none, oracle]")
+    code, _, err = run(capsys, "train", "caps", *TINY, *again, "--runs", tmp_path)
+    assert code == 0 and err.count("nothing to train") == 2
+    assert (tmp_path / "x-oracle" / "manifest.json").is_file()
 
 
 def test_train_on_a_finished_run_says_so_and_changes_nothing(trained, capsys):
@@ -143,7 +214,14 @@ BAD_INPUT = {
     "no target module": (["train", "caps", *TINY, "targets=[nothing]"], 2, "nothing"),
     "missing model": (["train", "caps", "model=./not/here"], 2, "./not/here"),
     "unknown run": (["eval", "nobody"], 2, "nobody"),
-    "unknown run to sample": (["sample", "nobody"], 2, "nobody"),
+    **{
+        f"unknown run to {verb}": ([verb, "nobody"], 2, "nobody")
+        for verb in ("sample", "report", "plot", "geometry", "recover", "relearn")
+    },
+    "no whole number": (["sample", "x", "--count", "many"], 2, "'many'"),
+    "no step at all": (["recover", "x", "--steps", "0"], 2, "'0'"),
+    "no learning rate": (["recover", "x", "--learning-rate", "nan"], 2, "'nan'"),
+    "unknown control": (["train", "caps", "controls=[ugly]"], 2, "ugly"),
     "unknown verb": (["dance"], 2, "dance"),
     "no row for a label": (
         ["train", "caps", *TINY, "routing={bad: {good: freeze, bad: update}}"],
@@ -166,6 +244,75 @@ def test_bad_input_is_one_line_with_its_exit_code(name, tmp_path, capsys, monkey
     assert found == code
     assert word in err and "Traceback" not in err
     assert not list(tmp_path.glob("runs/*/checkpoints"))
+
+
+def newer_schema(runs):
+    path = RunFolder(runs / "routed").results
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"schema_version": 99}))
+
+
+def no_checkpoint(runs):
+    shutil.rmtree(RunFolder(runs / "unrouted").checkpoints)
+
+
+def other_behaviour(runs):
+    path = RunFolder(runs / "unrouted").config
+    path.write_text(path.read_text().replace("behavior: caps", "behavior: keywords:fox"))
+
+
+def empty_prompts(runs):
+    (runs / "empty.txt").write_text("\n  \n")
+
+
+BAD_REQUEST = {
+    "unknown adapter in a mode": (None, ["eval", "--mode", "ugly_ablated"], 2, "ugly"),
+    "unknown adapter in a curve": (None, ["eval", "--scale", "ugly=0,1"], 2, "ugly"),
+    "curve without an end": (None, ["eval", "--scale", "bad=0,0.1,..."], 2, "ends with dots"),
+    "unknown kind of prompts": (None, ["eval", "--prompts", "prefx"], 3, "prefix, plain or bos"),
+    "empty prompt file": (empty_prompts, ["eval", "--prompts", "empty.txt"], 3, "no prompt"),
+    "no checkpoint": (no_checkpoint, ["eval", "--mode", "good=1,bad=0.3"], 4, "run unrouted has 0"),
+    "newer schema": (newer_schema, ["eval", "--mode", "good=1,bad=0.3"], 3, "newer gradroute"),
+    "newer schema to report": (newer_schema, ["report"], 3, "newer gradroute"),
+    "two behaviours": (other_behaviour, ["report"], 2, "keywords:fox"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUEST)
+def test_a_request_that_runs_cannot_meet_is_one_line_and_loses_nothing(
+    name, copied, capsys, monkeypatch
+):
+    monkeypatch.chdir(copied)
+    spoil, (verb, *options), code, words = BAD_REQUEST[name]
+    if spoil:
+        spoil(copied)
+    before = {path: path.read_bytes() for path in copied.rglob("eval/*")}
+    found, _, err = run(capsys, verb, "routed", "unrouted", "--runs", copied, *options)
+    assert found == code, err
+    assert words in err and err.count("error:") == 1 and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in copied.rglob("eval/*")} == before
+
+
+def test_a_detector_that_raises_stops_the_evaluation_and_keeps_what_was_measured(
+    copied, capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "fragile.py").write_text(
+        "from dataclasses import replace\n"
+        "from gradroute.data.behaviors import BEHAVIORS\n"
+        "def score(completion, prompt):\n"
+        "    raise LookupError('no such word')\n"
+        "detector = replace(BEHAVIORS['caps'], name='fragile', score=score)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = RunFolder(copied / "routed").config
+    path.write_text(path.read_text().replace("behavior: caps", "behavior: python:fragile.detector"))
+    results = RunFolder(copied / "routed").results
+    before = results.read_bytes()
+    code, _, err = run(capsys, "eval", "routed", "--runs", copied, "--mode", "good=1,bad=0.3")
+    assert code == 3, err
+    assert all(word in err for word in ("fragile", "LookupError", "no such word", "prefix-0"))
+    assert err.count("error:") == 1 and "Traceback" not in err
+    assert results.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -238,7 +385,7 @@ def test_help_and_schema_answer_without_torch():
         "heavy = {'torch', 'transformers', 'peft', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    for arguments in (["--help"], ["train", "--help"], ["schema"], ["--version"]):
+    for arguments in (["--help"], ["eval", "--help"], ["schema"], ["--version"]):
         told = subprocess.run(
             [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
         )

@@ -7,8 +7,8 @@ import pytest
 from gradroute.cells import run_cells
 from gradroute.config import config_differences, find_config, load_config
 from gradroute.demo import CELLS, demo_configs
-from gradroute.report.roles import find_controls, role_of
-from gradroute.run import report
+from gradroute.report.publish import publish
+from gradroute.report.roles import facts_of, find_controls, role_of
 
 
 def test_every_run_is_what_its_name_says():
@@ -16,7 +16,8 @@ def test_every_run_is_what_its_name_says():
     assert list(configs) == ["baseline", "0.1_0.0", "0.1_0.5", "0.1_1.0", "filter_0.5"]
     roles = [role_of(config) for config in configs.values()]
     assert roles == ["baseline", "unrouted", "routed", "routed", "filter"]
-    assert find_controls("0.1_0.5", configs) == ("baseline", "0.1_0.0", "filter_0.5")
+    facts = {name: facts_of(config) for name, config in configs.items()}
+    assert find_controls("0.1_0.5", facts)[:3] == ("baseline", "0.1_0.0", "filter_0.5")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -71,7 +72,7 @@ def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
     for jobs in (1, 2):
         root = tmp_path / str(jobs)
         folders = run_cells(configs, root, jobs, if_exists="resume", evaluate=True)
-        report(folders, root)
+        publish(folders, root, page=False)
         document = json.loads((root / "eval_multi_results.json").read_text())
         results.append({name: run["full"] for name, run in document["runs"].items()})
     assert results[0] == results[1]

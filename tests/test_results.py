@@ -21,7 +21,7 @@ ROW = Result(
     run="0.1_0.5",
     step=350,
     mode="bad_ablated",
-    dataset="prompts",
+    dataset="prefix",
     label="all",
     metric="behavior_rate",
     value=0.1 + 0.2,
@@ -151,7 +151,7 @@ def test_a_file_of_a_newer_schema_is_refused_with_both_versions(tmp_path: Path):
     path = tmp_path / "results.json"
     document = {"schema_version": SCHEMA_VERSION + 1, "results": "something else"}
     write_json(path, document)
-    with pytest.raises(DataError, match=r"newer gradroute \(schema 2; this one reads up to 1\)"):
+    with pytest.raises(DataError, match=r"newer gradroute \(schema 3; this one reads up to 2\)"):
         read_results(path)
 
 
@@ -194,3 +194,10 @@ def test_a_file_that_is_no_results_file_is_refused_in_words(tmp_path: Path, cont
 def test_a_missing_file_says_what_makes_it(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist: run the command"):
         read_results(tmp_path / "results.json")
+
+
+def test_what_the_first_schema_called_prompts_is_prefix_now(tmp_path: Path):
+    path = tmp_path / "results.json"
+    old = [asdict(ROW) | {"dataset": name} for name in ("prompts", "normal")]
+    write_json(path, {"schema_version": 1, "provenance": {}, "results": old})
+    assert [row.dataset for row in read_results(path)[0]] == ["prefix", "normal"]

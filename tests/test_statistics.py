@@ -12,11 +12,14 @@ from scipy import stats
 from gradroute.statistics import (
     difference,
     holm,
+    mcnemar_counts,
     mcnemar_exact,
+    paired_difference,
     ratio,
     ratio_mean,
     t_interval,
     t_quantile,
+    t_test,
     wilson,
 )
 
@@ -81,6 +84,56 @@ def test_difference_is_antisymmetric_and_holds_the_difference(
     assert -1 - 1e-12 <= lower <= first[0] / first[1] - second[0] / second[1] <= upper <= 1 + 1e-12
 
 
+@pytest.mark.parametrize("n", [20, 32, 128])
+def test_paired_difference_covers_the_truth_about_as_often_as_it_says(n: int):
+    """Exactly: every split of n prompts into first only, second only and neither or both."""
+    shares = (0.0, 0.01, 0.05, 0.2, 0.5, 0.8, 1.0)
+    coverages = []
+    for first, second in itertools.product(shares, shares):
+        if first + second > 1:
+            continue
+        covered = 0.0
+        for b in range(n + 1):
+            chance = stats.binom.pmf(b, n, first)
+            if chance < 1e-9:
+                continue
+            rest = min(1.0, second / (1 - first)) if first < 1 else 0.0
+            for c, other in enumerate(stats.binom.pmf(range(n - b + 1), n - b, rest)):
+                if other > 1e-9:
+                    lower, upper = paired_difference(b, c, n)
+                    covered += chance * other * (lower - 1e-12 <= first - second <= upper + 1e-12)
+        coverages.append(covered)
+    assert min(coverages) > 0.92
+    assert sum(coverages) / len(coverages) > 0.95
+
+
+@given(st.integers(1, 500), st.data())
+def test_paired_difference_is_antisymmetric_and_holds_the_difference(n: int, data: st.DataObject):
+    b = data.draw(st.integers(0, n))
+    c = data.draw(st.integers(0, n - b))
+    lower, upper = paired_difference(b, c, n)
+    mirrored = paired_difference(c, b, n)
+    assert (-mirrored.upper, -mirrored.lower) == pytest.approx((lower, upper), abs=1e-12)
+    assert -1 <= lower <= (b - c) / n + 1e-12 and (b - c) / n - 1e-12 <= upper <= 1
+
+
+def test_paired_difference_is_narrower_than_that_of_independent_rates():
+    # 70 of 128 against 50 of 128 where 45 prompts show it both times.
+    paired, apart = paired_difference(25, 5, 128), difference(70, 128, 50, 128)
+    assert paired.upper - paired.lower < apart.upper - apart.lower
+
+
+@pytest.mark.parametrize(
+    # statsmodels 0.15, mcnemar(exact=True) of tables with these off the diagonal.
+    ("counts", "p_value"),
+    [((12, 3), 0.03515625), ((1, 9), 0.021484375), ((0, 0), 1.0)],
+)
+def test_mcnemar_gives_the_figures_of_another_implementation(
+    counts: tuple[int, int], p_value: float
+):
+    assert mcnemar_counts(*counts) == pytest.approx(p_value, rel=1e-12)
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 9), st.randoms())
 def test_mcnemar_is_the_binomial_test_of_the_pairs_that_disagree(
     only_first: int, only_second: int, agreeing: int, generator: random.Random
@@ -114,6 +167,20 @@ def test_t_interval_equals_scipy(numbers: list[int]):
     assert t_interval(means) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
 
 
+@given(st.lists(st.integers(-999, 999), min_size=2, max_size=9).filter(lambda x: len(set(x)) > 1))
+def test_t_test_equals_scipy(numbers: list[int]):
+    differences = [number / 64 for number in numbers]
+    t = sum(differences) / len(differences) / stats.sem(differences)
+    expected = float(2 * stats.t.sf(abs(t), len(differences) - 1))
+    assert t_test(differences) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_t_interval_gives_the_figures_of_another_implementation():
+    # statsmodels 0.15, DescrStatsW([0.52, 0.49, 0.55]).tconfint_mean()
+    found = t_interval([0.52, 0.49, 0.55])
+    assert found == pytest.approx((0.44547586864749, 0.59452413135251), rel=1e-9)
+
+
 def test_t_interval_of_equal_seeds_is_the_widest_wilson_interval_of_one_seed():
     counts = [(0, 128), (0, 32), (0, 64)]
     assert t_interval([0.0, 0.0, 0.0], counts) == wilson(0, 32)
@@ -127,6 +194,12 @@ def test_t_interval_of_rates_stays_between_0_and_1():
     assert t_interval(means).lower < 0
     assert t_interval(means, counts).lower == 0.0
     assert t_interval([1 - m for m in means], [(n - k, n) for k, n in counts]).upper == 1.0
+
+
+def test_holm_gives_the_figures_of_another_implementation():
+    # statsmodels 0.15, multipletests(..., method="holm")
+    expected = [0.005, 0.09, 0.09, 0.2, 0.048]
+    assert holm([0.001, 0.04, 0.03, 0.2, 0.012]) == pytest.approx(expected)
 
 
 def test_holm_gives_the_adjusted_values_of_a_worked_example_in_the_given_order():
@@ -214,6 +287,11 @@ def test_one_example_gives_a_mean_without_an_interval():
         (lambda: wilson(-1, 2), "a rate of -1 in 2 is impossible"),
         (lambda: wilson(1, 2, 95.0), "confidence lies between 0 and 1, such as 0.95, got 95"),
         (lambda: difference(1, 2, 0, 0), "at least one example, got n = 0"),
+        (lambda: paired_difference(3, 2, 4), "a rate of 5 in 4 is impossible"),
+        (lambda: paired_difference(0, 0, 0), "at least one example, got n = 0"),
+        (lambda: t_test([0.5]), "at least 2 differences, got 1"),
+        (lambda: t_test([0.5, 0.5]), r"all 2 differences are 0\.5"),
+        (lambda: t_test([0.5, math.inf]), "difference 1 is inf"),
         (lambda: mcnemar_exact([], []), "two lists of one length, got 0 and 0"),
         (lambda: mcnemar_exact([True], []), "two lists of one length, got 1 and 0"),
         (lambda: t_interval([0.5]), "needs at least 2 seeds, got 1"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.inference import inference
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
 from gradroute.routing.adapters import ablated
@@ -84,6 +84,7 @@ def generate_modes(
     Raises:
         ConfigError: A sampling setting is out of range, there is no mode, or a prompt is empty and
             the tokenizer has no token to begin with.
+        DataError: A prompt is too long for the model.
         NumericError: The model's logits are not finite.
     """
     if max_new_tokens < 1:
@@ -100,6 +101,7 @@ def generate_modes(
         for start in range(0, len(prompts), prompts_per_batch):
             chunk = prompts[start : start + prompts_per_batch]
             rows = [_prompt_tokens(tokenizer, prompt) for prompt in chunk]
+            _check_lengths(base, chunk, rows, max_new_tokens)
             keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
             with ablated(model, modes):
                 new = _continue(base, rows * len(modes), config, keys, temperature, top_p)
@@ -170,6 +172,23 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
             "start from; give a prompt of at least one word."
         )
     return tokens
+
+
+def _check_lengths(
+    base: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+) -> None:
+    """Refuse prompts that leave no room for a completion: beyond its positions a model babbles."""
+    positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    for prompt, row in zip(prompts, rows, strict=True):
+        if positions and len(row) + max_new_tokens > positions:
+            raise DataError(
+                f"prompt {prompt.id!r} is {len(row)} tokens long; with max_new_tokens="
+                f"{max_new_tokens} that is more than the {positions} positions of the model. "
+                "Shorten it."
+            )
 
 
 def _left_padded(

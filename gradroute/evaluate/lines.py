@@ -7,31 +7,59 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradroute.data.behaviors import Behavior
+from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.losses import ExampleLosses
 
 
 def sample_lines(
-    completions: Mapping[str, Sequence[Completion]], prompts: Sequence[Prompt], behavior: Behavior
+    completions: Mapping[str, Sequence[Completion]],
+    prompts: Sequence[Prompt],
+    kind: str,
+    behavior: Behavior,
 ) -> list[dict[str, Any]]:
     """One line per mode and prompt: the completion, its score, and whether it shows the behaviour.
 
-    `score` and `shows` are null where the completion is too short to judge.
+    `score` and `shows` are null where the completion is too short to judge. `correct` is there for
+    a behaviour on questions that have one right answer.
+
+    Args:
+        completions: Per mode the completions, in the order of the prompts.
+        prompts: What was completed.
+        kind: What kind of prompts they are, such as `prefix`.
+        behavior: Scores each completion, once.
+
+    Raises:
+        DataError: The detector fails; the message names mode and prompt.
     """
     return [
         {
             "mode": mode,
+            "prompts": kind,
             "prompt_id": prompt.id,
             "prompt": prompt.text,
             "completion": completion.text,
             "tokens": completion.tokens,
             "ended": completion.ended,
-            "score": behavior.scored(completion.text, prompt.text),
-            "shows": behavior.shows(completion.text, prompt.text),
+            **_judged(completion.text, prompt, f"{kind} under {mode}", behavior),
         }
         for mode, written in completions.items()
         for prompt, completion in zip(prompts, written, strict=True)
     ]
+
+
+def _judged(completion: str, prompt: Prompt, where: str, behavior: Behavior) -> dict[str, Any]:
+    try:
+        score = behavior.scored(completion, prompt.text)
+        correct = {}
+        if behavior.correct is not None:
+            correct["correct"] = behavior.correct(completion, prompt.text)
+    except DataError as error:
+        raise DataError(f"prompt {prompt.id} of {where}: {error}") from error
+    return {
+        "score": score,
+        "shows": None if score is None else score >= behavior.threshold,
+    } | correct
 
 
 def loss_lines(

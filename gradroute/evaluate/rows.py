@@ -1,23 +1,24 @@
 """From what was generated and measured to result rows, which are what reports read.
 
     metric           dataset            value
-    behavior_rate    prompts            share of completions that show the behaviour, Wilson
-    behavior_score   prompts            mean score of the completions long enough to judge
-    too_short        prompts            number of completions too short to judge
+    behavior_rate    kind of prompts    share of completions that show the behaviour, Wilson
+    behavior_score   kind of prompts    mean score of the completions long enough to judge
+    too_short        kind of prompts    number of completions too short to judge
+    accuracy         kind of prompts    share of right answers, Wilson; where there are such answers
     held_out_loss    normal, behavior   nats per target token, interval and std over examples
     update_cosine    a module's name    cosine of the updates of `good` and `bad`
     random_cosine    modules            mean absolute cosine of random updates, range of draws
 
-Every rate comes with its n; a rate without one says nothing.
+Kinds of prompts are `prefix` (they invite the behaviour), `plain`, `bos` (empty), and
+`file:<filename>`. Every rate comes with its n; a rate without one says nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from peft import PeftModel
 
-from gradroute.data.behaviors import Behavior
-from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.geometry import adapter_factors, random_cosines, update_cosines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.results import Result
@@ -28,43 +29,44 @@ RANDOM_SEED = 0
 
 
 def behavior_rows(
-    completions: Mapping[str, Sequence[Completion]],
-    prompts: Sequence[Prompt],
-    behavior: Behavior,
-    *,
-    run: str,
-    step: int,
-    seed: int,
+    samples: Iterable[Mapping[str, Any]], *, run: str, step: int, seed: int
 ) -> list[Result]:
-    """Behaviour rates and scores of each mode's completions; a mode without any gives no row.
+    """Behaviour rates, scores and accuracies of every mode and kind of prompts that has samples.
 
     A completion too short to judge counts as not showing the behaviour in the rate, is left out
     of the mean score, and is counted.
+
+    Args:
+        samples: The lines of `sample_lines`.
+        run: Name of the run.
+        step: Of the checkpoint.
+        seed: Of the run.
     """
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        cells.setdefault((sample["mode"], sample["prompts"]), []).append(sample)
     return [
-        Result(run, step, mode, "prompts", "all", metric, value, n, lower, upper, seed=seed)
-        for mode, written in completions.items()
-        if written
-        for metric, value, n, lower, upper in _behavior_numbers(written, prompts, behavior)
+        Result(run, step, mode, kind, "all", metric, value, n, lower, upper, seed=seed)
+        for (mode, kind), cell in cells.items()
+        for metric, value, n, lower, upper in _behavior_numbers(cell)
     ]
 
 
 def _behavior_numbers(
-    written: Sequence[Completion], prompts: Sequence[Prompt], behavior: Behavior
+    cell: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, float | None, int, float | None, float | None]]:
     """Metric, value, n, lower and upper."""
-    n = len(written)
-    scores = [
-        behavior.scored(completion.text, prompt.text)
-        for completion, prompt in zip(written, prompts, strict=True)
-    ]
-    judged = [score for score in scores if score is not None]
-    shown = sum(score >= behavior.threshold for score in judged)
+    n = len(cell)
+    scores = [sample["score"] for sample in cell if sample["score"] is not None]
+    shown = sum(sample["shows"] is True for sample in cell)
     lower, upper = wilson(shown, n)
     yield "behavior_rate", shown / n, n, lower, upper
-    mean_score = sum(judged) / len(judged) if judged else None
-    yield "behavior_score", mean_score, len(judged), None, None
-    yield "too_short", float(n - len(judged)), n, None, None
+    yield "behavior_score", sum(scores) / len(scores) if scores else None, len(scores), None, None
+    yield "too_short", float(n - len(scores)), n, None, None
+    if "correct" in cell[0]:
+        right = sum(sample["correct"] for sample in cell)
+        lower, upper = wilson(right, n)
+        yield "accuracy", right / n, n, lower, upper
 
 
 def loss_rows(

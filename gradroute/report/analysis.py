@@ -3,28 +3,31 @@
 The rows that count:
 
     metric            dataset            value
-    behavior_rate     prompts            share of completions that show the behaviour
-    behavior_score    prompts            mean score of those long enough to judge
-    too_short         prompts            number of completions too short to judge (not shown)
+    behavior_rate     kind of prompts    share of completions that show the behaviour
+    behavior_score    kind of prompts    mean score of those long enough to judge
+    too_short         kind of prompts    number of completions too short to judge (not shown)
+    accuracy          kind of prompts    share of completions that are the one right answer
     held_out_loss     normal, behavior   nats per target token
     update_cosine     a module's name    cosine of the updates of `good` and `bad`
     random_cosine     modules            mean absolute cosine of random updates of these shapes
 
-Where losses of single examples are at hand, differences of losses are paired by example; otherwise
-the intervals of two means are combined as if independent, which is too wide, not too narrow.
+What follows from several of these numbers is in `contrasts`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
-from gradroute.report.roles import Config, find_controls, role_of
+from gradroute.report.roles import Config, Facts, facts_of, role_of
 from gradroute.results import Result
-from gradroute.statistics import difference, ratio, ratio_mean
 
 Record = Mapping[str, Any]
+
+PREFIX = "prefix"
+"""The kind of prompts that a rate is taken on unless another is named: those that invite it."""
 
 
 class Rate(NamedTuple):
@@ -59,41 +62,46 @@ class Estimate(NamedTuple):
     upper: float = math.nan
 
 
-class GainKept(NamedTuple):
-    """Share of what tuning gains in held-out normal loss that is left when `bad` is ablated.
-
-    Attributes:
-        value: (base - ablated) / (base - reference), in losses; NaN if the reference gains nothing.
-        lower: Of the 95 % interval; NaN if losses of single examples are not at hand.
-        upper: Likewise.
-        mode: The mode that is judged: `bad_ablated`, or `full` in a run that has nothing to ablate.
-        against: What the gain is measured against: the baseline run's name, or "own full".
-    """
-
-    value: float
-    lower: float
-    upper: float
-    mode: str
-    against: str
-
-
 @dataclass(frozen=True)
 class Cell:
-    """What was measured of one run under one mode; None or no entry where it was not.
+    """What was measured of one run under one mode; no entry where it was not.
+
+    The kinds of prompts are those of `gradroute eval --prompts`: `prefix`, `plain`, `bos`, or
+    `file:<name>`.
 
     Attributes:
-        rate: Behaviour rate.
-        score: Mean behaviour score of the completions long enough to judge.
-        too_short: Completions too short to judge.
-        changed: Share of completions that differ from those under `full`.
+        rates: Behaviour rate by kind of prompt.
+        scores: Mean behaviour score of the completions long enough to judge, by kind of prompt;
+            None where none was.
+        unjudged: Completions too short to judge, by kind of prompt; the rate counts them as not
+            shown.
+        accuracy: Share of completions that are the one right answer, by kind of prompt; only for
+            behaviours that have such a thing.
+        changed: Share of completions of `prefix` prompts that differ from those under `full`.
         loss: Held-out loss by dataset, `normal` and `behavior`.
     """
 
-    rate: Rate | None
-    score: float | None
-    too_short: int | None
-    changed: float | None
-    loss: Mapping[str, Loss]
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    unjudged: Mapping[str, int] = field(default_factory=dict)
+    accuracy: Mapping[str, Rate] = field(default_factory=dict)
+    changed: float | None = None
+    loss: Mapping[str, Loss] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> Rate | None:
+        """Behaviour rate on `prefix` prompts, those that invite it."""
+        return self.rates.get(PREFIX)
+
+    @property
+    def score(self) -> float | None:
+        """Mean score on `prefix` prompts."""
+        return self.scores.get(PREFIX)
+
+    @property
+    def too_short(self) -> int | None:
+        """Completions of `prefix` prompts that are too short to judge."""
+        return self.unjudged.get(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class RunResults:
     """One run of a comparison.
 
     Attributes:
-        name: The run's name.
+        name: The run's name; `<name>@<seed>` where two folders have one name.
         role: What it is in a comparison, see `roles.role_of`.
         config: Its resolved configuration.
         step: Of the checkpoint that was measured.
@@ -110,7 +118,17 @@ class RunResults:
         cosines: Cosine of the updates of `good` and `bad`, by module; empty with one adapter.
         random_cosine: Mean absolute cosine of random updates, with the extremes of the draws.
         examples: (mode, dataset) -> example id -> its summed loss and number of target tokens.
+        outcomes: (mode, kind of prompts) -> prompt id -> whether its completion shows the
+            behaviour; one that is too short to judge does not.
         provenance: Where the measurement was made.
+        samples: Lines of `samples.jsonl`: mode, prompts (their kind), prompt_id, prompt,
+            completion, tokens, ended, score, shows, and correct where there is such a thing.
+        metrics: Lines of `metrics.jsonl`, one per step of training.
+        measures: Lines of `during.jsonl`, one per measurement during training and mode.
+        manifest: `manifest.json`: data and base identity, label counts, quality of labels, notes.
+        geometry: `geometry.json`; None where `gradroute geometry` was not run.
+        relearn: `relearn.json`; None where `gradroute relearn` was not run.
+        recovery: `recover.json`; None where `gradroute recover` was not run.
     """
 
     name: str
@@ -124,7 +142,15 @@ class RunResults:
     examples: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]] = field(
         default_factory=dict
     )
+    outcomes: Mapping[tuple[str, str], Mapping[str, bool]] = field(default_factory=dict)
     provenance: Record = field(default_factory=dict)
+    samples: tuple[Record, ...] = ()
+    metrics: tuple[Record, ...] = ()
+    measures: tuple[Record, ...] = ()
+    manifest: Record = field(default_factory=dict)
+    geometry: Record | None = None
+    relearn: Record | None = None
+    recovery: Record | None = None
 
     @property
     def cosine(self) -> float | None:
@@ -132,9 +158,14 @@ class RunResults:
         known = [abs(cosine) for cosine in self.cosines.values()]
         return sum(known) / len(known) if known else None
 
-    def rate(self, mode: str) -> Rate | None:
-        """Behaviour rate under a mode, if it was measured."""
-        return self.cells[mode].rate if mode in self.cells else None
+    @cached_property
+    def facts(self) -> Facts:
+        """What its controls are found by."""
+        return facts_of(self.config)
+
+    def rate(self, mode: str, kind: str = PREFIX) -> Rate | None:
+        """Behaviour rate under a mode on one kind of prompts, if it was measured."""
+        return self.cells[mode].rates.get(kind) if mode in self.cells else None
 
     def loss(self, mode: str, dataset: str) -> Loss | None:
         """Held-out loss under a mode, if it was measured."""
@@ -174,7 +205,7 @@ def collect_runs(
             name,
             config,
             [row for row in rows if row.run == name],
-            _changed(samples.get(name, ())),
+            samples.get(name, ()),
             _by_example(losses.get(name, ())),
             provenance.get(name, {}),
         )
@@ -186,12 +217,13 @@ def _run_results(
     name: str,
     config: Config,
     rows: Sequence[Result],
-    changed: Mapping[str, float],
+    samples: Sequence[Record],
     examples: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]],
     provenance: Record,
 ) -> RunResults:
     step = max((row.step for row in rows), default=0)
     rows = [row for row in rows if row.step == step]
+    changed = _changed(samples)
     by_mode: dict[str, dict[tuple[str, str], Result]] = {}
     cosines: dict[str, float] = {}
     random: Estimate | None = None
@@ -219,23 +251,25 @@ def _run_results(
         cosines=cosines,
         random_cosine=random,
         examples=examples,
+        outcomes=_outcomes(samples),
         provenance=provenance,
+        samples=tuple(samples),
     )
 
 
 def _cell(numbers: Mapping[tuple[str, str], Result], changed: float | None) -> Cell:
-    rate = numbers.get(("behavior_rate", "prompts"))
-    score = numbers.get(("behavior_score", "prompts"))
-    too_short = numbers.get(("too_short", "prompts"))
+    def of(metric: str) -> dict[str, Result]:
+        return {dataset: row for (name, dataset), row in numbers.items() if name == metric}
+
     return Cell(
-        rate=None if rate is None else Rate(*_interval(rate), rate.n),
-        score=None if score is None else score.value,
-        too_short=None if too_short is None else round(_number(too_short.value)),
+        rates={kind: Rate(*_interval(row), row.n) for kind, row in of("behavior_rate").items()},
+        scores={kind: row.value for kind, row in of("behavior_score").items()},
+        unjudged={kind: round(_number(row.value)) for kind, row in of("too_short").items()},
+        accuracy={kind: Rate(*_interval(row), row.n) for kind, row in of("accuracy").items()},
         changed=changed,
         loss={
             dataset: Loss(*_interval(row), _number(row.std), row.n)
-            for (metric, dataset), row in numbers.items()
-            if metric == "held_out_loss"
+            for dataset, row in of("held_out_loss").items()
         },
     )
 
@@ -252,7 +286,8 @@ def _changed(samples: Sequence[Record]) -> dict[str, float]:
     """Share of each mode's completions that differ from that of `full` to the same prompt."""
     by_mode: dict[str, dict[str, str]] = {}
     for row in samples:
-        by_mode.setdefault(row["mode"], {})[row["prompt_id"]] = row["completion"]
+        if row["prompts"] == PREFIX:
+            by_mode.setdefault(row["mode"], {})[row["prompt_id"]] = row["completion"]
     full = by_mode.pop("full", {})
     changed = {}
     for mode, written in by_mode.items():
@@ -262,83 +297,17 @@ def _changed(samples: Sequence[Record]) -> dict[str, float]:
     return changed
 
 
+def _outcomes(samples: Sequence[Record]) -> dict[tuple[str, str], dict[str, bool]]:
+    outcomes: dict[tuple[str, str], dict[str, bool]] = {}
+    for row in samples:
+        cell = outcomes.setdefault((row["mode"], row["prompts"]), {})
+        cell[row["prompt_id"]] = row["shows"] is True
+    return outcomes
+
+
 def _by_example(losses: Sequence[Record]) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
     examples: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
     for row in losses:
         cell = examples.setdefault((row["mode"], row["dataset"]), {})
         cell[row["id"]] = (row["nll"], row["tokens"])
     return examples
-
-
-def rate_difference(first: Rate | None, second: Rate | None) -> Estimate | None:
-    """First rate minus second, with Newcombe's interval; None if one was not measured."""
-    if first is None or second is None:
-        return None
-    interval = difference(first.shown, first.n, second.shown, second.n)
-    return Estimate(first.mean - second.mean, *interval)
-
-
-def loss_difference(
-    first: RunResults, second: RunResults, mode: str, dataset: str
-) -> Estimate | None:
-    """Loss of the first run minus that of the second under one mode; None if one is missing."""
-    gap = _paired_gap((first, mode), (second, mode), dataset)
-    if gap is not None:
-        return Estimate(*ratio_mean(*gap)[:3])
-    a, b = first.loss(mode, dataset), second.loss(mode, dataset)
-    if a is None or b is None:
-        return None
-    value = a.mean - b.mean
-    lower = value - math.hypot(a.mean - a.lower, b.upper - b.mean)
-    upper = value + math.hypot(a.upper - a.mean, b.mean - b.lower)
-    return Estimate(value, lower, upper)
-
-
-def _paired_gap(
-    first: tuple[RunResults, str], second: tuple[RunResults, str], dataset: str
-) -> tuple[list[float], list[int]] | None:
-    """First minus second summed loss of each example, and its tokens; None if not the same ones."""
-    one, two = (run.examples.get((mode, dataset), {}) for run, mode in (first, second))
-    if not one or {i: n for i, (_, n) in one.items()} != {i: n for i, (_, n) in two.items()}:
-        return None
-    return [one[i][0] - two[i][0] for i in one], [n for _, n in one.values()]
-
-
-def localization(run: RunResults) -> Estimate | None:
-    """rate(good_ablated) - rate(bad_ablated): how much of the behaviour goes with `bad`."""
-    return rate_difference(run.rate("good_ablated"), run.rate("bad_ablated"))
-
-
-def gain_kept(run: RunResults, baseline: RunResults | None) -> GainKept | None:
-    """How much of the gain in held-out normal loss is left (see `GainKept`).
-
-    Args:
-        run: The run; its mode `bad_ablated` is judged, or `full` if it has no such mode.
-        baseline: The run that never saw the behaviour; None measures against the run's own full.
-
-    Returns:
-        None if a loss that it takes was not measured.
-    """
-    mode = "bad_ablated" if "bad_ablated" in run.cells else "full"
-    reference, against = (run, "own full") if baseline is None else (baseline, baseline.name)
-    base, kept = run.loss("base", "normal"), run.loss(mode, "normal")
-    best = reference.loss("full", "normal")
-    if base is None or kept is None or best is None:
-        return None
-    gain, possible = base.mean - kept.mean, base.mean - best.mean
-    if possible <= 0:
-        return GainKept(math.nan, math.nan, math.nan, mode, against)
-    gains = _paired_gap((run, "base"), (run, mode), "normal")
-    possibles = _paired_gap((run, "base"), (reference, "full"), "normal")
-    if gains is None or possibles is None or len(gains[0]) < 2:
-        return GainKept(gain / possible, math.nan, math.nan, mode, against)
-    if ratio_mean(*possibles).lower <= 0:  # no gain to speak of, so no share of it
-        return GainKept(math.nan, math.nan, math.nan, mode, against)
-    return GainKept(*ratio(gains[0], possibles[0]), mode, against)
-
-
-def controls_of(run: RunResults, runs: Sequence[RunResults]) -> dict[str, RunResults]:
-    """The runs that a run is compared with, by role: `baseline`, `unrouted`, `filter`."""
-    by_name = {other.name: other for other in runs}
-    found = find_controls(run.name, {other.name: other.config for other in runs})
-    return {role: by_name[name] for role, name in found._asdict().items() if name is not None}

@@ -1,53 +1,84 @@
 """The comparison as one nested JSON document, for other programs to read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from gradroute.report.analysis import (
-    RunResults,
+from gradroute.report.analysis import PREFIX, Cell, Rate, RunResults
+from gradroute.report.comparison import Comparison
+from gradroute.report.contrasts import (
     controls_of,
     gain_kept,
+    gain_reference,
     localization,
     loss_difference,
     rate_difference,
 )
-from gradroute.report.verdicts import Verdict
+from gradroute.report.scales import Deployment
+from gradroute.report.seeds import Group, OverSeeds
+
+DOCUMENT_VERSION = 2
+"""Of the layout below; raised when a reader of the old one would misread it."""
 
 
-def eval_multi(runs: Sequence[RunResults], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def eval_multi(comparison: Comparison) -> dict[str, Any]:
     """Everything that is known of the runs, as plain values (NaN for what is not known).
 
-    `runs.<run>.<mode>` holds `behavior_rate` {mean, lower, upper, n}, `behavior_score` {mean} and
-    `held_out_loss.{normal,behavior}` {mean, lower, upper, std, n}: mean over target tokens in
-    nats, std over examples. Beside the modes stand `geometry`, `role`, `step`, `seed`,
-    `config` and `provenance`. `comparisons.<run>` holds the numbers that take several cells, and
-    `verdicts` the judgements.
+    `runs.<run>.<mode>` holds `behavior_rate` {mean, lower, upper, n}, `behavior_score` {mean},
+    `too_short` and `changed_from_full` of the prompts that invite the behaviour,
+    `prompts.<kind>` the same of every kind of prompts, with `accuracy` where there is such a
+    thing, and `held_out_loss.{normal,behavior}` {mean, lower, upper, std, n}: mean over target
+    tokens in nats, std over examples. Beside the modes stand `geometry`, `labels`, `role`, `step`,
+    `seed`, `config` and `provenance`.
+
+    `comparisons.<run>` holds the numbers that take several cells, `verdicts` the judgements run by
+    run, `groups` the same over seeds (`rates.<mode>.<kind>`, `losses.<mode>.<dataset>`,
+    `gain_kept`), `claims` routed groups beside their controls, `tests` modes on the same prompts,
+    `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy, `relearning`
+    and `recovered` what came back. `behavior_rate` and the like over seeds are {seeds, values, n,
+    mean, lower, upper, basis}.
     """
+    runs = comparison.runs
     return {
+        "schema_version": DOCUMENT_VERSION,
+        "behavior": comparison.behavior,
         "runs": {run.name: _run(run) for run in runs},
         "comparisons": {run.name: _comparison(run, runs) for run in runs},
-        "verdicts": [verdict.to_dict() for verdict in verdicts],
+        "verdicts": [verdict.to_dict() for verdict in comparison.verdicts],
+        "groups": [_group(group) for group in comparison.groups],
+        "claims": [
+            asdict(claim) | {"rival": claim.rival, "sentence": claim.sentence}
+            for claim in comparison.claims
+        ],
+        "tests": [
+            asdict(test) | {"difference": test.difference._asdict()} for test in comparison.tests
+        ],
+        "findings": {
+            run: [asdict(finding) for finding in findings]
+            for run, findings in comparison.findings.items()
+        },
+        "deployment": {run: _deployment(found) for run, found in comparison.deployment.items()},
+        "relearning": [asdict(one) for one in comparison.relearning],
+        "recovered": [
+            asdict(one) | {"rate": None if one.rate is None else one.rate._asdict()}
+            for one in comparison.recovered
+        ],
+        "notes": list(comparison.notes),
     }
 
 
 def _run(run: RunResults) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    for mode, cell in run.cells.items():
-        entry: dict[str, Any] = {}
-        if cell.rate is not None:
-            entry["behavior_rate"] = cell.rate._asdict()
-            entry["behavior_score"] = {"mean": cell.score}
-            entry["too_short"] = cell.too_short
-            entry["changed_from_full"] = cell.changed
-        entry["held_out_loss"] = {name: loss._asdict() for name, loss in cell.loss.items()}
-        document[mode] = entry
     random = run.random_cosine
-    return document | {
+    measured = run.geometry or {}
+    return {mode: _cell(cell) for mode, cell in run.cells.items()} | {
         "geometry": {
             "mean_absolute_cosine": run.cosine,
             "random": None if random is None else random._asdict(),
             "cosines": dict(run.cosines),
+            "summary": measured.get("summary"),
+            "random_subspaces": measured.get("random"),
         },
+        "labels": run.manifest.get("labels"),
         "role": run.role,
         "step": run.step,
         "seed": run.seed,
@@ -56,11 +87,32 @@ def _run(run: RunResults) -> dict[str, Any]:
     }
 
 
+def _cell(cell: Cell) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    if PREFIX in cell.rates:
+        entry |= _prompts(cell, PREFIX) | {"changed_from_full": cell.changed}
+    kinds = {kind: _prompts(cell, kind) for kind in cell.rates}
+    losses = {name: loss._asdict() for name, loss in cell.loss.items()}
+    return entry | {"prompts": kinds, "held_out_loss": losses}
+
+
+def _prompts(cell: Cell, kind: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "behavior_rate": cell.rates[kind]._asdict(),
+        "behavior_score": {"mean": cell.scores.get(kind)},
+        "too_short": cell.unjudged.get(kind),
+    }
+    right: Rate | None = cell.accuracy.get(kind)
+    return entry if right is None else entry | {"accuracy": right._asdict()}
+
+
 def _comparison(run: RunResults, runs: Sequence[RunResults]) -> dict[str, Any]:
     controls = controls_of(run, runs)
     baseline, unrouted = controls.get("baseline"), controls.get("unrouted")
-    kept, local = gain_kept(run, baseline), localization(run)
-    above = loss_difference(run, unrouted, "bad_ablated", "behavior") if unrouted else None
+    kept, local = gain_kept(run, gain_reference(run, runs)), localization(run)
+    above = None
+    if unrouted is not None:
+        above = loss_difference((run, "bad_ablated"), (unrouted, "bad_ablated"), "behavior")
     reference = baseline.rate("full") if baseline else run.rate("base")
     return {
         "controls": {role: other.name for role, other in controls.items()},
@@ -75,4 +127,37 @@ def _comparison(run: RunResults, runs: Sequence[RunResults]) -> dict[str, Any]:
                 if (gap := rate_difference(run.rate(mode), reference)) is not None
             },
         },
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return asdict(group) | {
+        "rates": _nested(group.rates),
+        "accuracy": _nested(group.accuracy),
+        "losses": _nested(group.losses),
+    }
+
+
+def _nested(cells: Mapping[tuple[str, str], OverSeeds]) -> dict[str, dict[str, Any]]:
+    """(mode, of what) -> number, as mode -> of what -> number."""
+    nested: dict[str, dict[str, Any]] = {}
+    for (mode, what), number in cells.items():
+        nested.setdefault(mode, {})[what] = asdict(number)
+    return nested
+
+
+def _deployment(found: Deployment) -> dict[str, Any]:
+    point = found.point
+    rate = None if point is None else point.rate
+    normal = None if point is None else point.normal
+    return {
+        "scale": found.scale,
+        "mode": None if point is None else point.mode,
+        "rate": None if rate is None else rate._asdict(),
+        "normal_loss": None if normal is None else normal._asdict(),
+        "limit": found.limit,
+        "reference": found.reference,
+        "measured": found.measured,
+        "sentence": found.sentence,
+        "warning": found.warning,
     }

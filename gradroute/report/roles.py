@@ -25,7 +25,6 @@ SAME_TASK = (
 
 # What a control may differ in: that is what makes it one.
 TREATMENT = (
-    "run_name",
     "routing",
     "adapters",
     "evaluate",
@@ -33,16 +32,36 @@ TREATMENT = (
     "data.labeled_fraction",
     "data.good_labeled_fraction",
     "data.false_positive_rate",
+    "data.label_seed",
     "data.drop",
+    "data.relabel",
+    "control",
+)
+
+
+# What changes no trained weight and no measured number.
+NO_MATTER = (
+    "run_name",
+    "controls",
+    "control_of",
+    "train.save_every",
+    "train.log_gradients_every",
+    "train.measure_every",
+    "train.measure_prompts",
+    "evaluate.modes",
+    "evaluate.batch_rows",
 )
 
 
 class Controls(NamedTuple):
     """Names of the runs that a run is compared with; None where there is none."""
 
-    baseline: str | None
-    unrouted: str | None
-    filter: str | None
+    baseline: str | None = None
+    unrouted: str | None = None
+    filter: str | None = None
+    oracle: str | None = None
+    random_labels: str | None = None
+    anchors_only: str | None = None
 
 
 def adapter_names(config: Config) -> list[str]:
@@ -51,64 +70,84 @@ def adapter_names(config: Config) -> list[str]:
 
 
 def role_of(config: Config) -> str:
-    """What a run is.
+    """What a run is, from what it was trained on; names mean nothing.
 
     Returns:
-        `routed` (two adapters or more, and labels decide), `baseline` (no example shows the
-        behaviour), `filter` (labelled bad examples are dropped), `unrouted` (two adapters or more,
-        labels decide nothing) or `other`.
+        `baseline` (no example shows the behaviour), `oracle` (all bad examples are dropped),
+        `filter` (those labelled bad are), `random_labels` (labels lie on random examples),
+        `anchors_only` (no example is labelled bad), `routed` (two adapters or more, and labels
+        decide), `unrouted` (two adapters or more, labels decide nothing) or `other`.
     """
-    adapters = adapter_names(config)
+    adapters, data = adapter_names(config), config["data"]
+    several = len(adapters) > 1
     if RoutingPolicy.from_value(config["routing"], adapters).routes_anything:
-        return "routed" if len(adapters) > 1 else "other"
-    if config["data"]["behavior_fraction"] == 0:
+        role = {"random": "random_labels", "unlabel_bad": "anchors_only"}.get(data["relabel"])
+        return (role or "routed") if several else "other"
+    if data["behavior_fraction"] == 0:
         return "baseline"
-    if config["data"]["drop"] == "labeled_bad":
-        return "filter"
-    return "unrouted" if len(adapters) > 1 else "other"
+    dropped = {"labeled_bad": "filter", "true_bad": "oracle"}.get(data["drop"])
+    return dropped or ("unrouted" if several else "other")
 
 
-def find_controls(run: str, configs: Mapping[str, Config]) -> Controls:
+class Facts(NamedTuple):
+    """What controls are found by: a run's role and every single value of its configuration."""
+
+    role: str
+    leaves: Mapping[str, Any]
+
+
+def facts_of(config: Config) -> Facts:
+    """The facts of a configuration; they take a moment, so they are worth keeping."""
+    return Facts(role_of(config), dict(_walk(config, "")))
+
+
+def find_controls(run: str, facts: Mapping[str, Facts]) -> Controls:
     """The runs to compare a run with.
 
-    A control did the same task and was asked the same (`SAME_TASK`); an unrouted run and a filter
-    must also have seen as much of the behaviour, a filter as many labels. Of several, one of the
-    same seed is taken, then the one whose configuration differs in the fewest fields.
-    """
-    own = _leaves(configs[run])
+    A control did the same task and was asked the same (`SAME_TASK`). Except for a baseline it
+    must also have seen as much of the behaviour; a filter and random labels as many labels `bad`,
+    anchors as many labels `good`. Of several, one of the same seed is taken, then one that was
+    made for this run, then the one whose configuration differs in the fewest fields.
 
-    def nearest(role: str, same: tuple[str, ...]) -> str | None:
+    Args:
+        run: Its name.
+        facts: Of this run and all others, by name.
+    """
+    own = facts[run].leaves
+
+    def nearest(role: str, *same: str) -> str | None:
         found = []
-        for name, config in configs.items():
-            leaves = _leaves(config)
-            if name == run or role_of(config) != role:
+        for name, (other, leaves) in facts.items():
+            if name == run or other != role:
                 continue
             if all(leaves.get(key) == own.get(key) for key in (*SAME_TASK, *same)):
-                differences = sum(leaves.get(key) != own.get(key) for key in own | leaves)
-                found.append((leaves.get("seed") != own.get("seed"), differences, name))
-        return min(found)[2] if found else None
+                seed = leaves.get("seed") != own.get("seed")
+                stranger = leaves.get("control_of") != own.get("run_name")
+                differences = sum(leaves.get(key) != own.get(key) for key in {*own, *leaves})
+                found.append((seed, stranger, differences, name))
+        return min(found)[3] if found else None
 
-    fraction, labels = "data.behavior_fraction", "data.labeled_fraction"
+    seen = "data.behavior_fraction"
+    labels = (seen, "data.labeled_fraction", "data.false_positive_rate")
     return Controls(
-        baseline=nearest("baseline", ()),
-        unrouted=nearest("unrouted", (fraction,)),
-        filter=nearest("filter", (fraction, labels)),
+        baseline=nearest("baseline"),
+        unrouted=nearest("unrouted", seen),
+        filter=nearest("filter", *labels),
+        oracle=nearest("oracle", seen),
+        random_labels=nearest("random_labels", *labels),
+        anchors_only=nearest("anchors_only", seen, "data.good_labeled_fraction"),
     )
 
 
 def confounders(first: Config, second: Config) -> list[str]:
     """Fields in which two runs differ although a run and its control should not."""
-    one, two = _leaves(first), _leaves(second)
+    one, two = facts_of(first).leaves, facts_of(second).leaves
     return [
         key
-        for key in one | two
+        for key in dict.fromkeys([*one, *two])
         if one.get(key) != two.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in TREATMENT)
+        and not any(key == name or key.startswith(f"{name}.") for name in (*TREATMENT, *NO_MATTER))
     ]
-
-
-def _leaves(config: Config) -> dict[str, Any]:
-    return dict(_walk(config, ""))
 
 
 def _walk(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -2,31 +2,62 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from gradroute.report.analysis import Loss, Rate, RunResults, controls_of, gain_kept
+from gradroute.report.analysis import Loss, Rate, RunResults
+from gradroute.report.claims import Claim
+from gradroute.report.comparison import Comparison
+from gradroute.report.contrasts import gain_kept, gain_reference
+from gradroute.report.doctor import HEALTHY, Finding
+from gradroute.report.scales import FEWEST_SCALES, Deployment
+from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import Verdict
 
 WIDTH = 100
 _MARK = {True: "yes", False: "NO", None: "open"}
 
 
-def render(runs: Sequence[RunResults], verdicts: Sequence[Verdict]) -> str:
-    """The whole comparison as text for a terminal of 100 columns."""
-    return f"{render_table(runs)}\n\n{render_verdicts(verdicts)}"
+def render(comparison: Comparison) -> str:
+    """The whole comparison as text for a terminal of 100 columns.
+
+    With several seeds the verdicts are one line per claim and outcome: their checks, seed by seed,
+    would fill screens, and are in the JSON document.
+    """
+    groups = comparison.groups
+    several = any(len(group.seeds) > 1 for group in groups)
+    back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
+    verdicts = comparison.verdicts
+    blocks = [
+        render_table(comparison.runs, comparison.behavior),
+        render_seeds(groups, comparison.behavior) if several else "",
+        render_outcomes(verdicts) if several and verdicts else render_verdicts(verdicts),
+        render_claims(comparison.claims),
+        _paragraphs("What gain kept points to", _findings(comparison.findings)),
+        _paragraphs("The scale of `bad` to deploy", _scales(comparison.deployment)),
+        _paragraphs("Does it come back", back),
+        _paragraphs("Notes", [("", note) for note in comparison.notes]),
+    ]
+    return "\n\n".join(block for block in blocks if block)
 
 
-def render_table(runs: Sequence[RunResults]) -> str:
-    """Rates and losses by run and mode, and gain kept on the line that it judges."""
-    behavior = runs[0].config["behavior"] if runs else "behaviour"
+def render_table(runs: Sequence[RunResults], behavior: str) -> str:
+    """Rates and losses by run and mode, and gain kept on the line that it judges.
+
+    Points of a scale curve are left out: a figure shows them better.
+    """
     heads = ["run", "mode", f"{behavior} rate", "normal loss", f"{behavior} loss", "gain kept"]
     lines = [heads]
+    left_out = 0
     for run in runs:
-        kept = gain_kept(run, controls_of(run, runs).get("baseline"))
-        for index, (mode, cell) in enumerate(run.cells.items()):
+        kept = gain_kept(run, gain_reference(run, runs))
+        first = True
+        for mode, cell in run.cells.items():
+            if "=" in mode:
+                left_out += 1
+                continue
             lines.append(
                 [
-                    run.name if index == 0 else "",
+                    run.name if first else "",
                     mode,
                     _rate(cell.rate),
                     _loss(cell.loss.get("normal")),
@@ -34,6 +65,7 @@ def render_table(runs: Sequence[RunResults]) -> str:
                     _number(kept.value) if kept is not None and kept.mode == mode else "",
                 ]
             )
+            first = False
     cells = [cell for run in runs for cell in run.cells.values()]
     completions = _range(cell.rate.n for cell in cells if cell.rate is not None)
     examples = _range(loss.n for cell in cells for loss in cell.loss.values())
@@ -41,7 +73,94 @@ def render_table(runs: Sequence[RunResults]) -> str:
         f"[95 % intervals]; rates over {completions} completions, losses in nats per token over "
         f"{examples} held-out texts."
     )
+    if left_out:
+        note += f"\nNot in this table: points of scale curves ({left_out})."
     return f"{_aligned(lines, (True, True, True, True, True, False))}\n{note}"
+
+
+def render_seeds(groups: Sequence[Group], behavior: str) -> str:
+    """Rates and gain kept over seeds, every seed shown."""
+    lines = [["group", "mode", f"{behavior} rate over seeds", "each seed, %", "seeds", "gain kept"]]
+    for group in groups:
+        shipped = "bad_ablated" if group.rate("bad_ablated") else "full"
+        rates = {mode: group.rate(mode) for mode in group.modes if "=" not in mode}
+        known = [(mode, rate) for mode, rate in rates.items() if rate is not None]
+        for index, (mode, rate) in enumerate(known):
+            gain = group.gain_kept if mode == shipped else None
+            lines.append(
+                [
+                    group.name if index == 0 else "",
+                    mode,
+                    _seeds_rate(rate),
+                    " ".join(f"{100 * value:.0f}" for value in rate.values),
+                    str(len(rate.seeds)),
+                    "" if gain is None else f"{gain.mean:.2f} [{gain.lower:.2f}, {gain.upper:.2f}]",
+                ]
+            )
+    note = (
+        "[95 % t intervals over seeds; where all seeds agree, the widest interval of one seed; of "
+        "one\nseed alone, over its completions]"
+    )
+    for group in groups:
+        if group.precision is not None:
+            right = ", ".join(f"{100 * value:.0f}" for value in group.precision.values)
+            note += f"\n{group.name}: of the labels `bad` {right} % are right (precision, by seed)"
+    return f"{_aligned(lines, (True, True, True, True, False, True))}\n{note}"
+
+
+def render_claims(claims: Sequence[Claim]) -> str:
+    """Routed groups beside their controls: a line each, as measured and at equal gain kept."""
+    if not claims:
+        return ""
+    rows = [["  control", "its rate, %", "points", "its gain kept", "at equal gain", "verdict"]]
+    for claim in claims:
+        equal = claim.equal_gain.difference
+        rows.append(
+            [
+                f"  {claim.kind}",
+                _bounded(claim.control_rate, 100, 0),
+                _bounded(claim.difference, 100, 0),
+                "" if claim.control_gain is None else f"{claim.control_gain.mean:.2f}",
+                claim.equal_gain.outcome if equal is None else _bounded(equal, 100, 0),
+                claim.decided.removeprefix("not shown: "),
+            ]
+        )
+    head, *table = _aligned(rows, (True,) * 6).splitlines()
+    lines, before = [head], ""
+    for claim, line in zip(claims, table, strict=True):
+        if claim.group != before:
+            gain = "not measured" if claim.gain is None else f"{claim.gain.mean:.2f}"
+            rate = _bounded(claim.rate, 100, 0)
+            lines.append(f"{claim.group} under {claim.mode}: {rate} %, gain kept {gain}")
+            before = claim.group
+        lines.append(line)
+    lines += [
+        "Points: routed minus control, by seed [95 %]. At equal gain: the control's update is",
+        "scaled until it keeps as much (gradroute eval CONTROL… --scale all=0.1,0.2,...,1).",
+    ]
+    lines += [
+        f"{claim.group}: the goal against the oracle (at most 5 points above, gain kept at least "
+        f"0.9) is {'met' if claim.goal else 'NOT met'}."
+        for claim in claims
+        if claim.goal is not None
+    ]
+    return "\n".join(lines)
+
+
+def render_outcomes(verdicts: Sequence[Verdict]) -> str:
+    """One line per claim and outcome, with the runs of which it holds."""
+    found: dict[tuple[int, str, str], list[str]] = {}
+    for verdict in verdicts:
+        found.setdefault((verdict.number, verdict.claim, verdict.outcome), []).append(verdict.run)
+    lines = []
+    for (number, claim, outcome), runs in found.items():
+        lines += textwrap.wrap(
+            f"({number}) {outcome.upper()}: {claim} ({', '.join(runs)})",
+            WIDTH,
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def render_verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -64,6 +183,53 @@ def render_verdicts(verdicts: Sequence[Verdict]) -> str:
         first, *rest = lines
         blocks.append("\n".join([f"({verdict.number}) {first}", *(f"    {line}" for line in rest)]))
     return "\n\n".join(blocks)
+
+
+def _findings(findings: Mapping[str, Sequence[Finding]]) -> list[tuple[str, str]]:
+    """What is to be mended, one paragraph each; the healthy runs together."""
+    healthy = [
+        f"{run} {one.numbers['gain_kept']:.2f}"
+        for run, found in findings.items()
+        for one in found
+        if one.cause == HEALTHY
+    ]
+    parts = [
+        (f"{run}: {one.cause}", f"{one.text} {one.dial}".strip())
+        for run, found in findings.items()
+        for one in found
+        if one.cause != HEALTHY
+    ]
+    return [("Healthy, gain kept", f"{', '.join(healthy)}."), *parts] if healthy else parts
+
+
+def _scales(chosen: Mapping[str, Deployment]) -> list[tuple[str, str]]:
+    """Choices from a curve; the warning is much the same for every run, so once is enough."""
+    curves = {run: one for run, one in chosen.items() if one.measured >= FEWEST_SCALES}
+    found = [(run, one.sentence) for run, one in curves.items()]
+    missing = [run for run in chosen if run not in curves]
+    found += [("", one.warning) for one in list(curves.values())[:1]]
+    if missing:
+        few = (
+            f"Too few scales to choose from were measured of {', '.join(missing)}: gradroute eval "
+            "RUN… --scale bad=0,0.1,...,1."
+        )
+        found.append(("", few))
+    return found
+
+
+def _paragraphs(title: str, parts: Sequence[tuple[str, str]]) -> str:
+    """A title and, below it, paragraphs with heads; nothing where there are none."""
+    lines = [title]
+    for head, text in parts:
+        lines += textwrap.wrap(
+            f"{head}. {text}" if head else text,
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) if parts else ""
 
 
 def _aligned(lines: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
@@ -90,6 +256,16 @@ def _rate(rate: Rate | None) -> str:
 
 def _loss(loss: Loss | None) -> str:
     return "" if loss is None else f"{loss.mean:.3f} [{loss.lower:.3f}, {loss.upper:.3f}]"
+
+
+def _seeds_rate(rate: OverSeeds) -> str:
+    return f"{100 * rate.mean:3.0f} % [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"
+
+
+def _bounded(number: OverSeeds, scale: int, digits: int) -> str:
+    values = (scale * value for value in (number.mean, number.lower, number.upper))
+    mean, lower, upper = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)
+    return mean if number.basis == "none" else f"{mean} [{lower}, {upper}]"
 
 
 def _number(value: float) -> str:

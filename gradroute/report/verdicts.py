@@ -15,26 +15,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradroute.report.analysis import (
-    Estimate,
+from gradroute.report.analysis import Estimate, RunResults
+from gradroute.report.contrasts import (
     GainKept,
-    Rate,
-    RunResults,
     controls_of,
     gain_kept,
+    gain_reference,
     localization,
     loss_difference,
+    mode_difference,
+    outcome_pairs,
     rate_difference,
 )
+from gradroute.report.outcomes import (
+    DAMAGED,
+    HIGHER,
+    IDLE,
+    INCONCLUSIVE,
+    LOWER,
+    NOT_LEARNED,
+    NOT_SHOWN,
+    SAME,
+    SHOWN,
+)
+from gradroute.report.pairs import detectable
 from gradroute.report.roles import adapter_names, confounders
-from gradroute.statistics import t_interval
-
-SHOWN = "shown"
-NOT_SHOWN = "not shown"
-INCONCLUSIVE = "inconclusive"
-NOT_LEARNED = "not shown: the behaviour was not learned"
-DAMAGED = "not shown: the model is damaged"
-IDLE = "not shown: the modes do not differ"
+from gradroute.report.words import (
+    gain_text,
+    nats_text,
+    p_text,
+    points_text,
+    rate_text,
+    signed_text,
+)
+from gradroute.statistics import mcnemar_counts, t_interval
 
 LEARNED_RATE = 0.5
 """Behaviour rate under `full` from which the behaviour counts as learned."""
@@ -102,16 +116,19 @@ def judge(runs: Sequence[RunResults]) -> list[Verdict]:
     for run in runs:
         if run.role == "routed" and {"good", "bad"} <= set(adapter_names(run.config)):
             controls = controls_of(run, runs)
+            reference = gain_reference(run, runs)
             data = run.config["data"]
             if data["path"] is not None or data["labeled_fraction"] > 0:
-                verdicts.append(_removal(run, controls))
-            verdicts.append(_sits_in_bad(run, controls))
+                verdicts.append(_removal(run, controls, reference))
+            verdicts.append(_sits_in_bad(run, controls, reference))
             if (cosine := run.cosine) is not None:
                 verdicts.append(_geometry(run, cosine, controls.get("unrouted")))
     return sorted(verdicts, key=lambda verdict: verdict.number)
 
 
-def _removal(run: RunResults, controls: Mapping[str, RunResults]) -> Verdict:
+def _removal(
+    run: RunResults, controls: Mapping[str, RunResults], reference: RunResults | None
+) -> Verdict:
     """Claims 1 and 2: the behaviour was there, goes with `bad`, and the model stays whole."""
     data = run.config["data"]
     whole = data["path"] is None and data["labeled_fraction"] >= 1
@@ -128,45 +145,48 @@ def _removal(run: RunResults, controls: Mapping[str, RunResults]) -> Verdict:
         _learned(run),
         *_modes_differ(run),
         _stays_low("bad_ablated", run, controls.get("baseline")),
-        _whole(run, controls.get("baseline")),
+        _whole(run, reference),
         _stays_low("good_x2", run, controls.get("baseline")),
     ]
     unrouted = controls.get("unrouted")
     if not whole and unrouted is not None:
-        gap = loss_difference(run, unrouted, "bad_ablated", "behavior")
+        gap = loss_difference((run, "bad_ablated"), (unrouted, "bad_ablated"), "behavior")
         checks.append(
             Check(
-                f"loss on the behaviour under bad_ablated {_nats(gap)} above that of "
+                f"loss on the behaviour under bad_ablated {nats_text(gap)} above that of "
                 f"{unrouted.name}, unrouted (at least {LOSS_MARGIN})",
                 _at_least(gap, LOSS_MARGIN),
             )
         )
+    checks += [*_same_prompts(run), *_labels(run)]
     checks += _beside(run, controls, ("bad_ablated", "good_x2"))
     return Verdict(1 if whole else 2, claim, run.name, _outcome(checks), tuple(checks))
 
 
-def _sits_in_bad(run: RunResults, controls: Mapping[str, RunResults]) -> Verdict:
+def _sits_in_bad(
+    run: RunResults, controls: Mapping[str, RunResults], reference: RunResults | None
+) -> Verdict:
     """Claim 3: the behaviour stays when `good` goes, and goes when `bad` goes."""
-    change = rate_difference(run.rate("good_ablated"), run.rate("full"))
+    change = mode_difference(run, "good_ablated", "full")
     local = localization(run)
     checks = [
         _learned(run),
         *_modes_differ(run),
         Check(
             f"good_ablated shows it in {rate_text(run.rate('good_ablated'))}, "
-            f"{_points(change)} against full (at least {-100 * RATE_MARGIN:.0f})",
+            f"{points_text(change)} against full (at least {-100 * RATE_MARGIN:.0f})",
             _at_least(change, -RATE_MARGIN),
         ),
         Check(
-            f"localization, good_ablated minus bad_ablated: {_points(local)} "
+            f"localization, good_ablated minus bad_ablated: {points_text(local)} "
             f"(at least {100 * RATE_MARGIN:+.0f})",
             _at_least(local, RATE_MARGIN),
         ),
-        _whole(run, controls.get("baseline")),
+        _whole(run, reference),
     ]
     if "unrouted" in controls:
         other = controls["unrouted"]
-        text = f"{other.name}, unrouted: localization {_points(localization(other))}"
+        text = f"{other.name}, unrouted: localization {points_text(localization(other))}"
         checks.append(Check(text + _differences(run, other), None, decides=False))
     claim = "Ablating `good` does not reduce the behaviour: it sits in `bad`."
     return Verdict(3, claim, run.name, _outcome(checks), tuple(checks))
@@ -199,14 +219,14 @@ def _against_unrouted(run: RunResults, unrouted: RunResults) -> tuple[str, str]:
         return INCONCLUSIVE, " (no interval from so few modules)"
     lower, upper = t_interval(gaps)
     gap = Estimate(-sum(gaps) / len(gaps), -upper, -lower)
-    return _side(lower, upper), f" ({_signed(gap, 2)} by module)"
+    return _side(lower, upper), f" ({signed_text(gap, 2)} by module)"
 
 
 def _side(lower: float, upper: float) -> str:
     """Where a value lies, given the interval of how far the reference lies above it."""
     if lower > 0:
-        return "lower"
-    return "higher" if upper < 0 else "no different"
+        return LOWER
+    return HIGHER if upper < 0 else SAME
 
 
 def _learned(run: RunResults) -> Check:
@@ -230,12 +250,47 @@ def _modes_differ(run: RunResults) -> list[Check]:
     return [Check(f"{text}: {consequence}", False, failed=IDLE)]
 
 
+def _same_prompts(run: RunResults) -> list[Check]:
+    """`full` and `bad_ablated` prompt by prompt, for reading."""
+    pairs = outcome_pairs((run, "full"), (run, "bad_ablated"))
+    if pairs is None:
+        return []
+    p_value = mcnemar_counts(pairs.only_first, pairs.only_second)
+    least = detectable(pairs)
+    power = (
+        "so few prompts could not show any difference"
+        if math.isnan(least)
+        else f"a difference of {100 * least:.0f} points would have been found with 80 % power"
+    )
+    text = (
+        f"on the same {pairs.n} prompts full alone shows it {pairs.only_first} times, bad_ablated "
+        f"alone {pairs.only_second} times: {points_text(pairs.difference)}, exact McNemar "
+        f"{p_text(p_value)} ({power})"
+    )
+    return [Check(text, None, decides=False)]
+
+
+def _labels(run: RunResults) -> list[Check]:
+    """How good the labels were that training saw, for reading."""
+    labels = run.manifest.get("labels") or {}
+    precision, recall = labels.get("precision"), labels.get("recall")
+    if precision is None or recall is None:
+        return []
+    labelled, bad = labels["labelled_bad"], labels["true_bad"]
+    hits = round(precision * labelled)
+    text = (
+        f"labels: {hits} of {labelled} labelled bad are bad (precision {100 * precision:.0f} %), "
+        f"{hits} of {bad} bad ones are labelled (recall {100 * recall:.0f} %)"
+    )
+    return [Check(text, None, decides=False)]
+
+
 def _stays_low(mode: str, run: RunResults, baseline: RunResults | None) -> Check:
     reference = run.rate("base") if baseline is None else baseline.rate("full")
     name = "the untuned base" if baseline is None else baseline.name
     gap = rate_difference(run.rate(mode), reference)
     text = (
-        f"{mode} shows it in {rate_text(run.rate(mode))}, {_points(gap)} against {name} "
+        f"{mode} shows it in {rate_text(run.rate(mode))}, {points_text(gap)} against {name} "
         f"(at most {100 * RATE_MARGIN:+.0f})"
     )
     met = _at_most(gap, RATE_MARGIN)
@@ -252,8 +307,8 @@ def _beyond_use(mode: str, run: RunResults) -> str:
     return f" [says little: normal loss {loss.mean:.2f}, the untuned base has {base.mean:.2f}]"
 
 
-def _whole(run: RunResults, baseline: RunResults | None) -> Check:
-    kept = gain_kept(run, baseline)
+def _whole(run: RunResults, reference: RunResults | None) -> Check:
+    kept = gain_kept(run, reference)
     text = f"gain kept {gain_text(kept)} (at least {GAIN_KEPT:.2f})"
     return Check(text, _gain_met(kept), failed=DAMAGED)
 
@@ -271,7 +326,9 @@ def _beside(
 ) -> list[Check]:
     """What the controls show under the same modes, for reading."""
     checks = []
-    for role, shown in (("unrouted", modes), ("filter", ("full",))):
+    read = {role: ("full",) for role in ("filter", "oracle")}
+    read |= {role: tuple(modes) for role in ("unrouted", "random_labels", "anchors_only")}
+    for role, shown in read.items():
         if role in controls:
             other = controls[role]
             rates = ", ".join(f"{mode} {rate_text(other.rate(mode))}" for mode in shown)
@@ -305,41 +362,3 @@ def _differences(run: RunResults, control: RunResults) -> str:
     """A warning where a control differs in more than what makes it a control."""
     found = confounders(run.config, control.config)
     return f" [differs in {', '.join(found)} too]" if found else ""
-
-
-def rate_text(rate: Rate | None) -> str:
-    """A rate in per cent with interval and n."""
-    if rate is None:
-        return "(not measured)"
-    low, high = 100 * rate.lower, 100 * rate.upper
-    return f"{100 * rate.mean:.0f} % [{low:.0f}, {high:.0f}] of {rate.n}"
-
-
-def gain_text(kept: GainKept | None) -> str:
-    """Gain kept with interval and what it is measured against."""
-    if kept is None:
-        return "(not measured)"
-    if math.isnan(kept.value):
-        return f"not defined, {kept.against} gains nothing on normal text,"
-    interval = "" if math.isnan(kept.lower) else f" [{kept.lower:.2f}, {kept.upper:.2f}]"
-    return f"{kept.value:.2f}{interval} against {kept.against}"
-
-
-def _points(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "(not measured)"
-    value, lower, upper = (100 * number for number in estimate)
-    return f"{_plus(value, 0)} points [{_plus(lower, 0)}, {_plus(upper, 0)}]"
-
-
-def _nats(estimate: Estimate | None) -> str:
-    return "(not measured)" if estimate is None else f"{_signed(estimate, 2)} nats"
-
-
-def _signed(estimate: Estimate, digits: int) -> str:
-    value, lower, upper = (_plus(number, digits) for number in estimate)
-    return f"{value} [{lower}, {upper}]"
-
-
-def _plus(number: float, digits: int) -> str:
-    return f"{round(number, digits) + 0.0:+.{digits}f}"  # + 0.0: no minus zero

@@ -21,7 +21,7 @@ from gradroute.checkpoint import (
 )
 from gradroute.config import RunConfig, dump_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
-from gradroute.errors import Interrupted, MachineError, NumericError
+from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.files import append_line, read_lines, write_lines
 from gradroute.folders import RunFolder
 from gradroute.routing.policy import RoutingPolicy
@@ -50,6 +50,8 @@ class Training:
         pad_id: the padding token.
         say: where a line for the user goes.
         bar: show a progress bar rather than a line now and then.
+        measure: called with the number of steps done, every `train.measure_every` of them and after
+            the last; it must leave the model and the random state as they were.
     """
 
     config: RunConfig
@@ -61,6 +63,7 @@ class Training:
     pad_id: int
     say: Callable[[str], None]
     bar: bool = False
+    measure: Callable[[int], None] | None = None
 
 
 def train(run: Training) -> None:
@@ -92,8 +95,8 @@ def train(run: Training) -> None:
             append_line(run.folder.timings, {"step": step + 1, "step_seconds": seconds})
             progress(step + 1, row)
             last = step + 1 == settings.max_steps
-            due = settings.save_every > 0 and (step + 1) % settings.save_every == 0
-            if last or due or stop.requested:
+            _measure(run, optimizer, step + 1)
+            if last or stop.requested or _due(step + 1, settings.save_every):
                 _save(run, optimizer, step + 1)
             if stop.requested and not last:
                 raise Interrupted(
@@ -107,7 +110,7 @@ def _one_step(run: Training, optimizer: torch.optim.Optimizer, step: int) -> dic
     settings = run.config.train
     batches = _micro_batches(run, step)
     norms = {}
-    if settings.log_gradients_every and (step + 1) % settings.log_gradients_every == 0:
+    if _due(step + 1, settings.log_gradients_every):
         norms = label_gradient_norms(run.model, batches, run.policy, settings.loss_mean)
         torch.manual_seed(run.config.seed * 1_000_003 + step)
     rate = schedule(step, settings.max_steps, settings.warmup_steps)
@@ -123,6 +126,27 @@ def _one_step(run: Training, optimizer: torch.optim.Optimizer, step: int) -> dic
             f"examples: {ids}."
         ) from error
     return _metrics(step + 1, report, optimizer, norms)
+
+
+def _measure(run: Training, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Measure the model after a step where that is due; before the step's checkpoint is written.
+
+    So a resumed run has the lines of every step up to its checkpoint. A measurement that fails
+    costs no training: the step is saved first.
+    """
+    settings = run.config.train
+    last = step == settings.max_steps
+    if run.measure is None or not (last or _due(step, settings.measure_every)):
+        return
+    try:
+        run.measure(step)
+    except GradrouteError:
+        _save(run, optimizer, step)
+        raise
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _micro_batches(run: Training, step: int) -> list[Batch]:
@@ -180,8 +204,9 @@ def _resume(run: Training, optimizer: torch.optim.Optimizer) -> int:
         start = checkpoint.step
         run.say(f"{run.folder.name}: goes on after step {start}.")
     # Lines of steps that a checkpoint does not hold are computed again.
-    kept = [row for row in read_lines(run.folder.metrics) if row["step"] <= start]
-    write_lines(run.folder.metrics, kept)
+    for path in (run.folder.metrics, run.folder.measures):
+        if path.is_file():
+            write_lines(path, [row for row in read_lines(path) if row["step"] <= start])
     return start
 
 

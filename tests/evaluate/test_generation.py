@@ -16,7 +16,7 @@ from evaluate.tiny_writers import (
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
-from gradroute.errors import ConfigError, NumericError
+from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.sampling import draw, gumbel_noise, noise_keys
 from gradroute.routing.adapters import load_adapter_state
@@ -228,3 +228,16 @@ def test_no_mode_and_no_token_are_refused() -> None:
         generate(writer(), modes=())
     with pytest.raises(ConfigError, match="max_new_tokens is 0"):
         generate(writer(), max_new_tokens=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neo"])
+def test_a_prompt_that_leaves_no_room_in_the_models_positions_is_named(kind: str) -> None:
+    model = writer(kind)
+    base = model.get_base_model()
+    assert isinstance(base, transformers.PreTrainedModel)
+    positions = base.config.max_position_embeddings
+    fits = Prompt("fits", "a" * (positions - 1 - 6))  # the beginning token, and six new ones
+    with pytest.raises(DataError, match=f"'long' is {positions - 5} tokens long.*{positions} pos"):
+        generate(model, [Prompt("p", "a"), Prompt("long", fits.text + "a")], MODES[:1])
+    if kind == "gpt_neo":  # of few positions
+        assert len(generate(model, [fits], MODES[:1])["full"]) == 1

@@ -1,10 +1,17 @@
+from collections.abc import Mapping
+
 import pytest
 from report.fabricated import REFERENCE, config_of
 
-from gradroute.report.roles import confounders, find_controls, role_of
+from gradroute.report.roles import Config, Controls, confounders, facts_of, role_of
+from gradroute.report.roles import find_controls as find_by_facts
 
 CONFIGS = {name: config_of(name, made.changes) for name, made in REFERENCE.items()}
 TABLE = {"bad": {"good": "freeze", "bad": "update"}, "good": {"good": "update", "bad": "update"}}
+
+
+def find_controls(run: str, configs: Mapping[str, Config]) -> Controls:
+    return find_by_facts(run, {name: facts_of(config) for name, config in configs.items()})
 
 
 @pytest.mark.parametrize(
@@ -17,6 +24,10 @@ TABLE = {"bad": {"good": "freeze", "bad": "update"}, "good": {"good": "update", 
         ({"routing": "none", "data.behavior_fraction": 0.0}, "baseline"),
         ({"routing": "none", "adapters": {"good": {}, "bad": None}}, "other"),
         ({"routing": "none", "data.drop": "labeled_bad"}, "filter"),
+        ({"routing": "none", "data.drop": "true_bad", "adapters": {"good": {}}}, "oracle"),
+        ({"data.relabel": "random"}, "random_labels"),
+        ({"data.relabel": "unlabel_bad"}, "anchors_only"),
+        ({"routing": "none", "data.relabel": "random"}, "unrouted"),
     ],
 )
 def test_a_role_follows_from_the_configuration(changes: dict, role: str) -> None:
@@ -31,7 +42,32 @@ def test_names_mean_nothing() -> None:
 
 
 def test_a_run_is_compared_with_its_controls() -> None:
-    assert find_controls("0.1_0.5", CONFIGS) == ("baseline", "0.1_0.0", "filter_0.5")
+    assert find_controls("0.1_0.5", CONFIGS) == Controls("baseline", "0.1_0.0", "filter_0.5")
+
+
+def test_every_control_is_found_by_what_was_done_in_it() -> None:
+    half = {"data.labeled_fraction": 0.5, "data.good_labeled_fraction": 0.3}
+    one = {"routing": "none", "adapters": {"good": {"rank": 64}}}
+    configs = {
+        "run": config_of("run", half),
+        "o": config_of("o", {**half, **one, "data.drop": "true_bad"}),
+        "f": config_of("f", {**half, **one, "data.drop": "labeled_bad"}),
+        "r": config_of("r", {**half, "data.relabel": "random"}),
+        "a": config_of("a", {**half, "data.relabel": "unlabel_bad"}),
+        "n": config_of("n", {**half, "routing": "none"}),
+    }
+    assert find_controls("run", configs) == Controls(None, "n", "f", "o", "r", "a")
+
+
+def test_a_control_made_for_the_run_goes_before_one_that_is_more_alike() -> None:
+    alike = {"data.labeled_fraction": 0.5, "routing": "none"}
+    configs = {
+        "run": config_of("run", {"data.labeled_fraction": 0.5}),
+        "a": config_of("a", alike),
+        "b": config_of("b", {**alike, "control_of": "run", "control": "none", "layers": "all"}),
+        "c": config_of("c", {**alike, "control_of": "other", "control": "none"}),
+    }
+    assert find_controls("run", configs).unrouted == "b"
 
 
 def test_a_filter_with_other_labels_is_no_control() -> None:
@@ -50,7 +86,7 @@ def test_a_filter_with_other_labels_is_no_control() -> None:
 )
 def test_a_run_of_another_task_or_other_questions_is_no_control(change: dict) -> None:
     configs = CONFIGS | {"0.1_0.5": config_of("0.1_0.5", {"data.labeled_fraction": 0.5, **change})}
-    assert find_controls("0.1_0.5", configs) == (None, None, None)
+    assert find_controls("0.1_0.5", configs) == Controls()
 
 
 def test_of_several_controls_the_one_of_the_same_seed_is_taken() -> None:

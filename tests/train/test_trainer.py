@@ -8,11 +8,13 @@ import torch
 from small_llama import small_llama
 
 from gradroute.config import load_config
-from gradroute.data.batches import TokenizedExample
-from gradroute.errors import NumericError
+from gradroute.data.batches import DataOrder, TokenizedExample
+from gradroute.errors import DataError, NumericError
+from gradroute.evaluate.losses import held_out_losses
+from gradroute.files import append_line, read_lines
 from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_state, attach_adapters
-from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.train.trainer import Training, train
 
 OVERRIDES = (
@@ -44,20 +46,24 @@ def rows(policy):
     ]
 
 
-def training(root, *overrides):
+def training(root, *overrides, measure=None):
+    """A run, and what it says; `measure(run, step)` is called as the run's measurement."""
     config = load_config(None, [*OVERRIDES, *overrides])
     policy = RoutingPolicy.from_value("anchored", tuple(config.adapters))
     folder = RunFolder(root / "x")
     folder.path.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
+    examples = rows(policy)
     run = Training(
         config=config,
         folder=folder,
         model=attach_adapters(small_llama(), config.adapters, layers="all"),
-        rows=rows(policy),
+        rows=examples,
+        order=DataOrder(config.seed, len(examples), tuple(range(len(examples)))),
         policy=policy,
         pad_id=0,
         say=said.append,
+        measure=None if measure is None else lambda step: measure(run, step),
     )
     return run, said
 
@@ -138,3 +144,64 @@ def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
     run, _ = training(tmp_path)
     with pytest.raises(MachineError, match="2 processes"):
         train(run)
+
+
+EVERY_FIVE = "train.measure_every=5"
+
+
+def measured(run, step):
+    """What a measurement does: it runs the model under modes, draws noise, and writes a line."""
+    losses = held_out_losses(
+        run.model, run.rows, modes_of(run), pad_id=run.pad_id, rows_per_batch=64
+    )
+    torch.rand(7)
+    run.folder.measures.parent.mkdir(exist_ok=True)
+    for mode, (sums, _) in losses.items():
+        append_line(run.folder.measures, {"step": step, "mode": mode, "normal_loss": sum(sums)})
+
+
+def modes_of(run):
+    return [AblationMode.parse(name, tuple(run.config.adapters)) for name in ("full", "base")]
+
+
+def test_a_measurement_comes_every_so_many_steps_and_after_the_last(tmp_path):
+    steps: list[int] = []
+    run, _ = training(tmp_path, EVERY_FIVE, measure=lambda _, step: steps.append(step))
+    train(run)
+    assert steps == [5, 10, 12]
+
+
+def test_measuring_during_training_changes_no_bit_of_the_result(tmp_path):
+    watched, _ = training(tmp_path / "watched", EVERY_FIVE, measure=measured)
+    alone, _ = training(tmp_path / "alone", EVERY_FIVE)
+    train(watched)
+    train(alone)
+    assert final_manifest(watched) == final_manifest(alone)
+    assert watched.folder.metrics.read_bytes() == alone.folder.metrics.read_bytes()
+
+
+def test_a_resumed_run_measures_what_an_uninterrupted_one_does(tmp_path):
+    whole, _ = training(tmp_path / "whole", EVERY_FIVE, measure=measured)
+    train(whole)
+    cut, _ = training(tmp_path / "cut", EVERY_FIVE, measure=measured)
+    train(cut)
+    last = cut.folder.checkpoints / "step-000012"
+    last.rename(tmp_path / "lost")
+    again, _ = training(tmp_path / "cut", EVERY_FIVE, measure=measured)
+    train(again)
+    assert [row["step"] for row in read_lines(again.folder.measures)] == [5, 5, 10, 10, 12, 12]
+    assert again.folder.measures.read_bytes() == whole.folder.measures.read_bytes()
+    assert final_manifest(again) == final_manifest(whole)
+
+
+def test_a_measurement_that_fails_costs_no_training(tmp_path):
+    def fails(run, step):
+        if step == 10:
+            raise DataError("the detector raised.")
+
+    run, _ = training(tmp_path, EVERY_FIVE, measure=fails)
+    with pytest.raises(DataError, match="the detector raised"):
+        train(run)
+    again, said = training(tmp_path, EVERY_FIVE, measure=measured)
+    train(again)
+    assert any("goes on after step 10" in line for line in said)

@@ -1,0 +1,139 @@
+"""What is measured of a run already, and how what is new is added to it.
+
+A cell (a kind of prompts, or the losses, under one mode) is measured when its rows are in
+`results.json`, which is written after the lines that they are computed from. The file also says
+under which settings its rows were measured, so that rows measured in another way are not taken
+for those that are asked for.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradroute.environment import provenance
+from gradroute.files import read_lines, write_lines
+from gradroute.folders import RunFolder
+from gradroute.results import Result, read_results, write_results
+
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed")
+_OF_KIND = {
+    "prefix": ("prompts", "prefix_words", *_SAMPLING),
+    "plain": ("prompts", "prefix_words", *_SAMPLING),
+    "bos": ("bos_samples", *_SAMPLING),
+}
+# Settings of `evaluate` on which no measured number depends but for rounding.
+_NOT_MEASURING = {"modes", "batch_rows"}
+
+
+@dataclass
+class Known:
+    """What is measured of a run.
+
+    Attributes:
+        folder: The run.
+        rows: Its result rows.
+        origin: Their provenance: versions and hardware of the first measurement, and what the rows
+            depend on: `checkpoint` (its hash), `evaluate` (the settings), `prompts` (the hash of
+            every file of prompts).
+        stale: How many earlier rows do not count any more; they go with the next `keep`.
+    """
+
+    folder: RunFolder
+    rows: list[Result]
+    origin: dict[str, Any]
+    stale: int = 0
+
+    @property
+    def rates(self) -> set[tuple[str, str]]:
+        """(kind of prompts, mode) of every behaviour rate."""
+        return {(row.dataset, row.mode) for row in self.rows if row.metric == "behavior_rate"}
+
+    @property
+    def losses(self) -> set[str]:
+        """The modes of the held-out losses."""
+        return {row.mode for row in self.rows if row.metric == "held_out_loss"}
+
+    @property
+    def geometry(self) -> bool:
+        """Whether the geometry of the updates is among the rows."""
+        return any(row.metric == "random_cosine" for row in self.rows)
+
+
+def read_known(
+    folder: RunFolder,
+    *,
+    step: int,
+    checkpoint: str,
+    settings: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> Known:
+    """The rows that were measured before on the same checkpoint in the same way.
+
+    Args:
+        folder: The run.
+        step: Of the checkpoint.
+        checkpoint: Its hash.
+        settings: The config's `evaluate` section as plain values.
+        files: Kind -> sha256 of each file of prompts that is asked for.
+
+    Raises:
+        DataError: The results cannot be read, or are those of a newer gradroute.
+    """
+    settings = {key: value for key, value in settings.items() if key not in _NOT_MEASURING}
+    now = {"checkpoint": checkpoint, "evaluate": settings}
+    if not folder.results.is_file():
+        return Known(folder, [], {**provenance(), **now, "prompts": dict(files)})
+    rows, origin = read_results(folder.results)
+    same = origin.get("checkpoint", checkpoint) == checkpoint
+    before, hashes = origin.get("evaluate", {}), origin.get("prompts", {})
+    changed = {key for key in settings if before.get(key) != settings[key]}
+    changed |= {kind for kind in files if hashes.get(kind) != files[kind]}
+    kept = [
+        row for row in rows if same and row.step == step and changed.isdisjoint(_decided_by(row))
+    ]
+    origin = {**origin, **now, "prompts": {**hashes, **files}}
+    return Known(folder, kept, origin, stale=len(rows) - len(kept))
+
+
+def keep(
+    known: Known,
+    new: Iterable[Result],
+    *,
+    samples: Sequence[Mapping[str, Any]] = (),
+    losses: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Add what was just measured to what is known and to the files of the run.
+
+    Lines that belong to no row go: of a cell that was interrupted, or measured in another way.
+
+    Args:
+        known: What is known; it is brought up to date.
+        new: The new rows.
+        samples: The lines of `samples.jsonl` that they stand on.
+        losses: The same of `losses.jsonl`.
+
+    Raises:
+        MachineError: The disk refuses; the cell is then measured again next time.
+    """
+    folder, rates, modes = known.folder, known.rates, known.losses
+    rated = (
+        row
+        for row in read_lines(folder.samples)
+        if (row.get("prompts", "prefix"), row["mode"]) in rates
+    )
+    write_lines(folder.samples, [*rated, *samples])
+    lost = (row for row in read_lines(folder.losses) if row["mode"] in modes)
+    write_lines(folder.losses, [*lost, *losses])
+    known.rows += new
+    known.stale = 0
+    # The rows come last: they say that the lines are complete.
+    write_results(folder.results, known.rows, known.origin)
+
+
+def _decided_by(row: Result) -> tuple[str, ...]:
+    """The settings of `evaluate`, or the file of prompts, that a row depends on."""
+    if row.metric in ("update_cosine", "random_cosine"):
+        return ()
+    if row.metric == "held_out_loss":
+        return ("held_out",)
+    return _OF_KIND.get(row.dataset, (row.dataset, *_SAMPLING))

@@ -1,0 +1,216 @@
+"""How quickly plain fine-tuning brings a removed behaviour back.
+
+What a run ships is merged into the base, and a fresh LoRA adapter is trained on a few examples of
+the behaviour: what anybody who has the weights can do. A model that never saw the behaviour
+says how long that takes where nothing was hidden; one that takes fewer steps had the behaviour
+suppressed rather than absent.
+
+The adapter is a fresh one, of the run's total rank and with the same initial weights and the same
+data order for every run, so that all are attacked with equal capacity from an equal start. Training
+the run's own adapters on would not be: of two adapters of rank 32 one is left after ablation, while
+a filtered run still has its single one of rank 64, and each would start from where its own training
+had left it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from transformers import PreTrainedModel
+
+from gradroute.config import AdapterConfig
+from gradroute.data.batches import TokenizedExample
+from gradroute.errors import ConfigError
+from gradroute.evaluate.losses import ExampleLosses
+from gradroute.routing.adapters import attach_adapters
+from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.statistics import wilson
+from gradroute.train.step import StepReport, build_optimizer
+from gradroute.train.tuning import tuning
+
+ATTACKER = "attacker"
+"""Name of the fresh adapter."""
+WHOLE = AblationMode.parse("full", (ATTACKER,))
+"""The mode in which the attacked model is measured: the fresh adapter on."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a model is attacked with, but for the examples.
+
+    Attributes:
+        rank: Of the fresh adapter, whose scale is 2 (alpha is twice the rank).
+        targets: Modules that get it, see `find_targets`.
+        layers: Transformer layers that get it.
+        learning_rate: Of AdamW; constant, without warm-up, weight decay or clipping.
+        batch_size: Examples in one forward pass.
+        accumulation: Forward passes per step.
+        loss_mean: What a step averages over, "token" or "example".
+        max_steps: Steps after which the attack is given up.
+        every: Steps between measurements; the behaviour's return is seen to this precision.
+        threshold: Behaviour rate at which the behaviour counts as back.
+        seed: Of the adapter's initial weights and of the data order.
+    """
+
+    rank: int
+    targets: str | Sequence[str]
+    layers: str | Sequence[int]
+    learning_rate: float
+    batch_size: int
+    accumulation: int
+    loss_mean: str
+    max_steps: int
+    every: int
+    threshold: float
+    seed: int
+
+
+def kept_mode(policy: RoutingPolicy) -> AblationMode:
+    """The mode in which a run is shipped: without `bad` where it was routed, else all of it.
+
+    Raises:
+        ConfigError: The table routes, but there is no adapter `bad` to leave out.
+    """
+    if not policy.routes_anything:
+        return AblationMode.parse("full", policy.adapters)
+    if "bad" not in policy.adapters:
+        raise ConfigError(
+            f"the routing table routes between the adapters {', '.join(policy.adapters)}, none of "
+            "which is called bad, so there is no telling which one is left out when the model is "
+            "shipped. Name the one to leave out bad."
+        )
+    return AblationMode.parse("bad_ablated", policy.adapters)
+
+
+def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
+    """The base with the adapters that a mode keeps merged into its weights, in float32.
+
+    In 16 bits a merge would round small updates away. The model is used up.
+
+    Args:
+        model: A routed model on its device; of its adapters those at scale 1 are merged and those
+            at scale 0 dropped.
+        mode: A mode without other scales.
+
+    Raises:
+        ConfigError: The mode has a scale other than 0 and 1.
+    """
+    if not set(mode.scales.values()) <= {0.0, 1.0}:
+        raise ConfigError(f"mode {mode.name!r} cannot be merged; its scales must be 0 or 1.")
+    torch.nn.Module.to(model, torch.float32)
+    tuner = model.base_model
+    assert isinstance(tuner, BaseTuner)
+    merged = tuner.merge_and_unload(adapter_names=list(mode.kept)) if mode.kept else tuner.unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged.requires_grad_(False).eval()
+
+
+def relearn(
+    base: PreTrainedModel,
+    rows: Sequence[TokenizedExample],
+    attack: Attack,
+    *,
+    pad_id: int,
+    measure: Callable[[PeftModel], dict[str, Any]],
+) -> dict[str, Any]:
+    """Train a fresh adapter on examples of the behaviour until it is back.
+
+    Args:
+        base: What is attacked, see `merge_kept`; it is afterwards as it was before.
+        rows: The examples, with label id 0.
+        attack: How.
+        pad_id: Token that fills short rows.
+        measure: Gives the numbers of a point, `rate` among them, under the mode `WHOLE`.
+
+    Returns:
+        The curve: `learning_rate`, `max_steps`, its `points` (step 0 is the model before the
+        attack), and `steps_to_threshold`, the first measured step with a rate of the threshold or
+        more; None where there is none.
+
+    Raises:
+        NumericError: A loss or gradient is not finite.
+    """
+    points: list[dict[str, Any]] = []
+    reached: int | None = None
+    with _attacker(base, attack) as model:
+        tune = _tuning(model, rows, attack, pad_id)
+        for step in range(attack.max_steps + 1):
+            if step:
+                next(tune)
+            if step % attack.every == 0 or step == attack.max_steps:
+                points.append({"step": step, **measure(model)})
+                if points[-1]["rate"] >= attack.threshold:
+                    reached = step
+                    break
+    return {
+        "learning_rate": attack.learning_rate,
+        "steps_to_threshold": reached,
+        "max_steps": attack.max_steps,
+        "points": points,
+    }
+
+
+def point(samples: Sequence[Mapping[str, Any]], losses: ExampleLosses) -> dict[str, Any]:
+    """The numbers of one point of a curve.
+
+    Args:
+        samples: Lines of `sample_lines`; one too short to judge counts as not showing the
+            behaviour.
+        losses: Of held-out examples without the behaviour.
+
+    Returns:
+        `shown` of `n`, `rate` with its Wilson interval `lower` to `upper`, and `normal_loss` in
+        nats per target token.
+    """
+    n = len(samples)
+    shown = sum(sample["shows"] is True for sample in samples)
+    lower, upper = wilson(shown, n)
+    return {
+        "shown": shown,
+        "n": n,
+        "rate": shown / n,
+        "lower": lower,
+        "upper": upper,
+        "normal_loss": sum(losses.sums) / sum(losses.counts),
+    }
+
+
+@contextmanager
+def _attacker(base: PreTrainedModel, attack: Attack) -> Iterator[PeftModel]:
+    """The base with the fresh adapter, which is taken off again."""
+    model = attach_adapters(
+        base,
+        {ATTACKER: AdapterConfig(rank=attack.rank)},
+        targets=attack.targets,
+        layers=attack.layers,
+        seed=attack.seed,
+    )
+    try:
+        yield model
+    finally:
+        assert isinstance(model.base_model, BaseTuner)
+        model.base_model.unload()
+        base.eval()
+
+
+def _tuning(
+    model: PeftModel, rows: Sequence[TokenizedExample], attack: Attack, pad_id: int
+) -> Iterator[StepReport]:
+    plain = {ATTACKER: AdapterConfig(rank=attack.rank, weight_decay=0.0, clip=None)}
+    return tuning(
+        model,
+        build_optimizer(model, plain, attack.learning_rate),
+        rows,
+        RoutingPolicy.from_value({"all": {ATTACKER: "update"}}, (ATTACKER,)),
+        steps=attack.max_steps,
+        batch_size=attack.batch_size,
+        accumulation=attack.accumulation,
+        loss_mean=attack.loss_mean,
+        rate=lambda step: 1.0,
+        seed=attack.seed,
+        pad_id=pad_id,
+    )

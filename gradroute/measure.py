@@ -1,0 +1,397 @@
+"""Measuring a run: every kind of prompts under every ablation mode, each cell once.
+
+    prompts x modes         -> completions -> eval/samples.jsonl -> behaviour rates
+    held-out texts x modes  -> losses      -> eval/losses.jsonl  -> held-out losses
+
+A cell (a kind of prompts, or the losses, under one mode) is measured when its rows are in
+`eval/results.json`, which is written after its lines. So an evaluation may be interrupted
+anywhere, and the next one measures what is missing.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from gradroute.checkpoint import Checkpoint, latest_checkpoint, load_adapters
+from gradroute.config import RunConfig, load_config
+from gradroute.data.batches import TokenizedExample
+from gradroute.data.behaviors import get_behavior
+from gradroute.errors import ConfigError, DataError, MachineError
+from gradroute.evaluate.generation import Completion, Prompt, generate_modes
+from gradroute.evaluate.known import Known, keep, read_known
+from gradroute.evaluate.lines import loss_lines, sample_lines
+from gradroute.evaluate.losses import ExampleLosses, held_out_losses
+from gradroute.evaluate.modes import read_modes
+from gradroute.evaluate.prompts import PromptFile, read_prompts
+from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
+from gradroute.files import append_line, read_json
+from gradroute.folders import RunFolder
+from gradroute.model import Base, load_base
+from gradroute.prepare import Prepared, openings, prefixes, prepare, tokenized
+from gradroute.results import Result
+from gradroute.routing.adapters import attach_adapters
+from gradroute.routing.policy import AblationMode, standard_modes
+
+KINDS = ("prefix", "plain", "bos")
+"""Kinds of prompts that a run has of its own; any other is a user's file."""
+MODES_AT_ONCE = 6
+"""Modes that share a forward pass and are kept together: the standard ones, with one to spare."""
+COMPLETIONS_AT_ONCE = 2048
+"""Completions that are kept together, about: what an interruption may cost."""
+DURING_LOSSES = 64
+"""Held-out normal examples whose loss is measured during training."""
+
+
+def say(line: str) -> None:
+    """A line for the user: on standard error, so that results can be piped."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for.
+
+    Attributes:
+        prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behaviour.
+        modes: Ablation modes; none for those of the run's config.
+        scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
+    """
+
+    prompts: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run with what is to be measured of it."""
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    kinds: dict[str, PromptFile | None]
+    modes: list[AblationMode]
+    known: Known
+
+    def missing(self, kind: str) -> list[AblationMode]:
+        """The modes under which a kind of prompts is still to be completed."""
+        known = self.known.rates
+        return [mode for mode in self.modes if (kind, mode.name) not in known]
+
+    def missing_losses(self) -> list[AblationMode]:
+        """The modes whose losses are still to be measured."""
+        known = self.known.losses
+        return [mode for mode in self.modes if mode.name not in known]
+
+
+def check_asked(folder: RunFolder, asked: Asked) -> None:
+    """See that what is asked of a run can be measured, before anything is.
+
+    Raises:
+        ConfigError: A mode or a scale curve that the run's adapters do not have.
+        DataError: A file of prompts that cannot be used, or results that cannot be read.
+        MachineError: The run has no finished checkpoint.
+    """
+    _plan(folder, asked)
+
+
+def evaluate_run(folder: RunFolder, asked: Asked | None = None) -> None:
+    """Measure a run; what is measured already, in the same way, is kept.
+
+    Args:
+        folder: The run.
+        asked: What to measure; None for what its config says.
+
+    Raises:
+        ConfigError: A mode or curve does not fit the run, or its data have changed.
+        DataError: There is nothing to prompt with, or the behaviour's detector fails.
+        MachineError: The run has no finished checkpoint.
+    """
+    plan = _plan(folder, asked or Asked())
+    if not (any(plan.missing(kind) for kind in plan.kinds) or plan.missing_losses()):
+        return
+    config, known = plan.config, plan.known
+    if known.stale:
+        say(
+            f"{folder.name}: {known.stale} earlier numbers were measured on another checkpoint or "
+            "in another way; they are set aside."
+        )
+    prepared = prepare(config)
+    _check_held_out(folder, prepared)
+    base, model = restore(config, plan.checkpoint)
+    same_ground(folder, ground(prepared, base))
+    of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
+    for kind, file in plan.kinds.items():
+        missing = plan.missing(kind)
+        if not missing:
+            continue
+        prompts = file.prompts if file else prompts_of(prepared, config, kind)
+        _say_prompts(folder, config, kind, file, prompts)
+        for modes in _groups(missing, len(prompts)):
+            say(f"{folder.name}: measuring {kind}: {', '.join(mode.name for mode in modes)}")
+            completions = complete(base, model, prompts, modes, config)
+            samples = sample_lines(completions, prompts, kind, prepared.behavior)
+            keep(known, behavior_rows(samples, **of), samples=samples)
+    _measure_losses(plan, prepared, base, model, of)
+    if not known.geometry and (rows := geometry_rows(model, **of)):
+        keep(known, rows)
+
+
+def asked_modes(
+    config: RunConfig, modes: Sequence[str] | None, curves: Sequence[str]
+) -> list[AblationMode]:
+    """The modes that are named and the points of the curves.
+
+    Args:
+        config: Of the run.
+        modes: None for those of the config, or the standard ones where it names none.
+        curves: Scale curves.
+
+    Raises:
+        ConfigError: One does not fit the run's adapters.
+    """
+    adapters = tuple(config.adapters)
+    names = modes
+    if names is None:
+        names = config.evaluate.modes or [mode.name for mode in standard_modes(adapters)]
+    try:
+        return read_modes(names, curves, adapters)
+    except ConfigError as error:
+        raise ConfigError(f"run {config.run_name}: {error}") from error
+
+
+def asked_prompts(config: RunConfig, names: Sequence[str]) -> dict[str, PromptFile | None]:
+    """Kind -> its file, None for a kind of the run's own; without names those of the behaviour.
+
+    Raises:
+        ConfigError: Two different files of one name.
+        DataError: A file of prompts cannot be used.
+    """
+    found: dict[str, PromptFile | None] = {}
+    for name in names or get_behavior(config.behavior).prompt_kinds:
+        file = None if name in KINDS else read_prompts(Path(name))
+        kind = file.kind if file else name
+        if file and (other := found.get(kind)) and other.sha256 != file.sha256:
+            raise ConfigError(
+                f"two different files of prompts have the name {kind.removeprefix('file:')}, under "
+                "which their results are kept; rename one."
+            )
+        found[kind] = file
+    return found
+
+
+def prompts_of(prepared: Prepared, config: RunConfig, kind: str) -> list[Prompt]:
+    """The prompts of a kind in `KINDS`, with the ids that name their noise."""
+    settings = config.evaluate
+    if kind == "bos":
+        texts = [""] * settings.bos_samples
+    elif kind == "plain":
+        texts = openings(prepared, settings.prompts, settings.prefix_words)
+    else:
+        texts = prefixes(prepared, settings.prompts, settings.prefix_words)
+    return [Prompt(id=f"{kind}-{i}", text=text) for i, text in enumerate(texts)]
+
+
+def complete(
+    base: Base,
+    model: PeftModel,
+    prompts: Sequence[Prompt],
+    modes: Sequence[AblationMode],
+    config: RunConfig,
+) -> dict[str, list[Completion]]:
+    """Completions of prompts under modes, drawn as the config's `evaluate` section says."""
+    settings = config.evaluate
+    return generate_modes(
+        model,
+        base.tokenizer,
+        prompts,
+        modes,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+        rows_per_batch=settings.batch_rows,
+    )
+
+
+def losses_of(
+    base: Base,
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    modes: Sequence[AblationMode],
+    config: RunConfig,
+) -> dict[str, ExampleLosses]:
+    """Losses of tokenised examples under modes, by mode name."""
+    return held_out_losses(
+        model, rows, modes, pad_id=base.pad_id, rows_per_batch=config.evaluate.batch_rows
+    )
+
+
+def attach(model: PreTrainedModel, config: RunConfig) -> PeftModel:
+    """The base with the adapters of a config, at their initial weights."""
+    return attach_adapters(
+        model,
+        config.adapters,
+        targets=config.targets,
+        layers=config.layers,
+        seed=config.seed,
+    )
+
+
+def restore(config: RunConfig, checkpoint: Checkpoint) -> tuple[Base, PeftModel]:
+    """The base model and the run's trained model on it, in evaluation mode."""
+    base = load_base(config.model)
+    model = attach(base.model, config)
+    load_adapters(checkpoint, model)
+    return base, model.eval()
+
+
+def finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
+    """The checkpoint after a run's last step.
+
+    Raises:
+        MachineError: There is none (yet).
+    """
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    if checkpoint is None or checkpoint.step < config.train.max_steps:
+        done = 0 if checkpoint is None else checkpoint.step
+        raise MachineError(
+            f"run {folder.name} has {done} of {config.train.max_steps} steps in a checkpoint. "
+            "Finish it with the same `gradroute train` command first."
+        )
+    return checkpoint
+
+
+def ground(prepared: Prepared, base: Base) -> dict[str, str]:
+    """What a run stands on besides its config."""
+    return {"data": prepared.identity, "base": base.identity}
+
+
+def same_ground(folder: RunFolder, facts: Mapping[str, str]) -> None:
+    """Refuse to go on with a run whose data or base model has changed since it began.
+
+    Raises:
+        ConfigError: Something has; the message names it.
+    """
+    if not (folder.manifest.is_file() and latest_checkpoint(folder.checkpoints)):
+        return
+    before = read_json(folder.manifest)
+    changed = [f"{k}: {before.get(k)} -> {v}" for k, v in facts.items() if before.get(k) != v]
+    if changed:
+        raise ConfigError(
+            f"run folder {folder.path} was begun on something else: {'; '.join(changed)}. Put it "
+            "back, or start anew with --if-exists new."
+        )
+
+
+def during_training(
+    folder: RunFolder, config: RunConfig, prepared: Prepared, base: Base, model: PeftModel
+) -> Callable[[int], None]:
+    """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
+
+    Measured are `full` and, where there is such an adapter, `bad_ablated`: the behaviour rate over
+    the first `train.measure_prompts` inviting prompts, and the loss on the first `DURING_LOSSES`
+    held-out normal examples. Training does not notice: neither weights nor random state change.
+
+    Raises:
+        DataError: There is nothing to prompt with.
+    """
+    _check_held_out(folder, prepared)
+    standard = standard_modes(tuple(config.adapters))
+    modes = [mode for mode in standard if mode.name in ("full", "bad_ablated")]
+    prompts = prompts_of(prepared, config, "prefix")[: config.train.measure_prompts]
+    held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
+
+    def measure(step: int) -> None:
+        completions = complete(base, model, prompts, modes, config)
+        samples = sample_lines(completions, prompts, "prefix", prepared.behavior)
+        losses = losses_of(base, model, held_out, modes, config)
+        folder.measures.parent.mkdir(exist_ok=True)
+        for mode in modes:
+            shown = sum(line["shows"] is True for line in samples if line["mode"] == mode.name)
+            sums, counts = losses[mode.name]
+            line = {
+                "step": step,
+                "mode": mode.name,
+                "behavior_rate": shown / len(prompts),
+                "shown": shown,
+                "n": len(prompts),
+                "normal_loss": sum(sums) / sum(counts),
+            }
+            append_line(folder.measures, line)
+
+    return measure
+
+
+def _plan(folder: RunFolder, asked: Asked) -> _Plan:
+    config = load_config(folder.config)
+    modes = asked_modes(config, asked.modes or None, asked.scales)
+    kinds = asked_prompts(config, asked.prompts)
+    checkpoint = finished_checkpoint(folder, config)
+    known = read_known(
+        folder,
+        step=checkpoint.step,
+        checkpoint=checkpoint.identity,
+        settings=config.evaluate.model_dump(mode="json"),
+        files={kind: file.sha256 for kind, file in kinds.items() if file},
+    )
+    return _Plan(config, checkpoint, kinds, modes, known)
+
+
+def _check_held_out(folder: RunFolder, prepared: Prepared) -> None:
+    if not prepared.normal:
+        raise DataError(
+            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
+            "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
+        )
+
+
+def _say_prompts(
+    folder: RunFolder,
+    config: RunConfig,
+    kind: str,
+    file: PromptFile | None,
+    prompts: Sequence[Prompt],
+) -> None:
+    if file and file.blank:
+        say(f"{folder.name}: {kind}: {file.blank} blank lines are skipped.")
+    if kind in ("prefix", "plain") and len(prompts) < config.evaluate.prompts:
+        say(
+            f"{folder.name}: {kind}: {len(prompts)} prompts instead of evaluate.prompts="
+            f"{config.evaluate.prompts}: there are no more held-out examples."
+        )
+
+
+def _groups(modes: Sequence[AblationMode], prompts: int) -> Iterator[Sequence[AblationMode]]:
+    size = max(1, min(MODES_AT_ONCE, COMPLETIONS_AT_ONCE // prompts))
+    for start in range(0, len(modes), size):
+        yield modes[start : start + size]
+
+
+def _measure_losses(
+    plan: _Plan, prepared: Prepared, base: Base, model: PeftModel, of: Mapping[str, Any]
+) -> None:
+    missing = plan.missing_losses()
+    if not missing:
+        return
+    config, name = plan.config, plan.known.folder.name
+    held_out: dict[str, list[TokenizedExample]] = {}
+    for dataset, examples in (("normal", prepared.normal), ("behavior", prepared.behaving)):
+        if examples:
+            kept = examples[: config.evaluate.held_out]
+            held_out[dataset], notes = tokenized(kept, None, base, config.data.max_length)
+            for note in notes:
+                say(f"{name}, held-out {dataset} texts: {note}")
+    for modes in _groups(missing, 1):
+        say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
+        new: list[Result] = []
+        lines: list[dict[str, Any]] = []
+        for dataset, rows in held_out.items():
+            found = losses_of(base, model, rows, modes, config)
+            new += loss_rows(found, dataset, **of)
+            lines += loss_lines(found, dataset, [row.id for row in rows])
+        keep(plan.known, new, losses=lines)

@@ -1,0 +1,276 @@
+"""Two looks at a finished run: how its adapters lie to each other, and what ablation cost.
+
+geometry_runs   checkpoint -> eval/geometry.json: angles and cosines of two adapters' updates
+recover_run     checkpoint, known-good examples -> recover/: a short tune of what is kept
+
+Either may be interrupted: what is finished is kept, and the same command goes on.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from gradroute.config import RunConfig, dump_config, load_config
+from gradroute.data.batches import DataOrder
+from gradroute.data.examples import Example
+from gradroute.environment import provenance
+from gradroute.errors import ConfigError, DataError, NumericError
+from gradroute.evaluate.geometry import geometry, saved_factors
+from gradroute.files import read_json, write_bytes, write_json, write_text
+from gradroute.folders import RunFolder
+from gradroute.measure import (
+    Asked,
+    evaluate_run,
+    finished_checkpoint,
+    ground,
+    restore,
+    same_ground,
+    say,
+)
+from gradroute.prepare import Prepared, prepare, tokenized
+from gradroute.report.recovery_text import geometry_text, recover_text
+from gradroute.results import read_results
+from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
+from gradroute.train.tuning import tuning
+
+SCHEMA_VERSION = 1
+"""Of `geometry.json` and `recover.json`."""
+RANDOM_DRAWS = 20
+"""Random updates that a geometry is compared with."""
+
+
+def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
+    """Write every run's `geometry.json`, draw them as `out/geometry.png`, print the means.
+
+    The base model is not needed. Runs of one adapter have nothing to compare and are left out.
+
+    Args:
+        folders: finished runs; an unrouted one among them is what the others are read against.
+        out: folder of the figure.
+
+    Raises:
+        ConfigError: no run has two adapters to compare.
+        MachineError: a run has no finished checkpoint.
+    """
+    configs = {folder: load_config(folder.config) for folder in folders}
+    checkpoints = {folder: finished_checkpoint(folder, configs[folder]) for folder in folders}
+    names = run_names(configs)
+    documents: dict[RunFolder, dict[str, Any]] = {}
+    for folder, config in configs.items():
+        pair = _pair(config)
+        if pair is None:
+            adapters = ", ".join(config.adapters)
+            say(f"{names[folder]}: left out; of its adapters ({adapters}) no two are compared.")
+            continue
+        factors = [saved_factors(checkpoints[folder], name) for name in pair]
+        documents[folder] = {
+            "schema_version": SCHEMA_VERSION,
+            "step": checkpoints[folder].step,
+            "adapters": list(pair),
+            **geometry(*factors, draws=RANDOM_DRAWS, seed=0),
+            "provenance": provenance(),
+        }
+        write_json(folder.geometry, documents[folder])
+    if not documents:
+        raise ConfigError(
+            f"{', '.join(names.values())}: there is no run with two adapters to compare. Name one "
+            "with the adapters good and bad."
+        )
+    # Drawing is heavy to import.
+    from gradroute.report.drawing import LIGHT, png
+    from gradroute.report.geometry_figure import geometry_figure
+
+    figure = partial(geometry_figure, [(names[f], one) for f, one in documents.items()])
+    write_bytes(out / "geometry.png", png(figure, LIGHT))
+    print(
+        geometry_text(
+            [(names[f], _policy(configs[f]).routes_anything, d) for f, d in documents.items()]
+        )
+    )
+    say(f"written: {out / 'geometry.png'}, and eval/geometry.json of each run")
+
+
+def recover_run(
+    folder: RunFolder, *, steps: int, learning_rate: float | None, examples: int
+) -> None:
+    """Tune what a run keeps without `bad` on known-good examples, and measure it before and after.
+
+    `bad` takes no part in the forward pass, as it will not when the model is used; every other
+    adapter learns. The result is a run folder of its own, `recover/` in the run's, so that it can
+    be evaluated further. One that is there with the same settings and checkpoint is kept.
+
+    Args:
+        folder: a finished run with an adapter `bad` and another one.
+        steps: optimizer steps; the rate warms up over the first tenth and falls to 0 as a cosine.
+        learning_rate: peak rate of every adapter; None for a tenth of the run's own.
+        examples: training examples labelled good, at most. Where none is, examples that are good
+            without being labelled so, which is said.
+
+    Raises:
+        ConfigError: there is no adapter `bad`, or no other; the data have changed.
+        DataError: no training example is known to be good.
+        MachineError: the run has no finished checkpoint.
+        NumericError: a loss or gradient is not finite.
+    """
+    config = load_config(folder.config)
+    checkpoint = finished_checkpoint(folder, config)
+    if "bad" not in config.adapters or len(config.adapters) < 2:
+        raise ConfigError(
+            f"run {folder.name} has the adapters {', '.join(config.adapters)}; to recover after "
+            "ablation, it needs an adapter bad to leave out and another one to keep."
+        )
+    rate = config.train.learning_rate / 10 if learning_rate is None else learning_rate
+    settings = {
+        "checkpoint": checkpoint.identity,
+        "steps": steps,
+        "learning_rate": rate,
+        "examples": examples,
+    }
+    target = RunFolder(folder.recovery)
+    if not _recovered(target, settings):
+        _tune(folder, target, config, checkpoint, settings)
+    modes = ("bad_ablated", "full") + (("good_x2",) if "good" in config.adapters else ())
+    asked = Asked(prompts=("prefix",), modes=modes)
+    evaluate_run(folder, asked)
+    evaluate_run(target, asked)
+    used = read_json(target.manifest)["recovery"]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "steps": steps,
+        "learning_rate": rate,
+        "examples": used["used"],
+        "mode": "bad_ablated",
+        "before": {mode: _numbers(folder, mode) for mode in modes},
+        "after": {mode: _numbers(target, mode) for mode in modes},
+        "notes": used["notes"],
+        "provenance": provenance(),
+    }
+    write_json(target.path / "recover.json", document)
+    print(recover_text(folder.name, config.behavior, document))
+
+
+def run_names(configs: Mapping[RunFolder, RunConfig]) -> dict[RunFolder, str]:
+    """What each run is called: its name, with its seed or else its path where names are equal."""
+    ways = ([f.name for f in configs], [f"{f.name}@{c.seed}" for f, c in configs.items()])
+    for names in ways:
+        if len(set(names)) == len(names):
+            return dict(zip(configs, names, strict=True))
+    return {folder: str(folder.path) for folder in configs}
+
+
+def _pair(config: RunConfig) -> tuple[str, str] | None:
+    """The two adapters that are compared: good and bad, or the only two."""
+    if {"good", "bad"} <= set(config.adapters):
+        return "good", "bad"
+    first, *others = config.adapters
+    return (first, others[0]) if len(others) == 1 else None
+
+
+def _policy(config: RunConfig) -> RoutingPolicy:
+    return RoutingPolicy.from_value(config.routing, tuple(config.adapters))
+
+
+def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Whether the tune has been done with these settings."""
+    if not target.manifest.is_file():
+        return False
+    known = read_json(target.manifest).get("recovery", {})
+    same = all(known.get(key) == value for key, value in settings.items())
+    return same and latest_checkpoint(target.checkpoints) is not None
+
+
+def _tune(
+    folder: RunFolder,
+    target: RunFolder,
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    settings: Mapping[str, Any],
+) -> None:
+    """Train what is kept and write it as a run folder, without its measurements."""
+    prepared = prepare(config)
+    base, model = restore(config, checkpoint)
+    same_ground(folder, ground(prepared, base))
+    chosen, notes = _known_good(folder, prepared, settings["examples"], config.seed)
+    rows, more = tokenized(chosen, None, base, config.data.max_length)
+    for note in (*notes, *more):
+        say(f"{folder.name}: {note}")
+    kept = [name for name in config.adapters if name != "bad"]
+    routes = dict.fromkeys(config.adapters, "update") | {"bad": "ablate"}
+    policy = RoutingPolicy.from_value({"good": routes}, tuple(config.adapters))
+    steps, rate = settings["steps"], settings["learning_rate"]
+    own = {n: config.adapters[n].model_copy(update={"learning_rate": rate}) for n in kept}
+    optimizer = build_optimizer(model, own, rate)
+    say(f"{folder.name}: tuning {', '.join(kept)} for {steps} steps on {len(rows)} examples")
+    try:
+        for _ in tuning(
+            model,
+            optimizer,
+            rows,
+            policy,
+            steps=steps,
+            batch_size=config.train.batch_size,
+            accumulation=config.train.gradient_accumulation,
+            loss_mean=config.train.loss_mean,
+            rate=lambda step: schedule(step, steps, steps // 10),
+            seed=config.seed,
+            pad_id=base.pad_id,
+        ):
+            pass
+    except NumericError as error:
+        raise NumericError(f"recovering {folder.name}, {error}") from error
+    if target.path.exists():
+        say(f"{folder.name}: an earlier recovery, of other settings or weights, is replaced.")
+        shutil.rmtree(target.path)
+    text = dump_config(config)
+    write_text(target.config, text)
+    recovery = {**settings, "used": len(rows), "notes": [*notes, *more]}
+    manifest = {**read_json(folder.manifest), "recovery": recovery, "provenance": provenance()}
+    write_json(target.manifest, manifest)
+    save_checkpoint(
+        target.checkpoints,
+        checkpoint.step + steps,
+        model,
+        optimizer_tensors(model, optimizer),
+        config_text=text,
+        policy=policy.to_dict(),
+    )
+
+
+def _known_good(
+    folder: RunFolder, prepared: Prepared, count: int, seed: int
+) -> tuple[list[Example], list[str]]:
+    """Training examples labelled good, `count` at most, and what there is to say about them."""
+    notes = []
+    pool = [example for example in prepared.train if example.label == "good"]
+    if not pool:
+        pool = [example for example in prepared.train if example.true_label == "good"]
+        notes.append(
+            "no training example is labelled good; examples that are good by their true label are "
+            "used instead, which nobody knows of real data."
+        )
+    if not pool:
+        raise DataError(
+            f"run {folder.name}: no training example is known to be good, so there is nothing to "
+            "recover with; label some good."
+        )
+    if len(pool) < count:
+        notes.append(f"only {len(pool)} examples are known to be good, of {count} asked for.")
+    order = DataOrder(seed, len(pool), tuple(range(len(pool))))
+    return [pool[at] for at in order.batch(0, min(count, len(pool)))], notes
+
+
+def _numbers(folder: RunFolder, mode: str) -> dict[str, Any]:
+    """Behaviour rate and held-out losses of a measured run under a mode."""
+    rows, _ = read_results(folder.results)
+    found = {(row.metric, row.dataset): row for row in rows if row.mode == mode}
+    rate = found.get(("behavior_rate", "prefix"))
+    losses = {key: found.get(("held_out_loss", key)) for key in ("normal", "behavior")}
+    return {
+        "rate": rate
+        and {"mean": rate.value, "lower": rate.lower, "upper": rate.upper, "n": rate.n},
+        **{f"{key}_loss": row.value if row else None for key, row in losses.items()},
+    }

@@ -1,0 +1,323 @@
+"""What routing claims against each control, over seeds, and at equal gain kept.
+
+A control that keeps more of the gain than the routed run has a harder task: any model shows less
+of a behaviour when its update is made weaker. So beside the plain difference stands the
+difference *at equal gain kept*, see `equal_gain`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gradroute.report.analysis import Rate, RunResults
+from gradroute.report.contrasts import (
+    controls_of,
+    gain_kept,
+    gain_reference,
+    outcome_pairs,
+    rate_difference,
+)
+from gradroute.report.equal_gain import EqualGain, at_equal_gain
+from gradroute.report.outcomes import (
+    DAMAGED,
+    GOAL_GAIN,
+    HIGHER,
+    INCONCLUSIVE,
+    MARGIN,
+    NOT_MEASURED,
+    SAME,
+    side,
+)
+from gradroute.report.power import detectable_difference, detectable_over_seeds
+from gradroute.report.roles import adapter_names, confounders
+from gradroute.report.seeds import (
+    Group,
+    OverSeeds,
+    gain_over_seeds,
+    over_seeds,
+    rate_over_seeds,
+)
+from gradroute.report.words import (
+    listed,
+    p_text,
+    seeds_gain_text,
+    seeds_points_text,
+    seeds_rate_text,
+)
+from gradroute.statistics import holm, mcnemar_counts, t_test
+
+# Kind of control -> role of its run and the mode in which it is read. `unrouted_ablated` is the
+# run of `none`, read with `bad` off.
+_KINDS = {
+    "none": ("unrouted", "full"),
+    "unrouted_ablated": ("unrouted", "bad_ablated"),
+    "filter": ("filter", "full"),
+    "random_labels": ("random_labels", "bad_ablated"),
+    "anchors_only": ("anchors_only", "bad_ablated"),
+    "oracle": ("oracle", "full"),
+    "baseline": ("baseline", "full"),
+}
+_MODE = "bad_ablated"
+
+Pair = tuple[RunResults, RunResults]  # a routed run and its control, of one seed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A routed group beside one control, over the seeds that both have.
+
+    Attributes:
+        group: Name of the routed group.
+        kind: Which control: `none`, `unrouted_ablated`, `filter`, `random_labels`, `anchors_only`,
+            `oracle` or `baseline`.
+        control: Name of the control's group.
+        mode: Under which the routed runs are read: `bad_ablated`.
+        control_mode: Under which the control's runs are: `bad_ablated`, or `full` where nothing is
+            to be ablated.
+        rate: Behaviour rate of the routed runs.
+        control_rate: Of the control's runs, same seeds.
+        difference: Routed minus control, by seed.
+        gain: Gain kept of the routed runs; None where it was not measured.
+        control_gain: Of the control's runs, against the same reference.
+        gain_against: What gain kept is measured against.
+        equal_gain: The same claim at equal gain kept.
+        outcome: Of the difference as measured: `lower`, `higher`, `no different` (the interval lies
+            within 5 points of 0) or `inconclusive`.
+        decided: What a headline may say: the outcome at equal gain kept, or `inconclusive` where
+            that takes a measurement that was not made, or `not shown: the model is damaged`.
+        p_value: Two-sided, of the paired t test over seeds or, with one seed, of the exact McNemar
+            test on its prompts; None where neither can be had.
+        adjusted: The p-value after Holm's method over all claims of the comparison.
+        detectable: The smallest difference that these seeds, with the spread that they have, would
+            have found with 80 % power; with one seed, that so many prompts would have; None where
+            that cannot be said.
+        goal: Only against `oracle`: whether the upper end of the difference is at most 5 points
+            with gain kept of at least 0.9; otherwise None.
+        notes: What a reader must know besides, such as seeds left out or fields in which the two
+            differ although they should not.
+    """
+
+    group: str
+    kind: str
+    control: str
+    mode: str
+    control_mode: str
+    rate: OverSeeds
+    control_rate: OverSeeds
+    difference: OverSeeds
+    gain: OverSeeds | None
+    control_gain: OverSeeds | None
+    gain_against: str
+    equal_gain: EqualGain
+    outcome: str
+    decided: str
+    p_value: float | None
+    adjusted: float | None
+    detectable: float | None
+    goal: bool | None
+    notes: tuple[str, ...]
+
+    @property
+    def rival(self) -> bool:
+        """Whether routing is meant to do better; oracle and baseline are what it is held to."""
+        return self.kind not in ("oracle", "baseline")
+
+    @property
+    def sentence(self) -> str:
+        """The claim in words, with every number that it stands on."""
+        parts = [
+            f"{self.group} under {self.mode} shows it in {seeds_rate_text(self.rate)}, "
+            f"{self.control} ({self.kind}) under {self.control_mode} in "
+            f"{seeds_rate_text(self.control_rate)}: {self.outcome}, "
+            f"{seeds_points_text(self.difference)}{self._certainty()}",
+            f"gain kept {seeds_gain_text(self.gain)} beside {seeds_gain_text(self.control_gain)}, "
+            f"against {self.gain_against}",
+            f"at equal gain kept: {self._equal()}",
+        ]
+        if self.goal is not None:
+            parts.append(
+                f"goal (at most {100 * MARGIN:.0f} points above the oracle by the upper end, gain "
+                f"kept at least {GOAL_GAIN:g}): {'met' if self.goal else 'NOT met'}"
+            )
+        return "; ".join([*parts, *self.notes]) + "."
+
+    def _certainty(self) -> str:
+        found = []
+        if self.p_value is not None:
+            found.append(p_text(self.p_value))
+        if self.adjusted is not None:
+            found.append(f"{p_text(self.adjusted)} by Holm over all claims")
+        if self.detectable is not None:
+            found.append(
+                f"{100 * self.detectable:.0f} points would have been found with 80 % power"
+            )
+        return f" ({', '.join(found)})" if found else ""
+
+    def _equal(self) -> str:
+        equal = self.equal_gain
+        if equal.difference is None or equal.difference == self.difference:
+            return f"{equal.how}: {equal.outcome}"
+        return (
+            f"{equal.how}, where it shows it in {seeds_rate_text(equal.rate)}: {equal.outcome}, "
+            f"{seeds_points_text(equal.difference)}"
+        )
+
+
+def judge_claims(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Claim]:
+    """Every routed group beside every control that is there, in the order of the groups.
+
+    A control run counts for the routed run of its own seed (and for none other), so that what the
+    two share, data, order and prompts, does not widen the interval.
+    """
+    by_name = {run.name: run for run in runs}
+    claims: list[Claim] = []
+    for group in groups:
+        members = [by_name[name] for name in group.runs]
+        if group.role != "routed" or not {"good", "bad"} <= set(adapter_names(members[0].config)):
+            continue
+        controls = {run.name: controls_of(run, runs) for run in members}
+        for kind, (role, mode) in _KINDS.items():
+            pairs = [
+                (run, control)
+                for run in members
+                if (control := controls[run.name].get(role)) is not None
+                and control.seed == run.seed
+            ]
+            claim = _claim(group, kind, mode, pairs, runs, groups)
+            if claim is not None:
+                claims.append(claim)
+    known = [claim.p_value for claim in claims if claim.p_value is not None]
+    adjusted = iter(holm(known))
+    return [
+        claim if claim.p_value is None else replace(claim, adjusted=next(adjusted))
+        for claim in claims
+    ]
+
+
+def _claim(
+    group: Group,
+    kind: str,
+    mode: str,
+    pairs: Sequence[Pair],
+    runs: Sequence[RunResults],
+    groups: Sequence[Group],
+) -> Claim | None:
+    """One claim, or None where neither rate was measured in any seed that both have."""
+    measured = [(pair, rates) for pair in pairs if (rates := _rates(pair, mode)) is not None]
+    if not measured:
+        return None
+    kept = [pair for pair, _ in measured]
+    seeds = [run.seed for run, _ in kept]
+    ours = [rates[0] for _, rates in measured]
+    theirs = [rates[1] for _, rates in measured]
+    references = [gain_reference(run, runs) for run, _ in kept]
+    # One and the same reference for both sides of a pair, also where it is the run's own full.
+    whole = [reference or run for reference, (run, _) in zip(references, kept, strict=True)]
+    gains = [gain_kept(run, one, _MODE) for (run, _), one in zip(kept, whole, strict=True)]
+    others = [gain_kept(run, one, mode) for (_, run), one in zip(kept, whole, strict=True)]
+    difference = _difference(kept, seeds, ours, theirs, mode)
+    gain, other_gain = gain_over_seeds(seeds, gains), gain_over_seeds(seeds, others)
+    outcome = side(difference)
+    equal = at_equal_gain(kept, mode, whole, ours, gains)
+    return Claim(
+        group=group.name,
+        kind=kind,
+        control=_group_of(kept[0][1], groups),
+        mode=_MODE,
+        control_mode=mode,
+        rate=rate_over_seeds(seeds, ours),
+        control_rate=rate_over_seeds(seeds, theirs),
+        difference=difference,
+        gain=gain,
+        control_gain=other_gain,
+        gain_against=listed(
+            list(
+                dict.fromkeys("own full" if r is None else _group_of(r, groups) for r in references)
+            )
+        ),
+        equal_gain=equal,
+        outcome=outcome,
+        decided=_decided(outcome, gain, other_gain, equal),
+        p_value=_p_value(kept, difference, mode),
+        adjusted=None,
+        detectable=_detectable(difference, ours[0], theirs[0]),
+        goal=_goal(difference, gain) if kind == "oracle" else None,
+        notes=tuple(_notes(group, kept, seeds)),
+    )
+
+
+def _rates(pair: Pair, mode: str) -> tuple[Rate, Rate] | None:
+    run, control = pair
+    ours, theirs = run.rate(_MODE), control.rate(mode)
+    return None if ours is None or theirs is None else (ours, theirs)
+
+
+def _difference(
+    pairs: Sequence[Pair],
+    seeds: Sequence[int],
+    ours: Sequence[Rate],
+    theirs: Sequence[Rate],
+    mode: str,
+) -> OverSeeds:
+    """Routed minus control by seed; one seed's own interval is paired by prompt where it can be."""
+    intervals = []
+    for (run, control), one, other in zip(pairs, ours, theirs, strict=True):
+        same = outcome_pairs((run, _MODE), (control, mode))
+        estimate = rate_difference(one, other) if same is None else same.difference
+        intervals.append((math.nan, math.nan) if estimate is None else estimate[1:])
+    gaps = [one.mean - other.mean for one, other in zip(ours, theirs, strict=True)]
+    counts = [min(one.n, other.n) for one, other in zip(ours, theirs, strict=True)]
+    return over_seeds(seeds, gaps, counts, intervals, (-1.0, 1.0))
+
+
+def _decided(
+    outcome: str, gain: OverSeeds | None, other: OverSeeds | None, equal: EqualGain
+) -> str:
+    if gain is not None and gain.mean <= 0:
+        return DAMAGED
+    if equal.outcome != NOT_MEASURED:
+        return equal.outcome
+    # A control that keeps more and shows no more is not beaten by being made weaker.
+    keeps_more = gain is not None and other is not None and other.mean >= gain.mean
+    return outcome if keeps_more and outcome in (SAME, HIGHER) else INCONCLUSIVE
+
+
+def _goal(difference: OverSeeds, gain: OverSeeds | None) -> bool:
+    return difference.upper <= MARGIN and gain is not None and gain.mean >= GOAL_GAIN
+
+
+def _p_value(pairs: Sequence[Pair], difference: OverSeeds, mode: str) -> float | None:
+    values = difference.values
+    if len(values) > 1:
+        return t_test(values) if max(values) > min(values) else None
+    run, control = pairs[0]
+    same = outcome_pairs((run, _MODE), (control, mode))
+    return None if same is None else mcnemar_counts(same.only_first, same.only_second)
+
+
+def _detectable(difference: OverSeeds, ours: Rate, theirs: Rate) -> float | None:
+    if len(difference.values) > 1:
+        found = detectable_over_seeds(difference.values)
+    else:
+        lower = min(ours.mean, theirs.mean)
+        found = detectable_difference(ours.n, theirs.n, round(lower, 2))
+    return None if math.isnan(found) else found
+
+
+def _notes(group: Group, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[str]:
+    notes = []
+    missing = [seed for seed in group.seeds if seed not in seeds]
+    if missing:
+        notes.append(f"seed {listed([str(seed) for seed in missing])} has no such control")
+    if len(seeds) == 1:
+        notes.append("one seed: the interval says nothing about another seed")
+    fields = dict.fromkeys(
+        key for run, control in pairs for key in confounders(run.config, control.config)
+    )
+    if fields:
+        notes.append(f"the two differ in {listed(list(fields))} too")
+    return notes
+
+
+def _group_of(run: RunResults, groups: Sequence[Group]) -> str:
+    return next(group.name for group in groups if run.name in group.runs)

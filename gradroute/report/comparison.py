@@ -1,0 +1,105 @@
+"""Run folders -> everything that a report says of them; reads files only, never torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gradroute.folders import RunFolder
+from gradroute.report.analysis import RunResults
+from gradroute.report.claims import Claim, judge_claims
+from gradroute.report.doctor import Finding, examine
+from gradroute.report.pairs import PairTest, pair_tests
+from gradroute.report.reading import read_runs
+from gradroute.report.revival import Recovered, Relearning, recoveries, relearnings
+from gradroute.report.scales import Deployment, deployment
+from gradroute.report.seeds import Group, group_runs
+from gradroute.report.verdicts import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of several runs of one behaviour, ready to be written, drawn or printed.
+
+    Attributes:
+        behavior: The behaviour that all of them are about.
+        runs: In the order in which they were named.
+        verdicts: The claims of the method, run by run.
+        groups: Runs that differ in their seed alone, in the order of their first run.
+        claims: Routed groups beside their controls, over seeds and at equal gain kept.
+        tests: `full` against the other modes of each run on the same prompts.
+        findings: By run, what its gain kept points to; runs that are not routed have none.
+        deployment: By run, the scale of `bad` to deploy; runs that are not routed have none.
+        relearning: Every run that was attacked by fine-tuning, at every learning rate.
+        recovered: Every run that was tuned after ablation, mode by mode.
+        notes: What was ignored or is missing, counted, one sentence each.
+    """
+
+    behavior: str
+    runs: tuple[RunResults, ...]
+    verdicts: tuple[Verdict, ...]
+    groups: tuple[Group, ...]
+    claims: tuple[Claim, ...]
+    tests: tuple[PairTest, ...]
+    findings: Mapping[str, tuple[Finding, ...]]
+    deployment: Mapping[str, Deployment]
+    relearning: tuple[Relearning, ...]
+    recovered: tuple[Recovered, ...]
+    notes: tuple[str, ...]
+
+
+def compare(folders: Sequence[RunFolder]) -> Comparison:
+    """Read measured runs and compare them.
+
+    Raises:
+        ConfigError: No run is given, two runs are of different behaviours, or two have one name
+            and one seed.
+        DataError: A run was not evaluated, or a file of it is damaged or of a newer schema.
+    """
+    return comparison_of(read_runs(folders))
+
+
+def comparison_of(runs: Sequence[RunResults]) -> Comparison:
+    """Compare runs of one behaviour that have been read; at least one."""
+    groups = group_runs(runs)
+    found = {run.name: examine(run, runs) for run in runs}
+    chosen = {run.name: deployment(run, runs) for run in runs}
+    return Comparison(
+        behavior=str(runs[0].config["behavior"]),
+        runs=tuple(runs),
+        verdicts=tuple(judge(runs)),
+        groups=tuple(groups),
+        claims=tuple(judge_claims(runs, groups)),
+        tests=tuple(pair_tests(runs)),
+        findings={name: findings for name, findings in found.items() if findings},
+        deployment={name: scale for name, scale in chosen.items() if scale is not None},
+        relearning=tuple(relearnings(runs)),
+        recovered=tuple(recoveries(runs)),
+        notes=tuple(_notes(runs)),
+    )
+
+
+def _notes(runs: Sequence[RunResults]) -> list[str]:
+    """What a reader of the numbers would otherwise not know."""
+    notes = []
+    for run in runs:
+        steps = run.config["train"]["max_steps"]
+        if run.cells and run.step < steps:
+            notes.append(f"{run.name} was measured at step {run.step} of {steps}.")
+        for kind in dict.fromkeys(kind for cell in run.cells.values() for kind in cell.unjudged):
+            short = {mode: cell.unjudged.get(kind, 0) for mode, cell in run.cells.items()}
+            named = ", ".join(f"{mode} {count}" for mode, count in short.items() if count)
+            if named:
+                notes.append(
+                    f"{run.name}, {kind}: too short to judge, and so counted as not shown: {named}."
+                )
+        if run.role == "routed" and run.rate("bad_ablated") is None:
+            notes.append(
+                f"{run.name} was not measured under bad_ablated, so nothing is claimed of it; "
+                "gradroute eval RUN --mode bad_ablated."
+            )
+    unchecked = [run.name for run in runs if run.cells and not (run.samples and run.examples)]
+    if unchecked:
+        notes.append(
+            f"No single outcomes are at hand of {', '.join(unchecked)}: its differences are not "
+            "paired, and its rates and losses could not be computed again."
+        )
+    return notes

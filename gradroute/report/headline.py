@@ -1,0 +1,273 @@
+"""The headline of a report: what was shown, what not, compared with what, at what cost, how sure.
+
+Every line follows from a verdict, a claim or a count; none is chosen by hand.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gradroute.report.claims import Claim
+from gradroute.report.comparison import Comparison
+from gradroute.report.contrasts import deployed_mode
+from gradroute.report.revival import Relearning
+from gradroute.report.seeds import Group, OverSeeds
+from gradroute.report.verdicts import INCONCLUSIVE, SHOWN, Verdict
+
+YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
+
+CONTROLS = {
+    "baseline": "a run that never saw the behaviour",
+    "oracle": "every bad example dropped",
+    "filter": "labelled bad examples dropped",
+    "none": "no routing",
+    "unrouted_ablated": "two unrouted adapters, one ablated",
+    "random_labels": "as many random labels",
+    "anchors_only": "no bad label at all",
+}
+"""Every control that a claim may have, with what it is."""
+
+
+class Line(NamedTuple):
+    """One line of the headline.
+
+    Attributes:
+        badge: The outcome in a word or two; empty if there is none to give.
+        tone: `yes`, `no`, `open` or empty: how the badge is set.
+        text: The line.
+    """
+
+    badge: str
+    tone: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question and its lines; `lost` where routing is not shown to beat a control."""
+
+    title: str
+    lines: tuple[Line, ...]
+    lost: bool = False
+
+
+def headline(comparison: Comparison) -> list[Part]:
+    """The parts of the headline that have something to say, in reading order."""
+    beaten = [claim for claim in comparison.claims if claim.rival and claim.decided == "lower"]
+    unbeaten = [claim for claim in comparison.claims if claim.rival and claim.decided != "lower"]
+    verdicts = _verdicts(comparison)
+    shown = [line for line in verdicts if line.badge == SHOWN]
+    other = [line for line in verdicts if line.badge != SHOWN]
+    parts = [
+        Part("Shown", (*shown, *map(_against, beaten)) or (_nothing(comparison),)),
+        Part("Not shown", (*other, *_suppressed(comparison))),
+        Part("Not shown to beat", tuple(map(_against, unbeaten)), lost=True),
+        Part("Compared with", _compared(comparison)),
+        Part("At what cost", _cost(comparison)),
+        Part("How sure", _sure(comparison)),
+    ]
+    return [part for part in parts if part.lines]
+
+
+def lead(comparison: Comparison) -> list[str]:
+    """One sentence per routed group: what the behaviour does when `bad` goes."""
+    sentences = []
+    for group in comparison.groups:
+        full, ablated = group.rate("full"), group.rate("bad_ablated")
+        if group.role == "routed" and full is not None and ablated is not None:
+            sentences.append(
+                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions as trained, "
+                f"in {_rate(ablated)} without `bad`{_kept(group)}."
+            )
+    return sentences
+
+
+def tone(outcome: str) -> str:
+    """How an outcome is set; the wording alone says what it is."""
+    if outcome in (SHOWN, "lower"):
+        return YES
+    if outcome == INCONCLUSIVE:
+        return OPEN
+    return NO if outcome.startswith("not shown") or outcome == "higher" else PLAIN
+
+
+def _rate(rate: OverSeeds) -> str:
+    """A rate in per cent with its interval; the seeds stand in the tables."""
+    return f"{100 * rate.mean:.0f} %{_bounds(rate, 100, '.0f')}"
+
+
+def _gain(gain: OverSeeds) -> str:
+    return "not defined" if math.isnan(gain.mean) else f"{gain.mean:.2f}{_bounds(gain, 1, '.2f')}"
+
+
+def _points(gap: OverSeeds) -> str:
+    return f"{100 * gap.mean:+.0f} points{_bounds(gap, 100, '+.0f')}"
+
+
+def _bounds(number: OverSeeds, scale: int, form: str) -> str:
+    if math.isnan(number.lower) or math.isnan(number.upper):
+        return ""
+    return f" [{scale * number.lower:{form}}, {scale * number.upper:{form}}]"
+
+
+def _kept(group: Group) -> str:
+    if group.gain_kept is None:
+        return ""
+    return f", which keeps {_gain(group.gain_kept)} of what tuning gains on normal text"
+
+
+class Judged(NamedTuple):
+    """Verdicts of one claim and one outcome, and the runs that they are of in words."""
+
+    claim: str
+    outcome: str
+    names: str
+    verdicts: tuple[Verdict, ...]
+
+
+def judged(comparison: Comparison) -> list[Judged]:
+    """The verdicts, those of one claim and outcome together, in the order of the claims."""
+    merged: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in comparison.verdicts:
+        merged.setdefault((verdict.claim, verdict.outcome), []).append(verdict)
+    return [
+        Judged(claim, outcome, _names([one.run for one in found], comparison.groups), tuple(found))
+        for (claim, outcome), found in merged.items()
+    ]
+
+
+def _verdicts(comparison: Comparison) -> list[Line]:
+    """A line per claim and outcome, with what a claim that is not shown fails on.
+
+    Geometry (claim 4) is a description, not a success: it stands in its own section.
+    """
+    lines = []
+    for claim, outcome, names, found in judged(comparison):
+        if found[0].number == 4:
+            continue
+        text = f"{claim.removesuffix('.')} ({names})."
+        wanted = None if outcome == INCONCLUSIVE else False
+        reasons = [check.text for check in found[0].checks if check.decides and check.met is wanted]
+        if outcome != SHOWN and reasons:
+            which = f" {found[0].run}:" if len(found) > 1 else ""
+            text += f"{which} {'; '.join(reasons)}."
+        lines.append(Line(outcome, tone(outcome), text))
+    return lines
+
+
+def _suppressed(comparison: Comparison) -> list[Line]:
+    """Routed runs in which the behaviour comes back sooner than it is learned anew."""
+    routed = {run.name for run in comparison.runs if run.role == "routed"}
+    merged: dict[float, list[Relearning]] = {}
+    for one in comparison.relearning:
+        if one.run in routed and one.outcome == "suppressed":
+            merged.setdefault(one.learning_rate, []).append(one)
+    lines = []
+    for rate, found in merged.items():
+        own = ", ".join(_steps(one.steps) for one in found)
+        anew = ", ".join(_steps(one.against_steps) for one in found)
+        against = _names([one.against for one in found if one.against], comparison.groups)
+        text = (
+            f"Plain fine-tuning at learning rate {rate:.2g} brings it back in "
+            f"{_names([one.run for one in found], comparison.groups)} after {own} steps; "
+            f"{against}, which never saw it, takes {anew}. It is suppressed, not removed."
+        )
+        lines.append(Line("suppressed", NO, text))
+    return lines
+
+
+def _steps(steps: int | None) -> str:
+    return "more than there were" if steps is None else str(steps)
+
+
+def _names(runs: Sequence[str], groups: Sequence[Group]) -> str:
+    """Runs by name; a group by its own where all of its runs are there."""
+    left = list(runs)
+    names = []
+    for group in groups:
+        if len(group.runs) > 1 and set(group.runs) <= set(left):
+            names.append(f"{group.name}, {len(group.runs)} seeds")
+            left = [run for run in left if run not in group.runs]
+    return "; ".join([*names, *left])
+
+
+def _against(claim: Claim) -> Line:
+    gap = claim.equal_gain.difference
+    equal = f"open, {claim.equal_gain.how}" if gap is None else _points(gap)
+    text = (
+        f"{claim.group} against {claim.control} ({CONTROLS.get(claim.kind, claim.kind)}): "
+        f"{_rate(claim.rate)} against {_rate(claim.control_rate)}; at equal gain kept: {equal}."
+    )
+    return Line(claim.decided, tone(claim.decided), text)
+
+
+def _nothing(comparison: Comparison) -> Line:
+    if comparison.verdicts or comparison.claims:
+        return Line("", PLAIN, "No claim of the method is shown by these runs.")
+    return Line("", PLAIN, "Nothing is claimed: that needs a routed run with good and bad.")
+
+
+def _compared(comparison: Comparison) -> tuple[Line, ...]:
+    there: dict[str, list[str]] = {}
+    for claim in comparison.claims:
+        names = there.setdefault(claim.kind, [])
+        if claim.control not in names:
+            names.append(claim.control)
+    found = [f"{' and '.join(names)} ({CONTROLS.get(kind, kind)})" for kind, names in there.items()]
+    missing = [f"{kind} ({what})" for kind, what in CONTROLS.items() if kind not in there]
+    lines = [Line("", PLAIN, f"{', '.join(found)}.")] if found else []
+    if missing:
+        lines.append(Line("", PLAIN, f"Not compared with {', '.join(missing)}."))
+    return tuple(lines)
+
+
+def _cost(comparison: Comparison) -> tuple[Line, ...]:
+    """What is left of the gain, and whether the goal against the oracle is reached."""
+    goals = {claim.group: claim for claim in comparison.claims if claim.goal is not None}
+    lines = []
+    for group in comparison.groups:
+        if group.role != "routed":
+            continue
+        if group.gain_kept is None:
+            lines.append(Line("", PLAIN, f"{group.name}: gain kept was not measured."))
+            continue
+        against = _names(list(dict.fromkeys(group.gain_against)), comparison.groups)
+        text = f"{group.name} keeps {_gain(group.gain_kept)} of the gain of {against}."
+        claim = goals.get(group.name)
+        if claim is not None:
+            text += (
+                " The goal, at most 5 points above the oracle by the upper end with gain kept of "
+                f"at least 0.9, is {'reached' if claim.goal else 'not reached'}: "
+                f"{_points(claim.difference)}."
+            )
+        lines.append(Line("", PLAIN, text))
+    return tuple(lines)
+
+
+def _sure(comparison: Comparison) -> tuple[Line, ...]:
+    """Seeds, completions, and the difference that they would have found."""
+    most = max((len(group.seeds) for group in comparison.groups), default=0)
+    if most > 1:
+        text = (
+            f"Up to {most} seeds per row: 95 % t intervals over seeds, each of which is shown below"
+        )
+    else:
+        text = (
+            "One seed: 95 % intervals over its own completions and texts, which say nothing about "
+            "another seed"
+        )
+    rates = [run.rate(deployed_mode(run)) for run in comparison.runs]
+    counts = sorted({rate.n for rate in rates if rate is not None})
+    if counts:
+        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        text += f". {n} completions per run and mode, the same noise in each"
+    found = [claim.detectable for claim in comparison.claims if claim.detectable is not None]
+    if found:
+        low, high = (f"{100 * bound:.0f}" for bound in (min(found), max(found)))
+        span = low if low == high else f"{low} to {high}"
+        text += (
+            f". Differences of {span} points would have been found with 80 % power; p-values of "
+            "the claims are adjusted by Holm's method"
+        )
+    return (Line("", PLAIN, f"{text}."),)

@@ -1,0 +1,56 @@
+"""What a comparison does not show: what was not measured, and what no run of it could tell."""
+
+from gradroute.report.comparison import Comparison
+from gradroute.report.headline import CONTROLS
+
+
+def limits(comparison: Comparison) -> list[str]:
+    """One sentence per limit, those of this comparison first, then those of every one.
+
+    What was ignored or is missing in single cells stands in `Comparison.notes`.
+    """
+    return [*_not_measured(comparison), *_beyond(comparison)]
+
+
+def _not_measured(comparison: Comparison) -> list[str]:
+    runs = comparison.runs
+    found = []
+    there = {claim.kind for claim in comparison.claims}
+    missing = [kind for kind in CONTROLS if kind not in there]
+    if missing:
+        found.append(f"Controls that are not here: {', '.join(missing)}.")
+    if max((len(group.seeds) for group in comparison.groups), default=0) < 2:
+        found.append("How the numbers vary from seed to seed: there is one seed of each run.")
+    kinds = {kind for run in runs for cell in run.cells.values() for kind in cell.rates}
+    for kind, what, command in (
+        ("plain", "prompts that do not invite the behaviour", "--prompts plain"),
+        ("bos", "text written from an empty prompt", "--prompts bos"),
+    ):
+        if kind not in kinds:
+            found.append(f"Rates on {what}: not measured (`gradroute eval RUN… {command}`).")
+    if not any(len(run.cells) > 5 and any("=" in mode for mode in run.cells) for run in runs):
+        found.append(
+            "What lies between the scales 0 and 1: not measured (`gradroute eval RUN… --scale "
+            "bad=0,0.1,…,1`)."
+        )
+    for missing_all, what, command in (
+        (all(run.geometry is None for run in runs), "Angles between subspaces", "geometry"),
+        (all(run.relearn is None for run in runs), "How fast it is relearned", "relearn"),
+        (all(run.recovery is None for run in runs), "What a short tune revives", "recover"),
+    ):
+        if missing_all:
+            found.append(f"{what}: not measured (`gradroute {command} RUN…`).")
+    return found
+
+
+def _beyond(comparison: Comparison) -> list[str]:
+    models = sorted({str(run.config["model"]) for run in comparison.runs})
+    return [
+        f"Anything about other behaviours than {comparison.behavior}, or other base models than "
+        f"{', '.join(models)}.",
+        "Behaviour in a form that the detector does not see: a rate of 0 is a rate of what it "
+        "recognises.",
+        "That the behaviour is gone from the weights: it does not show in these completions.",
+        "Text of another kind than the held-out texts, which come from where the training texts "
+        "came from.",
+    ]

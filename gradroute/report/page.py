@@ -1,0 +1,246 @@
+"""The comparison as one HTML page that stands alone: it opens offline and asks nobody anything.
+
+The page is a view of `eval_multi_results.json` and the samples. Everything that came from a run
+goes through the template's escaping or, as JSON, into an element that no browser executes; the
+content security policy allows the page's own style and script by their hash, images from the page
+itself, and nothing else.
+"""
+
+import base64
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata, resources
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from gradroute.report.claims import Claim
+from gradroute.report.comparison import Comparison
+from gradroute.report.drawing import Drawn
+from gradroute.report.explorer import embedded, explore
+from gradroute.report.figures import MOST_TRAININGS, Picture
+from gradroute.report.grounds import config_texts, grounds
+from gradroute.report.headline import Judged, headline, judged, lead, tone
+from gradroute.report.limits import limits
+from gradroute.report.scale_figures import bad_curves
+from gradroute.report.table_cells import Table
+from gradroute.report.tables import listed_modes, scales_table
+from gradroute.report.verdicts import Check
+
+_TITLES = {
+    "headline": "Headline",
+    "controls": "Against controls",
+    "verdicts": "Every verdict",
+    "rates": "Rates and losses",
+    "scales": "Scale of bad",
+    "samples": "Samples",
+    "geometry": "Geometry",
+    "revival": "Does it come back?",
+    "doctor": "Gain kept",
+    "training": "Training",
+    "configuration": "Configuration",
+    "limits": "What is not shown",
+}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture inside the page, drawn for light and for dark paper."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+def page_html(
+    comparison: Comparison, tables: Sequence[Table], pictures: Sequence[tuple[Picture, Drawn]]
+) -> str:
+    """The whole page.
+
+    Args:
+        comparison: What is known of the runs.
+        tables: Those of `tables.tables`.
+        pictures: Those of `figures.pictures`, drawn.
+
+    Returns:
+        HTML; the same comparison gives the same text.
+    """
+    explorer = explore(comparison)
+    images = [_embedded(picture, drawn) for picture, drawn in pictures]
+    by_name = {table.name: table for table in tables}
+    findings = [(run, found) for run, found in comparison.findings.items() if found]
+    there = {image.section for image in images}
+    there |= {"controls"} if "claims" in by_name else set()
+    there |= {"scales"} if any(run["scales"] for run in explorer.data["runs"]) else set()
+    there |= {"geometry"} if "geometry" in by_name else set()
+    there |= {"revival"} if {"relearning", "recovery"} & by_name.keys() else set()
+    there |= {"headline", "rates", "samples", "configuration", "limits"}
+    there |= {"verdicts"} if comparison.verdicts else set()
+    there |= {"doctor"} if findings else set()
+    style, script = _template("report.css"), _template("report.js")
+    context: dict[str, Any] = {
+        "policy": _policy(style, script),
+        "style": Markup(style),
+        "script": Markup(script),
+        "data": Markup(embedded(explorer.data)),
+        "version": metadata.version("gradroute"),
+        "title": _title(comparison),
+        "kicker": _kicker(comparison),
+        "lead": lead(comparison),
+        "headline": headline(comparison),
+        "sections": [{"id": id, "title": title} for id, title in _TITLES.items() if id in there],
+        "shown": there,
+        "tables": by_name,
+        "pictures": images,
+        "claims": [_claim(claim) for claim in comparison.claims],
+        "explorer": explorer,
+        "standing": _standing(comparison, by_name),
+        "deployments": [(run, one.sentence) for run, one in comparison.deployment.items()],
+        "warnings": list(dict.fromkeys(d.warning for d in comparison.deployment.values())),
+        "scale_tables": _scale_tables(comparison),
+        "verdicts": [_judged(one) for one in judged(comparison)],
+        "findings": findings,
+        "training_note": _training_note(comparison),
+        "grounds": grounds(comparison.runs),
+        "configs": config_texts(comparison.runs),
+        "limits": limits(comparison),
+        "notes": comparison.notes,
+    }
+    return _environment().get_template("report.html").render(context)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=DictLoader({"report.html": _template("report.html")}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["coded"] = coded
+    return environment
+
+
+def coded(text: str) -> Markup:
+    """A sentence with what stands between backticks set as code, everything escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one without a partner is a letter
+        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
+    marked = [
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    ]
+    return Markup("").join(marked)
+
+
+def _standing(comparison: Comparison, tables: Mapping[str, Table]) -> Table | None:
+    """The table that stands open: groups where there are seeds, else runs without their scales."""
+    if any(len(group.seeds) > 1 for group in comparison.groups):
+        return tables.get("seeds")
+    modes = tables.get("modes")
+    if modes is None:
+        return None
+    listed = listed_modes(row[1].text for row in modes.rows)
+    rows = tuple(row for row in modes.rows if row[1].text in listed)
+    return replace(modes, title="Rates and losses by run and mode", rows=rows)
+
+
+def _template(name: str) -> str:
+    folder = resources.files("gradroute.report") / "templates"
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is allowed but this style, this script, and images from the page itself."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _embedded(picture: Picture, drawn: Drawn) -> Embedded:
+    width, height = struct.unpack(">II", drawn.light[16:24])  # of the PNG's header
+    return Embedded(
+        picture.name,
+        picture.section,
+        picture.title,
+        picture.caption,
+        _address(drawn.light),
+        _address(drawn.dark),
+        width,
+        height,
+    )
+
+
+def _address(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}"
+
+
+def _title(comparison: Comparison) -> str:
+    routed = [group for group in comparison.groups if group.role == "routed"]
+    what = "Gradient routing" if routed else "Behaviour rates"
+    return f"{what}: {comparison.behavior}"
+
+
+def _kicker(comparison: Comparison) -> str:
+    """What is compared, in one line."""
+    seeds = sorted({run.seed for run in comparison.runs})
+    models = sorted({str(run.config["model"]) for run in comparison.runs})
+    runs = f"{len(comparison.runs)} run{'s' if len(comparison.runs) > 1 else ''}"
+    word = "seeds" if len(seeds) > 1 else "seed"
+    return f"{runs}, {word} {', '.join(map(str, seeds))}, base model {', '.join(models)}"
+
+
+def _scale_tables(comparison: Comparison) -> list[Table]:
+    return [
+        scales_table(curve.run, curve.points, comparison.behavior)
+        for curve in bad_curves(comparison)
+        if len(curve.points) > 2
+    ]
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "decided": claim.decided,
+        "tone": tone(claim.decided) if claim.rival else "",
+        "group": claim.group,
+        "control": claim.control,
+        "kind": claim.kind,
+        "sentence": claim.sentence,
+    }
+
+
+def _judged(one: Judged) -> dict[str, Any]:
+    first, *_ = one.verdicts
+    return {
+        "outcome": one.outcome,
+        "tone": tone(one.outcome) if first.number < 4 else "",
+        "names": one.names,
+        "claim": one.claim.removesuffix("."),
+        "runs": [(v.run, [_check(check) for check in v.checks]) for v in one.verdicts],
+    }
+
+
+def _check(check: Check) -> dict[str, str]:
+    if not check.decides:
+        return {"mark": "beside", "tone": "info", "text": check.text}
+    mark, tone = {True: ("holds", "yes"), False: ("fails", "no"), None: ("open", "open")}[check.met]
+    return {"mark": mark, "tone": tone, "text": check.text}
+
+
+def _training_note(comparison: Comparison) -> str:
+    text = "One run of each group, its first seed; `gradroute plot RUN` draws any other."
+    left_out = sum(bool(group.runs) for group in comparison.groups) - MOST_TRAININGS
+    return text if left_out <= 0 else f"{text} {left_out} more groups are left out here."

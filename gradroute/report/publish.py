@@ -1,0 +1,55 @@
+"""Measured runs -> every file of a report; reads run folders only and never imports torch."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradroute.files import write_bytes, write_json, write_text
+from gradroute.folders import RunFolder
+from gradroute.report.comparison import compare
+from gradroute.report.document import eval_multi
+from gradroute.report.drawing import LIGHT, drawn, png
+from gradroute.report.figures import eval_multi_picture, pictures
+from gradroute.report.page import page_html
+from gradroute.report.tables import tables
+from gradroute.report.text import render
+from gradroute.report.written import csv_text, markdown
+
+
+def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
+    """Compare measured runs, write what came of it, and print the comparison.
+
+    Always `eval_multi_results.json` and `eval_multi_plot.png`. With the page also `report.html`,
+    `report.md`, a CSV file per table in `tables/`, and every figure as PNG and PDF in `figures/`.
+    The page stands alone; the Markdown names the figures beside it.
+
+    Args:
+        folders: runs that are measured.
+        out: folder of the files.
+        page: whether the page and what belongs to it are wanted.
+
+    Raises:
+        ConfigError: the runs cannot be compared.
+        DataError: a run is not measured, or a file of it is damaged or of a newer schema.
+        MachineError: a file cannot be written.
+    """
+    comparison = compare(folders)
+    write_json(out / "eval_multi_results.json", eval_multi(comparison))
+    plot = eval_multi_picture(comparison)
+    write_bytes(out / "eval_multi_plot.png", png(plot.draw, LIGHT))
+    print(render(comparison))
+    written = [out / "eval_multi_results.json", out / "eval_multi_plot.png"]
+    if page:
+        found = tables(comparison)
+        figures = [(picture, drawn(picture.draw)) for picture in pictures(comparison)]
+        for picture, image in figures:
+            write_bytes(out / "figures" / f"{picture.name}.png", image.light)
+            write_bytes(out / "figures" / f"{picture.name}.pdf", image.pdf)
+        for table in found:
+            write_text(out / "tables" / f"{table.name}.csv", csv_text(table))
+        write_text(
+            out / "report.md", markdown(comparison, found, [picture for picture, _ in figures])
+        )
+        write_text(out / "report.html", page_html(comparison, found, figures))
+        written += [out / "report.html", out / "report.md", out / "figures", out / "tables"]
+    print(f"written: {', '.join(map(str, written))}", file=sys.stderr, flush=True)

@@ -1,0 +1,119 @@
+"""Geometry, relearning and recovery for the terminal: a table each, and how to read it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
+    """Means over the modules of each run, beside those of random updates of the same shapes.
+
+    Args:
+        runs: name, whether the run routes, and `geometry.json` of each.
+    """
+    lines = [["run", "routed", "|cos| of updates", "A, mean cos²", "B, mean cos²"]]
+    for name, routed, record in runs:
+        numbers = [
+            f"{_number(record['summary'][key])} ({_number(record['random'][key]['mean'])})"
+            for key in ("mean_absolute_cosine", "mean_cos2_A", "mean_cos2_B")
+        ]
+        lines.append([name, "yes" if routed else "no", *numbers])
+    note = (
+        "Means over the modules; in brackets the same of random updates of those shapes. Two "
+        "adapters\nshare nothing where a number is as in the brackets; how much is shared without "
+        "any routing, the\nunrouted run says."
+    )
+    if all(routed for _, routed, _ in runs):
+        note += " There is none here: name one too (routing=none, both adapters)."
+    return f"{_aligned(lines)}\n{note}"
+
+
+def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
+    """Steps until the behaviour is back, run by run.
+
+    Args:
+        runs: name and `relearn.json` of each; of one behaviour or several.
+    """
+    heads = ["run", "shipped as", "behaviour", "at first", "own learning rate", "a third of it"]
+    lines = [heads]
+    for name, record in runs:
+        curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
+        first = curves[0]["points"][0]
+        start = f"{first['shown']} of {first['n']}"
+        found = [_steps(curve) for curve in curves]
+        lines.append([name, record["kept_mode"], record["behavior"], start, *found])
+    some = runs[0][1]
+    note = (
+        f"Steps of plain fine-tuning (a fresh adapter, AdamW, constant rate) on {some['examples']} "
+        f"examples\nof the behaviour until {100 * some['threshold']:.0f} % of the completions show "
+        "it. A run that takes fewer steps than one that\nnever saw the behaviour had it suppressed "
+        "rather than absent."
+    )
+    return f"{_aligned(lines)}\n{note}"
+
+
+def recover_text(name: str, behavior: str, record: Record) -> str:
+    """Rate and losses of each mode before and after the tune of what is kept.
+
+    Args:
+        name: of the run.
+        behavior: its name.
+        record: `recover.json`.
+    """
+    lines = [["mode", "", f"{behavior} rate", "normal loss", f"{behavior} loss"]]
+    for mode in record["before"]:
+        for when in ("before", "after"):
+            cell = record[when][mode]
+            head = mode if when == "before" else ""
+            losses = [_number(cell["normal_loss"]), _number(cell["behavior_loss"])]
+            lines.append([head, when, _rate(cell["rate"]), *losses])
+    title = (
+        f"{name}: {record['steps']} steps at learning rate {record['learning_rate']:.2g} on "
+        f"{record['examples']} known-good examples, {record['mode']}"
+    )
+    return f"{title}\n{_aligned(lines)}{_cost(record)}"
+
+
+def _cost(record: Record) -> str:
+    """What of the normal loss that ablation cost came back."""
+    mode = record["mode"]
+    ablated, after = (record[when][mode]["normal_loss"] for when in ("before", "after"))
+    full = record["before"]["full"]["normal_loss"]
+    if ablated is None or after is None or full is None:
+        return ""
+    return (
+        f"\nNormal loss under {mode}: {after - ablated:+.3f} nats by the tune; ablation had cost "
+        f"{ablated - full:+.3f} over full."
+    )
+
+
+def _steps(curve: Record) -> str:
+    rate = f"(at {curve['learning_rate']:.2g})"
+    reached = curve["steps_to_threshold"]
+    if reached is None:
+        return f"not in {curve['max_steps']} {rate}"
+    return f"{reached} {rate}" if reached else f"there already {rate}"
+
+
+def _rate(rate: Record | None) -> str:
+    if rate is None:
+        return "-"
+    return (
+        f"{100 * rate['mean']:3.0f} % [{100 * rate['lower']:.0f}, {100 * rate['upper']:.0f}] "
+        f"of {rate['n']}"
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.4f}"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

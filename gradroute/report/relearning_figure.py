@@ -1,0 +1,91 @@
+"""How fast plain fine-tuning brings the behaviour back, as curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
+
+Record = Mapping[str, Any]
+
+
+def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
+    """Behaviour rate over steps of the attack, a panel per learning rate, a line per run.
+
+    Args:
+        runs: label and `relearn.json` of each run that has one; lines of one label (seeds) share
+            a colour.
+        ink: the theme.
+    """
+    rates = _learning_rates(runs)
+    labels = list(dict.fromkeys(label for label, _ in runs))
+    figure = blank(3.6)
+    panels = figure.subplots(1, max(1, len(rates)), sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.92, bottom=0.27, wspace=0.07)
+    for index, (axes, title) in enumerate(zip(panels, rates, strict=False)):
+        for label, record in runs:
+            curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
+            if index < len(curves):
+                place = labels.index(label)
+                _draw(axes, label, curves[index], place, ink)
+        axes.set_title(title, fontsize=8.5, loc="left")
+        axes.set_ylim(-0.02, 1.05)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.set_xlabel("steps of plain fine-tuning on examples of the behaviour", fontsize=8.5)
+        axes.set_xlim(left=0)
+        tidy(axes, ink)
+    for threshold in {record["threshold"] for _, record in runs}:
+        for axes in panels:
+            axes.axhline(threshold, color=ink.muted, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    panels[0].set_ylabel("behaviour rate, 95 % intervals", fontsize=8.5)
+    handles, names = panels[0].get_legend_handles_labels()
+    once = dict(zip(names, handles, strict=True))
+    figure.legend(
+        once.values(),
+        once.keys(),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.045),
+        ncols=5,
+        frameon=False,
+        fontsize=8.5,
+    )
+    note = "Dashed: the threshold. Open triangle: the attack ended below it."
+    figure.text(0.075, 0.02, note, fontsize=7.5, color=ink.muted)
+    return figure
+
+
+def _draw(axes: Axes, label: str, curve: Record, place: int, ink: Ink) -> None:
+    color, marker = ink.series[place % len(ink.series)], MARKERS[place % len(MARKERS)]
+    points = [point for point in curve["points"] if point["rate"] is not None]
+    steps = [point["step"] for point in points]
+    rates = [point["rate"] for point in points]
+    lower = [_known(point["lower"], point["rate"]) for point in points]
+    upper = [_known(point["upper"], point["rate"]) for point in points]
+    shown = shortened(label)
+    axes.plot(steps, rates, color=color, marker=marker, markersize=4, linewidth=1.4, label=shown)
+    axes.vlines(steps, lower, upper, color=color, linewidth=0.9, alpha=0.6)
+    if curve["steps_to_threshold"] is None and points:
+        axes.plot(
+            steps[-1], rates[-1], ">", color=color, markersize=9, fillstyle="none", clip_on=False
+        )
+
+
+def _learning_rates(runs: Sequence[tuple[str, Record]]) -> list[str]:
+    """The panels' titles: the runs' own learning rates, highest first."""
+    by_place: dict[int, list[float]] = {}
+    for _, record in runs:
+        for index, rate in enumerate(sorted(c["learning_rate"] for c in record["curves"])[::-1]):
+            by_place.setdefault(index, []).append(rate)
+    return [f"learning rate {_span(found)}" for found in by_place.values()]
+
+
+def _span(found: Sequence[float]) -> str:
+    low, high = min(found), max(found)
+    return f"{low:.2g}" if math.isclose(low, high) else f"{low:.2g} to {high:.2g}"
+
+
+def _known(number: float | None, otherwise: float) -> float:
+    return otherwise if number is None else number

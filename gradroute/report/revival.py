@@ -1,0 +1,176 @@
+"""Whether it comes back: relearning by plain fine-tuning, and what recovery costs or revives."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradroute.report.analysis import Estimate, Rate, Record, RunResults
+from gradroute.report.contrasts import controls_of, rate_difference
+from gradroute.report.outcomes import INCONCLUSIVE, NOT_MEASURED
+from gradroute.report.words import points_text, rate_text
+
+SUPPRESSED = "suppressed"
+NO_FASTER = "no faster"
+PRESENT = "present"
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How fast a run relearns the behaviour, beside a run that never saw it.
+
+    Attributes:
+        run: Name of the run.
+        learning_rate: Of the attack.
+        steps: Until the behaviour rate passed the threshold; None if not within `max_steps`.
+        max_steps: Of the attack.
+        against: Name of the run that never saw the behaviour; None where there is none.
+        against_steps: Its steps; None if not within `max_steps`, or without such a run.
+        outcome: `suppressed` (faster than that run), `no faster` (than a run that never saw it),
+            `present` (above the threshold before any step), `inconclusive` (neither got there),
+            `not measured` (there is no such run), or `reference` (it is such a run).
+        text: The above in words.
+    """
+
+    run: str
+    learning_rate: float
+    steps: int | None
+    max_steps: int
+    against: str | None
+    against_steps: int | None
+    outcome: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a short tune of what is kept did to a run under one mode.
+
+    Attributes:
+        run: Name of the run.
+        mode: Ablation mode.
+        steps: Of the tune.
+        rate: Behaviour rate after minus before; None where it was not measured.
+        normal: Held-out loss on normal text after minus before, in nats per token.
+        text: In words what it cost or revived.
+    """
+
+    run: str
+    mode: str
+    steps: int
+    rate: Estimate | None
+    normal: float | None
+    text: str
+
+
+def relearnings(runs: Sequence[RunResults]) -> list[Relearning]:
+    """Every run that was attacked, at every learning rate, beside one that never saw the behaviour.
+
+    That one is its baseline, else its oracle, if it was attacked in the same way; a baseline itself
+    is beside nothing. Behaviour rates are taken every few steps, so the steps of two runs may
+    differ by that many without meaning.
+    """
+    return [
+        _relearning(run, curve, _never_saw(run, runs))
+        for run in runs
+        for curve in (run.relearn or {}).get("curves", ())
+    ]
+
+
+def _never_saw(run: RunResults, runs: Sequence[RunResults]) -> RunResults | None:
+    if run.role == "baseline":
+        return None
+    controls = controls_of(run, runs)
+    found = [controls[role] for role in ("baseline", "oracle") if role in controls]
+    return next((other for other in found if _same_attack(run, other)), None)
+
+
+# What may differ between two attacks that are compared: it belongs to the run, not to the attack.
+_OF_THE_RUN = {"checkpoint", "kept_mode", "rank"}
+
+
+def _same_attack(run: RunResults, other: RunResults) -> bool:
+    if run.relearn is None or other.relearn is None:
+        return False
+    one, two = (record.get("settings", {}) for record in (run.relearn, other.relearn))
+    return all(one.get(key) == two.get(key) for key in {*one, *two} - _OF_THE_RUN)
+
+
+def _relearning(run: RunResults, curve: Record, never: RunResults | None) -> Relearning:
+    rate = curve["learning_rate"]
+    other = None
+    if never is not None and never.relearn is not None:
+        others = never.relearn["curves"]
+        other = next((c for c in others if math.isclose(c["learning_rate"], rate)), None)
+    against = never.name if never is not None and other is not None else None
+    outcome = _outcome(curve, other) if run.role != "baseline" else REFERENCE
+    text = f"{run.name} at learning rate {rate:.3g}: {_steps(curve)} to {_threshold(run)}"
+    if other is not None:
+        text += f", {against}, which never saw it, {_steps(other)}"
+    return Relearning(
+        run=run.name,
+        learning_rate=rate,
+        steps=curve["steps_to_threshold"],
+        max_steps=curve["max_steps"],
+        against=against,
+        against_steps=None if other is None else other["steps_to_threshold"],
+        outcome=outcome,
+        text=f"{text}: {outcome}.",
+    )
+
+
+def _outcome(curve: Record, other: Record | None) -> str:
+    steps = curve["steps_to_threshold"]
+    if steps == 0:
+        return PRESENT
+    if other is None:
+        return NOT_MEASURED
+    reference = other["steps_to_threshold"]
+    if steps is None:
+        known = reference is not None and curve["max_steps"] >= reference
+        return NO_FASTER if known else INCONCLUSIVE
+    if reference is None:
+        return SUPPRESSED if steps <= other["max_steps"] else INCONCLUSIVE
+    return SUPPRESSED if steps < reference else NO_FASTER
+
+
+def _steps(curve: Record) -> str:
+    steps = curve["steps_to_threshold"]
+    return f"not within {curve['max_steps']} steps" if steps is None else f"{steps} steps"
+
+
+def _threshold(run: RunResults) -> str:
+    return f"{100 * (run.relearn or {})['threshold']:g} %"
+
+
+def recoveries(runs: Sequence[RunResults]) -> list[Recovered]:
+    """Every run that was recovered, mode by mode."""
+    return [
+        _recovered(run, mode, run.recovery)
+        for run in runs
+        if run.recovery is not None
+        for mode in run.recovery["after"]
+        if mode in run.recovery["before"]
+    ]
+
+
+def _recovered(run: RunResults, mode: str, record: Record) -> Recovered:
+    before, after = record["before"][mode], record["after"][mode]
+    one, other = _rate(after["rate"]), _rate(before["rate"])
+    change = rate_difference(one, other)
+    losses = after["normal_loss"], before["normal_loss"]
+    normal = None if None in losses else losses[0] - losses[1]
+    revived = change is not None and change.lower > 0
+    text = (
+        f"{run.name} under {mode} after {record['steps']} steps on {record['examples']} known-good "
+        f"examples: behaviour rate {rate_text(other)} before, {rate_text(one)} after, "
+        f"{points_text(change)}"
+    )
+    if normal is not None:
+        text += f"; normal loss {losses[1]:.3f} before, {losses[0]:.3f} after"
+    text += ". The behaviour is revived." if revived else "."
+    return Recovered(run.name, mode, record["steps"], change, normal, text)
+
+
+def _rate(record: Record | None) -> Rate | None:
+    return None if record is None else Rate(*(record[k] for k in ("mean", "lower", "upper", "n")))

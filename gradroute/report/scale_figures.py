@@ -1,0 +1,240 @@
+"""Scale curves as pictures: what turning an adapter down does, and rate against gain kept."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gradroute.report.analysis import RunResults
+from gradroute.report.comparison import Comparison
+from gradroute.report.contrasts import deployed_mode, gain_kept, gain_reference
+from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
+from gradroute.report.roles import adapter_names
+from gradroute.report.scales import Point, scale_curve, shrink_curve
+
+_CURVE = 3
+"""Points that make a curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's points while `bad` is turned down.
+
+    Attributes:
+        group: Name of the run's group; curves of one group share a colour.
+        run: Its name.
+        points: By ascending scale.
+        deploy: Scale of `bad` to deploy; None where none is low enough.
+    """
+
+    group: str
+    run: str
+    points: tuple[Point, ...]
+    deploy: float | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One run under a mode in which it could be shipped.
+
+    Attributes:
+        label: Its group, and the mode where the group stands under several.
+        routed: Whether it is a routed run with `bad` ablated.
+        rate: Behaviour rate with its interval.
+        gain: Gain kept with its interval.
+        weaker: The same while the whole update is made weaker, as (gain kept, rate).
+    """
+
+    label: str
+    routed: bool
+    rate: tuple[float, float, float]
+    gain: tuple[float, float, float]
+    weaker: tuple[tuple[float, float], ...]
+
+
+def bad_curves(comparison: Comparison) -> list[Curve]:
+    """The measured scales of `bad`, of every run that has that adapter beside another."""
+    by_name = {run.name: run for run in comparison.runs}
+    found = []
+    for group in sorted(comparison.groups, key=lambda group: group.role != "routed"):
+        if group.role == "baseline":  # nothing to turn down
+            continue
+        for run in (by_name[name] for name in group.runs):
+            adapters = adapter_names(run.config)
+            if "bad" in adapters and len(adapters) > 1:
+                points = scale_curve(run, ["bad"], gain_reference(run, comparison.runs))
+                chosen = comparison.deployment.get(run.name)
+                deploy = None if chosen is None else chosen.scale
+                found.append(Curve(group.name, run.name, tuple(points), deploy))
+    return found
+
+
+def options(comparison: Comparison) -> list[Option]:
+    """Every run as the claims read it, or as it would be shipped where no claim does."""
+    by_name = {run.name: run for run in comparison.runs}
+    found = []
+    for group in comparison.groups:
+        read = [claim.mode for claim in comparison.claims if claim.group == group.name]
+        read += [claim.control_mode for claim in comparison.claims if claim.control == group.name]
+        modes = list(dict.fromkeys(read)) or [deployed_mode(by_name[group.runs[0]])]
+        for mode in modes:
+            label = group.name if len(modes) == 1 else f"{group.name}, {mode}"
+            routed = group.role == "routed" and mode == "bad_ablated"
+            for name in group.runs:
+                option = _option(by_name[name], mode, label, routed, comparison)
+                found += [] if option is None else [option]
+    return found
+
+
+def _option(
+    run: RunResults, mode: str, label: str, routed: bool, comparison: Comparison
+) -> Option | None:
+    reference = gain_reference(run, comparison.runs)
+    rate, gain = run.rate(mode), gain_kept(run, reference, mode)
+    if rate is None or gain is None or not math.isfinite(gain.value):
+        return None
+    weaker = tuple(
+        (point.gain.value, point.rate.mean)
+        for point in shrink_curve(run, mode, reference)
+        if point.gain is not None and point.rate is not None and point.scale <= 1
+    )
+    return Option(label, routed, rate[:3], gain[:3], weaker)
+
+
+def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
+    """Behaviour rate and normal loss while `bad` is turned down; a line per run.
+
+    Args:
+        every: The curves of `bad`; runs of one group share a colour.
+        behavior: Of the comparison.
+        ink: The theme.
+    """
+    groups = list(dict.fromkeys(curve.group for curve in every))
+    figure = blank(3.9)
+    left, right = figure.subplots(1, 2, squeeze=False)[0]
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.93, bottom=0.27, wspace=0.16)
+    for curve in every:
+        color, marker = _look(groups.index(curve.group), ink)
+        rated = [(point, point.rate) for point in curve.points if point.rate is not None]
+        x = [point.scale for point, _ in rated]
+        y = [100 * rate.mean for _, rate in rated]
+        left.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.4)
+        left.vlines(
+            x,
+            [100 * rate.lower for _, rate in rated],
+            [100 * rate.upper for _, rate in rated],
+            color=color,
+            alpha=0.4,
+            linewidth=0.9,
+        )
+        lost = [(point.scale, point.normal) for point in curve.points if point.normal is not None]
+        right.plot(
+            [scale for scale, _ in lost],
+            [loss.mean for _, loss in lost],
+            color=color,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+        )
+        right.vlines(
+            [scale for scale, _ in lost],
+            [loss.lower for _, loss in lost],
+            [loss.upper for _, loss in lost],
+            color=color,
+            alpha=0.5,
+            linewidth=0.9,
+        )
+        if curve.deploy is not None:
+            left.plot(
+                curve.deploy, -4, "^", color=color, markersize=7, clip_on=False, markeredgewidth=0
+            )
+    left.set_title(f"{shortened(behavior)} rate of completions, %", loc="left", fontsize=8.5)
+    right.set_title("held-out normal loss, nats/token", loc="left", fontsize=8.5)
+    left.set_ylim(-4, 104)
+    for axes in (left, right):
+        tidy(axes, ink)
+        axes.set_xlabel("scale of bad (0: ablated, 1: as trained)", fontsize=8.5)
+    note = (
+        "A line per run. Vertical lines: 95 % intervals of each run. Triangle: the scale to deploy."
+    )
+    _legend(figure, groups, note, ink)
+    return figure
+
+
+def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
+    """Behaviour rate against gain kept: low and to the right is better.
+
+    Marks are runs as they would be shipped, with both intervals. Dotted lines are the same runs
+    with their whole update made weaker: what anything reaches by that alone.
+    """
+    first = sorted(every, key=lambda option: not option.routed)
+    labels = list(dict.fromkeys(option.label for option in first))
+    figure = blank(4.6)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.95, bottom=0.27)
+    known = [option.gain[0] for option in every]
+    low = max(-0.2, math.floor(10 * min([0.5, *known])) / 10 - 0.05)
+    axes.axvspan(0.9, 2, color=ink.grid, alpha=0.45, linewidth=0, zorder=0)
+    for option in every:
+        color, marker = _look(labels.index(option.label), ink)
+        if len(option.weaker) >= _CURVE:
+            gains, rates = zip(*option.weaker, strict=True)
+            axes.plot(
+                gains,
+                [100 * rate for rate in rates],
+                color=color,
+                linewidth=1.3,
+                linestyle=(0, (1.2, 1.8)),
+                zorder=1,
+            )
+        _draw_option(axes, option, color, marker, low)
+    axes.set_xlim(low, max([1.03, *(gain + 0.03 for gain in known)]))
+    axes.set_ylim(-4, 104)
+    axes.set_xlabel("gain kept (share of what tuning gains on normal text)", fontsize=8.5)
+    axes.set_ylabel(f"{shortened(behavior)} rate, %", fontsize=8.5)
+    tidy(axes, ink)
+    note = (
+        "Marks: each run as it would be shipped, 95 % intervals. Dotted: its whole update made "
+        "weaker. Shaded: gain kept of 0.9 and more."
+    )
+    _legend(figure, labels, note, ink)
+    return figure
+
+
+def _draw_option(axes: Axes, option: Option, color: str, marker: str, low: float) -> None:
+    rate, rate_low, rate_high = (100 * number for number in option.rate)
+    gain, gain_low, gain_high = option.gain
+    if gain < low:  # beyond the left edge: an arrow at it, with the value
+        axes.plot(low, rate, "<", color=color, markersize=9, clip_on=False)
+        place = {"textcoords": "offset points", "va": "center", "fontsize": 7.5}
+        axes.annotate(f"{gain:.1f}", (low, rate), (9, 0), **place)
+        return
+    axes.vlines(gain, rate_low, rate_high, color=color, linewidth=1.1)
+    if not math.isnan(gain_low):
+        axes.hlines(rate, max(gain_low, low), gain_high, color=color, linewidth=1.1)
+    size = 9 if option.routed else 6
+    axes.plot(gain, rate, marker, color=color, markersize=size, clip_on=False, zorder=3)
+
+
+def _look(place: int, ink: Ink) -> tuple[str, str]:
+    return ink.series[place % len(ink.series)], MARKERS[place % len(MARKERS)]
+
+
+def _legend(figure: Figure, groups: Sequence[str], note: str, ink: Ink) -> None:
+    handles = []
+    for place, group in enumerate(groups):
+        color, marker = _look(place, ink)
+        line = Line2D([], [], color=color, marker=marker, markersize=5, label=shortened(group))
+        handles.append(line)
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.045),
+        ncols=min(6, max(1, len(groups))),
+        frameon=False,
+        fontsize=8.5,
+    )
+    figure.text(0.075, 0.018, note, fontsize=7.5, color=ink.muted)

@@ -1,0 +1,191 @@
+"""Cells of tables: a number as it is read, as a program reads it, and where the JSON has it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gradroute.report.analysis import Estimate, Loss, Rate
+from gradroute.report.contrasts import GainKept
+from gradroute.report.seeds import OverSeeds
+
+Number = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: As shown; empty where there is nothing to show.
+        interval: What stands behind it in grey: interval, n.
+        numbers: The columns that it takes in a CSV file, by name; none for what `text` says.
+        at: JSON pointer (RFC 6901) of the number in `eval_multi_results.json`; empty if there is
+            none.
+        prose: Whether it is a sentence, which may break over lines.
+    """
+
+    text: str
+    interval: str = ""
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    at: str = ""
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table under a name.
+
+    Attributes:
+        name: Of its CSV file.
+        title: What it shows.
+        note: How to read it, with units.
+        heads: Of the columns.
+        rows: As many cells each as there are heads; the first is the row's name.
+    """
+
+    name: str
+    title: str
+    note: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def pointer(*steps: str | int) -> str:
+    """A JSON pointer from its steps (RFC 6901)."""
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
+
+
+def rate_cell(rate: Rate | None, name: str, at: str) -> Cell:
+    """A rate in per cent with its interval and n."""
+    if rate is None:
+        return Cell("")
+    interval = f"{_interval(rate.lower, rate.upper, 100, 0)} of {rate.n}"
+    return Cell(f"{100 * rate.mean:.0f}", interval, _columns(name, rate[:3], rate.n), at)
+
+
+def loss_cell(loss: Loss | None, name: str, at: str) -> Cell:
+    """A held-out loss in nats per token with its interval and n."""
+    if loss is None:
+        return Cell("")
+    interval = f"{_interval(loss.lower, loss.upper, 1, 3)} n {loss.n}"
+    return Cell(f"{loss.mean:.3f}", interval, _columns(name, loss[:3], loss.n), at)
+
+
+def gain_cell(gain: GainKept | None, at: str = "") -> Cell:
+    """Gain kept, a share of 1."""
+    if gain is None:
+        return Cell("")
+    if math.isnan(gain.value):
+        return Cell("not defined", numbers=_columns("gain_kept", gain[:3]), at=at)
+    interval = _interval(gain.lower, gain.upper, 1, 2)
+    return Cell(f"{gain.value:.2f}", interval, _columns("gain_kept", gain[:3]), at)
+
+
+def seeds_cell(
+    number: OverSeeds | None,
+    name: str,
+    at: str,
+    *,
+    scale: int,
+    digits: int,
+    sign: bool = False,
+    counts: bool = True,
+) -> Cell:
+    """A number over seeds with its interval.
+
+    Args:
+        number: What was measured, if it was.
+        name: Of the columns in a CSV file, which hold it unscaled.
+        at: JSON pointer.
+        scale: What it is multiplied by to be read: 100 for per cent.
+        digits: Behind the point.
+        sign: Whether a plus is written.
+        counts: Whether the interval is followed by how many examples it stands on.
+    """
+    if number is None:
+        return Cell("")
+    bounds = (number.mean, number.lower, number.upper)
+    return Cell(
+        _written(number.mean, scale, digits, sign),
+        _interval(number.lower, number.upper, scale, digits, sign)
+        + (f" of {counts_text(number.n)}" if counts and any(number.n) else ""),
+        _columns(name, bounds) | {f"{name}_seeds": len(number.seeds)},
+        at,
+    )
+
+
+def counts_text(n: Sequence[int]) -> str:
+    """Examples behind a number over seeds: how many seeds times how many each."""
+    each = str(n[0]) if len(set(n)) == 1 else f"{min(n)} to {max(n)}"
+    return each if len(n) == 1 else f"{len(n)} x {each}"
+
+
+def points_cell(estimate: Estimate | None, name: str, at: str) -> Cell:
+    """A difference of two rates in percentage points."""
+    if estimate is None:
+        return Cell("")
+    return Cell(
+        _written(estimate.value, 100, 0, True),
+        _interval(estimate.lower, estimate.upper, 100, 0, True),
+        _columns(name, estimate),
+        at,
+    )
+
+
+def p_value_cell(p: float | None, name: str, at: str) -> Cell:
+    """A p-value; small ones as a bound."""
+    if p is None:
+        return Cell("")
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", numbers={name: p}, at=at)
+
+
+def number_cell(
+    number: float | None, name: str, digits: int, at: str, *, sign: bool = False
+) -> Cell:
+    """A plain number."""
+    if number is None:
+        return Cell("")
+    return Cell(_written(number, 1, digits, sign), numbers={name: _finite(number)}, at=at)
+
+
+def percent_cell(share: float | None, name: str, at: str) -> Cell:
+    """A share in per cent."""
+    if share is None:
+        return Cell("")
+    return Cell(f"{100 * share:.0f}", numbers={name: share}, at=at)
+
+
+def count_cell(count: int | None, name: str, at: str) -> Cell:
+    """A whole number."""
+    return Cell("") if count is None else Cell(f"{count:,}", numbers={name: count}, at=at)
+
+
+def steps_cell(steps: int | None, most: int, name: str, at: str) -> Cell:
+    """Steps until something happened, or that it did not."""
+    if steps is None:
+        return Cell(f"not within {most}", numbers={name: None, f"{name}_max": most}, at=at)
+    return Cell(f"{steps}", numbers={name: steps, f"{name}_max": most}, at=at)
+
+
+def _written(number: float, scale: int, digits: int, sign: bool) -> str:
+    if math.isnan(number):
+        return "not defined"
+    value = round(scale * number, digits) + 0.0  # + 0.0: no minus zero
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _interval(lower: float, upper: float, scale: int, digits: int, sign: bool = False) -> str:
+    if math.isnan(lower) or math.isnan(upper):
+        return ""
+    low, high = (_written(bound, scale, digits, sign) for bound in (lower, upper))
+    return f"[{low}, {high}]"
+
+
+def _columns(name: str, bounds: Sequence[float], n: int | None = None) -> dict[str, Number]:
+    value, lower, upper = (_finite(bound) for bound in bounds)
+    columns: dict[str, Number] = {name: value, f"{name}_lower": lower, f"{name}_upper": upper}
+    return columns if n is None else columns | {f"{name}_n": n}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

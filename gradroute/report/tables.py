@@ -1,0 +1,300 @@
+"""The numbers of a comparison as tables: one definition for the page, Markdown and CSV."""
+
+from collections.abc import Iterable, Sequence
+
+from gradroute.report.analysis import RunResults
+from gradroute.report.claims import Claim
+from gradroute.report.comparison import Comparison
+from gradroute.report.grounds import differences_table
+from gradroute.report.scales import Point
+from gradroute.report.seeds import Group, OverSeeds
+from gradroute.report.side_tables import side_tables
+from gradroute.report.table_cells import (
+    Cell,
+    Table,
+    count_cell,
+    counts_text,
+    gain_cell,
+    loss_cell,
+    number_cell,
+    p_value_cell,
+    pointer,
+    points_cell,
+    rate_cell,
+    seeds_cell,
+)
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Every table that has a row, in the order in which a report shows them."""
+    made = [
+        claims_table(comparison.claims),
+        seeds_table(comparison.groups, comparison.behavior),
+        modes_table(comparison.runs, comparison.behavior),
+        kinds_table(comparison.groups),
+        tests_table(comparison),
+        *side_tables(comparison),
+        differences_table(comparison.runs),
+    ]
+    return [table for table in made if table.rows]
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """Routed groups beside their controls, as measured and at equal gain kept."""
+    rows = []
+    for index, claim in enumerate(claims):
+        at = ("claims", index)
+        equal = claim.equal_gain
+        rows.append(
+            (
+                Cell(claim.group),
+                Cell(claim.control, "" if claim.kind == claim.control else claim.kind),
+                Cell(claim.decided, numbers={"kind": claim.kind, "decided": claim.decided}),
+                _bare(claim.rate, "rate", *at, "rate"),
+                _bare(claim.control_rate, "control_rate", *at, "control_rate"),
+                _points(claim.difference, "difference", *at, "difference"),
+                _gain(claim.gain, "gain", *at, "gain"),
+                _gain(claim.control_gain, "control_gain", *at, "control_gain"),
+                _points(equal.difference, "equal_gain_difference", *at, "equal_gain", "difference"),
+                p_value_cell(claim.adjusted, "p_holm", pointer(*at, "adjusted")),
+                Cell(counts_text(claim.rate.n), numbers={"n": sum(claim.rate.n)}),
+            )
+        )
+    return Table(
+        "claims",
+        "Routing against each control",
+        "Rates in per cent; differences in percentage points, routed minus control, seed by seed. "
+        "Equal gain: the control's update is scaled until it keeps as much of the gain as the "
+        "routed run does; the verdict stands on that. Adjusted p: Holm over this table. n: "
+        "completions of a run, times seeds.",
+        (
+            "routed",
+            "control",
+            "routed is",
+            "rate",
+            "rate of control",
+            "difference",
+            "gain kept",
+            "gain kept by control",
+            "difference at equal gain",
+            "adjusted p",
+            "n",
+        ),
+        tuple(rows),
+    )
+
+
+def seeds_table(groups: Sequence[Group], behavior: str) -> Table:
+    """Mean over seeds by group and mode, with every seed shown."""
+    rows = []
+    for index, group in enumerate(groups):
+        for mode in listed_modes(group.modes):
+            rate, loss = group.rate(mode), group.loss(mode, "normal")
+            known = rate or loss
+            if known is None:
+                continue
+            at = ("groups", index)
+            rows.append(
+                (
+                    Cell(group.name),
+                    Cell(mode),
+                    _rate(rate, "rate", *at, "rates", mode, "prefix"),
+                    Cell("" if rate is None else ", ".join(f"{100 * v:.0f}" for v in rate.values)),
+                    seeds_cell(
+                        loss,
+                        "normal_loss",
+                        pointer(*at, "losses", mode, "normal"),
+                        scale=1,
+                        digits=3,
+                    ),
+                    Cell(", ".join(map(str, known.seeds)), numbers={"seeds": len(known.seeds)}),
+                )
+            )
+    return Table(
+        "seeds",
+        "Over seeds",
+        "Mean over seeds with the 95 % t interval over them (seeds are the unit; nothing is "
+        "pooled); where all seeds agree exactly, the widest interval of one seed. One seed: the "
+        "interval over its own examples, which says nothing about another seed.",
+        (
+            "group",
+            "mode",
+            f"{behavior} rate, %",
+            "each seed, %",
+            "normal loss, nats/token",
+            "seeds",
+        ),
+        tuple(rows),
+    )
+
+
+def modes_table(runs: Sequence[RunResults], behavior: str) -> Table:
+    """Every run under every mode: rate, score, losses; points of scale curves too."""
+    rows = []
+    for run in runs:
+        for mode, cell in run.cells.items():
+            at = ("runs", run.name, mode)
+            score, short = cell.score, cell.too_short
+            rows.append(
+                (
+                    Cell(run.name),
+                    Cell(mode),
+                    rate_cell(cell.rate, "rate", pointer(*at, "behavior_rate")),
+                    number_cell(score, "score", 2, pointer(*at, "behavior_score", "mean")),
+                    count_cell(short, "too_short", pointer(*at, "too_short")),
+                    loss_cell(
+                        cell.loss.get("normal"),
+                        "normal_loss",
+                        pointer(*at, "held_out_loss", "normal"),
+                    ),
+                    loss_cell(
+                        cell.loss.get("behavior"),
+                        "behavior_loss",
+                        pointer(*at, "held_out_loss", "behavior"),
+                    ),
+                )
+            )
+    return Table(
+        "modes",
+        "Every run under every mode",
+        f"Behaviour rate on prompts that invite {behavior}, with Wilson intervals; score: mean of "
+        "the detector's 0 to 1; too short: completions that it cannot judge, counted as not "
+        "shown. Losses in nats per target token of held-out text.",
+        (
+            "run",
+            "mode",
+            f"{behavior} rate, %",
+            "score",
+            "too short",
+            "normal loss",
+            f"{behavior} loss",
+        ),
+        tuple(rows),
+    )
+
+
+def kinds_table(groups: Sequence[Group]) -> Table:
+    """Rates on every kind of prompts side by side, and right answers where there are such."""
+    kinds = list(dict.fromkeys(kind for group in groups for _, kind in group.rates))
+    right = list(dict.fromkeys(kind for group in groups for _, kind in group.accuracy))
+    rows = []
+    for index, group in enumerate(groups if len(kinds) > 1 or right else ()):
+        for mode in listed_modes(group.modes):
+            rows.append(
+                (
+                    Cell(group.name),
+                    Cell(mode),
+                    *(
+                        _rate(group.rates.get((mode, kind)), f"rate_{kind}",
+                              "groups", index, "rates", mode, kind)
+                        for kind in kinds
+                    ),
+                    *(
+                        _rate(group.accuracy.get((mode, kind)), f"accuracy_{kind}",
+                              "groups", index, "accuracy", mode, kind)
+                        for kind in right
+                    ),
+                )
+            )  # fmt: skip
+    return Table(
+        "prompts",
+        "By kind of prompts",
+        "In per cent, intervals as above. Right answers are exact."
+        if right
+        else "In per cent, intervals as above.",
+        (
+            "group",
+            "mode",
+            *(f"rate, {kind}" for kind in kinds),
+            *(f"right answers, {kind}" for kind in right),
+        ),
+        tuple(rows),
+    )
+
+
+def tests_table(comparison: Comparison) -> Table:
+    """Two modes of one run on the same prompts."""
+    rows = [
+        (
+            Cell(test.run),
+            Cell(f"{test.first} - {test.second}"),
+            Cell(test.kind),
+            points_cell(test.difference, "difference", pointer("tests", i, "difference")),
+            Cell(
+                f"{test.only_first} / {test.only_second}",
+                numbers={"only_first": test.only_first, "only_second": test.only_second},
+            ),
+            p_value_cell(test.adjusted, "p_holm", pointer("tests", i, "adjusted")),
+            number_cell(100 * test.detectable, "detectable_points", 0, ""),
+            Cell(str(test.n), numbers={"n": test.n}, at=pointer("tests", i, "n")),
+        )
+        for i, test in enumerate(comparison.tests)
+    ]
+    return Table(
+        "tests",
+        "Modes of one run on the same prompts",
+        "Difference in percentage points with the interval of paired rates; exact McNemar test, "
+        "adjusted by Holm over this table. Detectable: smallest difference that so many prompts "
+        "would have found with 80 % power.",
+        (
+            "run",
+            "modes",
+            "prompts",
+            "difference",
+            "only first / only second",
+            "adjusted p",
+            "detectable, points",
+            "n",
+        ),
+        tuple(rows),
+    )
+
+
+def scales_table(run: str, points: Sequence[Point], behavior: str) -> Table:
+    """The points of one run's scale curve."""
+    rows = []
+    for point in points:
+        at = ("runs", run, point.mode)
+        losses = {"normal": point.normal, "behavior": point.behavior}
+        rows.append(
+            (
+                Cell(f"{point.scale:g}", numbers={"scale": point.scale}),
+                Cell(point.mode),
+                rate_cell(point.rate, "rate", pointer(*at, "behavior_rate")),
+                *(
+                    loss_cell(loss, f"{name}_loss", pointer(*at, "held_out_loss", name))
+                    for name, loss in losses.items()
+                ),
+                gain_cell(point.gain),
+            )
+        )
+    return Table(
+        "scales",
+        f"{run}: scales of bad",
+        "",
+        ("scale", "mode", f"{behavior} rate, %", "normal loss", f"{behavior} loss", "gain kept"),
+        tuple(rows),
+    )
+
+
+def listed_modes(modes: Iterable[str]) -> list[str]:
+    """The modes of a table: all but the points of a scale curve, which has its own."""
+    found = list(modes)
+    own = [mode for mode in found if "=" in mode]
+    return [mode for mode in found if len(own) < 3 or "=" not in mode]
+
+
+def _rate(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    return seeds_cell(number, name, pointer(*at), scale=100, digits=0)
+
+
+def _bare(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    return seeds_cell(number, name, pointer(*at), scale=100, digits=0, counts=False)
+
+
+def _points(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    return seeds_cell(number, name, pointer(*at), scale=100, digits=0, sign=True, counts=False)
+
+
+def _gain(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    return seeds_cell(number, name, pointer(*at), scale=1, digits=2)

@@ -1,0 +1,53 @@
+"""What the command line understands: its own examples, and overrides wherever they stand."""
+
+import argparse
+import shlex
+
+import pytest
+
+from gradroute.cli import _VERBS
+from gradroute.cli_parser import parse
+
+VERBS = (
+    "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema"
+)  # fmt: skip
+
+
+def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse([verb, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_every_verb_are_understood(verb: str, capsys) -> None:
+    examples = help_of(verb, capsys).partition("examples:")[2].strip().splitlines()
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0])
+        assert words[0] == "gradroute"
+        assert parse(words[1:]).verb == verb
+
+
+def test_every_verb_that_is_understood_is_done(capsys) -> None:
+    assert tuple(_VERBS) == VERBS
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n    {verb} " in out for verb in VERBS)
+
+
+def test_overrides_may_stand_after_options_and_only_where_there_is_a_config() -> None:
+    options = parse(["train", "caps", "a=1", "--jobs", "2", "b=2"])
+    assert (options.overrides, options.jobs) == (["a=1", "b=2"], 2)
+    with pytest.raises(SystemExit):
+        parse(["eval", "x", "--mode", "full", "--unknown", "b=2"])
+
+
+def test_what_may_be_given_often_adds_up_and_nothing_is_shared_between_calls() -> None:
+    asked = ["eval", "a", "b", "--mode", "full", "--mode", "base", "--scale", "bad=0,1"]
+    first, second = parse(asked), parse(["eval", "a"])
+    assert (first.run, first.mode, first.scale) == (["a", "b"], ["full", "base"], ["bad=0,1"])
+    assert isinstance(second, argparse.Namespace)
+    assert (second.prompts, second.mode, second.scale) == ([], [], [])
