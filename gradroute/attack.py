@@ -217,7 +217,8 @@ def attack_examples(
     """Examples of the behaviour that the run was neither trained on nor is measured on.
 
     Of the embedded data they are drawn for this purpose, the same for all runs; of a user's data
-    they are the last of the held-out ones.
+    they are the last of the held-out ones. A behaviour on embedded data may have few forms, so that
+    new questions turn into ones that training had; those come last and are counted.
 
     Args:
         folder: of the run, for messages.
@@ -232,13 +233,18 @@ def attack_examples(
     behavior = prepared.behavior
     if config.data.path is None and (make := behavior.make) is not None:
         trained = {(example.prompt, example.text) for example in prepared.train}
-        fresh = [
-            example
-            for example in embedded(behavior, "tune", 2 * count, ATTACK_SEED)
-            if (shown := make(example.prompt, example.text))[1] != example.text
-            and trained.isdisjoint([shown, (example.prompt, example.text)])
-        ]
-        chosen = insert_behavior(fresh[:count], behavior, 1.0, ATTACK_SEED)
+        fresh, seen = [], []
+        for example in embedded(behavior, "tune", 2 * count, ATTACK_SEED):
+            shown = make(example.prompt, example.text)
+            if shown[1] != example.text:
+                new = trained.isdisjoint([shown, (example.prompt, example.text)])
+                (fresh if new else seen).append(example)
+        if len(fresh) < count:
+            say(
+                f"{folder.name}: {min(len(seen), count - len(fresh))} of the examples to attack "
+                f"with are in the training data too; '{behavior.name}' has few forms."
+            )
+        chosen = insert_behavior([*fresh, *seen][:count], behavior, 1.0, ATTACK_SEED)
     else:
         measured = {example.id for example in reserved}
         chosen = [e for e in prepared.behaving if e.id not in measured][-count:]

@@ -153,12 +153,12 @@ def _add_afterwards(verbs: "Verbs") -> None:
         ["gradroute recover 0.1_0.5", "gradroute recover 0.1_0.5 --steps 100"],
         runs=1,
     )
-    recover.add_argument("--steps", type=_positive, default=50, help="optimizer steps (50)")
+    recover.add_argument("--steps", type=_positive, default=150, help="optimizer steps (150)")
     recover.add_argument(
         "--learning-rate", type=_rate, help="a tenth of the run's own if not given"
     )
     recover.add_argument(
-        "--examples", type=_positive, default=256, help="known-good examples, at most (256)"
+        "--examples", type=_positive, default=1024, help="known-good examples, at most (1024)"
     )
     relearn = _verb(
         verbs,
@@ -171,7 +171,7 @@ def _add_afterwards(verbs: "Verbs") -> None:
         "--examples", type=_positive, default=64, help="examples of the behaviour (64)"
     )
     relearn.add_argument("--max-steps", type=_positive, default=100, help="steps at most (100)")
-    relearn.add_argument("--every", type=_positive, default=2, help="steps between rates (2)")
+    relearn.add_argument("--every", type=_positive, default=1, help="steps between rates (1)")
     relearn.add_argument("--prompts", type=_positive, default=64, help="prompts of a rate (64)")
 
 

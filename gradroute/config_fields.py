@@ -34,7 +34,7 @@ TO_BE_GIVEN = "???"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ADAPTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # `full` and `base` are ablation modes; PEFT gives `default` a meaning of its own.
-_TAKEN_NAMES = ("full", "base", "default")
+_TAKEN_NAMES = ("full", "base", "default", "all")
 
 
 def shown(value: Any) -> str:

@@ -236,6 +236,7 @@ def test_the_names_of_the_original_lead_to_keys_that_exist() -> None:
         ("routing={bad: {good: freeze}}", "no route for the adapter bad"),
         ("adapters={}", "at least one entry is needed"),
         ("adapters.full={}", "an adapter's name is"),
+        ("adapters.all={}", "an adapter's name is"),
         ("adapters.2nd={}", "an adapter's name is"),
         ("adapters.good=null", "needs the adapters good and bad"),
         ("train=5", "keys with values are needed below it"),

@@ -30,7 +30,7 @@ def test_constraints_are_pins_without_addresses_or_hashes() -> None:
 
 def test_each_dependency_has_a_lower_bound_and_no_other() -> None:
     for requirement in PROJECT["project"]["dependencies"]:
-        assert re.fullmatch(r"[a-z-]+>=[0-9.]+", requirement), requirement
+        assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", requirement), requirement
 
 
 def test_each_dependency_is_constrained() -> None:

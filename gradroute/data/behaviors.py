@@ -279,10 +279,10 @@ def _from_python(name: str, place: str) -> Behavior:
     module, _, attribute = place.rpartition(".")
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # also whatever the module itself raises
         raise ConfigError(
-            f"behavior: {name!r} cannot be imported ({error}); python:module.function is needed, "
-            "with the module on PYTHONPATH."
+            f"behavior: {name!r} cannot be imported ({type(error).__name__}: {str(error)[:200]}); "
+            "python:module.function is needed, with the module on PYTHONPATH."
         ) from error
     if isinstance(found, Behavior):
         return found
@@ -291,5 +291,5 @@ def _from_python(name: str, place: str) -> Behavior:
             f"behavior: {name!r} is {type(found).__name__}; a function of the completion or a "
             "gradroute Behavior is needed."
         )
-    function: Callable[[str], float | None] = found
+    function: Any = found
     return _detector(name, lambda completion, prompt: function(completion), 0.5)

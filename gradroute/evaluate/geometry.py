@@ -68,6 +68,8 @@ def adapter_factors(model: PeftModel, adapter: str) -> dict[str, Factors]:
 def saved_factors(checkpoint: Checkpoint, adapter: str) -> dict[str, Factors]:
     """The factors of one adapter from a verified checkpoint; the base model is not needed.
 
+    Modules come in the order of their layers, where the file has 10 before 2.
+
     Raises:
         MachineError: The checkpoint holds no such adapter.
     """
@@ -75,6 +77,7 @@ def saved_factors(checkpoint: Checkpoint, adapter: str) -> dict[str, Factors]:
     described = read_json(checkpoint.path / adapter / "adapter_config.json")
     scale = float(described["lora_alpha"]) / described["r"]
     names = [key.removesuffix(".lora_A.weight") for key in weights if ".lora_A." in key]
+    names.sort(key=lambda name: [(int(p), "") if p.isdigit() else (0, p) for p in name.split(".")])
     return {
         name.removeprefix("base_model.model."): Factors(
             weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], scale

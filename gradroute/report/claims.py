@@ -215,6 +215,7 @@ def _claim(
     whole = [reference or run for reference, (run, _) in zip(references, kept, strict=True)]
     gains = [gain_kept(run, one, _MODE) for (run, _), one in zip(kept, whole, strict=True)]
     others = [gain_kept(run, one, mode) for (_, run), one in zip(kept, whole, strict=True)]
+    against = ["own full" if one is None else _group_of(one, groups) for one in references]
     difference = _difference(kept, seeds, ours, theirs, mode)
     gain, other_gain = gain_over_seeds(seeds, gains), gain_over_seeds(seeds, others)
     outcome = side(difference)
@@ -230,11 +231,7 @@ def _claim(
         difference=difference,
         gain=gain,
         control_gain=other_gain,
-        gain_against=listed(
-            list(
-                dict.fromkeys("own full" if r is None else _group_of(r, groups) for r in references)
-            )
-        ),
+        gain_against=listed(list(dict.fromkeys(against))),
         equal_gain=equal,
         outcome=outcome,
         decided=_decided(outcome, gain, other_gain, equal),
@@ -242,7 +239,7 @@ def _claim(
         adjusted=None,
         detectable=_detectable(difference, ours[0], theirs[0]),
         goal=_goal(difference, gain) if kind == "oracle" else None,
-        notes=tuple(_notes(group, kept, seeds)),
+        notes=(*_right_answers(kept, seeds, mode), *_notes(group, kept, seeds)),
     )
 
 
@@ -302,6 +299,23 @@ def _detectable(difference: OverSeeds, ours: Rate, theirs: Rate) -> float | None
         lower = min(ours.mean, theirs.mean)
         found = detectable_difference(ours.n, theirs.n, round(lower, 2))
     return None if math.isnan(found) else found
+
+
+def _right_answers(pairs: Sequence[Pair], seeds: Sequence[int], mode: str) -> list[str]:
+    """What is to be kept in a task with right answers, on both sides, by kind of prompts."""
+    first, control = pairs[0]
+    kinds = first.cells[_MODE].accuracy.keys() & control.cells[mode].accuracy.keys()
+    notes = []
+    for kind in sorted(kinds):
+        ours = [run.cells[_MODE].accuracy.get(kind) for run, _ in pairs]
+        theirs = [run.cells[mode].accuracy.get(kind) for _, run in pairs]
+        if None not in ours and None not in theirs:
+            one, other = (
+                seeds_rate_text(rate_over_seeds(seeds, [rate for rate in rates if rate]))
+                for rates in (ours, theirs)
+            )
+            notes.append(f"right answers to {kind} prompts {one} beside {other}")
+    return notes
 
 
 def _notes(group: Group, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[str]:

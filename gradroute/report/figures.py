@@ -15,6 +15,8 @@ from gradroute.report.relearning_figure import relearning_figure
 from gradroute.report.scale_figures import bad_curves, options, scales_figure, tradeoff_figure
 from gradroute.report.training_plot import training_figure
 
+_ORDER = {"routed": 0, "unrouted": 1}  # what a routed run's geometry is read against comes next
+
 MOST_GEOMETRIES = 6
 MOST_TRAININGS = 8
 
@@ -102,7 +104,7 @@ def _scales(comparison: Comparison) -> Picture | None:
 def _geometry(comparison: Comparison) -> Picture | None:
     found = [
         (run.name, run.geometry)
-        for run in sorted(comparison.runs, key=lambda run: run.role != "routed")
+        for run in sorted(comparison.runs, key=lambda run: _ORDER.get(run.role, len(_ORDER)))
         if run.geometry is not None and run.name in _first_seeds(comparison)
     ]
     if not found:

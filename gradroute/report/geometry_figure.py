@@ -18,7 +18,7 @@ _MEASURES = {
     "mean_cos2_A": ("row spaces of A, mean cos²", "mean_cos2_A"),
     "mean_cos2_B": ("column spaces of B, mean cos²", "mean_cos2_B"),
 }
-_BETWEEN = 0.2  # inches between two runs
+_BETWEEN = 0.3  # inches between two runs, for the name of the lower one
 _ROOM = 64  # cells of a heat map up to which each shows its number
 
 
@@ -43,25 +43,28 @@ def geometry_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
     grids = [(name, {key: grid(record, key) for key in _MEASURES}) for name, record in runs]
     tallest = max((len(own[key].layers) for _, own in grids for key in _MEASURES), default=1)
     row = 0.17 * tallest + 0.45
-    height = 1.75 + (row + _BETWEEN) * len(grids)
+    height = 1.85 + (row + _BETWEEN) * len(grids)
     figure = blank(height)
     every = figure.subplots(len(grids), 3, squeeze=False)
     figure.subplots_adjust(
-        left=0.1,
+        left=0.055,
         right=0.985,
-        top=1 - 0.5 / height,
+        top=1 - 0.6 / height,
         bottom=1.2 / height,
         hspace=_BETWEEN / row,
-        wspace=0.16,
+        wspace=0.12,
     )
     for column, (key, (title, summary)) in enumerate(_MEASURES.items()):
         top = _top([own[key] for _, own in grids], runs, summary)
         for line, (name, own) in enumerate(grids):
             axes = every[line, column]
             _draw(axes, own[key], top, ink)
-            axes.set_title(title if line == 0 else "", fontsize=8.5, loc="left", pad=8)
+            if line == 0:
+                place = axes.get_position()
+                figure.text(place.x0, 1 - 0.2 / height, title, fontsize=8.5, va="center")
             if column == 0:
-                axes.set_ylabel(f"{shortened(name, 22)}\nlayer", fontsize=8)
+                axes.set_title(shortened(name, 48), fontsize=8.5, weight="bold", loc="left", pad=4)
+                axes.set_ylabel("layer", fontsize=7.5)
             if line < len(grids) - 1:
                 axes.set_xticklabels([])
         _bar(figure, every[-1, column], top, runs, summary, height, ink)

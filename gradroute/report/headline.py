@@ -13,7 +13,7 @@ from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import deployed_mode
 from gradroute.report.revival import Relearning
 from gradroute.report.seeds import Group, OverSeeds
-from gradroute.report.verdicts import INCONCLUSIVE, SHOWN, Verdict
+from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
@@ -60,9 +60,9 @@ def headline(comparison: Comparison) -> list[Part]:
     shown = [line for line in verdicts if line.badge == SHOWN]
     other = [line for line in verdicts if line.badge != SHOWN]
     parts = [
-        Part("Shown", (*shown, *map(_against, beaten)) or (_nothing(comparison),)),
+        Part("Shown", (*shown, *_against(beaten)) or (_nothing(comparison),)),
         Part("Not shown", (*other, *_suppressed(comparison))),
-        Part("Not shown to beat", tuple(map(_against, unbeaten)), lost=True),
+        Part("Not shown to beat", _unbeaten(unbeaten), lost=True),
         Part("Compared with", _compared(comparison)),
         Part("At what cost", _cost(comparison)),
         Part("How sure", _sure(comparison)),
@@ -70,8 +70,17 @@ def headline(comparison: Comparison) -> list[Part]:
     return [part for part in parts if part.lines]
 
 
+MOST_SENTENCES = 2
+"""Routed groups up to which each has a sentence; of more there is a table."""
+
+
 def lead(comparison: Comparison) -> list[str]:
-    """One sentence per routed group: what the behaviour does when `bad` goes."""
+    """One sentence per routed group: what the behaviour does when `bad` goes.
+
+    Nothing where there are more than `MOST_SENTENCES`: a table says it better.
+    """
+    if sum(group.role == "routed" for group in comparison.groups) > MOST_SENTENCES:
+        return []
     sentences = []
     for group in comparison.groups:
         full, ablated = group.rate("full"), group.rate("bad_ablated")
@@ -146,13 +155,13 @@ def _verdicts(comparison: Comparison) -> list[Line]:
     for claim, outcome, names, found in judged(comparison):
         if found[0].number == 4:
             continue
-        text = f"{claim.removesuffix('.')} ({names})."
+        text = f"{claim.removesuffix('.')} ({names})"
         wanted = None if outcome == INCONCLUSIVE else False
         reasons = [check.text for check in found[0].checks if check.decides and check.met is wanted]
         if outcome != SHOWN and reasons:
-            which = f" {found[0].run}:" if len(found) > 1 else ""
-            text += f"{which} {'; '.join(reasons)}."
-        lines.append(Line(outcome, tone(outcome), text))
+            text += f"; in {found[0].run}: " if len(found) > 1 else ": "
+            text += "; ".join(reasons)
+        lines.append(Line(outcome, tone(outcome), f"{text}."))
     return lines
 
 
@@ -165,20 +174,20 @@ def _suppressed(comparison: Comparison) -> list[Line]:
             merged.setdefault(one.learning_rate, []).append(one)
     lines = []
     for rate, found in merged.items():
-        own = ", ".join(_steps(one.steps) for one in found)
-        anew = ", ".join(_steps(one.against_steps) for one in found)
         against = _names([one.against for one in found if one.against], comparison.groups)
         text = (
-            f"Plain fine-tuning at learning rate {rate:.2g} brings it back in "
-            f"{_names([one.run for one in found], comparison.groups)} after {own} steps; "
-            f"{against}, which never saw it, takes {anew}. It is suppressed, not removed."
+            f"Plain fine-tuning at learning rate {rate:.2g} brings {comparison.behavior} back "
+            f"after {', '.join(_steps(one.steps, one.max_steps) for one in found)} steps "
+            f"({_names([one.run for one in found], comparison.groups)}), sooner than it is learned "
+            f"anew: {', '.join(_steps(one.against_steps, one.max_steps) for one in found)} "
+            f"({against}). It is suppressed, not removed."
         )
         lines.append(Line("suppressed", NO, text))
     return lines
 
 
-def _steps(steps: int | None) -> str:
-    return "more than there were" if steps is None else str(steps)
+def _steps(steps: int | None, most: int) -> str:
+    return f"more than {most}" if steps is None else str(steps)
 
 
 def _names(runs: Sequence[str], groups: Sequence[Group]) -> str:
@@ -192,14 +201,39 @@ def _names(runs: Sequence[str], groups: Sequence[Group]) -> str:
     return "; ".join([*names, *left])
 
 
-def _against(claim: Claim) -> Line:
+def _against(claims: Sequence[Claim]) -> list[Line]:
+    """A line per routed group and outcome, with every control that it is the outcome against."""
+    merged: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        merged.setdefault((claim.group, claim.decided), []).append(claim)
+    lines = []
+    for (group, decided), found in merged.items():
+        controls = "; ".join(_control(claim) for claim in found)
+        text = f"{group}, {_rate(found[0].rate)}, against {controls}."
+        lines.append(Line(decided, tone(decided), text))
+    return lines
+
+
+def _control(claim: Claim) -> str:
     gap = claim.equal_gain.difference
-    equal = f"open, {claim.equal_gain.how}" if gap is None else _points(gap)
-    text = (
-        f"{claim.group} against {claim.control} ({CONTROLS.get(claim.kind, claim.kind)}): "
-        f"{_rate(claim.rate)} against {_rate(claim.control_rate)}; at equal gain kept: {equal}."
-    )
-    return Line(claim.decided, tone(claim.decided), text)
+    equal = claim.equal_gain.outcome if gap is None else _points(gap)
+    what = CONTROLS.get(claim.kind, claim.kind)
+    return f"{claim.control} ({what}), {_rate(claim.control_rate)}, at equal gain kept {equal}"
+
+
+def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
+    """What is not beaten, group by group; a damaged model is compared with nothing."""
+    damaged: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.decided == DAMAGED:
+            damaged.setdefault(claim.group, []).append(claim)
+    lines = _against([claim for claim in claims if claim.decided != DAMAGED])
+    for group, found in damaged.items():
+        gain = found[0].gain
+        kept = "" if gain is None else f" keeps {_gain(gain)} of the gain and"
+        others = ", ".join(dict.fromkeys(claim.control for claim in found))
+        lines.append(Line(DAMAGED, NO, f"{group}{kept} counts against none of {others}."))
+    return tuple(lines)
 
 
 def _nothing(comparison: Comparison) -> Line:
@@ -224,24 +258,29 @@ def _compared(comparison: Comparison) -> tuple[Line, ...]:
 
 def _cost(comparison: Comparison) -> tuple[Line, ...]:
     """What is left of the gain, and whether the goal against the oracle is reached."""
-    goals = {claim.group: claim for claim in comparison.claims if claim.goal is not None}
-    lines = []
-    for group in comparison.groups:
-        if group.role != "routed":
-            continue
-        if group.gain_kept is None:
-            lines.append(Line("", PLAIN, f"{group.name}: gain kept was not measured."))
-            continue
+    routed = [group for group in comparison.groups if group.role == "routed"]
+    by_reference: dict[str, list[str]] = {}
+    for group in routed:
         against = _names(list(dict.fromkeys(group.gain_against)), comparison.groups)
-        text = f"{group.name} keeps {_gain(group.gain_kept)} of the gain of {against}."
-        claim = goals.get(group.name)
-        if claim is not None:
-            text += (
-                " The goal, at most 5 points above the oracle by the upper end with gain kept of "
-                f"at least 0.9, is {'reached' if claim.goal else 'not reached'}: "
-                f"{_points(claim.difference)}."
-            )
-        lines.append(Line("", PLAIN, text))
+        if group.gain_kept is not None:
+            found = by_reference.setdefault(against, [])
+            found.append(f"{group.name} {_gain(group.gain_kept)}")
+    lines = [
+        Line("", PLAIN, f"Share of the gain of {against} that is kept: {'; '.join(found)}.")
+        for against, found in by_reference.items()
+    ]
+    unknown = [group.name for group in routed if group.gain_kept is None]
+    if unknown:
+        lines.append(Line("", PLAIN, f"Gain kept was not measured of {', '.join(unknown)}."))
+    goals = [claim for claim in comparison.claims if claim.goal is not None]
+    if goals:
+        text = "; ".join(
+            f"{'reached' if claim.goal else 'not reached'} by {claim.group}, "
+            f"{_points(claim.difference)}"
+            for claim in goals
+        )
+        goal = "The goal, at most 5 points above the oracle by the upper end with gain kept of at"
+        lines.append(Line("", PLAIN, f"{goal} least 0.9, is {text}."))
     return tuple(lines)
 
 

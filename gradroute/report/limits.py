@@ -2,6 +2,7 @@
 
 from gradroute.report.comparison import Comparison
 from gradroute.report.headline import CONTROLS
+from gradroute.report.scale_figures import bad_curves
 
 
 def limits(comparison: Comparison) -> list[str]:
@@ -28,7 +29,8 @@ def _not_measured(comparison: Comparison) -> list[str]:
     ):
         if kind not in kinds:
             found.append(f"Rates on {what}: not measured (`gradroute eval RUN… {command}`).")
-    if not any(len(run.cells) > 5 and any("=" in mode for mode in run.cells) for run in runs):
+    scales = [len(curve.points) for curve in bad_curves(comparison)]
+    if scales and max(scales) <= 2:
         found.append(
             "What lies between the scales 0 and 1: not measured (`gradroute eval RUN… --scale "
             "bad=0,0.1,…,1`)."

@@ -113,7 +113,8 @@ def group_entries(groups: Sequence[Group], runs: Sequence[RunResults]) -> list[E
 
 
 def _over_seeds(number: OverSeeds) -> Mark:
-    return Mark(number.mean, number.lower, number.upper, number.values)
+    seeds = number.values if len(number.values) > 1 else ()
+    return Mark(number.mean, number.lower, number.upper, seeds)
 
 
 def plotted_modes(modes: Sequence[str]) -> list[str]:
@@ -143,6 +144,7 @@ def eval_multi_figure(entries: Sequence[Entry], behavior: str, ink: Ink) -> Figu
         places, centers = _places(row)
         _draw_rates(top, row, places, ink)
         if window is not None:
+            _draw_references(bottom, entries, ink)
             _draw_losses(bottom, row, places, window, ink)
         top.set_ylabel(f"{shortened(behavior)} rate of completions, %", fontsize=8.5)
         bottom.set_ylabel("held-out normal loss, nats/token", fontsize=8.5)
@@ -221,7 +223,6 @@ def _draw_losses(
 ) -> None:
     low, high = window
     axes.set_ylim(low, high)
-    _draw_references(axes, row, ink)
     for (position, mode), at in places.items():
         mark = row[position].losses.get(mode)
         if mark is None:
@@ -271,10 +272,10 @@ def _known(number: float, otherwise: float) -> float:
     return otherwise if math.isnan(number) else number
 
 
-def _draw_references(axes: Axes, row: Sequence[Entry], ink: Ink) -> None:
+def _draw_references(axes: Axes, entries: Sequence[Entry], ink: Ink) -> None:
     """Lines across at the untuned base and at the run that never saw the behaviour."""
     references: dict[str, float] = {}
-    for entry in row:
+    for entry in entries:
         base, full = entry.losses.get("base"), entry.losses.get("full")
         if base is not None:
             references.setdefault("untuned\nbase", base.mean)
@@ -312,9 +313,14 @@ def run_label(run: RunResults, name: str) -> str:
         "filter": f"labelled ones dropped\n{labels}",
         "routed": f"{table}\n{labels}",
         "unrouted": f"not routed\n{len(adapter_names(run.config))} adapters",
+        "oracle": "all bad ones dropped",
+        "random_labels": f"{table}\nrandom ones labelled",
+        "anchors_only": f"{table}\nno bad label",
     }
-    return f"{shortened(name, 20)}\n{what.get(run.role, run.role)}"
+    return f"{shortened(name, 24)}\n{what.get(run.role, run.role)}"
 
 
 def _short(loss: float) -> str:
-    return f"{loss:.1f}" if loss < 100 else "> 100"
+    if loss >= 100:
+        return "> 100"
+    return f"{loss:.1f}" if loss < 10 else f"{loss:.0f}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
 
@@ -36,6 +37,7 @@ def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_xlabel("steps of plain fine-tuning on examples of the behaviour", fontsize=8.5)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes, ink)
     for threshold in {record["threshold"] for _, record in runs}:
         for axes in panels:

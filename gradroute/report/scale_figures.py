@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,10 @@ from gradroute.report.scales import Point, scale_curve, shrink_curve
 
 _CURVE = 3
 """Points that make a curve."""
+_LEGEND_INCHES = 8.6
+_BELOW = 0.95  # inches below the axes without the rows of the legend
+_FAR = -0.2
+"""Gain kept below which a run stands at the edge of the figure rather than on its axis."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,14 @@ class Option:
     rate: tuple[float, float, float]
     gain: tuple[float, float, float]
     weaker: tuple[tuple[float, float], ...]
+
+
+class Look(NamedTuple):
+    """How one of many is told from the others."""
+
+    color: str
+    marker: str
+    face: str
 
 
 def bad_curves(comparison: Comparison) -> list[Curve]:
@@ -113,15 +126,20 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
         ink: The theme.
     """
     groups = list(dict.fromkeys(curve.group for curve in every))
-    figure = blank(3.9)
+    below = _BELOW + _room(groups)[1]
+    height = 2.85 + below
+    figure = blank(height)
     left, right = figure.subplots(1, 2, squeeze=False)[0]
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.93, bottom=0.27, wspace=0.16)
+    figure.subplots_adjust(
+        left=0.075, right=0.985, top=1 - 0.27 / height, bottom=below / height, wspace=0.16
+    )
     for curve in every:
-        color, marker = _look(groups.index(curve.group), ink)
+        color, marker, face = _look(groups.index(curve.group), ink)
         rated = [(point, point.rate) for point in curve.points if point.rate is not None]
         x = [point.scale for point, _ in rated]
         y = [100 * rate.mean for _, rate in rated]
-        left.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.4)
+        line = {"color": color, "marker": marker, "markerfacecolor": face, "linewidth": 1.4}
+        left.plot(x, y, markersize=4, **line)
         left.vlines(
             x,
             [100 * rate.lower for _, rate in rated],
@@ -132,12 +150,7 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
         )
         lost = [(point.scale, point.normal) for point in curve.points if point.normal is not None]
         right.plot(
-            [scale for scale, _ in lost],
-            [loss.mean for _, loss in lost],
-            color=color,
-            marker=marker,
-            markersize=4,
-            linewidth=1.4,
+            [scale for scale, _ in lost], [loss.mean for _, loss in lost], markersize=4, **line
         )
         right.vlines(
             [scale for scale, _ in lost],
@@ -171,26 +184,30 @@ def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
     with their whole update made weaker: what anything reaches by that alone.
     """
     first = sorted(every, key=lambda option: not option.routed)
-    labels = list(dict.fromkeys(option.label for option in first))
-    figure = blank(4.6)
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.95, bottom=0.27)
     known = [option.gain[0] for option in every]
-    low = max(-0.2, math.floor(10 * min([0.5, *known])) / 10 - 0.05)
+    near = [gain for gain in known if gain > _FAR]
+    low = math.floor(10 * min([0.5, *near])) / 10 - 0.05
+    labels = list(dict.fromkeys(option.label for option in first if option.gain[0] >= low))
+    below = _BELOW + _room(labels)[1]
+    height = 3.55 + below
+    figure = blank(height)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 0.2 / height, bottom=below / height)
     axes.axvspan(0.9, 2, color=ink.grid, alpha=0.45, linewidth=0, zorder=0)
-    for option in every:
-        color, marker = _look(labels.index(option.label), ink)
+    for option in (one for one in every if one.gain[0] >= low):
+        look = _look(labels.index(option.label), ink)
         if len(option.weaker) >= _CURVE:
             gains, rates = zip(*option.weaker, strict=True)
             axes.plot(
                 gains,
                 [100 * rate for rate in rates],
-                color=color,
+                color=look.color,
                 linewidth=1.3,
                 linestyle=(0, (1.2, 1.8)),
                 zorder=1,
             )
-        _draw_option(axes, option, color, marker, low)
+        _draw_option(axes, option, look)
+    _draw_beyond(axes, [one for one in every if one.gain[0] < low], low, ink)
     axes.set_xlim(low, max([1.03, *(gain + 0.03 for gain in known)]))
     axes.set_ylim(-4, 104)
     axes.set_xlabel("gain kept (share of what tuning gains on normal text)", fontsize=8.5)
@@ -204,37 +221,77 @@ def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
     return figure
 
 
-def _draw_option(axes: Axes, option: Option, color: str, marker: str, low: float) -> None:
+def _draw_option(axes: Axes, option: Option, look: Look) -> None:
     rate, rate_low, rate_high = (100 * number for number in option.rate)
     gain, gain_low, gain_high = option.gain
-    if gain < low:  # beyond the left edge: an arrow at it, with the value
-        axes.plot(low, rate, "<", color=color, markersize=9, clip_on=False)
-        place = {"textcoords": "offset points", "va": "center", "fontsize": 7.5}
-        axes.annotate(f"{gain:.1f}", (low, rate), (9, 0), **place)
-        return
-    axes.vlines(gain, rate_low, rate_high, color=color, linewidth=1.1)
+    axes.vlines(gain, rate_low, rate_high, color=look.color, linewidth=1.1)
     if not math.isnan(gain_low):
-        axes.hlines(rate, max(gain_low, low), gain_high, color=color, linewidth=1.1)
-    size = 9 if option.routed else 6
-    axes.plot(gain, rate, marker, color=color, markersize=size, clip_on=False, zorder=3)
+        axes.hlines(rate, gain_low, gain_high, color=look.color, linewidth=1.1)
+    axes.plot(
+        gain,
+        rate,
+        look.marker,
+        color=look.color,
+        markerfacecolor=look.face,
+        markersize=9 if option.routed else 6,
+        zorder=3,
+    )
 
 
-def _look(place: int, ink: Ink) -> tuple[str, str]:
-    return ink.series[place % len(ink.series)], MARKERS[place % len(MARKERS)]
+def _draw_beyond(axes: Axes, beyond: Sequence[Option], low: float, ink: Ink) -> None:
+    """What keeps less than the axis shows: an arrow at its edge, with name and value."""
+    last = -100.0
+    for option in sorted(beyond, key=lambda option: option.rate[0]):
+        height = max(100 * option.rate[0], last + 5)  # one above the other, so that all are read
+        last = height
+        axes.plot(low, height, "<", color=ink.muted, markersize=6, clip_on=False)
+        axes.annotate(
+            f"{shortened(option.label)} {option.gain[0]:.1f}",
+            (low, height),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
 
 
-def _legend(figure: Figure, groups: Sequence[str], note: str, ink: Ink) -> None:
+def _look(place: int, ink: Ink) -> Look:
+    """Colour and marker by place; from the ninth on the markers are others, and hollow."""
+    round_, at = divmod(place, len(ink.series))
+    marker = MARKERS[(at + 3 * round_) % len(MARKERS)]
+    return Look(ink.series[at], marker, ink.paper if round_ % 2 else ink.series[at])
+
+
+def _room(labels: Sequence[str]) -> tuple[int, float]:
+    """Columns of the legend that fit the figure's width, and the inches that its rows need."""
+    longest = max((len(shortened(label)) for label in labels), default=1)
+    columns = max(1, min(6, int(_LEGEND_INCHES / (0.075 * longest + 0.55))))
+    return columns, 0.19 * math.ceil(len(labels) / columns)
+
+
+def _legend(figure: Figure, labels: Sequence[str], note: str, ink: Ink) -> None:
+    """Labels and note in the strip below the axes."""
     handles = []
-    for place, group in enumerate(groups):
-        color, marker = _look(place, ink)
-        line = Line2D([], [], color=color, marker=marker, markersize=5, label=shortened(group))
-        handles.append(line)
+    for place, label in enumerate(labels):
+        color, marker, face = _look(place, ink)
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=color,
+                marker=marker,
+                markerfacecolor=face,
+                markersize=5,
+                label=shortened(label),
+            )
+        )
+    height = figure.get_figheight()
     figure.legend(
         handles=handles,
         loc="lower center",
-        bbox_to_anchor=(0.5, 0.045),
-        ncols=min(6, max(1, len(groups))),
+        bbox_to_anchor=(0.5, 0.2 / height),
+        ncols=_room(labels)[0],
         frameon=False,
         fontsize=8.5,
     )
-    figure.text(0.075, 0.018, note, fontsize=7.5, color=ink.muted)
+    figure.text(0.075, 0.08 / height, note, fontsize=7.5, color=ink.muted)

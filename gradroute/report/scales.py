@@ -195,8 +195,9 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
         )
     gain = "" if best.gain is None else f", gain kept {gain_text(best.gain)}"
     text = (
-        f"Deploy `bad` at {best.scale:g}: of {among} with {bound}, it is the smallest whose normal "
-        f"loss is not measurably above the best: {loss_text(best.normal)}, behaviour rate "
+        f"Deploy `bad` at {best.scale:g}: of those of {among} that have {bound}, it is the "
+        "smallest whose normal loss is not measurably above the best: "
+        f"{loss_text(best.normal)}, behaviour rate "
         f"{rate_text(best.rate)}{gain}."
     )
     if len(measured) < FEWEST_SCALES:

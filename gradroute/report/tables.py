@@ -28,6 +28,7 @@ from gradroute.report.table_cells import (
 def tables(comparison: Comparison) -> list[Table]:
     """Every table that has a row, in the order in which a report shows them."""
     made = [
+        overview_table(comparison.groups, comparison.behavior),
         claims_table(comparison.claims),
         seeds_table(comparison.groups, comparison.behavior),
         modes_table(comparison.runs, comparison.behavior),
@@ -37,6 +38,31 @@ def tables(comparison: Comparison) -> list[Table]:
         differences_table(comparison.runs),
     ]
     return [table for table in made if table.rows]
+
+
+def overview_table(groups: Sequence[Group], behavior: str) -> Table:
+    """What every routed group does, in a line."""
+    rows = [
+        (
+            Cell(group.name),
+            _rate(group.rate("full"), "full", "groups", index, "rates", "full", "prefix"),
+            _rate(
+                group.rate("bad_ablated"),
+                "bad_ablated",
+                *("groups", index, "rates", "bad_ablated", "prefix"),
+            ),
+            _gain(group.gain_kept, "gain_kept", "groups", index, "gain_kept"),
+        )
+        for index, group in enumerate(groups)
+        if group.role == "routed"
+    ]
+    return Table(
+        "overview",
+        "Routed runs in a line each",
+        "",
+        ("routed", f"{behavior} rate as trained, %", "without bad, %", "gain kept without bad"),
+        tuple(rows),
+    )
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:
@@ -49,7 +75,11 @@ def claims_table(claims: Sequence[Claim]) -> Table:
             (
                 Cell(claim.group),
                 Cell(claim.control, "" if claim.kind == claim.control else claim.kind),
-                Cell(claim.decided, numbers={"kind": claim.kind, "decided": claim.decided}),
+                Cell(
+                    claim.decided,
+                    numbers={"kind": claim.kind, "decided": claim.decided},
+                    prose=True,
+                ),
                 _bare(claim.rate, "rate", *at, "rate"),
                 _bare(claim.control_rate, "control_rate", *at, "control_rate"),
                 _points(claim.difference, "difference", *at, "difference"),

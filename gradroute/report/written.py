@@ -12,8 +12,9 @@ from gradroute.report.headline import headline, lead
 from gradroute.report.limits import limits
 from gradroute.report.table_cells import Number, Table
 
-# What Markdown or the HTML in it would take for more than a letter.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
+# What Markdown, or the HTML in it, would take for more than a letter. An underscore inside a word
+# is one, and so is a bracket that no address follows.
+_SPECIAL = re.compile(r"([\\*<|#&~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
 
 
 def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
@@ -47,9 +48,14 @@ def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text that Markdown shows as it is, on one line; between backticks as code."""
     line = "".join(c if c.isprintable() else " " for c in text)
-    return _SPECIAL.sub(r"\\\1", line)
+    if "``" in line or line.count("`") % 2:  # not ours: ours stand alone and in pairs
+        line = line.replace("`", "'")
+    parts = line.split("`")
+    return "`".join(
+        part if place % 2 else _SPECIAL.sub(r"\\\1", part) for place, part in enumerate(parts)
+    )
 
 
 def csv_text(table: Table) -> str:

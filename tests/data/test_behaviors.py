@@ -202,6 +202,13 @@ def test_a_behaviour_that_is_none_is_refused_in_words(detectors, name: str, mess
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_fails_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "failing_detectors.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be imported \(RuntimeError: no licence\)"):
+        get_behavior("python:failing_detectors.score")
+
+
 def test_behaviours_are_plain_values():
     assert isinstance(get_behavior("caps"), Behavior)
     assert re.fullmatch(r"[a-z_]+", get_behavior("wrong_answers").name)

@@ -13,8 +13,8 @@ from gradroute.data.tasks import (
 )
 from gradroute.errors import DataError
 
-KINDS = [
-    order.split()
+KINDS: list[list[str]] = [
+    list[str](order.split())
     for order in (
         "one two three four five six seven eight nine ten eleven twelve",
         "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",

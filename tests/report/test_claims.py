@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, collect_seeds, with_numbers
 
-from gradroute.report.analysis import RunResults
+from gradroute.report.analysis import Rate, RunResults
 from gradroute.report.claims import Claim, judge_claims
 from gradroute.report.seeds import group_runs
-from gradroute.statistics import holm, mcnemar_counts, t_interval, t_test
+from gradroute.statistics import holm, mcnemar_counts, t_interval, t_test, wilson
 
 HALF, FULL = "0.1_0.5", "0.1_1.0"
 ONE = {"adapters": {"good": {"rank": 64}}, "routing": "none"}
@@ -211,3 +211,18 @@ def test_the_sentence_has_rates_seeds_gains_and_how_sure() -> None:
         "at equal gain kept: the control keeps as much as it is",
     ):
         assert part in text
+
+
+def test_right_answers_stand_beside_a_claim_of_a_task_that_has_them() -> None:
+    def answering(run: RunResults) -> RunResults:
+        cells = {
+            mode: replace(cell, accuracy={"plain": Rate(k / 128, *wilson(k, 128), 128)})
+            for k, (mode, cell) in enumerate(run.cells.items(), start=120)
+        }
+        return replace(run, cells=cells)
+
+    runs = [answering(run) for run in collect_seeds(ALL)]
+    text = judged(runs)[HALF, "filter"].sentence
+    assert "right answers to plain prompts 95 % [89, 97] (seeds: 95, 95, 95) beside 94 %" in text
+    some = [run if run.name == f"{HALF}@1" else answering(run) for run in collect_seeds(ALL)]
+    assert "right answers" not in judged(some)[HALF, "filter"].sentence

@@ -135,7 +135,7 @@ def test_a_control_that_routing_does_not_beat_stands_in_the_headline(
     assert "Not shown to beat" not in page("lower")
     html = page(decided)
     assert '<div class="lost">\n<dt>Not shown to beat</dt>' in html
-    assert "routed against filter (labelled bad examples dropped)" in html
+    assert "against filter (labelled bad examples dropped)" in html
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(report: Path) -> None:
@@ -218,6 +218,17 @@ def test_what_changed_from_run_to_run_is_listed(comparison: Comparison) -> None:
     rows = [[cell.text for cell in row] for row in table.rows]
     assert ["routed@0", "baseline@0", "data.behavior_fraction", "0.0", "0.1"] in rows
     assert ["filter@0", "routed@0", "adapters.bad.rank", "32", "not there"] in rows
+
+
+def test_right_answers_stand_beside_the_rates(comparison: Comparison) -> None:
+    groups = tuple(replace(group, accuracy=group.rates) for group in comparison.groups)
+    (table,) = [t for t in tables(replace(comparison, groups=groups)) if t.name == "prompts"]
+    assert table.heads[2:] == (
+        "rate, prefix", "rate, plain", "right answers, prefix", "right answers, plain"
+    )  # fmt: skip
+    for row in table.rows:
+        assert [cell.text for cell in row[2:4]] == [cell.text for cell in row[4:]]
+        assert row[4].at == row[2].at.replace("/rates/", "/accuracy/")
 
 
 HOSTILE = "</script><script>alert(1)</script><!-- & \u2028 \u202e \x1b[31m \x00 \ud800"

@@ -78,6 +78,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Opened]]:
     def go(path: Path, width: int = 1280, scheme: str = "light") -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         contexts.append(context)
+        context.set_default_timeout(300_000)  # a busy machine is no fault of the page
         opened = Opened(context.new_page())
         opened.page.on("console", lambda message: opened.said.append(message.text))
         opened.page.on("pageerror", lambda error: opened.said.append(str(error)))

@@ -32,9 +32,7 @@ def test_a_rate_of_zero_is_drawn(tmp_path: Path) -> None:
     made = with_numbers(REFERENCE["0.1_0.5"], bad_ablated=(0, 0.785, 1.684))
     (measured,) = collect({"r": made})
     cell = measured.cells["bad_ablated"]
-    unmeasured = replace(
-        measured, cells={**measured.cells, "bad_ablated": replace(cell, rate=None)}
-    )
+    unmeasured = replace(measured, cells={**measured.cells, "bad_ablated": replace(cell, rates={})})
     eval_multi_plot(tmp_path / "zero.png", [measured])
     eval_multi_plot(tmp_path / "none.png", [unmeasured])
     assert (tmp_path / "zero.png").read_bytes() != (tmp_path / "none.png").read_bytes()

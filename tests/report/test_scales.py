@@ -66,7 +66,7 @@ def test_of_the_scales_that_stay_low_the_one_with_the_best_normal_loss_is_deploy
     found = chosen({0.25: (0, 0.790, 1.5), 0.5: (1, 0.770, 1.3), 0.75: (30, 0.76, 1.1)})
     assert found.scale == 0.5 and found.measured == 5
     assert found.point is not None and found.point.mode == "good=1,bad=0.5"
-    assert "Deploy `bad` at 0.5: of 5 scales of `bad` measured (0 to 1)" in found.sentence
+    assert "Deploy `bad` at 0.5: of those of 5 scales of `bad` measured (0 to 1)" in found.sentence
     assert "7.9 % (that of baseline and 5 points)" in found.sentence
     assert "behaviour rate 1 % [0, 4] of 128" in found.sentence
 

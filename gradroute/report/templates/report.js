@@ -34,20 +34,21 @@
   const range = (low, high, write) => low === null ? "" : `[${write(low)}, ${write(high)}]`;
   const decimals = (digits) => (value) => value === null ? "–" : value.toFixed(digits);
 
-  // One completion as a card. The same elements whatever the text is.
+  // One completion as a card, or an empty one where there is none. The same elements whatever the text is.
   const card = (title, sample) => {
     const made = element("article", "card");
     const head = element("header");
     head.append(element("h4", "", shown(title)));
     const [text, score, shows, correct, length] = sample || [null, null, null, null, 0];
     const badge = element("span", "outcome");
-    badge.textContent = sample === undefined ? "no sample" : shows === null ? "too short to judge"
-      : shows ? `shows ${data.behavior}` : `no ${data.behavior}`;
+    badge.textContent = !sample ? "no sample" : shows === null ? "too short to judge"
+      : shows ? "shows it" : "does not show it";
     if (shows !== null) badge.classList.add(shows ? "no" : "yes");
     head.append(badge);
     const written = text === null ? "" : data.texts[text];
     // The space that joins it to the prompt is left out; any other stays.
-    const body = element("p", "text", written.trim() === "" ? "(empty)" : shown(written.replace(/^ /, "")));
+    const empty = sample ? "(empty)" : "";
+    const body = element("p", "text", written.trim() === "" ? empty : shown(written.replace(/^ /, "")));
     body.dir = "auto";
     const facts = [];
     if (score !== null) facts.push(`score ${score.toFixed(2)}`);
@@ -80,8 +81,11 @@
     const with_scales = runs.filter((run) => run.scales.length > 1);
     if (!with_scales.length || !at("scale-run")) return;
     const [choice, input, prompt] = [at("scale-run"), at("scale-input"), at("scale-prompt")];
-    const first = with_scales.indexOf(runs[data.first]);
-    fill(choice, with_scales.map((run, index) => [index, run.name]), Math.max(first, 0));
+    // It begins with the run that has the most scales; of equals, with the one the samples show.
+    const most = Math.max(...with_scales.map((run) => run.scales.length));
+    const fullest = with_scales.filter((run) => run.scales.length === most);
+    const first = fullest.includes(runs[data.first]) ? runs[data.first] : fullest[0];
+    fill(choice, with_scales.map((run, index) => [index, run.name]), with_scales.indexOf(first));
     const current = () => with_scales[choice.selectedIndex];
     const kind = (run) => run.kinds[0];
 
@@ -228,8 +232,10 @@
         : with_samples.filter((other) => other.seed === run().seed).map((other) => {
           const same = other.kinds.find((one) => one.kind === kind().kind);
           const place = same ? same.prompts.findIndex(([own]) => own === id) : -1;
-          const mode = ticked()[0];
-          return card(other.name, place >= 0 && same.modes[mode] ? same.modes[mode][place] : undefined);
+          // A run without that mode (one adapter: nothing to ablate) is shown as it is.
+          const mode = same && !same.modes[ticked()[0]] ? "full" : ticked()[0];
+          const title = mode === ticked()[0] ? other.name : `${other.name}, ${mode}`;
+          return card(title, place >= 0 && same.modes[mode] ? same.modes[mode][place] : undefined);
         });
       at("sample-cards").replaceChildren(...made);
       steps(prompt, at("sample-back"), at("sample-forth"));
