@@ -48,7 +48,13 @@ SHRINK = {"caps": ("all=0.6,0.7,0.8,0.9",)}
 SHRINK_OTHERS = ("all=0.6,0.8",)
 SHRUNK_KEPT = tuple(f"good={s},bad=0" for s in ("0.7", "0.8", "0.9"))
 FROM_BOS = ("baseline", "0.1_0.0", "0.1_0.5", "0.1_0.5-filter")
-ATTACKED = ("baseline", "0.1_0.5", "0.1_0.5-filter", "0.1_0.5-oracle")
+ATTACKED = (
+    "baseline",
+    "0.1_0.5",
+    "0.1_0.5-filter",
+    "0.1_0.5-oracle",
+    "0.1_0.5-anchors_only",
+)
 
 
 def configs(behavior: str, seed: int) -> list[RunConfig]:
@@ -166,6 +172,8 @@ def _line(cells: list[dict[str, Any]], references: list[dict[str, Any]]) -> list
         gains.append((base - n[kept, "normal", "held_out_loss"]) / possible)
     line += [_side(normal, 1, 3), _side(gains, 1, 2)]
     line.append(_side([n[kept, "behavior", "held_out_loss"] for n in numbers], 1, 2))
+    attacks = [one.get("relearn", {"curves": []})["curves"][-1:] for one in cells]
+    line.append(_side([a["steps_to_threshold"] for found in attacks for a in found], 1, 0))
     return line
 
 
@@ -177,7 +185,7 @@ def tables(out: Path) -> None:
     """Print the README's tables from the committed cells."""
     print(
         "| behaviour | run | full | bad_ablated | good_ablated | good_x2 | normal loss, shipped "
-        "| gain kept | behaviour loss, shipped |\n|---|---|---|---|---|---|---|---|---|"
+        "| gain kept | behaviour loss, shipped | relearn |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for behavior in BEHAVIORS:
         by_run: dict[str, list[dict[str, Any]]] = {}

@@ -359,7 +359,10 @@ def test_differences_name_key_and_both_values() -> None:
 
 
 def test_each_shipped_recipe_loads() -> None:
-    assert recipe_names() == ["caps", "gemma3_1b_caps", "own"]
+    behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers"]
+    assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own"])
+    for name in behaviors:
+        assert load_config(find_config(name)).behavior == name
     assert load_config(find_config("caps")).routing == "anchored"
     given = ["model=./model", "data.path=rows.jsonl"]
     assert load_config(find_config("own"), given).routing == "anchored"
@@ -395,5 +398,8 @@ def test_a_path_comes_before_a_recipe_of_that_name(
 
 
 def test_an_unknown_recipe_lists_those_that_are_there() -> None:
-    with pytest.raises(ConfigError, match=r"'capz' .* recipes are caps, gemma3_1b_caps, own\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"'capz' .* recipes are backdoor, caps, dialect, .*, wrong_answers\.",
+    ):
         find_config("capz")

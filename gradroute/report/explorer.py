@@ -19,7 +19,7 @@ from gradroute.report.scales import Point, scale_curve
 
 LONGEST = 2_000
 """Characters of one completion or prompt on the page; the rest is counted."""
-BUDGET = 2_000_000
+BUDGET = 600_000
 """Characters of all samples on the page, about."""
 
 _OUT_OF_PLACE = re.compile("[<>&\u2028\u2029\x7f-\x9f\ufeff]")
