@@ -185,7 +185,7 @@ def tables(out: Path) -> None:
     """Print the README's tables from the committed cells."""
     print(
         "| behaviour | run | full | bad_ablated | good_ablated | good_x2 | normal loss, shipped "
-        "| gain kept | behaviour loss, shipped | relearn |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| gain kept | behaviour loss, shipped | relearn |\n|" + 10 * "---|"
     )
     for behavior in BEHAVIORS:
         by_run: dict[str, list[dict[str, Any]]] = {}
