@@ -15,7 +15,6 @@ from gradroute.config import (
     dump_config,
     find_config,
     load_config,
-    recipe_names,
     schema,
 )
 from gradroute.config_problems import ORIGINAL_NAMES
@@ -358,48 +357,9 @@ def test_differences_name_key_and_both_values() -> None:
     assert config_differences(old, old) == []
 
 
-def test_each_shipped_recipe_loads() -> None:
-    behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers"]
-    assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own"])
-    for name in behaviors:
-        assert load_config(find_config(name)).behavior == name
-    assert load_config(find_config("caps")).routing == "anchored"
-    given = ["model=./model", "data.path=rows.jsonl"]
-    assert load_config(find_config("own"), given).routing == "anchored"
-    config = load_config(find_config("gemma3_1b_caps"), ["data.path=stories.jsonl"])
-    assert config.model == "google/gemma-3-1b-it"
-    assert (config.adapters["bad"].rank, config.adapters["bad"].alpha) == (32, 64)
-    assert (config.train.max_steps, config.train.batch_size) == (1000, 1)
-    assert (config.train.warmup_steps, config.train.learning_rate) == (100, 1e-4)
-    assert (config.layers, config.routing, config.train.loss_mean) == (
-        "last-half",
-        "absorb",
-        "example",
-    )
-
-
 def test_a_recipe_says_what_it_leaves_to_the_user() -> None:
     text = complaint(find_config("gemma3_1b_caps"))
     assert text.startswith("recipe gemma3_1b_caps:")
     assert text.endswith(
         "data.path is for you to give: write it in the file, or add data.path=VALUE."
     )
-
-
-def test_a_path_comes_before_a_recipe_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_config("caps").parent.name == "recipes"
-    (tmp_path / "caps").mkdir()
-    assert find_config("caps").parent.name == "recipes"
-    (tmp_path / "caps.yaml").write_text("seed: 1")
-    assert find_config("caps.yaml") == Path("caps.yaml")
-
-
-def test_an_unknown_recipe_lists_those_that_are_there() -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"'capz' .* recipes are backdoor, caps, dialect, .*, wrong_answers\.",
-    ):
-        find_config("capz")

@@ -93,8 +93,7 @@ def generate_modes(
         raise ConfigError("no ablation mode was given to generate under; name at least one.")
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    end_tokens = _end_tokens(base, tokenizer)
-    config = _generation_config(max_new_tokens, end_tokens)
+    config = _generation_config(max_new_tokens, end_tokens := _end_tokens(base, tokenizer))
     completions: dict[str, list[Completion]] = {mode.name: [] for mode in modes}
     prompts_per_batch = max(1, rows_per_batch // len(modes))
     with inference(model) as device, _plain_generation(base):

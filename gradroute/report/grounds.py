@@ -9,6 +9,7 @@ import yaml
 
 from gradroute.environment import redacted
 from gradroute.report.analysis import RunResults
+from gradroute.report.roles import leaves
 from gradroute.report.table_cells import Cell, Table
 
 _NAMES = ("run_name", "control_of")  # differ in every run and say nothing
@@ -80,7 +81,7 @@ def differences_table(runs: Sequence[RunResults]) -> Table:
     """Every field in which a run's configuration differs from that of the run before it."""
     rows = []
     for before, run in pairwise(runs):
-        one, two = dict(_leaves(before.config, "")), dict(_leaves(run.config, ""))
+        one, two = dict(leaves(before.config)), dict(leaves(run.config))
         changed = [key for key in one | two if one.get(key) != two.get(key) and key not in _NAMES]
         for key in changed or [""]:
             rows.append(
@@ -107,11 +108,3 @@ def _value(leaves: Mapping[str, Any], key: str) -> str:
     if key not in leaves:
         return "not there"
     return yaml.safe_dump(leaves[key], default_flow_style=True).removesuffix("\n...\n").strip()
-
-
-def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _leaves(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner

@@ -98,7 +98,7 @@ class Facts(NamedTuple):
 
 def facts_of(config: Config) -> Facts:
     """The facts of a configuration; they take a moment, so they are worth keeping."""
-    return Facts(role_of(config), dict(_walk(config, "")))
+    return Facts(role_of(config), dict(leaves(config)))
 
 
 def find_controls(run: str, facts: Mapping[str, Facts]) -> Controls:
@@ -150,9 +150,10 @@ def confounders(first: Config, second: Config) -> list[str]:
     ]
 
 
-def _walk(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every setting of a configuration, in its order."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from _walk(inner, f"{prefix}{key}.")
+            yield from leaves(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", inner

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.chromium import chromium
 from report.page_runs import write_runs
 
 from gradroute.report.comparison import compare
@@ -24,16 +24,6 @@ playwright = pytest.importorskip(
 
 WIDTHS = (390, 1280)
 SCHEMES = ("light", "dark")
-
-
-def chromium() -> str | None:
-    """A Chromium on this machine: one in PATH, or playwright's own."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
-        if found := shutil.which(name):
-            return found
-    with playwright.sync_playwright() as started:
-        own = started.chromium.executable_path
-    return own if Path(own).is_file() else None
 
 
 EXECUTABLE = chromium()
