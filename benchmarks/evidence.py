@@ -89,11 +89,14 @@ def measure(folder: RunFolder, behavior: str, seed: int) -> None:
             geometry_runs([folder], Path(drawn))
 
 
-def attack(folder: RunFolder) -> None:
-    """How quickly fine-tuning brings the behaviour back."""
+def attack(folder: RunFolder, behavior: str) -> None:
+    """How quickly fine-tuning brings the behaviour back; of caps also what recovery wins back."""
     from gradroute.attack import relearn_runs
+    from gradroute.recovery import recover_run
 
     relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64)
+    if behavior == "caps" and folder.name == "0.1_0.5":
+        recover_run(folder, steps=150, learning_rate=None, examples=1024)
 
 
 def in_processes(function: Any, tasks: list[tuple[Any, ...]], jobs: int) -> None:
@@ -128,7 +131,12 @@ def cell(folder: RunFolder) -> dict[str, Any]:
         "columns": columns,
         "rows": [[row[name] for name in columns] for row in results["results"]],
     }
-    for name, path in (("geometry", folder.geometry), ("relearn", folder.relearn)):
+    beside = {
+        "geometry": folder.geometry,
+        "relearn": folder.relearn,
+        "recovery": folder.recovery / "recover.json",
+    }
+    for name, path in beside.items():
         if path.is_file():
             document = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {k: v for k, v in document.items() if k not in ("modules", "provenance")}
@@ -223,7 +231,9 @@ def main() -> None:
             tasks = [(f, behavior, load_config(f.config).seed) for f in folders]
             in_processes(measure, tasks, options.jobs)
         if "attack" in options.stages:
-            in_processes(attack, [(f,) for f in folders if f.name in ATTACKED], options.jobs)
+            in_processes(
+                attack, [(f, behavior) for f in folders if f.name in ATTACKED], options.jobs
+            )
         if "write" in options.stages:
             write(behavior, folders, options.out / behavior)
 
