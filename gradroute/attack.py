@@ -16,8 +16,9 @@ from gradroute.environment import provenance
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
-from gradroute.files import read_json, write_json
+from gradroute.files import clear_unfinished, read_json, write_json
 from gradroute.folders import RunFolder
+from gradroute.locks import writing
 from gradroute.measure import (
     complete,
     finished_checkpoint,
@@ -25,7 +26,6 @@ from gradroute.measure import (
     losses_of,
     prompts_of,
     restore,
-    same_ground,
     say,
 )
 from gradroute.model import Base
@@ -33,6 +33,7 @@ from gradroute.prepare import Prepared, embedded, prepare, tokenized
 from gradroute.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.sessions import same_ground
 
 SCHEMA_VERSION = 1
 """Of `relearn.json`."""
@@ -65,17 +66,18 @@ def relearn_runs(
     Raises:
         ConfigError: a run routes between other adapters than `bad` and the rest.
         DataError: there is no example of the behaviour left to attack with.
-        MachineError: a run has no finished checkpoint.
+        MachineError: a run has no finished checkpoint, or another process writes to it.
         NumericError: an attack's loss is not finite.
     """
     asked = {"examples": examples, "max_steps": max_steps, "every": every, "prompts": prompts}
     configs = {folder: load_config(folder.config) for folder in folders}
     names = run_names(configs)
     settings = {folder: _attack_settings(folder, configs[folder], asked) for folder in folders}
-    found = [
-        (names[folder], _relearn_run(folder, config, settings[folder]))
-        for folder, config in configs.items()
-    ]
+    found: list[tuple[str, dict[str, Any]]] = []
+    for folder, config in configs.items():
+        with writing(folder.path, "relearning"):
+            clear_unfinished(folder.relearn.parent)
+            found.append((names[folder], _relearn_run(folder, config, settings[folder])))
     print(relearn_text(found))
 
 
@@ -137,6 +139,7 @@ def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any])
         except NumericError as error:
             raise NumericError(f"{folder.name}, relearning at {rate:.3g}: {error}") from error
         document["curves"].append(curve)
+        folder.check_there()
         write_json(folder.relearn, document)
     return document
 

@@ -1,24 +1,43 @@
 """Several runs at a time, each in a process of its own with one thread.
 
-Runs are independent, so results do not depend on how many run at a time.
+Runs are independent, so results do not depend on how many run at a time. The processes end with
+this one: asked to stop, it asks them and waits until each has saved its step; killed, it is missed
+by them, and they stop by themselves.
 """
 
+import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 from gradroute.config import RunConfig
-from gradroute.errors import Interrupted, MachineError
+from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.folders import RunFolder
+from gradroute.memory import is_out_of_memory
+from gradroute.train.stopping import interruptible
+
+_GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 
 
 def run_cells(
-    configs: Sequence[RunConfig], root: Path, jobs: int | None, *, if_exists: str, evaluate: bool
+    configs: Sequence[RunConfig],
+    root: Path,
+    jobs: int | None,
+    *,
+    if_exists: str,
+    evaluate: bool,
+    overrides: Sequence[str] = (),
+    audit: bool = False,
 ) -> list[RunFolder]:
     """Train and evaluate every run, `jobs` at a time (the number of cores).
 
@@ -28,54 +47,142 @@ def run_cells(
         jobs: processes at the same time; None for as many as there are cores.
         if_exists: what a run folder that is there means, see `train_run`.
         evaluate: measure each run as soon as it is trained.
+        overrides: what may have changed, see `train_run`.
+        audit: see `train_run`.
 
     Returns:
         The run folders, in the order of `configs`.
+
+    Raises:
+        GradrouteError: whatever stops a run; the others are stopped too, and go on with the same
+            command.
     """
-    workers = min(len(configs), jobs or os.cpu_count() or 1)
+    at_once = min(len(configs), jobs or os.cpu_count() or 1)
     # Longest first: routed runs take a little longer than the others.
-    order = sorted(configs, key=lambda config: config.routing == "none")
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
-        # A Ctrl-C reaches every process. Workers are born deaf to it: training listens for it by
-        # itself, and everything else is stopped from here.
-        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        waiting = [pool.submit(_cell, one, root, if_exists, evaluate) for one in order]
-        signal.signal(signal.SIGINT, listening)
-        try:
-            for done in as_completed(waiting):
-                done.result()
-        except BrokenProcessPool as error:
-            raise MachineError(
-                "a run's process was ended from outside, perhaps for want of memory. The same "
-                "command goes on; --jobs 1 needs the least memory."
-            ) from error
-        except BaseException:
-            stop.set()  # for runs that a worker has taken but not begun
-            for worker in multiprocessing.active_children():
-                worker.terminate()  # training finishes its step and saves
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    waiting = sorted(configs, key=lambda config: config.routing == "none")
+    cell = partial(
+        _cell, root=root, if_exists=if_exists, evaluate=evaluate, overrides=overrides, audit=audit
+    )
+    working: dict[Any, SpawnProcess] = {}  # by the connection that its answer comes through
+    try:
+        while waiting or working:
+            while waiting and len(working) < at_once:
+                config = waiting.pop(0)
+                answer, worker = _start(config.run_name, partial(cell, config))
+                working[answer] = worker
+            for answer in wait(list(working)):
+                _take(answer, working.pop(answer))
+    except BaseException:
+        _stop(working.values())
+        raise
     return [RunFolder(root / config.run_name) for config in configs]
 
 
-def _start_worker(stop: Event) -> None:
+def _start(name: str, cell: Callable[[], None]) -> tuple[Any, SpawnProcess]:
+    """A process that does a run, and the connection through which it says how that ended."""
+    context = multiprocessing.get_context("spawn")
+    answer, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(theirs, name, cell), name=name, daemon=True)
+    # A Ctrl-C reaches every process. A worker is born deaf to it: training listens for it by
+    # itself, and everything else is stopped from here.
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker.start()
+    finally:
+        signal.signal(signal.SIGINT, listening)
+    theirs.close()  # so that the end of the worker is the end of the connection
+    return answer, worker
+
+
+def _take(answer: Any, worker: SpawnProcess) -> None:
+    """The end of one run; raises what it raised."""
+    try:
+        told = json.loads(answer.recv_bytes())
+    except EOFError as end:
+        worker.join()
+        raise MachineError(
+            f"the process of run {worker.name} was ended from outside (exit code "
+            f"{worker.exitcode}), perhaps for want of memory. The same command goes on; --jobs 1 "
+            "needs the least memory."
+        ) from end
+    worker.join()
+    if told:
+        raise _error(*told)
+
+
+def _stop(workers: Iterable[SpawnProcess]) -> None:
+    """Ask every worker to end, and wait: training finishes its step and saves."""
+    workers = list(workers)
+    for worker in workers:
+        worker.terminate()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:  # asked again, and not willing to wait
+        for worker in workers:
+            worker.kill()
+        raise
+
+
+def _work(answer: Any, name: str, cell: Callable[[], None]) -> None:
+    """What a worker does: one run, and word of how it ended."""
+    ended = threading.Event()
+    threading.Thread(target=_follow_parent, args=(ended,), daemon=True).start()
+    told: list[str] = []
+    try:
+        with interruptible():
+            cell()
+    except KeyboardInterrupt:
+        told = _told(Interrupted(f"{name}: interrupted. The same command goes on."))
+    except Exception as error:
+        told = _told(error)
+    with suppress(OSError):  # nobody may be there to hear it
+        answer.send_bytes(json.dumps(told).encode())
+    ended.set()
+
+
+def _follow_parent(ended: threading.Event) -> None:
+    """End with the parent: a worker that it can no longer stop is stopped from here."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    ended.wait()
+    time.sleep(_GRACE)
+    os._exit(Interrupted.exit_code)
+
+
+def _cell(
+    config: RunConfig,
+    root: Path,
+    if_exists: str,
+    evaluate: bool,
+    overrides: Sequence[str],
+    audit: bool,
+) -> None:
     import torch
 
     torch.set_num_threads(1)
-    global _stop
-    _stop = stop
-
-
-_stop: Event | None = None  # of the pool that this worker process belongs to
-
-
-def _cell(config: RunConfig, root: Path, if_exists: str, evaluate: bool) -> None:
-    if _stop is not None and _stop.is_set():
-        raise Interrupted(f"{config.run_name}: not begun. The same command goes on.")
     from gradroute.run import evaluate_run, train_run
 
-    folder = train_run(config, root, if_exists=if_exists, bar=False)
+    folder = train_run(
+        config, root, if_exists=if_exists, bar=False, overrides=overrides, audit=audit
+    )
     if evaluate:
         evaluate_run(folder)
+
+
+def _told(error: Exception) -> list[str]:
+    """An error as plain texts: the name of its class, its message and its traceback."""
+    kind, message = type(error).__name__, str(error)
+    if isinstance(error, OSError | MemoryError) or is_out_of_memory(error):
+        kind, message = "MachineError", f"the machine refuses: {message or 'out of memory'}."
+    return [kind, message, "".join(traceback.format_exception(error))]
+
+
+def _error(kind: str, message: str, told: str) -> Exception:
+    """The inverse of `_told`; an error that is not one of ours is a fault of the program."""
+    ours = {one.__name__: one for one in GradrouteError.__subclasses__()}
+    error = ours[kind](message) if kind in ours else RuntimeError(f"{kind}: {message}")
+    error.add_note(f"\nin the process of the run:\n{told}")
+    return error

@@ -4,16 +4,19 @@
                   bad/…
                   optimizer.safetensors · state.json · config.yaml · policy.json · manifest.json
 
-It is written to a temporary folder, made durable and renamed. `manifest.json` holds the sha256 of
-every other file and is written last: a folder without a manifest, or whose files differ from it,
-is no checkpoint. Weights and moments are safetensors, all else is JSON or YAML; no pickle.
+It is written to a temporary folder, made durable and renamed; older ones go when it has been read
+back. `manifest.json` holds the sha256 of every other file and is written last: a folder without a
+manifest, or whose files differ from it, is no checkpoint. Weights and moments are safetensors and
+finite, all else is JSON or YAML; no pickle.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,13 +28,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gradroute.errors import MachineError
-from gradroute.files import sync
+from gradroute.errors import ConfigError, MachineError, NumericError
+from gradroute.files import (
+    UNFINISHED,
+    clear_unfinished,
+    free_bytes,
+    refusal,
+    remove,
+    replace_folder,
+    sync,
+)
 from gradroute.routing.adapters import adapter_state, load_adapter_state
 
 FORMAT = 1
 KEPT = 2
 """How many checkpoints of a run are kept: the newest, and one to fall back on."""
+LARGEST_MANIFEST = 1 << 20
+"""Bytes of a manifest that are read; a whole one has some hundred."""
+
+_STEP = re.compile(r"step-([0-9]{6,12})")
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,16 @@ class Checkpoint:
         """A hash of everything that it holds: two checkpoints with the same one are the same."""
         return _sha256(self.path / "manifest.json")
 
+    @property
+    def micro_batch(self) -> int | None:
+        """Examples of a forward pass at that time; None where that is `train.batch_size`."""
+        return _read_json(self.path / "state.json").get("micro_batch")
+
+    @property
+    def config(self) -> Path:
+        """The configuration that it was trained under."""
+        return self.path / "config.yaml"
+
 
 def save_checkpoint(
     folder: Path,
@@ -55,51 +80,62 @@ def save_checkpoint(
     *,
     config_text: str,
     policy: Mapping[str, Any],
+    micro_batch: int | None = None,
 ) -> Checkpoint:
     """Write `folder/step-<step>` atomically; an existing checkpoint of this step is replaced.
 
-    Of the older ones all but the newest are removed afterwards (`KEPT`).
+    Afterwards the older ones go, but for one that verifies (`KEPT`).
 
     Args:
-        folder: the run's checkpoint folder; made if missing.
+        folder: the run's checkpoint folder; made if missing, but not the run's folder.
         step: optimizer steps done.
         model: the routed model whose adapters are saved, each in a folder of its own.
         optimizer_state: flat name -> tensor, see `gradroute.train.step.optimizer_tensors`.
         config_text: the resolved config as YAML.
         policy: the routing table as plain data.
+        micro_batch: examples of a forward pass, where memory has made that fewer than
+            `train.batch_size`.
 
     Raises:
-        MachineError: the disk refuses; older checkpoints are untouched.
+        NumericError: a weight or moment is not finite; nothing is written.
+        MachineError: the disk refuses or has too little room; older checkpoints are untouched.
     """
-    final = folder / f"step-{step:06d}"
-    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    final = folder / _name(step)
+    temporary = folder / f"{UNFINISHED}{final.name}-{os.getpid()}"
+    adapters = {name: adapter_state(model, name) for name in model.peft_config}
+    needed = _size(final, adapters | {"optimizer": optimizer_state})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".tmp-*"):
-            shutil.rmtree(stale)
+        if not folder.is_dir():
+            folder.mkdir()
+            sync(folder.parent)
+        clear_unfinished(folder)
+        if (free := free_bytes(folder)) is not None and free < needed:
+            raise OSError(errno.ENOSPC, "too little room")
         temporary.mkdir()
-        for adapter in model.peft_config:
-            _write_adapter(temporary / adapter, model, adapter)
+        for name, state in adapters.items():
+            _write_adapter(temporary / name, model, name, state)
         save_file(_contiguous(optimizer_state), temporary / "optimizer.safetensors")
-        _write_json(temporary / "state.json", {"step": step})
+        _write_json(temporary / "state.json", {"step": step, "micro_batch": micro_batch})
         _write_json(temporary / "policy.json", policy)
         (temporary / "config.yaml").write_text(config_text, encoding="utf-8")
         manifest = {"format": FORMAT, "step": step, "sha256": _digests(temporary)}
         _write_json(temporary / "manifest.json", manifest)
         _sync_tree(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        sync(folder)
-        for old in _written(folder)[KEPT:]:
-            shutil.rmtree(old.path)
+        replace_folder(temporary, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise MachineError(
-            f"cannot write checkpoint {final}: {error}. Earlier checkpoints are untouched; free "
-            "the disk and run the same command again."
+            f"checkpoint {refusal(final, error, needed)}. Earlier ones are untouched; when the "
+            "disk takes it, the same command goes on from the last of them."
         ) from error
-    return Checkpoint(final, step)
+    saved = Checkpoint(final, step)
+    if trouble := _damage(saved):
+        raise MachineError(
+            f"checkpoint {final} does not read back as it was written: {trouble} Earlier "
+            "checkpoints are untouched; look at the disk before the same command goes on from them."
+        )
+    _remove_older(folder, step)
+    return saved
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -112,7 +148,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """
     found = _written(folder)
     for candidate in found:
-        trouble = _damage(candidate.path)
+        trouble = _damage(candidate)
         if trouble is None:
             return candidate
         warnings.warn(f"checkpoint {candidate.path} is passed over: {trouble}", stacklevel=2)
@@ -124,44 +160,129 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _written(folder: Path) -> list[Checkpoint]:
-    """Folders named as checkpoints are, newest first, verified or not."""
-    named = [(path, re.fullmatch(r"step-(\d+)", path.name)) for path in folder.glob("step-*")]
-    found = [Checkpoint(path, int(match[1])) for path, match in named if match]
-    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
-
-
 def load_adapters(checkpoint: Checkpoint, model: PeftModel) -> None:
     """Read every adapter of `model` from a verified checkpoint, in place.
 
     Raises:
-        MachineError: an adapter is missing.
-        ConfigError: its tensors do not fit the model.
+        MachineError: an adapter is missing or unreadable.
+        ConfigError: its tensors do not fit the model, or the model lacks an adapter of it.
+        NumericError: a weight is not finite.
     """
-    for adapter in model.peft_config:
-        load_adapter_state(model, adapter, adapter_tensors(checkpoint, adapter))
+    held = sorted(path.name for path in checkpoint.path.iterdir() if path.is_dir())
+    if unknown := [name for name in held if name not in model.peft_config]:
+        raise ConfigError(
+            f"checkpoint {checkpoint.path} holds the adapters {', '.join(held)}; the model has no "
+            f"adapter {', '.join(unknown)}. Give the config the adapters that it was trained with."
+        )
+    read = {name: adapter_tensors(checkpoint, name) for name in model.peft_config}
+    for name, tensors in read.items():
+        try:
+            load_adapter_state(model, name, tensors)
+        except ConfigError as error:
+            raise ConfigError(f"checkpoint {checkpoint.path}: {error}") from error
 
 
 def adapter_tensors(checkpoint: Checkpoint, adapter: str) -> dict[str, Tensor]:
     """The weights of one adapter of a verified checkpoint, under the names that PEFT gives them.
 
     Raises:
-        MachineError: the adapter is missing.
+        MachineError: the adapter is missing or unreadable.
+        NumericError: a weight is not finite.
     """
     weights = checkpoint.path / adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise MachineError(f"checkpoint {checkpoint.path} holds no adapter '{adapter}'.")
-    return load_file(weights)
+    return _load(weights)
 
 
 def load_optimizer_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts of a verified checkpoint, by name."""
-    return load_file(checkpoint.path / "optimizer.safetensors")
+    """The optimizer's moments and step counts of a verified checkpoint, by name.
+
+    Raises:
+        MachineError: the file is unreadable.
+        NumericError: a moment is not finite.
+    """
+    return _load(checkpoint.path / "optimizer.safetensors")
 
 
-def _write_adapter(folder: Path, model: PeftModel, adapter: str) -> None:
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MachineError(f"{path} cannot be read: {error}.") from error
+    if name := _not_finite(tensors):
+        raise NumericError(
+            f"{path} holds numbers that are not finite, the first in {name}. It cannot be used; "
+            f"remove {path.parent} to go on from an earlier checkpoint."
+        )
+    return tensors
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first tensor with a NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            return name
+    return None
+
+
+def _size(final: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Bytes that a checkpoint needs on disk, generously.
+
+    Those of its tensors, half a kilobyte for the name and shape of each, and 64 KiB for all else.
+
+    Raises:
+        NumericError: a tensor is not finite.
+    """
+    for part, tensors in parts.items():
+        if name := _not_finite(tensors):
+            raise NumericError(
+                f"checkpoint {final} would hold numbers that are not finite: {part}, {name}. It is "
+                "not written, and earlier ones are untouched. Lower the learning rate and start "
+                "again with --if-exists new."
+            )
+    own = [t.numel() * t.element_size() + 512 for part in parts.values() for t in part.values()]
+    return sum(own) + (64 << 10)
+
+
+def _remove_older(folder: Path, step: int) -> None:
+    """Remove the checkpoints before `step` but for the newest that verify, `KEPT` with its own.
+
+    What cannot be removed is said; nothing depends on it.
+    """
+    good = 1
+    for old in _written(folder):
+        if old.step >= step:
+            continue
+        if good < KEPT:
+            good += _damage(old) is None
+            continue
+        rubbish = folder / f"{UNFINISHED}old-{old.path.name}"
+        try:
+            # Renamed first: a kill in between leaves what is seen to be rubbish.
+            os.replace(old.path, rubbish)
+            remove(rubbish)
+        except OSError as error:
+            warnings.warn(f"old checkpoint {old.path} cannot be removed: {error}", stacklevel=3)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _written(folder: Path) -> list[Checkpoint]:
+    """Whatever is named as checkpoints are, newest first, verified or not."""
+    named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
+    found = [Checkpoint(path, int(match[1])) for path, match in named if match]
+    found = [one for one in found if one.path.name == _name(one.step)]
+    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
+
+
+def _write_adapter(
+    folder: Path, model: PeftModel, adapter: str, state: Mapping[str, Tensor]
+) -> None:
     folder.mkdir()
-    save_file(_contiguous(adapter_state(model, adapter)), folder / "adapter_model.safetensors")
+    save_file(_contiguous(state), folder / "adapter_model.safetensors")
     described = model.peft_config[adapter].to_dict()
     # The base is named by the run's config; a path of this machine has no place in the file.
     described["base_model_name_or_path"] = None
@@ -179,29 +300,83 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """A small JSON object; ValueError where the file holds anything else."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_MANIFEST + 1)
+    if len(content) > LARGEST_MANIFEST:
+        raise ValueError(f"{path.name} is larger than {LARGEST_MANIFEST} bytes")
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return value
+
+
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+    return {str(path.relative_to(folder)): _sha256(path) for path in _files(folder)}
+
+
+def _files(folder: Path, *, inner: bool = True) -> list[Path]:
+    """The files of a folder and of the folders in it, in order of name.
+
+    Raises:
+        ValueError: there is anything else, which a checkpoint has not.
+    """
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            found.append(path)
+        elif stat.S_ISDIR(mode) and inner and (own := _files(path, inner=False)):
+            found += own
+        else:
+            raise ValueError(f"{path.name} is neither a file nor an adapter's folder")
+    return found
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damage(folder: Path) -> str | None:
+def _damage(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with a checkpoint; None if its files are those that its manifest names."""
+    folder = checkpoint.path
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        expected = dict(manifest["sha256"])
-        found = {k: v for k, v in _digests(folder).items() if k != "manifest.json"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its manifest cannot be read ({error})."
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing."
-        if name not in expected:
-            return f"{name} does not belong to it."
-        if expected[name] != found[name]:
-            return f"{name} differs from the manifest."
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return "it is no folder."
+        # Before anything is read: what is no plain file may never end.
+        found = _digests(folder)
+        if found.pop("manifest.json", None) is None:
+            return "it has no manifest.json."
+        manifest = _read_json(folder / "manifest.json")
+        expected = manifest.get("sha256")
+        if manifest.get("format") != FORMAT:
+            return f"it is of format {manifest.get('format')!r:.40}, and {FORMAT} is read here."
+        if not isinstance(expected, dict):
+            return "its manifest names no files."
+        for name in sorted(expected.keys() | found.keys()):
+            if name not in found:
+                return f"{name} is missing."
+            if name not in expected:
+                return f"{name} does not belong to it."
+            if expected[name] != found[name]:
+                return f"{name} differs from the manifest."
+        return _wrong_state(checkpoint.step, manifest, _read_json(folder / "state.json"))
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})."
+
+
+def _wrong_state(step: int, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
+    for said in (manifest.get("step"), state.get("step")):
+        if said != step:
+            return f"it is of step {said!r:.40}."
+    size = state.get("micro_batch")
+    if size is not None and (type(size) is not int or size < 1):
+        return f"its micro_batch is {size!r:.40}."
     return None
 
 

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING
 
 from gradroute.cli_parser import parse
 from gradroute.errors import GradrouteError, Interrupted, MachineError
+from gradroute.memory import is_out_of_memory
+from gradroute.terminal import printable, say
+from gradroute.train.stopping import interruptible
 
 if TYPE_CHECKING:
     from gradroute.folders import RunFolder
     from gradroute.measure import Asked
+
+
+_STOPPED = "interrupted. What was finished is kept; the same command goes on."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,31 +30,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A known error is one line on standard error without a traceback; `--debug` shows it.
     """
-    options = parse(arguments)
+    _open_streams()
     warnings.showwarning = _show_warning
     try:
+        with interruptible():
+            return _answer(arguments)
+    except KeyboardInterrupt:  # before anything had begun, or again while the first was told
+        return _explain(Interrupted(_STOPPED), debug=False)
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    debug = False
+    try:
+        options = parse(arguments)
+        debug = options.debug
         _VERBS[options.verb](options)
         sys.stdout.flush()
     except GradrouteError as error:
-        return _explain(error, options.debug)
+        return _explain(error, debug)
     except KeyboardInterrupt:
-        stopped = Interrupted("interrupted. What was finished is kept; the same command goes on.")
-        return _explain(stopped, options.debug)
+        return _explain(Interrupted(_STOPPED), debug)
     except BrokenPipeError:
         # The reader of our output left (`| head`): nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
     except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise  # a fault of the program: the traceback is what helps
-        told = str(error).split("\n")[0] or "out of memory"
-        return _explain(MachineError(f"the machine refuses: {told}."), options.debug)
+        _close_output()
+        told = str(error).strip().split("\n")[0] or "out of memory"
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            told = "the current folder is gone; change to one that is there"
+        return _explain(MachineError(f"the machine refuses: {told}."), debug)
     return 0
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed lead nowhere; a file must not get one's number."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _close_output() -> None:
+    """What is still held back for a standard output that refuses it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: GradrouteError, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+        say(traceback.format_exc().rstrip())
+    say(f"error: {error}")
     return error.exit_code
 
 
@@ -56,7 +92,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
 ) -> None:
     if issubclass(category, UserWarning):
-        print(f"note: {message}", file=sys.stderr)
+        say(f"note: {message}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -77,6 +113,8 @@ def _train(options: argparse.Namespace) -> None:
         if_exists=options.if_exists,
         bar=sys.stderr.isatty(),
         jobs=options.jobs,
+        overrides=options.may_differ,
+        audit=options.audit,
     )
 
 
@@ -105,7 +143,7 @@ def _plot(options: argparse.Namespace) -> None:
     (folder,) = _folders(options)
     from gradroute.report.training_plot import plot_run
 
-    print(plot_run(folder))
+    print(printable(str(plot_run(folder))))
 
 
 def _geometry(options: argparse.Namespace) -> None:

@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from gradroute.terminal import shown
 
 if TYPE_CHECKING:  # generic for type checkers only
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+    Verbs = argparse._SubParsersAction["_Parser"]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -22,7 +24,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gradroute",
         description="Fine-tune a language model so that an unwanted behaviour is learned by an "
         "adapter you can throw away.",
@@ -73,6 +75,20 @@ def _add_train(verbs: "Verbs") -> None:
         choices=("fail", "resume", "new"),
         default="resume",
         help="when the run folder is there: stop, go on (default), or move it aside and start anew",
+    )
+    train.add_argument(
+        "--override",
+        dest="may_differ",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although this key or section (train.max_steps, data, ground.data) is not as "
+        "the run was begun; it is recorded; repeatable",
+    )
+    train.add_argument(
+        "--audit",
+        action="store_true",
+        help="check which routes every example takes, and write them to audit.jsonl",
     )
     train.add_argument(
         "--jobs", type=_positive, default=1, help="runs at the same time, with controls (1)"
@@ -249,6 +265,13 @@ def _rate(text: str) -> float:
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"a number above 0 and below 1 is needed, got {text!r}")
     return number
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without the secrets that were pasted into the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
 
 
 class _Version(argparse.Action):

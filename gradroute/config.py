@@ -30,9 +30,12 @@ from gradroute.config_fields import (
     LossMean,
     Modes,
     NonNegative,
+    OnBadRow,
     OptionalAbove0,
+    OptionalPlace,
     OptionalSeed,
     OptionalText,
+    Place,
     Positive,
     Relabel,
     Routing,
@@ -90,12 +93,14 @@ class AdapterConfig(_Section):
 class DataConfig(_Section):
     """The examples, which of them show the behaviour, and which labels training may see."""
 
-    path: OptionalText = None
+    path: OptionalPlace = None
     """JSON-lines file of examples; null = the embedded stories."""
-    eval_path: OptionalText = None
+    eval_path: OptionalPlace = None
     """JSON-lines file of held-out examples; null = eval_fraction of the training file."""
     eval_fraction: Share = 0.1
     """Share of `path` that is held out where there is no eval_path."""
+    on_bad_row: OnBadRow = "fail"
+    """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
     train_examples: Positive = 6000
     """How many of the embedded stories to train on; unused with a `path`."""
     max_length: Length = 128
@@ -175,7 +180,7 @@ class RunConfig(_Section):
     """Name of the run and of its folder."""
     seed: Seed = 0
     """Seed of data, labels, adapter weights and order."""
-    model: Text = "embedded"
+    model: Place = "embedded"
     """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
     behavior: Text = "caps"
     """The behaviour: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function."""
@@ -285,14 +290,28 @@ def dump_config(config: RunConfig) -> str:
     return f"# A resolved configuration: every key, defaults included.\n{text}"
 
 
-def config_differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """One `key: old -> new` for each value in which two configurations differ."""
+def config_keys(config: RunConfig) -> list[str]:
+    """Every key of a configuration, such as `train.max_steps`, in order."""
+    return list(_flat(config.model_dump()))
+
+
+def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Key -> (old, new) for each value in which two configurations differ; "absent" for no value.
+
+    The order of adapters and of a table's labels counts too: sums are taken in it.
+    """
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
-    return [
-        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+    found = {
+        key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in [*before, *(key for key in after if key not in before)]
         if before.get(key, "absent") != after.get(key, "absent")
-    ]
+    }
+    pairs = {"adapters": (old.adapters, new.adapters), "routing": (old.routing, new.routing)}
+    for key, (one, other) in pairs.items():
+        both = isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys()
+        if both and list(one) != list(other):
+            found[key] = (", ".join(one), ", ".join(other))
+    return found
 
 
 def schema() -> dict[str, Any]:

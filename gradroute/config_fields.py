@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from gradroute.environment import redacted, secret_in, under_home
 from gradroute.yaml_text import Scalar, is_null, parse_yaml, plain_value
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
@@ -32,13 +33,15 @@ CONTROLS = (
 TO_BE_GIVEN = "???"
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ADAPTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_ADAPTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+# What Windows takes for a device in any folder, whatever follows after a dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 # `full` and `base` are ablation modes; PEFT gives `default` a meaning of its own.
 _TAKEN_NAMES = ("full", "base", "default", "all")
 
 
 def shown(value: Any) -> str:
-    """The value as a message names it, short and without control characters."""
+    """The value as a message names it: short, without control characters and without secrets."""
     if is_null(value):
         return "nothing (null)"
     if isinstance(value, bool):
@@ -47,7 +50,8 @@ def shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    text = repr(str(value) if isinstance(value, str) else value)
+    # Before it is cut: half a secret is not found any more.
+    text = repr(redacted(value) if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -76,6 +80,11 @@ def _text(value: Any) -> str:
         raise PydanticCustomError("to_be_given", "to be given")
     if not value.strip():
         raise ValueError("a text is needed, got an empty one.")
+    if secret := secret_in(value):
+        raise ValueError(
+            f"{secret} stands in it; a configuration is written to files that are shared. A token "
+            "is taken from HF_TOKEN; write the address without what stands before its @."
+        )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise ValueError(f"control characters and line breaks are refused, got {shown(value)}.")
     return str(value)
@@ -101,14 +110,19 @@ def _run_name(value: str) -> str:
             f"a run's name is 1 to 64 letters, digits, dots, dashes or underscores and starts "
             f"with a letter or digit (it becomes a folder), got {shown(value)}."
         )
+    if value.endswith(".") or _DEVICE.fullmatch(value):
+        raise ValueError(
+            f"a run's name becomes a folder, and {shown(value)} can be none on Windows: it ends "
+            "with a dot or names a device."
+        )
     return value
 
 
 def _adapter_name(value: str) -> str:
     if not _ADAPTER_NAME.fullmatch(value) or value in _TAKEN_NAMES:
         raise ValueError(
-            "an adapter's name is a letter, then letters, digits or underscores, and none of "
-            f"{', '.join(_TAKEN_NAMES)}; got {shown(value)}."
+            "an adapter's name is a letter, then up to 31 letters, digits or underscores, and none "
+            f"of {', '.join(_TAKEN_NAMES)}; got {shown(value)}."
         )
     return value
 
@@ -194,6 +208,9 @@ def _route(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none_if_null)]
+# A file, a folder or a name on the hub; one in the home folder is kept as `~/...`.
+Place = Annotated[Text, AfterValidator(under_home)]
+OptionalPlace = Annotated[Place | None, BeforeValidator(_none_if_null)]
 RunName = Annotated[Text, AfterValidator(_run_name)]
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
 
@@ -222,6 +239,7 @@ Relabel = Annotated[
     Literal["nothing", "random", "unlabel_bad"],
     BeforeValidator(_one_of("nothing", "random", "unlabel_bad")),
 ]
+OnBadRow = Annotated[Literal["fail", "skip"], BeforeValidator(_one_of("fail", "skip"))]
 Controls = Annotated[
     list[str] | None, PlainValidator(_controls, json_schema_input_type=list[str] | None)
 ]

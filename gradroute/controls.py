@@ -32,7 +32,14 @@ def control_configs(config: RunConfig) -> list[RunConfig]:
 
 
 def train_with_controls(
-    config: RunConfig, root: Path, *, if_exists: str, bar: bool, jobs: int
+    config: RunConfig,
+    root: Path,
+    *,
+    if_exists: str,
+    bar: bool,
+    jobs: int,
+    overrides: Sequence[str] = (),
+    audit: bool = False,
 ) -> list[RunFolder]:
     """Train a run and the controls that its config names.
 
@@ -43,6 +50,8 @@ def train_with_controls(
         bar: show a progress bar rather than a line now and then.
         jobs: runs at the same time, each in a process of its own with one thread; 1 trains them
             one after another here.
+        overrides: what may have changed, see `train_run`; it holds for the controls too.
+        audit: see `train_run`; it holds for the controls too.
 
     Returns:
         The run folders, the run itself first.
@@ -52,10 +61,21 @@ def train_with_controls(
     """
     configs: Sequence[RunConfig] = [config, *control_configs(config)]
     if jobs > 1 and len(configs) > 1:
-        return run_cells(configs, root, jobs, if_exists=if_exists, evaluate=False)
+        return run_cells(
+            configs,
+            root,
+            jobs,
+            if_exists=if_exists,
+            evaluate=False,
+            overrides=overrides,
+            audit=audit,
+        )
     from gradroute.run import train_run
 
-    return [train_run(one, root, if_exists=if_exists, bar=bar) for one in configs]
+    return [
+        train_run(one, root, if_exists=if_exists, bar=bar, overrides=overrides, audit=audit)
+        for one in configs
+    ]
 
 
 def _control(config: RunConfig, name: str) -> RunConfig:

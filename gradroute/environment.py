@@ -26,8 +26,20 @@ PACKAGES = (
     "numpy",
 )
 
+# Its programs, its settings and its language; no secret, and no GIT_DIR of another repository.
+_GIT_NEEDS = ("PATH", "HOME", "XDG_CONFIG_HOME", "LANG", "LC_ALL", "SYSTEMROOT", "USERPROFILE")
+
+SHORTEST_SECRET = 8
+"""A shorter value of a variable is as likely a word of the text that it would be taken out of."""
+
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_FULL_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+# The part of an address before its host; a password with a slash in it is none, but is pasted.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]{1,500}|[^/:@\s]{1,200}:[^\s@]{1,200})@")
+# TOKEN and KEY end the word: TOKENIZERS_PARALLELISM and KEYBOARD name no secrets.
+_SECRET_NAME = re.compile(
+    r"(SECRET|PASSWORD|PASSWD|CREDENTIAL|(TOKEN|KEY)S?(?![A-Z]))", re.IGNORECASE
+)
 
 
 def hub_token() -> str | None:
@@ -35,20 +47,26 @@ def hub_token() -> str | None:
 
     Of `.env` nothing but HF_TOKEN is read, without expanding variables in it.
     """
-    from dotenv import dotenv_values
-
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token and Path(".env").is_file():
-        try:
-            values = dotenv_values(".env", interpolate=False)
-        except (OSError, UnicodeDecodeError):
-            values = {}  # not a file of settings that we may read; then it gives no token
-        token = (values.get("HF_TOKEN") or "").strip()
-    if token:
+    if token := os.environ.get("HF_TOKEN", "").strip() or _token_of_file():
         return token
     from huggingface_hub import get_token
 
     return get_token()
+
+
+def _token_of_file() -> str:
+    """HF_TOKEN of `./.env`, or nothing."""
+    path = Path(".env")
+    try:
+        if not path.is_file() or path.stat().st_size > 2**20:
+            return ""
+        from dotenv.parser import parse_stream
+
+        with path.open(encoding="utf-8") as file:
+            tokens = [one.value or "" for one in parse_stream(file) if one.key == "HF_TOKEN"]
+    except (OSError, UnicodeDecodeError):
+        return ""  # not a file of settings that we may read; then it gives no token
+    return tokens[-1].strip() if tokens else ""
 
 
 def token_places() -> str:
@@ -57,22 +75,64 @@ def token_places() -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without tokens, passwords in addresses, and the name of the home folder."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if len(token) >= 8:
-        text = text.replace(token, "[token]")
-    text = _CREDENTIALS.sub("[credentials]@", _TOKEN.sub("[token]", text))
-    home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
+    """The text without secrets and without the name of the home folder.
+
+    Secrets are tokens of the hub, what stands before the host of an address, the HF_TOKEN of
+    `./.env`, and the values of environment variables that are named like one.
+    """
+    return _redacted(text, _secrets())
 
 
 def redacted_tree(value: Any) -> Any:
     """Mappings, lists and texts with every text redacted; what is written to be shared."""
+    return _redacted_tree(value, _secrets())
+
+
+def secret_in(text: str) -> str:
+    """What a text holds that belongs in no file: a word for it, or nothing."""
+    if _FULL_TOKEN.search(text):
+        return "a token of the hub"
+    return "an address with a user or password" if _CREDENTIALS.search(text) else ""
+
+
+def under_home(path: str) -> str:
+    """A path as it may stand in a file that is shared: `~` for the home folder."""
+    home = _home()
+    return f"~{path[len(home) :]}" if home and path.startswith(f"{home}{os.sep}") else path
+
+
+def _home() -> str:
+    """The home folder, or nothing where the user has none."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:
+        return ""
+    return home if len(home) > 1 else ""
+
+
+def _secrets() -> list[str]:
+    """The secrets that this process knows, looked up each time and kept nowhere; longest first."""
+    values = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    found = {value.strip() for value in (*values, _token_of_file())}
+    return sorted((one for one in found if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _redacted(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
+    text = _CREDENTIALS.sub("[credentials]@", _TOKEN.sub("[token]", text))
+    home = _home()
+    return text.replace(home, "~") if home else text
+
+
+def _redacted_tree(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, str):
-        return redacted(value)
+        return _redacted(value, secrets)
     if isinstance(value, dict):
-        return {key: redacted_tree(inner) for key, inner in value.items()}
-    return [redacted_tree(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _redacted_tree(inner, secrets) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redacted_tree(inner, secrets) for inner in value]
+    return value
 
 
 def provenance() -> dict[str, Any]:
@@ -109,10 +169,10 @@ def commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    needed = {name: os.environ[name] for name in _GIT_NEEDS if name in os.environ}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, env=clean, capture_output=True, text=True, timeout=10
+            ["git", *arguments], cwd=root, env=needed, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

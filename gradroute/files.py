@@ -1,18 +1,28 @@
-"""Reading and writing the files of a run: whole files atomically, JSON lines one by one.
+"""Reading and writing the files of a run: files and folders atomically, JSON lines one by one.
+
+What is not finished is called `.tmp-*`: rubbish once its writer is gone.
 
 A JSON file has no word for NaN or infinity, and strict readers refuse the words that Python
 writes for them: here they are written as null, and a null is read back as None ("not known").
 """
 
+import errno
 import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gradroute.errors import DataError, MachineError
+
+UNFINISHED = ".tmp-"
+"""How the names of files and folders begin that are being written."""
+
+_REPLACED = f"{UNFINISHED}was-"  # a folder that another one is about to replace
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -25,9 +35,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         MachineError: the disk refuses; an older file is then still whole.
     """
-    temporary = path.parent / f".tmp-{path.name[:100]}-{secrets.token_hex(8)}"
+    temporary = path.parent / f"{UNFINISHED}{path.name[:100]}-{secrets.token_hex(8)}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             # Not tempfile.mkstemp: its files are private to the user even where the umask says not.
             with open(temporary, "xb") as stream:
@@ -39,7 +49,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        raise MachineError(_refusal(path, error, len(content))) from error
+        raise MachineError(f"{refusal(path, error, len(content))}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,18 +78,51 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(_line(row) for row in rows))
 
 
-def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row to a JSON-lines file.
+def append_line(path: Path, row: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Append one row to a JSON-lines file, whole or not at all; a link is not followed.
+
+    A last line that is cut, of a writer that was killed, is removed first.
+
+    Args:
+        path: the file; its folder must be there.
+        row: what `write_json` takes.
+        durable: force it through to the disk.
 
     Raises:
         MachineError: the disk refuses.
     """
     line = _line(row).encode("utf-8", errors="backslashreplace")
     try:
-        with path.open("ab") as file:
-            file.write(line)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        try:
+            end = _trimmed(handle)
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                if durable:
+                    os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, end)
+                raise
+        finally:
+            os.close(handle)
     except OSError as error:
-        raise MachineError(_refusal(path, error, len(line))) from error
+        raise MachineError(f"{refusal(path, error, len(line))}.") from error
+
+
+def _trimmed(handle: int) -> int:
+    """Cut a file behind its last line break; its size then."""
+    size = end = os.fstat(handle).st_size
+    while end:
+        start = max(0, end - 4096)
+        at = os.pread(handle, end - start, start).rfind(b"\n")
+        end = start + at + 1
+        if at >= 0:
+            break
+    if end < size:
+        os.ftruncate(handle, end)
+    return end
 
 
 def read_json(path: Path) -> Any:
@@ -88,12 +131,8 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: there is none, it cannot be read, or it is damaged.
     """
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=refuse)
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the command that makes it first") from None
     except OSError as error:
@@ -107,15 +146,90 @@ def read_json(path: Path) -> Any:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON-lines file that gradroute wrote; none where there is no file.
 
+    A last line without its line break was cut by a kill or a full disk, and does not count.
+
     Raises:
-        DataError: a line is damaged.
+        DataError: the file cannot be read, or a line is damaged.
     """
-    if path.is_file():
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is damaged ({error}).") from error
+    if not path.is_file():
+        return
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line, parse_constant=_refuse_constant)
+            if not isinstance(row, dict):
+                raise ValueError("it is no JSON object")
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}:{number} is damaged ({error}). Put the file back from a copy, or delete "
+                "this line if what it says can be done without."
+            ) from error
+        yield row
+
+
+def replace_folder(finished: Path, final: Path) -> None:
+    """Rename a finished folder to its place, durably.
+
+    One that is there is moved aside first and removed last; see `clear_unfinished` for a kill in
+    between.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    before = final.with_name(_REPLACED + final.name)
+    if os.path.lexists(final):
+        os.replace(final, before)
+    os.replace(finished, final)
+    sync(final.parent)
+    remove(before)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed writers left in a folder; only for whoever alone writes there.
+
+    A folder that was being replaced when its writer died is put back.
+
+    Raises:
+        MachineError: the disk refuses.
+    """
+    try:
+        for path in sorted(folder.glob(f"{UNFINISHED}*")):
+            whole = folder / path.name.removeprefix(_REPLACED)
+            if path.name.startswith(_REPLACED) and not os.path.lexists(whole):
+                path.rename(whole)
+            else:
+                remove(path)
+    except OSError as error:
+        raise MachineError(
+            f"{folder} holds files of a writer that was stopped, which cannot be removed: {error}."
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, durably.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:
@@ -127,6 +241,10 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -149,5 +267,37 @@ def _strict(value: Any, where: str) -> Any:
     raise TypeError(f"{where}: {type(value).__name__} cannot be written as JSON")
 
 
-def _refusal(path: Path, error: OSError, size: int) -> str:
-    return f"{path} cannot be written: {error.strerror or error} ({size} bytes needed)"
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that can still be written to the disk of a folder, None where it does not say."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def refusal(path: Path, error: Exception, needed: int) -> str:
+    """That a path cannot be written and why, without a full stop.
+
+    Args:
+        path: the file or folder.
+        error: what the disk answered.
+        needed: bytes that were to be written.
+    """
+    if isinstance(error, FileNotFoundError):
+        gone = next((p for p in reversed(path.parents) if not p.exists()), path)
+        return f"{path} cannot be written: {gone} is not there any more"
+    why = str(error)
+    if isinstance(error, OSError):
+        why = f"{error.strerror or error}"
+        if error.errno == errno.ELOOP:
+            why = "it is a link, which is not followed"
+        if error.errno not in _NO_ROOM:
+            return f"{path} cannot be written: {why}"
+    free = free_bytes(path.parent)
+    room = "" if free is None else f", {_amount(free)} free"
+    return f"{path} cannot be written: {why} ({_amount(needed)} needed{room})"
+
+
+def _amount(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size} bytes" if size < 100_000 else f"{size / 1e6:.1f} MB"

@@ -1,7 +1,7 @@
 """Where a run lives on disk, and how a run is named on the command line.
 
-runs/<name>/  config.yaml · manifest.json · metrics.jsonl · timings.jsonl · training_plot.png
-              checkpoints/step-000350/ · recover/
+runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
+              timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json}
 """
@@ -9,7 +9,7 @@ runs/<name>/  config.yaml · manifest.json · metrics.jsonl · timings.jsonl · 
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, MachineError
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "manifest.json"
 
     @property
+    def sessions(self) -> Path:
+        """One JSON line per start of training and per event in it: what changed, versions."""
+        return self.path / "sessions.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line per logged step; a function of the config alone."""
         return self.path / "metrics.jsonl"
@@ -42,6 +47,16 @@ class RunFolder:
     def timings(self) -> Path:
         """One JSON line per logged step with seconds; everything that a clock decides."""
         return self.path / "timings.jsonl"
+
+    @property
+    def data_report(self) -> Path:
+        """The rows of the data files that were skipped: file, line and reason of each."""
+        return self.path / "data_report.json"
+
+    @property
+    def audit(self) -> Path:
+        """One JSON line per audited step: which route every example took."""
+        return self.path / "audit.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -87,6 +102,18 @@ class RunFolder:
     def losses(self) -> Path:
         """Summed loss and target tokens of every held-out example."""
         return self.path / "eval" / "losses.jsonl"
+
+    def check_there(self) -> None:
+        """See that the run still is where it was, before results are put into a folder anew.
+
+        Raises:
+            MachineError: it was removed or moved meanwhile.
+        """
+        if not self.path.is_dir():
+            raise MachineError(
+                f"run folder {self.path} was removed or moved while it was written to; nothing is "
+                "written in its place."
+            )
 
 
 def find_run(name: str, root: Path) -> RunFolder:

@@ -8,7 +8,6 @@ A cell (a kind of prompts, or the losses, under one mode) is measured when its r
 anywhere, and the next one measures what is missing.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,12 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from gradroute.checkpoint import Checkpoint, latest_checkpoint, load_adapters
+from gradroute.checkpoint import (
+    Checkpoint,
+    clear_unfinished,
+    latest_checkpoint,
+    load_adapters,
+)
 from gradroute.config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import get_behavior
@@ -29,13 +33,16 @@ from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.files import append_line, read_json
+from gradroute.files import append_line
 from gradroute.folders import RunFolder
+from gradroute.locks import writing
 from gradroute.model import Base, load_base
 from gradroute.prepare import Prepared, openings, prefixes, prepare, tokenized
 from gradroute.results import Result
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.sessions import same_ground
+from gradroute.terminal import say
 
 KINDS = ("prefix", "plain", "bos")
 """Kinds of prompts that a run has of its own; any other is a user's file."""
@@ -45,11 +52,6 @@ COMPLETIONS_AT_ONCE = 2048
 """Completions that are kept together, about: what an interruption may cost."""
 DURING_LOSSES = 64
 """Held-out normal examples whose loss is measured during training."""
-
-
-def say(line: str) -> None:
-    """A line for the user: on standard error, so that results can be piped."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class _Plan:
         known = self.known.losses
         return [mode for mode in self.modes if mode.name not in known]
 
+    @property
+    def complete(self) -> bool:
+        """Whether everything is measured."""
+        compared = self.known.geometry or not {"good", "bad"} <= set(self.config.adapters)
+        rated = not any(self.missing(kind) for kind in self.kinds)
+        return compared and rated and not self.missing_losses()
+
 
 def check_asked(folder: RunFolder, asked: Asked) -> None:
     """See that what is asked of a run can be measured, before anything is.
@@ -109,16 +118,22 @@ def evaluate_run(folder: RunFolder, asked: Asked | None = None) -> None:
     Raises:
         ConfigError: A mode or curve does not fit the run, or its data have changed.
         DataError: There is nothing to prompt with, or the behaviour's detector fails.
-        MachineError: The run has no finished checkpoint.
+        MachineError: The run has no finished checkpoint, or another process writes to it.
     """
-    plan = _plan(folder, asked or Asked())
-    if not (any(plan.missing(kind) for kind in plan.kinds) or plan.missing_losses()):
+    asked = asked or Asked()
+    if _plan(folder, asked).complete:
         return
+    with writing(folder.path, "measuring"):
+        clear_unfinished(folder.results.parent)
+        _measure(folder, _plan(folder, asked))
+
+
+def _measure(folder: RunFolder, plan: _Plan) -> None:
     config, known = plan.config, plan.known
     if known.stale:
         say(
             f"{folder.name}: {known.stale} earlier numbers were measured on another checkpoint or "
-            "in another way; they are set aside."
+            "in another way, or their lines are gone; they are set aside."
         )
     prepared = prepare(config)
     _check_held_out(folder, prepared)
@@ -267,25 +282,8 @@ def finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
 
 
 def ground(prepared: Prepared, base: Base) -> dict[str, str]:
-    """What a run stands on besides its config."""
+    """What a run stands on besides its config; see `gradroute.sessions`."""
     return {"data": prepared.identity, "base": base.identity}
-
-
-def same_ground(folder: RunFolder, facts: Mapping[str, str]) -> None:
-    """Refuse to go on with a run whose data or base model has changed since it began.
-
-    Raises:
-        ConfigError: Something has; the message names it.
-    """
-    if not (folder.manifest.is_file() and latest_checkpoint(folder.checkpoints)):
-        return
-    before = read_json(folder.manifest)
-    changed = [f"{k}: {before.get(k)} -> {v}" for k, v in facts.items() if before.get(k) != v]
-    if changed:
-        raise ConfigError(
-            f"run folder {folder.path} was begun on something else: {'; '.join(changed)}. Put it "
-            "back, or start anew with --if-exists new."
-        )
 
 
 def during_training(
@@ -310,6 +308,7 @@ def during_training(
         completions = complete(base, model, prompts, modes, config)
         samples = sample_lines(completions, prompts, "prefix", prepared.behavior)
         losses = losses_of(base, model, held_out, modes, config)
+        folder.check_there()
         folder.measures.parent.mkdir(exist_ok=True)
         for mode in modes:
             shown = sum(line["shows"] is True for line in samples if line["mode"] == mode.name)

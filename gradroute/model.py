@@ -1,21 +1,31 @@
 """The frozen base: a causal language model and its tokenizer, by name, folder or hub id."""
 
 import hashlib
+import logging
+import re
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from gradroute.data.batches import padding_id
 from gradroute.environment import hub_token, redacted, token_places
-from gradroute.errors import ConfigError, MachineError
+from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
+from gradroute.strangers import check_model_folder, named_weights
+from gradroute.terminal import shown
 
 EMBEDDED = "embedded"
+NEEDED = {"torch": (2, 10), "transformers": (5, 3), "safetensors": (0, 8)}
+"""The oldest releases that read files of strangers safely and write weights atomically."""
+
+_SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,8 @@ class Base:
     Attributes:
         model: the causal LM in evaluation mode on its device, all parameters frozen.
         tokenizer: its tokenizer.
-        identity: what tells two bases apart: the sha256 of the local weights, or the hub revision.
+        identity: what tells two bases apart: the hub revision, or of a local folder the sha256 of
+            its weights, settings and tokenizer.
     """
 
     model: PreTrainedModel
@@ -42,7 +53,7 @@ class Base:
     @property
     def pad_id(self) -> int:
         """The token that fills short rows; always masked."""
-        return padding_id(self.tokenizer)
+        return padding_id(self.tokenizer, self.vocabulary)
 
 
 def embedded_model() -> str:
@@ -81,51 +92,147 @@ def model_source(name: str) -> str:
 def load_base(name: str) -> Base:
     """Load and freeze the base model that a config names.
 
-    Nothing from the model's folder is executed (`trust_remote_code` is never true) and weights
-    are read as safetensors only.
+    Its folder is checked as a stranger's first (see `gradroute.strangers`). Nothing in it is
+    executed, and weights are read as safetensors only. Of a hub model the files at the top of the
+    repository are fetched, and what is loaded is that snapshot.
 
     Args:
         name: "embedded", a local folder in Hugging Face format, or a hub id.
 
     Raises:
-        ConfigError: a folder that is not there or holds no model.
-        MachineError: a hub model that is gated, unknown or out of reach.
+        ConfigError: a folder that is not there, is refused or holds no whole model.
+        MachineError: a hub model that is gated, unknown or out of reach; a library too old.
+        NumericError: a weight of the model is not finite.
     """
+    check_versions()
     source = model_source(name)
-    device, dtype = choose_device_and_dtype()
-    token = None if Path(source).is_dir() else hub_token()
     transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, token=token, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, token=token, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _unreadable(name, source, error) from error
+    _show_logs_as_text()
+    folder = Path(source) if Path(source).is_dir() else _fetched(name)
+    check_model_folder(folder, name)
+    model, tokenizer = _read(folder, name)
     model.requires_grad_(False)
+    device, _ = choose_device_and_dtype()
     torch.nn.Module.to(model, device)
-    return Base(model.eval(), tokenizer, _identity(source, model))
+    _check_finite(model, name)
+    hub = folder != Path(source)
+    identity = f"hub revision {folder.name}" if hub else _identity(folder)
+    return Base(model.eval(), tokenizer, identity)
 
 
-def _identity(source: str, model: PreTrainedModel) -> str:
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"hub revision {model.config._commit_hash}"
+def check_versions() -> None:
+    """See that the libraries that read and write weights are recent enough.
+
+    Raises:
+        MachineError: one is not; the message names both versions.
+    """
+    for package, needed in NEEDED.items():
+        found = metadata.version(package)
+        if tuple(int(part) for part in re.findall(r"[0-9]+", found)[:2]) < needed:
+            least = ".".join(map(str, needed))
+            raise MachineError(
+                f"{package} {found} is installed, and {package} {least} or later is needed: "
+                f"pip install '{package}>={least}'."
+            )
+
+
+def _read(folder: Path, name: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """The model and its tokenizer; whatever goes wrong inside is the fault of the folder's files.
+
+    The model comes first: that it is a causal one is known before its tokenizer is looked at.
+    """
+    _, dtype = choose_device_and_dtype()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        model, facts = loaded
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = redacted(str(error).strip().split("\n")[0])[:200]
+        raise ConfigError(
+            f"model {name}: the folder holds no usable causal LM ({first or type(error).__name__})."
+        ) from error
+    if missing := sorted(facts["missing_keys"]):
+        raise ConfigError(
+            f"model {name}: its files lack {len(missing)} of its weights, such as {missing[0]}; "
+            "they would be random numbers. Give the whole model."
+        )
+    return model, tokenizer
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
+
+    Settings come first and are checked, then the weights that they name, of the same revision.
+    """
+    token = hub_token()
+    small: list[str] = [*_SETTINGS]
+    below = ["*/*"]
+    try:
+        settings = Path(
+            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
+        )
+        whole = snapshot_download(
+            name,
+            token=token,
+            revision=settings.name,
+            allow_patterns=[*small, *named_weights(settings, name)],
+            ignore_patterns=below,
+        )
+    except GradrouteError:
+        raise
+    except Exception as error:  # of the hub, the network or the cache
+        first = redacted(" ".join(str(error).split()))[:200]
+        found = "one was found" if token else "none was found"
+        raise MachineError(
+            f"model {name} cannot be read from the hub ({first}). If it is gated, accept its terms "
+            f"at https://huggingface.co/{name} and give a token; one was looked for in "
+            f"{token_places()}, and {found}."
+        ) from error
+    return Path(whole)
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    """Refuse weights that no loss can come from; one pass over them, at the speed of memory."""
+    for key, weight in model.named_parameters():
+        # A sum is finite only if all its terms are; the other way round it may overflow.
+        if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
+            count = int((~weight.isfinite()).sum())
+            raise NumericError(
+                f"model {name}: {count} numbers of its weight {key} are not finite. Its files are "
+                "damaged, or it was not saved in a type that holds its numbers."
+            )
+
+
+def _identity(folder: Path) -> str:
     digest = hashlib.sha256()
-    for weights in sorted(folder.glob("*.safetensors")):
-        with weights.open("rb") as file:
+    patterns = ("*.safetensors", *_SETTINGS)
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return f"sha256 {digest.hexdigest()}"
 
 
-def _unreadable(name: str, source: str, error: Exception) -> ConfigError | MachineError:
-    first = redacted(str(error).strip().split("\n")[0])[:200]
-    if Path(source).is_dir():
-        return ConfigError(f"model {name}: the folder holds no usable causal LM ({first}).")
-    found = "one was found" if hub_token() else "none was found"
-    return MachineError(
-        f"model {name} cannot be read from the hub ({first}). If it is gated, accept its terms at "
-        f"https://huggingface.co/{name} and give a token; one was looked for in {token_places()}, "
-        f"and {found}."
-    )
+def _show_logs_as_text() -> None:
+    """Names from a model's files reach the terminal in the logs of the library that reads them."""
+    for handler in logging.getLogger("transformers").handlers:
+        if _as_text not in handler.filters:
+            handler.addFilter(_as_text)
+
+
+def _as_text(record: logging.LogRecord) -> bool:
+    if record.name.startswith("transformers"):
+        record.msg, record.args = shown(record.getMessage()), ()
+    return True

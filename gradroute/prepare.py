@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from gradroute.config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.examples import (
     Example,
+    ExampleFile,
     assign_labels,
     drop,
     insert_behavior,
@@ -18,11 +20,15 @@ from gradroute.data.examples import (
     relabel,
     split_held_out,
 )
+from gradroute.data.rows import BadRow
 from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
 from gradroute.errors import DataError
 from gradroute.model import Base
 from gradroute.routing.policy import RoutingPolicy
+
+RARE = 0.01
+"""A smaller share of examples labelled bad is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Prepared:
         policy: the routing table.
         identity: where the training texts come from, with a hash.
         notes: what was passed over or assumed, to be said once.
+        skipped: rows of the data files that cannot be used and were left out.
     """
 
     train: list[Example]
@@ -50,6 +57,7 @@ class Prepared:
     policy: RoutingPolicy
     identity: str
     notes: tuple[str, ...]
+    skipped: tuple[BadRow, ...] = ()
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -61,7 +69,8 @@ def prepare(config: RunConfig) -> Prepared:
     """
     policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
     behavior = get_behavior(config.behavior)
-    train, held_out, labeled, identity, notes = _examples(config, policy, behavior)
+    source = _examples(config, policy, behavior)
+    train, held_out, labeled, notes = source.train, source.held_out, source.labeled, source.notes
     data = config.data
     label_seed = config.seed if data.label_seed is None else data.label_seed
     if labeled:
@@ -80,7 +89,7 @@ def prepare(config: RunConfig) -> Prepared:
     labels = label_quality(train)
     places = {example.id: place for place, example in enumerate(train)}
     train = drop(train, data.drop)
-    _check_training(config, policy, train)
+    notes += _check_training(config, policy, train)
     normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
     behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
     if not labeled and (make := behavior.make) is not None:
@@ -94,22 +103,41 @@ def prepare(config: RunConfig) -> Prepared:
         behaving=behaving,
         behavior=behavior,
         policy=policy,
-        identity=identity,
+        identity=source.identity,
         notes=notes,
+        skipped=source.skipped,
     )
 
 
-def _check_training(config: RunConfig, policy: RoutingPolicy, train: Sequence[Example]) -> None:
+def _check_training(
+    config: RunConfig, policy: RoutingPolicy, train: Sequence[Example]
+) -> tuple[str, ...]:
+    """Refuse what cannot be trained on; return what is worth a word."""
     if not train:
         raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
     bad = sum(example.label == "bad" for example in train)
-    needed = policy.routes_anything and "bad" in policy.labels
-    if needed and not bad and config.data.relabel != "unlabel_bad":
+    if not policy.routes_anything or "bad" not in policy.labels:
+        return ()
+    if config.data.relabel == "unlabel_bad":
+        return ()
+    if not bad:
         raise DataError(
             f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
             "examples is labelled bad. Label some, raise data.labeled_fraction, or set "
             "routing=none."
         )
+    if bad >= RARE * len(train):
+        return ()
+    return (
+        f"only {bad} of {len(train)} training examples ({100 * bad / len(train):.2g} %) are "
+        "labelled bad: most steps see none of them.",
+    )
+
+
+def data_report(prepared: Prepared) -> dict[str, Any]:
+    """What is written about the rows that were skipped: how many, and each with its reason."""
+    rows = [row._asdict() for row in prepared.skipped]
+    return {"skipped": len(rows), "rows": rows}
 
 
 def data_order(
@@ -161,28 +189,48 @@ def prefixes(prepared: Prepared, count: int, words: int) -> list[str]:
     return [prepared.behavior.invite(prompt) for prompt in openings(prepared, count, words)]
 
 
-def _examples(
-    config: RunConfig, policy: RoutingPolicy, behavior: Behavior
-) -> tuple[list[Example], list[Example], bool, str, tuple[str, ...]]:
+class _Source(NamedTuple):
+    """Examples as they were read or drawn."""
+
+    train: list[Example]
+    held_out: list[Example]
+    labeled: bool
+    identity: str
+    notes: tuple[str, ...] = ()
+    skipped: tuple[BadRow, ...] = ()
+
+
+def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _Source:
     data = config.data
     if data.path is None:
         train = embedded(behavior, "tune", data.train_examples, config.seed)
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
         held_out = embedded(behavior, "test", wanted, 0)
-        return train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}", ()
-    file = read_examples(Path(data.path), labels=policy.labels)
+        return _Source(train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}")
+    file = _read(data.path, config, policy)
     identity = f"{Path(data.path).name}, sha256 {file.sha256}"
+    notes, skipped = file.notes, file.skipped
     if data.eval_path is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
-        return train, held_out, file.labeled, identity, file.notes
-    other = read_examples(Path(data.eval_path), labels=policy.labels)
-    identity += f"; {Path(data.eval_path).name}, sha256 {other.sha256}"
-    if other.labeled != file.labeled:
-        raise DataError(
-            f"of {data.path} and {data.eval_path} only one has labels. Give labels to both or none."
-        )
-    refuse_overlap(file.examples, other.examples)
-    return file.examples, other.examples, file.labeled, identity, file.notes + other.notes
+    else:
+        other = _read(data.eval_path, config, policy)
+        identity += f"; {Path(data.eval_path).name}, sha256 {other.sha256}"
+        notes, skipped = notes + other.notes, skipped + other.skipped
+        if other.labeled != file.labeled:
+            raise DataError(
+                f"of {data.path} and {data.eval_path} only one has labels. Give labels to both or "
+                "none."
+            )
+        train, held_out = file.examples, other.examples
+        refuse_overlap(train, held_out)
+    if skipped:
+        notes += ("data_report.json in the run's folder lists every row that was skipped.",)
+    return _Source(train, held_out, file.labeled, identity, notes, skipped)
+
+
+def _read(path: str, config: RunConfig, policy: RoutingPolicy) -> ExampleFile:
+    skip = config.data.on_bad_row == "skip"
+    return read_examples(Path(path).expanduser(), labels=policy.labels, skip_bad_rows=skip)
 
 
 def embedded(behavior: Behavior, split: str, count: int, seed: int) -> list[Example]:

@@ -6,7 +6,6 @@ recover_run     checkpoint, known-good examples -> recover/: a short tune of wha
 Either may be interrupted: what is finished is kept, and the same command goes on.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,23 +16,33 @@ from gradroute.config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.environment import provenance
-from gradroute.errors import ConfigError, DataError, NumericError
+from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.geometry import geometry, saved_factors
-from gradroute.files import read_json, write_bytes, write_json, write_text
+from gradroute.files import (
+    UNFINISHED,
+    clear_unfinished,
+    read_json,
+    refusal,
+    replace_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from gradroute.folders import RunFolder
+from gradroute.locks import writing
 from gradroute.measure import (
     Asked,
     evaluate_run,
     finished_checkpoint,
     ground,
     restore,
-    same_ground,
     say,
 )
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
 from gradroute.results import read_results
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.sessions import same_ground
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 from gradroute.train.tuning import tuning
 
@@ -54,7 +63,7 @@ def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
 
     Raises:
         ConfigError: no run has two adapters to compare.
-        MachineError: a run has no finished checkpoint.
+        MachineError: a run has no finished checkpoint, or another process writes to it.
     """
     configs = {folder: load_config(folder.config) for folder in folders}
     checkpoints = {folder: finished_checkpoint(folder, configs[folder]) for folder in folders}
@@ -66,15 +75,18 @@ def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
             adapters = ", ".join(config.adapters)
             say(f"{names[folder]}: left out; of its adapters ({adapters}) no two are compared.")
             continue
-        factors = [saved_factors(checkpoints[folder], name) for name in pair]
-        documents[folder] = {
-            "schema_version": SCHEMA_VERSION,
-            "step": checkpoints[folder].step,
-            "adapters": list(pair),
-            **geometry(*factors, draws=RANDOM_DRAWS, seed=0),
-            "provenance": provenance(),
-        }
-        write_json(folder.geometry, documents[folder])
+        with writing(folder.path, "comparing adapters"):
+            clear_unfinished(folder.geometry.parent)
+            factors = [saved_factors(checkpoints[folder], name) for name in pair]
+            documents[folder] = {
+                "schema_version": SCHEMA_VERSION,
+                "step": checkpoints[folder].step,
+                "adapters": list(pair),
+                **geometry(*factors, draws=RANDOM_DRAWS, seed=0),
+                "provenance": provenance(),
+            }
+            folder.check_there()
+            write_json(folder.geometry, documents[folder])
     if not documents:
         raise ConfigError(
             f"{', '.join(names.values())}: there is no run with two adapters to compare. Name one "
@@ -113,9 +125,26 @@ def recover_run(
     Raises:
         ConfigError: there is no adapter `bad`, or no other; the data have changed.
         DataError: no training example is known to be good.
-        MachineError: the run has no finished checkpoint.
+        MachineError: the run has no finished checkpoint, or another process writes to it.
         NumericError: a loss or gradient is not finite.
     """
+    target = RunFolder(folder.recovery)
+    with writing(folder.path, "recovering"), writing(target.path, "recovering"):
+        document = _recover(
+            folder, target, steps=steps, learning_rate=learning_rate, examples=examples
+        )
+    config = load_config(folder.config)
+    print(recover_text(folder.name, config.behavior, document))
+
+
+def _recover(
+    folder: RunFolder,
+    target: RunFolder,
+    *,
+    steps: int,
+    learning_rate: float | None,
+    examples: int,
+) -> dict[str, Any]:
     config = load_config(folder.config)
     checkpoint = finished_checkpoint(folder, config)
     if "bad" not in config.adapters or len(config.adapters) < 2:
@@ -130,7 +159,7 @@ def recover_run(
         "learning_rate": rate,
         "examples": examples,
     }
-    target = RunFolder(folder.recovery)
+    clear_unfinished(folder.path)
     if not _recovered(target, settings):
         _tune(folder, target, config, checkpoint, settings)
     modes = ("bad_ablated", "full") + (("good_x2",) if "good" in config.adapters else ())
@@ -149,8 +178,9 @@ def recover_run(
         "notes": used["notes"],
         "provenance": provenance(),
     }
+    target.check_there()
     write_json(target.path / "recover.json", document)
-    print(recover_text(folder.name, config.behavior, document))
+    return document
 
 
 def run_names(configs: Mapping[RunFolder, RunConfig]) -> dict[RunFolder, str]:
@@ -175,12 +205,16 @@ def _policy(config: RunConfig) -> RoutingPolicy:
 
 
 def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:
-    """Whether the tune has been done with these settings."""
+    """Whether the tune has been done with these settings; a damaged one has not."""
     if not target.manifest.is_file():
         return False
-    known = read_json(target.manifest).get("recovery", {})
-    same = all(known.get(key) == value for key, value in settings.items())
-    return same and latest_checkpoint(target.checkpoints) is not None
+    try:
+        known = read_json(target.manifest).get("recovery", {})
+        same = all(known.get(key) == value for key, value in settings.items())
+        return same and latest_checkpoint(target.checkpoints) is not None
+    except (DataError, MachineError) as error:
+        say(f"{target.path}: {error} The tune is done again.")
+        return False
 
 
 def _tune(
@@ -222,22 +256,28 @@ def _tune(
             pass
     except NumericError as error:
         raise NumericError(f"recovering {folder.name}, {error}") from error
-    if target.path.exists():
-        say(f"{folder.name}: an earlier recovery, of other settings or weights, is replaced.")
-        shutil.rmtree(target.path)
+    # Built elsewhere: a recovery is there as a whole, or not at all.
+    built = RunFolder(folder.path / f"{UNFINISHED}recover")
+    folder.check_there()
     text = dump_config(config)
-    write_text(target.config, text)
+    write_text(built.config, text)
     recovery = {**settings, "used": len(rows), "notes": [*notes, *more]}
     manifest = {**read_json(folder.manifest), "recovery": recovery, "provenance": provenance()}
-    write_json(target.manifest, manifest)
+    write_json(built.manifest, manifest)
     save_checkpoint(
-        target.checkpoints,
+        built.checkpoints,
         checkpoint.step + steps,
         model,
         optimizer_tensors(model, optimizer),
         config_text=text,
         policy=policy.to_dict(),
     )
+    if target.path.exists():
+        say(f"{folder.name}: an earlier recovery, of other settings or weights, is replaced.")
+    try:
+        replace_folder(built.path, target.path)
+    except OSError as error:
+        raise MachineError(f"{refusal(target.path, error, 0)}.") from error
 
 
 def _known_good(

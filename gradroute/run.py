@@ -7,18 +7,34 @@ evaluate_runs              several runs' results -> comparison, figure, verdicts
 sample_run                 checkpoint -> completions side by side, on the terminal
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradroute.checkpoint import latest_checkpoint
-from gradroute.config import RunConfig, config_differences, dump_config, load_config
+from gradroute import __version__
+from gradroute.checkpoint import (
+    Checkpoint,
+    clear_unfinished,
+    latest_checkpoint,
+    load_adapters,
+)
+from gradroute.config import (
+    RunConfig,
+    config_differences,
+    config_keys,
+    dump_config,
+    load_config,
+)
 from gradroute.data.examples import label_counts
 from gradroute.environment import provenance
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.generation import Prompt
 from gradroute.files import write_json, write_text
 from gradroute.folders import RunFolder
+from gradroute.locks import writing
 from gradroute.measure import (
     Asked,
     asked_modes,
@@ -32,15 +48,34 @@ from gradroute.measure import (
     ground,
     prompts_of,
     restore,
-    same_ground,
-    say,
 )
 from gradroute.model import load_base
-from gradroute.prepare import Prepared, data_order, prepare, tokenized
+from gradroute.prepare import Prepared, data_order, data_report, prepare, tokenized
+from gradroute.sessions import (
+    Changes,
+    allowed,
+    check_logs,
+    check_overrides,
+    conditions_changed,
+    ground_changes,
+    read_manifest,
+    record_session,
+    say_changes,
+)
+from gradroute.terminal import printable, say
+from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
 
 
-def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> RunFolder:
+def train_run(
+    config: RunConfig,
+    root: Path,
+    *,
+    if_exists: str,
+    bar: bool,
+    overrides: Sequence[str] = (),
+    audit: bool = False,
+) -> RunFolder:
     """Train one run in `root/<run_name>`, or go on with it, or see that it is finished.
 
     Args:
@@ -49,26 +84,123 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
         if_exists: what a folder that is there means: "fail", "resume", or "new" (it is moved
             aside, never deleted).
         bar: show a progress bar rather than a line now and then.
+        overrides: keys, or sections of keys, that may differ from those that the run was begun
+            with; also `ground.data`, `ground.base`, `ground.gradroute`, see `gradroute.sessions`.
+        audit: write and check which routes every example took, see `gradroute.train.audit`.
 
     Raises:
-        ConfigError: the folder belongs to a run with another config, or "fail" was asked for.
-        GradrouteError: whatever stops preparing or training.
+        ConfigError: the run was begun with other settings, or "fail" was asked for.
+        MachineError: another process writes to the folder, or all its checkpoints are damaged.
+        GradrouteError: whatever else stops preparing or training.
     """
     folder = RunFolder(root / config.run_name)
-    if _finished(folder, config, if_exists):
-        return folder
+    with writing(folder.path, "training"):
+        start = _start(folder, config, if_exists, overrides)
+        if start.step >= config.train.max_steps:
+            _finished(folder, config, start)
+        else:
+            _train(folder, config, start, anew=if_exists == "new", bar=bar, audit=audit)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run goes on.
+
+    Attributes:
+        before: the config it was begun with.
+        checkpoint: the newest; None for a run that has none yet.
+        changed: key -> (then, now) of what differs from when it was begun.
+        overridden: the keys among these that `--override` allowed.
+        overrides: what may differ.
+    """
+
+    before: RunConfig
+    checkpoint: Checkpoint | None
+    changed: Changes
+    overridden: Sequence[str]
+    overrides: Sequence[str]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+    def also(self, folder: RunFolder, changed: Changes) -> _Start:
+        """With more changes, if they may be."""
+        overridden = [*self.overridden, *allowed(folder, changed, self.overrides)]
+        return replace(self, changed={**self.changed, **changed}, overridden=overridden)
+
+
+def _start(
+    folder: RunFolder, config: RunConfig, if_exists: str, overrides: Sequence[str]
+) -> _Start:
+    """Look at what is there, clear what a killed process left, refuse what does not fit."""
+    # The adapters of the run itself may be none of its control's.
+    asked = [key for key in overrides if not (config.control and key.startswith("adapters."))]
+    there = folder.config.is_file() or folder.checkpoints.is_dir()
+    if there and if_exists == "fail":
+        raise ConfigError(f"run folder {folder.path} is there already, and --if-exists is fail.")
+    if not there or if_exists == "new":
+        check_overrides(asked, config_keys(config))
+        return _Start(config, None, {}, (), overrides)
+    for place in (folder.path, folder.checkpoints, folder.results.parent):
+        clear_unfinished(place)
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    before = _begun_with(folder, checkpoint) or config
+    check_overrides(asked, [*config_keys(before), *config_keys(config)])
+    changed = config_differences(before, config)
+    check_logs(folder, checkpoint.step if checkpoint else 0)
+    if checkpoint is None:
+        return _Start(before, None, changed, (), overrides)
+    return _Start(before, checkpoint, {}, (), overrides).also(folder, changed)
+
+
+def _begun_with(folder: RunFolder, checkpoint: Checkpoint | None) -> RunConfig | None:
+    """The config that a run was begun with; None where that is lost and nothing depends on it."""
+    try:
+        return load_config(folder.config)
+    except ConfigError as error:
+        if checkpoint is None:
+            return None
+        say(f"{folder.name}: {error} That of {checkpoint.path.name} is taken in its place.")
+        return load_config(checkpoint.config)
+
+
+def _finished(folder: RunFolder, config: RunConfig, start: _Start) -> None:
+    """Nothing is left to train; what is measured, and trained beside it, may still change."""
+    free = {"evaluate": config.evaluate, "controls": config.controls}
+    kept = start.before.model_copy(update=free)
+    if changed := config_differences(start.before, kept):
+        record_session(folder, start.step, changed=changed, overridden=(), provenance=provenance())
+    write_text(folder.config, dump_config(kept))
+    say(f"{config.run_name}: finished, {start.step} steps; nothing to train.")
+    if start.overridden:
+        say(f"{config.run_name}: as it was trained stays: {', '.join(start.overridden)}.")
+
+
+def _train(
+    folder: RunFolder, config: RunConfig, start: _Start, *, anew: bool, bar: bool, audit: bool
+) -> None:
     prepared = prepare(config)
     base = load_base(config.model)
     model = attach(base.model, config)
-    facts = ground(prepared, base)
-    if if_exists == "new":
+    facts = {**ground(prepared, base), "gradroute": __version__}
+    if anew:
         _move_aside(folder)
-    same_ground(folder, facts)
+    if checkpoint := start.checkpoint:
+        start = start.also(folder, ground_changes(folder, facts))
+        # What was overridden may not fit; that is seen before anything is written.
+        load_adapters(checkpoint, model)
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
     watch = None
     if config.train.measure_every:
         watch = during_training(folder, config, prepared, base, model)
-    _begin(folder, config, prepared, facts, notes)
+    trace = None
+    if audit:
+        labels = {example.id: example.label for example in prepared.train}
+        trace = Audit(folder.audit, rows, labels, prepared.policy)
+    _begin(folder, config, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     say(
         f"{config.run_name}: {len(rows)} examples ("
@@ -88,9 +220,9 @@ def train_run(config: RunConfig, root: Path, *, if_exists: str, bar: bool) -> Ru
             say=say,
             bar=bar,
             measure=watch,
+            audit=trace,
         )
     )
-    return folder
 
 
 def evaluate_runs(folders: Sequence[RunFolder], asked: Asked, out: Path) -> None:
@@ -142,11 +274,6 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
             print(f"  {mode.name:<{width}}  {text}")
 
 
-def printable(text: str) -> str:
-    """Text of a model or a file, safe for a terminal: control characters shown, not obeyed."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _asked_prompts(folder: RunFolder, config: RunConfig, asked: Asked, count: int) -> list[Prompt]:
     prompts: list[Prompt] = []
     prepared = None
@@ -168,46 +295,35 @@ def _begin(
     prepared: Prepared,
     facts: dict[str, str],
     notes: tuple[str, ...],
+    start: _Start,
 ) -> None:
-    """Write what a run is before its first step, and say what was passed over."""
+    """Write what a run is before its first step, or that it goes on; say what was passed over."""
     for note in prepared.notes + notes:
         say(f"{config.run_name}: {note}")
-    write_text(folder.config, dump_config(config))
+    if config.data.on_bad_row == "skip":
+        write_json(folder.data_report, data_report(prepared))
     counts = label_counts(prepared.train)
-    write_json(
-        folder.manifest,
-        {
-            **facts,
-            "notes": prepared.notes + notes,
-            "examples": {f"{true} labelled {label}": n for (true, label), n in counts.items()},
-            "labels": prepared.labels,
-            "provenance": provenance(),
-        },
+    stated = {
+        **facts,
+        "notes": [*prepared.notes, *notes],
+        "examples": {f"{true} labelled {label}": n for (true, label), n in counts.items()},
+        "labels": prepared.labels,
+    }
+    now = provenance()
+    conditions = conditions_changed(folder, now) if start.step else {}
+    before = read_manifest(folder) if start.step else {}
+    if not before or (start.overridden and any(before.get(k) != stated[k] for k in stated)):
+        write_json(folder.manifest, {**stated, "provenance": now})
+    record_session(
+        folder,
+        start.step,
+        changed={**start.changed, **conditions},
+        overridden=start.overridden,
+        provenance=now,
     )
-
-
-def _finished(folder: RunFolder, config: RunConfig, if_exists: str) -> bool:
-    """Whether the run is done; clears or checks a folder that is there as `if_exists` says."""
-    if not folder.config.is_file():
-        return False
-    if if_exists == "fail":
-        raise ConfigError(f"run folder {folder.path} is there already, and --if-exists is fail.")
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    if if_exists == "new" or checkpoint is None:
-        return False
-    differences = config_differences(load_config(folder.config), config)
-    # What is evaluated, and what is trained beside it, may change.
-    trained = [line for line in differences if not line.startswith(("evaluate.", "controls:"))]
-    if trained:
-        raise ConfigError(
-            f"run folder {folder.path} belongs to another config: {'; '.join(trained)}. Choose "
-            "another run_name or --runs folder, or --if-exists new to move the old run aside."
-        )
-    if checkpoint.step >= config.train.max_steps:
-        write_text(folder.config, dump_config(config))
-        say(f"{config.run_name}: finished, {checkpoint.step} steps; nothing to train.")
-        return True
-    return False
+    say_changes(folder, conditions, start.overridden)
+    # Last: whoever is killed before it is asked for the same overrides again.
+    write_text(folder.config, dump_config(config))
 
 
 def _move_aside(folder: RunFolder) -> None:

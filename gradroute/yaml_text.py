@@ -2,7 +2,8 @@
 
 A plain (unquoted) scalar stays the text that was written, as a `Scalar`: whether `1e-4`, `no` or
 `0.1_0.0` is a number, a flag or a text is decided by the field it is for, not by YAML 1.1's
-guesses. Refused, each with its line: duplicate keys, anchors and aliases, tags, several documents.
+guesses. Refused, each with its line: duplicate keys, anchors and aliases, tags, several documents,
+deep nesting and more entries than a configuration can have.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from gradroute.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MAX_ENTRIES = 2_000
+"""Keys and list entries of a text; a configuration has some hundred."""
 
 KeyPath = tuple[str | int, ...]
 
@@ -87,6 +90,10 @@ def parse_yaml(text: str, source: str) -> YamlText:
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{source}: not YAML: {reason}.") from None
+    except ConfigError:
+        raise
+    except (ValueError, OverflowError) as error:  # of an escape such as \UFFFFFFFF
+        raise ConfigError(f"{source}: not YAML: {str(error)[:100]}.") from None
 
 
 def plain_value(value: Any) -> Any:
@@ -121,6 +128,7 @@ class _Reader:
         self.events = events
         self.source = source
         self.result = YamlText(None)
+        self.entries = 0
 
     def document(self) -> YamlText:
         import yaml
@@ -140,6 +148,9 @@ class _Reader:
     def node(self, event: Any, path: KeyPath) -> Any:
         import yaml
 
+        self.entries += 1
+        if self.entries > MAX_ENTRIES:
+            raise self.refusal(event, f"more than {MAX_ENTRIES:,} entries; is this a config?")
         self.result.lines.setdefault(path, _line(event))
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise self.refusal(event, "anchors and aliases are not read; write the value out.")

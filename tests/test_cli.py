@@ -71,6 +71,7 @@ def test_train_and_eval_leave_the_files_the_readme_names(trained):
     assert {path.name for path in (trained / "routed").iterdir()} == {
         "config.yaml",
         "manifest.json",
+        "sessions.jsonl",
         "metrics.jsonl",
         "timings.jsonl",
         "checkpoints",
@@ -192,7 +193,7 @@ def test_train_with_another_config_in_the_same_folder_names_the_difference(train
         capsys, "train", "caps", *TINY, "run_name=routed", "seed=5", "--runs", trained
     )
     assert code == 2
-    assert "seed: 0 -> 5" in err and "--if-exists new" in err
+    assert ["seed", "0", "5"] in map(str.split, err.splitlines()) and "--if-exists new" in err
 
 
 def test_if_exists_new_moves_the_old_run_aside(tmp_path, capsys):

@@ -51,3 +51,10 @@ def test_what_may_be_given_often_adds_up_and_nothing_is_shared_between_calls() -
     assert (first.run, first.mode, first.scale) == (["a", "b"], ["full", "base"], ["bad=0,1"])
     assert isinstance(second, argparse.Namespace)
     assert (second.prompts, second.mode, second.scale) == ([], [], [])
+
+
+def test_keys_that_may_differ_are_not_settings() -> None:
+    options = parse(["train", "caps", "a=1", "--override", "data", "--override", "seed", "b=2"])
+    assert (options.overrides, options.may_differ) == (["a=1", "b=2"], ["data", "seed"])
+    assert not options.audit and parse(["train", "caps", "--audit"]).audit
+    assert parse(["train", "caps"]).may_differ == []

@@ -6,6 +6,7 @@ from gradroute.config import config_differences, find_config, load_config
 from gradroute.config_fields import CONTROLS
 from gradroute.controls import control_configs, train_with_controls
 from gradroute.errors import ConfigError
+from gradroute.files import read_lines
 
 ALL = f"controls=[{', '.join(CONTROLS)}]"
 
@@ -23,7 +24,7 @@ def test_every_control_differs_only_in_what_makes_it_one():
     found = {}
     for config in control_configs(run):
         assert config.control is not None
-        changed = {difference.split(":")[0] for difference in config_differences(run, config)}
+        changed = config_differences(run, config).keys()
         found[config.control] = {
             "adapters" if key.startswith("adapters") else key for key in changed - names
         }
@@ -59,17 +60,38 @@ def test_a_name_too_long_for_a_control_is_refused_in_words():
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_is_trained_with_its_controls(tmp_path, jobs: int):
-    run = load_config(
-        find_config("caps"),
-        [
-            "run_name=mine",
-            "controls=[filter, anchors_only]",
-            "train.max_steps=2",
-            "train.warmup_steps=0",
-            "train.batch_size=4",
-            "data.train_examples=60",
-        ],
+    settings = [
+        "run_name=mine",
+        "controls=[filter, anchors_only]",
+        "train.max_steps=2",
+        "train.warmup_steps=0",
+        "train.batch_size=4",
+        "data.train_examples=60",
+    ]
+    run = load_config(find_config("caps"), settings)
+    folders = train_with_controls(
+        run, tmp_path, if_exists="resume", bar=False, jobs=jobs, audit=True
     )
-    folders = train_with_controls(run, tmp_path, if_exists="resume", bar=False, jobs=jobs)
     assert [folder.name for folder in folders] == ["mine", "mine-filter", "mine-anchors_only"]
     assert all(list(folder.checkpoints.glob("step-000002")) for folder in folders)
+    assert all(len(list(read_lines(folder.audit))) == 2 for folder in folders)
+    # What may differ holds for the controls too, and they need not have an adapter to know it.
+    longer = load_config(
+        find_config("caps"), [*settings, "train.max_steps=3", "adapters.bad.clip=2"]
+    )
+    with pytest.raises(ConfigError, match=r"train\.max_steps +2 +3"):
+        train_with_controls(longer, tmp_path, if_exists="resume", bar=False, jobs=jobs)
+    train_with_controls(
+        longer,
+        tmp_path,
+        if_exists="resume",
+        bar=False,
+        jobs=jobs,
+        overrides=["train.max_steps", "adapters.bad.clip"],
+    )
+    asked = [list(read_lines(folder.sessions))[-1]["overridden"] for folder in folders]
+    assert asked == [
+        ["adapters.bad.clip", "train.max_steps"],
+        ["train.max_steps"],
+        ["adapters.bad.clip", "train.max_steps"],
+    ]

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from gradroute import environment
-from gradroute.environment import commit, hub_token, provenance, redacted, token_places
+from gradroute.environment import (
+    commit,
+    hub_token,
+    provenance,
+    redacted,
+    redacted_tree,
+    token_places,
+    under_home,
+)
 
 CANARY = "hf_CanaryCanaryCanaryCanary1234"
 
@@ -69,7 +77,7 @@ def test_tokens_passwords_and_the_home_folder_are_taken_out(
     monkeypatch.setenv("HF_TOKEN", "a token of another form")
     text = f"{CANARY} https://me:pass@host/x a token of another form {Path.home()}/data"
     clean = redacted(text)
-    assert clean == "[token] https://[credentials]@host/x [token] ~/data"
+    assert clean == "[token] https://[credentials]@host/x [secret] ~/data"
     assert redacted(clean) == clean
 
 
@@ -118,6 +126,55 @@ def test_a_package_inside_somebody_elses_repository_has_no_commit(
     installed.mkdir(parents=True)
     monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
     assert commit() is None
+
+
+def test_git_is_told_no_secret_and_no_other_repository(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "__file__", str(make_checkout(nowhere)))
+    (nowhere / "bin").mkdir()
+    (nowhere / "bin" / "git").write_text("#!/bin/sh\nexport -p > told\n")
+    (nowhere / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(nowhere / "bin"))
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "GIT_DIR", "LD_PRELOAD_OF_MINE"):
+        monkeypatch.setenv(name, CANARY)
+    commit()
+    told = (nowhere / "told").read_text()
+    assert "PATH=" in told and CANARY not in told
+
+
+def test_the_values_of_variables_named_like_secrets_are_taken_out_longest_first(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_TOKEN", "abcdefgh")
+    monkeypatch.setenv("B_SECRET", "abcdefgh-and-more")
+    monkeypatch.setenv("C_KEY", "short")
+    (nowhere / ".env").write_text("HF_TOKEN='of the file'\nOTHER_SECRET=never-read\n")
+    tree = {
+        "a": ["abcdefgh-and-more", {"b": "xabcdefghx short"}],
+        "n": 1,
+        "f": "of the file never-read",
+    }
+    assert redacted_tree(tree) == {
+        "a": ["[secret]", {"b": "x[secret]x short"}],
+        "n": 1,
+        "f": "[secret] never-read",
+    }
+
+
+@pytest.mark.parametrize("hidden", ["a@b", "a:b@c:d@e", "u:p/w", "u:@"])
+def test_whatever_stands_before_the_host_of_an_address_is_taken_out(hidden: str) -> None:
+    assert redacted(f"see https://{hidden}@host/x.") == "see https://[credentials]@host/x."
+
+
+def test_a_user_without_a_home_has_nothing_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert redacted("/home/x/y") == "/home/x/y" and under_home("/home/x") == "/home/x"
+
+
+def test_a_long_text_without_end_is_looked_through_in_time() -> None:
+    for piece in ("://", "://a:", "hf_", "://a", "@", "hf_a://b:c"):
+        assert len(redacted(piece * 200_000)) > 100_000
 
 
 def test_a_machine_without_git_has_no_commit(

@@ -7,7 +7,7 @@ import pytest
 from gradroute.config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import DataError
-from gradroute.prepare import data_order, openings, prefixes, prepare
+from gradroute.prepare import data_order, data_report, openings, prefixes, prepare
 
 SMALL = ("data.train_examples=200", "evaluate.held_out=20", "evaluate.prompts=30")
 
@@ -46,6 +46,53 @@ def test_filtering_drops_what_is_labelled_and_nothing_else():
 def test_a_table_that_routes_needs_a_bad_label_also_after_filtering():
     with pytest.raises(DataError, match="labelled bad"):
         prepare(config("data.drop=labeled_bad"))
+
+
+def few(bad: int, good: int, path) -> str:
+    rows = [{"text": f"bad {i}", "label": "bad"} for i in range(bad)]
+    rows += [{"text": f"good {i}", "label": "good"} for i in range(good)]
+    return f"data.path={written(path, rows)}"
+
+
+def test_few_bad_labels_under_a_table_that_routes_are_worth_a_word(tmp_path):
+    held_out = written(tmp_path / "held_out.jsonl", [{"text": "x", "label": "good"}])
+    rare = few(1, 399, tmp_path / "rare.jsonl"), f"data.eval_path={held_out}"
+    note = "only 1 of 400 training examples (0.25 %) are labelled bad: most steps see none of them."
+    assert note in prepare(config(*rare)).notes
+    quiet = (
+        (few(4, 396, tmp_path / "some.jsonl"), f"data.eval_path={held_out}"),
+        (*rare, "routing=none"),
+        (*rare, "data.relabel=unlabel_bad"),
+    )
+    for overrides in quiet:
+        assert not any("most steps" in note for note in prepare(config(*overrides)).notes)
+
+
+def test_bad_rows_of_both_files_are_skipped_where_the_config_says_so(tmp_path):
+    labels = ("good", "bad")
+    rows = [{"text": f"story {i}", "label": labels[i % 2]} for i in range(20)]
+    others = [{**row, "text": row["text"] + "?"} for row in rows]
+    paths = [
+        f"data.path={written(tmp_path / 'rows.jsonl', [*rows, {'text': 1}])}",
+        f"data.eval_path={written(tmp_path / 'eval.jsonl', [{'label': 7}, *others])}",
+    ]
+    with pytest.raises(DataError, match=r"rows\.jsonl:21: text must be a text"):
+        prepare(config(*paths))
+    skipping = prepare(config(*paths, "data.on_bad_row=skip"))
+    assert [(row.file, row.line) for row in skipping.skipped] == [
+        (str(tmp_path / "rows.jsonl"), 21),
+        (str(tmp_path / "eval.jsonl"), 1),
+    ]
+    assert skipping.notes[-2].startswith("data_report.json in the run's folder lists every row")
+    assert data_report(skipping)["skipped"] == 2
+    assert data_report(skipping)["rows"][0] == {
+        "file": str(tmp_path / "rows.jsonl"),
+        "line": 21,
+        "reason": "text must be a text in quotes, got the number 1",
+    }
+    written(tmp_path / "rows.jsonl", rows)
+    without = prepare(config(*paths, "data.on_bad_row=skip"))
+    assert (without.train, without.normal) == (skipping.train, skipping.normal)
 
 
 def test_labels_of_a_file_are_taken_as_they_are(tmp_path):

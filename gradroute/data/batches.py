@@ -21,6 +21,12 @@ from gradroute.errors import DataError
 IGNORED = -100
 """The target of a position that no loss is taken on, as in `torch.nn.functional.cross_entropy`."""
 
+# Of a text that is far longer than what is kept of it only the front is tokenised, for a tokenizer
+# takes some hundred bytes of memory per token: so many characters per token that is kept, and never
+# fewer than the second number. A front that turns out too short is made longer.
+_FRONT, _LEAST_FRONT = 100, 10_000
+_TEXTS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
@@ -105,8 +111,8 @@ def tokenize(
         raise ValueError(f"{len(label_ids)} label ids do not fit {len(examples)} examples")
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2, got {max_length}")
-    prompts = _token_lists(tokenizer, [example.prompt for example in examples])
-    texts = _token_lists(tokenizer, [example.text for example in examples])
+    prompts = _token_lists(tokenizer, [example.prompt for example in examples], max_length)
+    texts = _token_lists(tokenizer, [example.text for example in examples], max_length)
     bos, eos = _one_id(tokenizer.bos_token_id), _one_id(tokenizer.eos_token_id)
     rows, truncated = [], 0
     for example, prompt, text, label_id in zip(examples, prompts, texts, label_ids, strict=True):
@@ -135,13 +141,29 @@ def tokenize(
     return rows, report
 
 
-def _token_lists(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
+def _token_lists(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
+    """The first tokens of each text, one more than `max_length` where there are that many."""
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        some, characters = texts[start : start + _TEXTS_AT_ONCE], _FRONT * max_length
+        rows += _front_tokens(tokenizer, some, max(characters, _LEAST_FRONT), max_length)
+    return rows
+
+
+def _front_tokens(
+    tokenizer: Tokenizer, texts: list[str], characters: int, max_length: int
+) -> list[list[int]]:
     # verbose=False: "longer than the model's maximum" would be said of texts that are cut anyway.
-    return tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    rows: list[list[int]] = tokenizer(
+        [text[:characters] for text in texts],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,
     ).input_ids
+    for at, text in enumerate(texts):
+        if len(rows[at]) <= max_length and len(text) > characters:
+            [rows[at]] = _front_tokens(tokenizer, [text], 4 * characters, max_length)
+    return [row[: max_length + 1] for row in rows]
 
 
 def check_token_ids(rows: Iterable[TokenizedExample], vocab_size: int) -> None:
@@ -162,14 +184,19 @@ def check_token_ids(rows: Iterable[TokenizedExample], vocab_size: int) -> None:
             )
 
 
-def padding_id(tokenizer: Tokenizer) -> int:
+def padding_id(tokenizer: Tokenizer, vocab_size: int) -> int:
     """Return the id to pad with: the tokenizer's own, else its end token, else 0.
 
     Any id would do: padding is masked out of the attention and of the targets, and a real end
-    token keeps its target. So a tokenizer without a padding token is not changed.
+    token keeps its target. So a tokenizer without a padding token is not changed, and one whose
+    padding token was added later, without an embedding in the model, serves as well.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        vocab_size: Rows of the model's embedding matrix.
     """
     for token_id in (_one_id(tokenizer.pad_token_id), _one_id(tokenizer.eos_token_id)):
-        if token_id is not None:
+        if token_id is not None and token_id < vocab_size:
             return token_id
     return 0
 

@@ -12,16 +12,18 @@ serves with data that carry labels.
 """
 
 import difflib
-import importlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from gradroute.data import dialect, tasks
+from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
+from gradroute.terminal import printable
 
 MIN_LETTERS = 10
 """Fewer letters than this say nothing about the case of a text."""
@@ -68,25 +70,19 @@ class Behavior:
         """The score of a completion, checked; None where it is too short to judge.
 
         Raises:
-            DataError: the detector raises, or gives something other than a number from 0 to 1.
-                A detector that fails is never taken for "not shown".
+            DataError: the detector raises, takes too long, or gives something other than a number
+                from 0 to 1. A detector that fails is never taken for "not shown".
         """
-        try:
-            score: Any = self.score(completion, prompt)
-        except Exception as error:
-            raise DataError(
-                f"the detector of the behaviour '{self.name}' raised {type(error).__name__} "
-                f"({str(error)[:200]}) on the completion {completion[:60]!r}; mend the detector."
-            ) from error
-        if score is None:
-            return None
-        if not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise DataError(
-                f"the detector of the behaviour '{self.name}' gave {score!r:.60} for the "
-                f"completion {completion[:60]!r}; a number from 0 to 1, or None for a completion "
-                "too short to judge, is needed."
-            )
-        return float(score)
+        needed = "a number from 0 to 1, or None for a completion too short to judge,"
+        score = _checked(
+            f"the detector of the behaviour '{self.name}'",
+            self.score,
+            lambda score: score is None or _is_share(score),
+            needed,
+            completion,
+            prompt,
+        )
+        return None if score is None else float(score)
 
     def shows(self, completion: str, prompt: str) -> bool | None:
         """Whether a completion shows the behaviour; None where it is too short to judge.
@@ -214,17 +210,20 @@ def get_behavior(name: str) -> Behavior:
             `keywords:a,b,c` (share of the words that are one of them, whatever their case), both
             shown by a single match; or `python:module.name`, where `name` is a `Behavior` or a
             function of the completion that gives a score from 0 to 1 (0.5 and more counts) or None.
+            The module must be the user's own, see `own_object`: it is imported, so it is trusted,
+            and so is whatever function of it a configuration names.
 
     Raises:
-        ConfigError: If there is none, a pattern cannot be used, or nothing can be imported.
+        ConfigError: If there is none, a pattern cannot be used, nothing can be imported, or what
+            can is not the user's own.
     """
     if name in BEHAVIORS:
         return BEHAVIORS[name]
     kind, _, rest = name.partition(":")
     if kind == "regex" and rest:
-        return _detector(name, _regex_share(name, rest), ANY)
+        return _detector(name, regex_share(name, rest), ANY)
     if kind == "keywords" and rest:
-        return _detector(name, _keyword_share(name, rest), ANY)
+        return _detector(name, keyword_share(name, rest), ANY)
     if kind == "python" and rest:
         return _from_python(name, rest)
     near = difflib.get_close_matches(name, BEHAVIORS, n=1)
@@ -241,55 +240,72 @@ def _detector(
     return Behavior(name, None, lambda prompt: prompt, first_words, score, threshold)
 
 
-def _regex_share(name: str, pattern: str) -> Callable[[str, str], float | None]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"behavior: {name!r} is no regular expression: {error}.") from error
-    if compiled.search(""):
-        raise ConfigError(
-            f"behavior: {name!r} matches an empty text, so it would be found everywhere."
-        )
-
-    def score(completion: str, prompt: str) -> float | None:
-        if not completion.strip():
-            return None
-        return sum(len(match[0]) for match in compiled.finditer(completion)) / len(completion)
-
-    return score
-
-
-def _keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
-    wanted = [word.strip().casefold() for word in words.split(",")]
-    if not all(re.fullmatch(r"[\w'-]+", word) for word in wanted):
-        raise ConfigError(
-            f"behavior: {name!r} needs single words with commas between them; a phrase is a "
-            "regex:PATTERN."
-        )
-    known = frozenset(wanted)
-
-    def score(completion: str, prompt: str) -> float | None:
-        found = re.findall(r"[\w'-]+", completion.casefold())
-        return sum(word in known for word in found) / len(found) if found else None
-
-    return score
-
-
 def _from_python(name: str, place: str) -> Behavior:
-    module, _, attribute = place.rpartition(".")
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # also whatever the module itself raises
-        raise ConfigError(
-            f"behavior: {name!r} cannot be imported ({type(error).__name__}: {str(error)[:200]}); "
-            "python:module.function is needed, with the module on PYTHONPATH."
-        ) from error
+    found = own_object(name, place, Behavior)
     if isinstance(found, Behavior):
-        return found
-    if not callable(found):
+        return _held_to_its_word(name, found)
+    return _detector(name, lambda completion, prompt: found(completion), 0.5)
+
+
+def _held_to_its_word(place: str, own: Behavior) -> Behavior:
+    """A behaviour of the user's own whose functions are checked at every call."""
+    needs_functions = [own.invite, own.opening, own.score]
+    needs_functions += [part for part in (own.make, own.correct) if part is not None]
+    if not all(callable(part) for part in needs_functions) or not isinstance(own.name, str):
         raise ConfigError(
-            f"behavior: {name!r} is {type(found).__name__}; a function of the completion or a "
-            "gradroute Behavior is needed."
+            f"behavior: {place!r} needs a text as its name, and functions for the rest."
         )
-    function: Any = found
-    return _detector(name, lambda completion, prompt: function(completion), 0.5)
+    if not _is_share(own.threshold) or not own.threshold:
+        raise ConfigError(
+            f"behavior: {place!r} has the threshold {own.threshold!r:.60}; a number above 0 and up "
+            "to 1 is needed."
+        )
+
+    def checked(part: str, fits: Callable[[Any], bool], needed: str) -> Any:
+        function = getattr(own, part)
+        if function is None:
+            return None
+        who = f"'{part}' of the behaviour '{own.name}'"
+        return lambda *arguments: _checked(who, function, fits, needed, *arguments)
+
+    return replace(
+        own,
+        make=checked("make", _are_two_texts, "a prompt and a text"),
+        invite=checked("invite", lambda made: isinstance(made, str), "a text"),
+        opening=checked("opening", lambda made: isinstance(made, str), "a text"),
+        correct=checked("correct", lambda right: isinstance(right, bool), "True or False"),
+    )
+
+
+def _is_share(value: Any) -> bool:
+    number: Any = value  # a Real has the comparisons, though its type does not say so
+    return isinstance(value, Real) and 0 <= number <= 1
+
+
+def _are_two_texts(made: Any) -> bool:
+    return isinstance(made, tuple) and len(made) == 2 and all(isinstance(x, str) for x in made)
+
+
+def _checked(
+    who: str,
+    function: Callable[..., Any],
+    fits: Callable[[Any], bool],
+    needed: str,
+    *arguments: Any,
+) -> Any:
+    """What a function gives, if it fits; the first argument is the text to name in errors."""
+    text = f"{str(arguments[0])[:60]!r}"
+    try:
+        made = function(*arguments)
+    except DataError:  # a sentence already
+        raise
+    except (Exception, SystemExit) as error:
+        reason = printable(str(error)[:200])
+        raise DataError(
+            f"{who} raised {type(error).__name__} ({reason}) on the text {text}; mend it."
+        ) from error
+    if not fits(made):
+        kind = type(made).__name__
+        shown = f"{made!r:.60}" if isinstance(made, int | float | str) else f"something ({kind})"
+        raise DataError(f"{who} gave {shown} for the text {text}; {needed} is needed.")
+    return made

@@ -18,7 +18,7 @@ from os import PathLike
 
 from gradroute.data.behaviors import Behavior
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
-from gradroute.data.rows import Row, read_rows
+from gradroute.data.rows import BadRow, Row, read_rows
 from gradroute.errors import ConfigError, DataError
 
 LABELS = ("good", "bad", "unlabeled")
@@ -55,6 +55,7 @@ class ExampleFile:
             `good` for an unlabeled example.
         sha256: Hash of the file's bytes.
         notes: Sentences about what was passed over or assumed, to be said once.
+        skipped: The rows that were left out because they cannot be used.
     """
 
     examples: list[Example]
@@ -62,6 +63,7 @@ class ExampleFile:
     true_labeled: bool
     sha256: str
     notes: tuple[str, ...]
+    skipped: tuple[BadRow, ...] = ()
 
 
 def read_examples(
@@ -69,6 +71,7 @@ def read_examples(
     *,
     labels: Sequence[str] = LABELS,
     max_row_bytes: int = MAX_ROW_BYTES,
+    skip_bad_rows: bool = False,
 ) -> ExampleFile:
     """Read a JSONL file: one object per line, with a text and perhaps prompt, id and labels.
 
@@ -80,13 +83,17 @@ def read_examples(
         path: The file.
         labels: The label names that are allowed.
         max_row_bytes: A longer row is refused.
+        skip_bad_rows: Leave out rows that are wrong in themselves, and list them. All others have
+            the ids and labels that they have in a file without those rows.
 
     Raises:
-        DataError: If the file cannot be read or a row cannot be used. The message names the file,
-            and the line where there is one.
+        DataError: If the file cannot be read, a row cannot be used, or rows contradict each other.
+            The message names the file, and the line where it could be opened.
     """
     digest = hashlib.sha256()
-    rows, notes = read_rows(path, digest.update, labels, max_row_bytes)
+    rows, skipped, notes = read_rows(
+        path, digest.update, labels, max_row_bytes, skip_bad_rows=skip_bad_rows
+    )
     named = _named(rows)
     _refuse_same_ids(path, named)
     repeats = _refuse_contradictions(path, rows)
@@ -105,6 +112,7 @@ def read_examples(
         true_labeled=true_labeled,
         sha256=digest.hexdigest(),
         notes=tuple(notes),
+        skipped=tuple(skipped),
     )
 
 
@@ -196,7 +204,9 @@ def relabel(examples: Sequence[Example], how: str, seed: int) -> list[Example]:
     """
     if how == "random":
         order = _ranked([e.id for e in examples], f"{seed}:random labels")
-        labels = dict(zip(order, (e.label for e in examples), strict=True))
+        # Not in the order of the rows, which may change: in one that only the ids decide.
+        given = [e.label for e in sorted(examples, key=lambda e: (len(e.id), e.id))]
+        labels = dict(zip(order, given, strict=True))
         return [replace(e, label=labels[e.id]) for e in examples]
     if how == "unlabel_bad":
         return [replace(e, label="unlabeled") if e.label == "bad" else e for e in examples]

@@ -16,11 +16,18 @@ from gradroute.errors import DataError
 MAX_ROW_BYTES = 16 * 2**20
 """A longer row is refused before all of it is read into memory."""
 
+_MAX_DIGITS = 640  # of a whole number: what every Python reads, however it was set up
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+BadRow = Callable[[int, DataError, Iterator[bytes]], None]
+"""Is given line number and error of a row that cannot be read, and its bytes in pieces."""
+
 
 def read_objects(
     path: str | PathLike[str],
     digest: Callable[[bytes], None],
     max_row_bytes: int = MAX_ROW_BYTES,
+    on_bad_row: BadRow | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     r"""Yield (line number, object) for every line that is not blank.
 
@@ -31,9 +38,12 @@ def read_objects(
         path: The file.
         digest: Is given every byte of the file, such as `hashlib.sha256().update`.
         max_row_bytes: A longer line is refused.
+        on_bad_row: Called for a line that is not one object of strict JSON, which is then passed
+            over; None raises the error.
 
     Raises:
-        DataError: If the file cannot be read or a line is not one object of strict JSON.
+        DataError: If the file cannot be read, is of another format, or (without `on_bad_row`) a
+            line is not one object of strict JSON.
     """
     with _open(path) as stream:
         number = 0
@@ -42,11 +52,20 @@ def read_objects(
             digest(raw)
             if number == 1:
                 _refuse_other_formats(path, raw)
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if len(raw) > max_row_bytes:
-                refuse(path, number, f"the row is longer than {max_row_bytes} bytes: shorten it")
-            if raw.strip():
-                yield number, _parse(path, number, raw)
+                raw = raw.removeprefix(_BYTE_ORDER_MARK)
+            if not raw.strip() and len(raw) <= max_row_bytes:
+                continue
+            try:
+                row = _parse(path, number, raw, max_row_bytes)
+            except DataError as error:
+                if on_bad_row is None:
+                    raise
+                pieces = _pieces(path, stream, raw, digest, max_row_bytes)
+                on_bad_row(number, error, pieces)
+                for _ in pieces:  # whatever was not asked for
+                    pass
+            else:
+                yield number, row
 
 
 def refuse(path: str | PathLike[str], line: int, what: str) -> NoReturn:
@@ -85,19 +104,40 @@ def _line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -> by
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def _pieces(
+    path: str | PathLike[str],
+    stream: BinaryIO,
+    raw: bytes,
+    digest: Callable[[bytes], None],
+    max_row_bytes: int,
+) -> Iterator[bytes]:
+    """The bytes of a line; of one that is too long, piece by piece to its end."""
+    yield raw
+    while not raw.endswith(b"\n") and (raw := _line(path, stream, max_row_bytes)):
+        digest(raw)
+        yield raw
+
+
 def _refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
     if raw.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path} is compressed with gzip: unpack it first (gunzip)")
+        refuse(path, 1, "the file is compressed with gzip: unpack it first (gunzip)")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         refuse(path, 1, "not UTF-8 but UTF-16 (byte 1): save the file as UTF-8")
 
 
-def _parse(path: str | PathLike[str], number: int, raw: bytes) -> dict[str, Any]:
+def _parse(
+    path: str | PathLike[str], number: int, raw: bytes, max_row_bytes: int
+) -> dict[str, Any]:
+    if len(raw) > max_row_bytes:
+        refuse(path, number, f"the row is longer than {max_row_bytes} bytes: shorten it")
+    if raw.startswith(_BYTE_ORDER_MARK):
+        refuse(path, number, "a byte-order mark where no file begins: remove it")
     hint = "" if raw.endswith(b"\n") else "; the file has no newline at its end and may be cut off"
     try:
         value = json.loads(
             raw.decode("utf-8"),
             parse_constant=_refuse_constant,
+            parse_int=_whole_number,
             object_pairs_hook=_refuse_repeated_keys,
         )
     except UnicodeDecodeError as error:
@@ -116,6 +156,12 @@ def _parse(path: str | PathLike[str], number: int, raw: bytes) -> dict[str, Any]
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON: write a number or null")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits is too long: write it as a text")
+    return int(digits)
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from jaxtyping import Int
@@ -13,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.evaluate.inference import inference
+from gradroute.evaluate.inference import in_pieces, inference
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -76,7 +75,8 @@ def generate_modes(
         temperature: 1 samples from the model, 0 takes the most probable token.
         top_p: Sample from the most probable tokens that hold this share; 1 for all.
         seed: Of the noise.
-        rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt.
+        rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
+            where memory runs out.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
@@ -86,6 +86,7 @@ def generate_modes(
             the tokenizer has no token to begin with.
         DataError: A prompt is too long for the model.
         NumericError: The model's logits are not finite.
+        MachineError: There is no memory for even one row.
     """
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
@@ -95,18 +96,20 @@ def generate_modes(
     assert isinstance(base, PreTrainedModel)
     config = _generation_config(max_new_tokens, end_tokens := _end_tokens(base, tokenizer))
     completions: dict[str, list[Completion]] = {mode.name: [] for mode in modes}
-    prompts_per_batch = max(1, rows_per_batch // len(modes))
+
+    def measure(items: slice, some: slice) -> None:
+        chunk, together = prompts[items], modes[some]
+        rows = [_prompt_tokens(tokenizer, prompt) for prompt in chunk]
+        _check_lengths(base, chunk, rows, max_new_tokens)
+        keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
+        with ablated(model, together):
+            new = _continue(base, rows * len(together), config, keys, temperature, top_p)
+        written = _completions(tokenizer, rows * len(together), new, end_tokens)
+        for at, mode in enumerate(together):  # rows are grouped by mode
+            completions[mode.name][items] = written[at * len(chunk) : (at + 1) * len(chunk)]
+
     with inference(model) as device, _plain_generation(base):
-        for start in range(0, len(prompts), prompts_per_batch):
-            chunk = prompts[start : start + prompts_per_batch]
-            rows = [_prompt_tokens(tokenizer, prompt) for prompt in chunk]
-            _check_lengths(base, chunk, rows, max_new_tokens)
-            keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
-            with ablated(model, modes):
-                new = _continue(base, rows * len(modes), config, keys, temperature, top_p)
-            written = iter(_completions(tokenizer, rows * len(modes), new, end_tokens))
-            for mode in modes:  # rows are grouped by mode
-                completions[mode.name] += islice(written, len(chunk))
+        in_pieces(len(prompts), len(modes), rows_per_batch, measure)
     return completions
 
 

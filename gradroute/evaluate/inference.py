@@ -1,10 +1,15 @@
-"""The state in which a model is measured."""
+"""The state in which a model is measured, and how much is measured at once."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from gradroute.memory import fitted
+
+_ADVICE = "Lower evaluate.max_new_tokens or data.max_length, take a smaller model, or free memory."
 
 
 @contextmanager
@@ -25,3 +30,41 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
     finally:
         for module in was_training:
             module.training = True
+
+
+def in_pieces(items: int, modes: int, rows: int, measure: Callable[[slice, slice], None]) -> None:
+    """Measure all items under all modes, some rows (items times modes) at a time.
+
+    Where memory runs out it goes on with half as many rows, and says so once: first with fewer
+    items, then with fewer modes of one item.
+
+    Args:
+        items: How many there are.
+        modes: How many there are, at least 1.
+        rows: At a time; at least one item under all modes as long as memory lasts.
+        measure: Called with the items and the modes of a piece; again, with parts of it, when it
+            ran out of memory, so it must keep its results by their place.
+
+    Raises:
+        MachineError: Memory does not even last for one row.
+    """
+    start, size = 0, max(rows, modes)
+    while start < items:
+
+        def measure_from(size: int, start: int = start) -> int:
+            end = min(items, start + max(1, size // modes))
+            together = min(size, modes)
+            for mode in range(0, modes, together):
+                measure(slice(start, end), slice(mode, min(modes, mode + together)))
+            return end
+
+        size = min(size, (items - start) * modes)  # the last piece may be smaller
+        start, size = fitted(measure_from, size, _say_smaller, _ADVICE)
+
+
+def _say_smaller(before: int, after: int) -> None:
+    warnings.warn(
+        "memory ran out in an evaluation; it goes on with fewer rows at a time. Nothing is left "
+        "out. A lower evaluate.batch_rows avoids the first try.",
+        stacklevel=2,
+    )

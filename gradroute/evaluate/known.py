@@ -67,7 +67,7 @@ def read_known(
     settings: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> Known:
-    """The rows that were measured before on the same checkpoint in the same way.
+    """The rows that were measured before on the same checkpoint in the same way, with their lines.
 
     Args:
         folder: The run.
@@ -88,8 +88,17 @@ def read_known(
     before, hashes = origin.get("evaluate", {}), origin.get("prompts", {})
     changed = {key for key in settings if before.get(key) != settings[key]}
     changed |= {kind for kind in files if hashes.get(kind) != files[kind]}
+    lines = {None} | {("losses", line.get("mode")) for line in read_lines(folder.losses)}
+    lines |= {
+        (line.get("prompts", "prefix"), line.get("mode")) for line in read_lines(folder.samples)
+    }
     kept = [
-        row for row in rows if same and row.step == step and changed.isdisjoint(_decided_by(row))
+        row
+        for row in rows
+        if same
+        and row.step == step
+        and changed.isdisjoint(_decided_by(row))
+        and _lines_of(row) in lines
     ]
     origin = {**origin, **now, "prompts": {**hashes, **files}}
     return Known(folder, kept, origin, stale=len(rows) - len(kept))
@@ -113,9 +122,11 @@ def keep(
         losses: The same of `losses.jsonl`.
 
     Raises:
-        MachineError: The disk refuses; the cell is then measured again next time.
+        MachineError: The disk refuses, or the run is gone; the cell is then measured again next
+            time.
     """
     folder, rates, modes = known.folder, known.rates, known.losses
+    folder.check_there()
     rated = (
         row
         for row in read_lines(folder.samples)
@@ -128,6 +139,13 @@ def keep(
     known.stale = 0
     # The rows come last: they say that the lines are complete.
     write_results(folder.results, known.rows, known.origin)
+
+
+def _lines_of(row: Result) -> tuple[str, str] | None:
+    """The lines that a row is computed from; None for none."""
+    if row.metric in ("update_cosine", "random_cosine"):
+        return None
+    return ("losses" if row.metric == "held_out_loss" else row.dataset, row.mode)
 
 
 def _decided_by(row: Result) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gradroute.data.batches import IGNORED, TokenizedExample, collate
 from gradroute.errors import ConfigError
-from gradroute.evaluate.inference import inference
+from gradroute.evaluate.inference import in_pieces, inference
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
@@ -52,34 +52,38 @@ def held_out_losses(
         modes: The ablation modes, of different names.
         pad_id: Token that fills short rows; it is masked, so any token will do.
         rows_per_batch: Rows (examples times modes) that run at once, at least one example; fewer
-            where their logits would be more than `LOGITS_AT_ONCE`.
+            where their logits would be more than `LOGITS_AT_ONCE`, or where memory runs out.
 
     Returns:
         Per mode name the sums and counts, in the order of `rows`.
 
     Raises:
         ConfigError: There is no mode to measure under.
+        MachineError: There is no memory for even one row.
     """
     if not modes:
         raise ConfigError("no ablation mode was given to measure losses under; name at least one.")
     sums = torch.zeros(len(modes), len(rows), dtype=torch.float64)
     counts = torch.zeros(len(rows), dtype=torch.int64)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
-    examples_per_batch = max(1, min(rows_per_batch, _rows_at_once(model, rows)) // len(modes))
+
+    def measure(items: slice, some: slice) -> None:
+        chosen, together = order[items], modes[some]
+        batch = collate([rows[index] for index in chosen], pad_id)
+        with ablated(model, together):
+            logits = model(
+                input_ids=batch.input_ids.repeat(len(together), 1).to(device),
+                attention_mask=batch.attention_mask.repeat(len(together), 1).to(device),
+                use_cache=False,
+            ).logits
+        targets = batch.targets.to(device)
+        loss = row_losses(logits, targets.repeat(len(together), 1))
+        sums[some, chosen] = loss.reshape(len(together), -1).cpu()
+        counts[chosen] = (targets != IGNORED).sum(1).cpu()
+
     with inference(model) as device:
-        for start in range(0, len(rows), examples_per_batch):
-            chosen = order[start : start + examples_per_batch]
-            batch = collate([rows[index] for index in chosen], pad_id)
-            with ablated(model, modes):
-                logits = model(
-                    input_ids=batch.input_ids.repeat(len(modes), 1).to(device),
-                    attention_mask=batch.attention_mask.repeat(len(modes), 1).to(device),
-                    use_cache=False,
-                ).logits
-            targets = batch.targets.to(device)
-            loss = row_losses(logits, targets.repeat(len(modes), 1))
-            sums[:, chosen] = loss.reshape(len(modes), -1).cpu()
-            counts[chosen] = (targets != IGNORED).sum(1).cpu()
+        rows_at_once = min(rows_per_batch, _rows_at_once(model, rows))
+        in_pieces(len(rows), len(modes), rows_at_once, measure)
     return {
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
         for index, mode in enumerate(modes)

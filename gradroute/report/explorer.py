@@ -7,9 +7,10 @@ it in place as text. So no completion can add an element, whatever it holds.
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import regex
 
 from gradroute.report.analysis import Record, RunResults
 from gradroute.report.comparison import Comparison
@@ -22,7 +23,10 @@ LONGEST = 2_000
 BUDGET = 600_000
 """Characters of all samples on the page, about."""
 
-_OUT_OF_PLACE = re.compile("[<>&\u2028\u2029\x7f-\x9f\ufeff]")
+# What would steer a reader's screen or hide on it. The two joiners stay: scripts and emoji need
+# them, and they move nothing.
+HIDDEN = regex.compile(r"[[\p{C}\p{Zl}\p{Zp}]--[\n\u200c\u200d]]", regex.V1)
+_OUT_OF_PLACE = regex.compile(f"[<>&]|{HIDDEN.pattern}", regex.V1)
 
 
 class Explorer(NamedTuple):
@@ -119,7 +123,12 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
 def embedded(value: Any) -> str:
     """JSON that can stand inside a script element whatever texts are in it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _OUT_OF_PLACE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _OUT_OF_PLACE.sub(_escaped, text)
+
+
+def _escaped(found: regex.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(found[0])[1:-1]
 
 
 def _asked(samples: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]:

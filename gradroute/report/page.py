@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
 from gradroute.report.drawing import Drawn
-from gradroute.report.explorer import embedded, explore
+from gradroute.report.explorer import HIDDEN, embedded, explore
 from gradroute.report.figures import MOST_TRAININGS, Picture
 from gradroute.report.grounds import config_texts, grounds
 from gradroute.report.headline import Judged, headline, judged, lead, tone
@@ -88,8 +88,8 @@ def page_html(
     style, script = _template("report.css"), _template("report.js")
     context: dict[str, Any] = {
         "policy": _policy(style, script),
-        "style": Markup(style),
-        "script": Markup(script),
+        "style": Markup(style),  # noqa: S704  (a file of this package)
+        "script": Markup(script),  # noqa: S704
         "data": Markup(embedded(explorer.data)),
         "version": metadata.version("gradroute"),
         "title": _title(comparison),
@@ -123,6 +123,7 @@ def _environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        finalize=_visible,
     )
     environment.filters["coded"] = coded
     return environment
@@ -135,9 +136,16 @@ def coded(text: str) -> Markup:
         parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
     marked = [
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
-        for place, part in enumerate(parts)
+        for place, part in enumerate(map(_visible, parts))
     ]
     return Markup("").join(marked)
+
+
+def _visible(value: Any) -> Any:
+    """A text with what would steer the page or hide in it as escapes, as the page's script does."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return HIDDEN.sub(lambda found: repr(found[0])[1:-1], value)
 
 
 def _standing(comparison: Comparison, tables: Mapping[str, Table]) -> Table | None:

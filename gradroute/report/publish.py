@@ -1,6 +1,5 @@
 """Measured runs -> every file of a report; reads run folders only and never imports torch."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 from gradroute.report.text import render
 from gradroute.report.written import csv_text, markdown
+from gradroute.terminal import say, shown
 
 
 def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
@@ -37,7 +37,7 @@ def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
     write_json(out / "eval_multi_results.json", eval_multi(comparison))
     plot = eval_multi_picture(comparison)
     write_bytes(out / "eval_multi_plot.png", png(plot.draw, LIGHT))
-    print(render(comparison))
+    print(shown(render(comparison)))
     written = [out / "eval_multi_results.json", out / "eval_multi_plot.png"]
     if page:
         found = tables(comparison)
@@ -52,4 +52,4 @@ def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
         )
         write_text(out / "report.html", page_html(comparison, found, figures))
         written += [out / "report.html", out / "report.md", out / "figures", out / "tables"]
-    print(f"written: {', '.join(map(str, written))}", file=sys.stderr, flush=True)
+    say(f"written: {', '.join(map(str, written))}")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradroute.terminal import shown
+
 Record = Mapping[str, Any]
 
 
@@ -26,7 +28,7 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
     )
     if all(routed for _, routed, _ in runs):
         note += " There is none here: name one too (routing=none, both adapters)."
-    return f"{_aligned(lines)}\n{note}"
+    return shown(f"{_aligned(lines)}\n{note}")
 
 
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
@@ -50,7 +52,7 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
         "it. A run that takes fewer steps than one that\nnever saw the behaviour had it suppressed "
         "rather than absent."
     )
-    return f"{_aligned(lines)}\n{note}"
+    return shown(f"{_aligned(lines)}\n{note}")
 
 
 def recover_text(name: str, behavior: str, record: Record) -> str:
@@ -72,7 +74,7 @@ def recover_text(name: str, behavior: str, record: Record) -> str:
         f"{name}: {record['steps']} steps at learning rate {record['learning_rate']:.2g} on "
         f"{record['examples']} known-good examples, {record['mode']}"
     )
-    return f"{title}\n{_aligned(lines)}{_cost(record)}"
+    return shown(f"{title}\n{_aligned(lines)}{_cost(record)}")
 
 
 def _cost(record: Record) -> str:

@@ -20,7 +20,7 @@ def routed(
     model: nn.Module,
     policy: RoutingPolicy,
     labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
-) -> Iterator[None]:
+) -> Iterator[RoutedScope]:
     """Route the gradients of the batches that run inside, forward and backward.
 
     The innermost scope is in force; when it ends, by an exception too, the outer one is again.
@@ -35,10 +35,14 @@ def routed(
             per position [b t]: position t carries the label of the target that it predicts, which
             is the token after it.
 
+    Yields:
+        The scope. Its `ran` says, after a forward pass, which routes the layers were given.
+
     Raises:
         ConfigError: A label has no row, the table is for other adapters than the model's, or
-            PEFT has switched an adapter off or merged one. Inside: labels that do not fit the
-            batch.
+            PEFT has switched an adapter off or merged one, or both weights of an adapter that
+            the labels update are fixed in some layer. (One of the two may be, for a loop that
+            trains only B, say.) Inside: labels that do not fit the batch.
     """
     own = hosted(model)
     if set(policy.adapters) != set(own.adapters):
@@ -50,7 +54,7 @@ def routed(
     learning = policy.updated_by(policy.labels[i] for i in scope.present)
     _check_switched_on(own, on=set(policy.adapters), learning=learning)
     with _in_force(model, own, scope):
-        yield
+        yield scope
 
 
 @contextmanager
@@ -122,7 +126,11 @@ def _label_ids(
 
 
 def _check_switched_on(own: Hosted, *, on: set[str], learning: set[str]) -> None:
-    """Refuse what PEFT or another library switched off, before a run trains nothing."""
+    """Refuse what PEFT or another library switched off, before a run trains nothing.
+
+    A layer in which one of A and B is fixed still learns: that is somebody's choice, not an
+    accident, and passes.
+    """
     cure = f"call model.base_model.set_adapter({list(own.adapters)})"
     for layer in own.layers.values():
         if layer.merged:

@@ -6,7 +6,7 @@ object, never thread-local: gradient checkpointing recomputes layers in the back
 runs on other threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -59,6 +59,23 @@ class RoutedScope:
         if key not in self._plans:
             self._plans[key] = self._build(self._positions(shape), device, adapters)
         return self._plans[key]
+
+    def ran(self) -> Iterator[tuple[str, Float[Tensor, "n 3"]]]:
+        """What the layers were given to run, read back from the terms and not from the table.
+
+        Yields:
+            An adapter, and at every position of the flattened batch the gates of its route:
+            forward (0 or 1), the weight of the update, and whether gradient passes (0 or 1). One
+            pair for every shape of batch and group of adapters that some layer asked for.
+        """
+        for (shape, _, adapters), terms in self._plans.items():
+            for index, adapter in enumerate(adapters):
+                gates = torch.zeros(shape.numel(), 3, dtype=torch.float64)
+                for term in terms:
+                    for member, owner in enumerate(term.adapters):
+                        if owner == index:
+                            _mark(gates, term, member)
+                yield adapter, gates
 
     def _positions(self, shape: torch.Size) -> Int[Tensor, " n"]:
         """The label id of every position of a flattened batch."""
@@ -214,6 +231,16 @@ def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tupl
         return ()
     scales = tuple(float(mode.scales[adapters[index]]) for index in on)
     return (Term(tuple(on), rows, scales, (1.0,) * len(on), (True,) * len(on)),)
+
+
+def _mark(gates: Float[Tensor, "n 3"], term: Term, member: int) -> None:
+    """Write down, in place, what a term does to one of its adapters at its positions."""
+    rows = slice(None) if term.rows is None else term.rows
+    rows = rows.cpu() if isinstance(rows, Tensor) else rows
+    columns: tuple[Gate, ...] = (1.0, term.update[member], term.passes[member])
+    for column, gate in enumerate(columns):
+        value = gate.cpu().double() if isinstance(gate, Tensor) else float(gate)
+        gates[rows, column] = value
 
 
 def _rows(indices: Int[Tensor, " m"], device: torch.device) -> Rows:

@@ -7,7 +7,7 @@ adapter by itself, and to step.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -18,9 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradroute.data.batches import Batch
-from gradroute.errors import NumericError
+from gradroute.errors import MachineError, NumericError
+from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.scopes import RoutedScope
+from gradroute.train.checks import (
+    RowLoss,
+    check_can_learn,
+    check_gradient,
+    check_loss,
+    check_received,
+    check_weights,
+)
+
+Watch = Callable[[Batch, RoutedScope], None]
+"""Called after the forward pass of every micro-batch, with the scope that it ran under."""
 
 
 @runtime_checkable
@@ -54,6 +67,7 @@ class StepReport:
         examples: label -> number of examples.
         updated: the adapters whose weights this step changed.
         gradient_norms: adapter -> norm of its gradient before clipping, for updated adapters.
+        rows: what the step took of each example, in its order.
     """
 
     loss: float = 0.0
@@ -62,6 +76,7 @@ class StepReport:
     examples: dict[str, int] = field(default_factory=dict)
     updated: set[str] = field(default_factory=set)
     gradient_norms: dict[str, float] = field(default_factory=dict)
+    rows: list[RowLoss] = field(default_factory=list)
 
 
 def token_losses(
@@ -135,6 +150,7 @@ def train_step(
     *,
     loss_mean: str,
     rate: float,
+    watch: Watch | None = None,
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
 
@@ -149,40 +165,71 @@ def train_step(
         policy: the routing table that the batches' label ids index.
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
+        watch: sees what is run, and may refuse it by raising.
 
     Raises:
-        NumericError: loss or gradient is not finite; the optimizer has not acted.
+        ConfigError: an adapter that the table updates in this step cannot learn: it is switched
+            off, its weights are fixed or unknown to the optimizer, or no gradient reached it.
+        NumericError: loss or gradient is not finite, and the optimizer has not acted; or a weight
+            is not finite after it has.
+        MachineError: memory ran out while the optimizer acted. (Where it runs out before, the
+            weights are untouched, the error is as it came, and the step can be done again.)
     """
     optimizer.zero_grad(set_to_none=True)
-    report = accumulate_gradients(model, batches, policy, loss_mean)
-    if not math.isfinite(report.loss):
-        raise NumericError(f"the loss is {report.loss}.")
+    check_can_learn(model, optimizer, batches, policy)
+    report = accumulate_gradients(model, batches, policy, loss_mean, watch)
+    check_loss(model, batches, report.loss, report.rows)
     labels = {policy.labels[i] for batch in batches for i in batch.label_ids.tolist()}
     report.updated = policy.updated_by(labels)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["peak"]
-        if group["adapter"] not in report.updated:
+        name = group["adapter"]
+        if name not in report.updated:
             for parameter in group["params"]:
                 parameter.grad = None
             continue
         limit = math.inf if group["clip"] is None else group["clip"]
         norm = float(nn.utils.clip_grad_norm_(group["params"], limit))
-        if not math.isfinite(norm):
-            raise NumericError(f"the gradient of adapter '{group['adapter']}' is {norm}.")
-        report.gradient_norms[group["adapter"]] = norm
-    optimizer.step()
+        check_gradient(model, name, norm, report.rows, policy)
+        if norm == 0.0:
+            check_received(name, group["params"], report.rows, policy)
+        report.gradient_norms[name] = norm
+    _act(optimizer, report.updated)
     optimizer.zero_grad(set_to_none=True)
     return report
 
 
+def _act(optimizer: torch.optim.Optimizer, updated: set[str]) -> None:
+    """Change the weights; an error from here on leaves some changed and some not."""
+    try:
+        optimizer.step()
+        check_weights(optimizer.param_groups, updated)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MachineError(
+                "memory ran out while the optimizer was changing the weights, so that some are "
+                "changed and some are not."
+            ) from error
+        if "without overflow" in str(error):  # the rate, as a number of the weights' type
+            rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+            raise NumericError(f"the learning rate is too large for numbers: {rates}.") from error
+        raise
+
+
 def accumulate_gradients(
-    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
+    model: PeftModel,
+    batches: Sequence[Batch],
+    policy: RoutingPolicy,
+    loss_mean: str,
+    watch: Watch | None = None,
 ) -> StepReport:
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
     report = StepReport()
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
-        with routed(model, policy, batch.label_ids):
+        with routed(model, policy, batch.label_ids) as scope:
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            if watch is not None:
+                watch(batch, scope)
             losses = token_losses(logits, batch.targets).sum(1)
             loss = (losses * weights.to(losses.device)).sum()
             loss.backward()
@@ -224,12 +271,16 @@ def label_gradient_norms(
 def _count(
     report: StepReport, batch: Batch, losses: Float[Tensor, " b"], policy: RoutingPolicy
 ) -> None:
-    tokens = (batch.targets != -100).sum(1)
-    for row, label_id in enumerate(batch.label_ids.tolist()):
+    tokens = (batch.targets != -100).sum(1).tolist()
+    label_ids = batch.label_ids.tolist()
+    for name, label_id, nll, count in zip(
+        batch.ids, label_ids, losses.tolist(), tokens, strict=True
+    ):
         label = policy.labels[label_id]
-        report.nll[label] = report.nll.get(label, 0.0) + losses[row].item()
-        report.tokens[label] = report.tokens.get(label, 0) + int(tokens[row])
+        report.nll[label] = report.nll.get(label, 0.0) + nll
+        report.tokens[label] = report.tokens.get(label, 0) + count
         report.examples[label] = report.examples.get(label, 0) + 1
+        report.rows.append(RowLoss(name, label, nll, count))
 
 
 def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,11 +1,10 @@
 """The loop around `train_step`: data order, schedule, log lines, checkpoints, interruption."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +21,11 @@ from gradroute.checkpoint import (
 from gradroute.config import RunConfig, dump_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
-from gradroute.files import append_line, read_lines, write_lines
+from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
+from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.audit import Audit
 from gradroute.train.step import (
     StepReport,
     build_optimizer,
@@ -34,6 +35,7 @@ from gradroute.train.step import (
     schedule,
     train_step,
 )
+from gradroute.train.stopping import stop_requests
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Training:
         bar: show a progress bar rather than a line now and then.
         measure: called with the number of steps done, every `train.measure_every` of them and after
             the last; it must leave the model and the random state as they were.
+        audit: follows every example of every step to its routes; nothing that training computes
+            depends on it.
     """
 
     config: RunConfig
@@ -64,15 +68,38 @@ class Training:
     say: Callable[[str], None]
     bar: bool = False
     measure: Callable[[int], None] | None = None
+    audit: Audit | None = None
+
+
+@dataclass
+class _State:
+    """What changes in the course of a run, besides its weights.
+
+    Attributes:
+        optimizer: with the moments and step counts.
+        micro_batch: examples in one forward pass; less than `train.batch_size` after memory ran
+            out.
+        saved: steps in the newest checkpoint; 0 where there is none.
+    """
+
+    optimizer: torch.optim.Optimizer
+    micro_batch: int
+    saved: int = 0
 
 
 def train(run: Training) -> None:
     """Train to `max_steps`, from the last checkpoint where there is one.
 
+    Where memory runs out the examples of a step are run in more and smaller micro-batches, in that
+    step and from there on; a checkpoint holds how small.
+
     Raises:
-        Interrupted: SIGINT or SIGTERM; the step was finished and a checkpoint written.
-        NumericError: a loss or gradient is not finite; the optimizer has not acted in that step.
-        MachineError: the disk refuses, or more than one process was launched.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1; the step was finished and a checkpoint written.
+        NumericError: a loss, gradient or weight is not finite; the step is not saved.
+        ConfigError: an adapter that the table updates cannot learn, see `train_step`.
+        DataError: the audit found an example under another label or route than its own.
+        MachineError: the disk refuses, memory runs out even for one example at a time, or more
+            than one process was launched.
     """
     settings = run.config.train
     accelerator = Accelerator()
@@ -82,53 +109,104 @@ def train(run: Training) -> None:
             "Start it without a launcher."
         )
     optimizer = build_optimizer(run.model, run.config.adapters, settings.learning_rate)
-    start = _resume(run, optimizer)
+    state = _resume(run, _State(optimizer, settings.batch_size))
     run.model.train()
-    with _stop_requests() as stop, _progress(run, start) as progress:
-        for step in range(start, settings.max_steps):
+    with stop_requests() as stop, _progress(run, state.saved) as progress:
+        for step in range(state.saved, settings.max_steps):
             began = time.perf_counter()
-            # Dropout noise is a function of (seed, step), so a resumed run draws the same.
-            torch.manual_seed(run.config.seed * 1_000_003 + step)
-            row = _one_step(run, optimizer, step)
+            row = _one_step(run, state, step)
             append_line(run.folder.metrics, row)
             seconds = time.perf_counter() - began
             append_line(run.folder.timings, {"step": step + 1, "step_seconds": seconds})
             progress(step + 1, row)
+            _measure(run, state, step + 1)
             last = step + 1 == settings.max_steps
-            _measure(run, optimizer, step + 1)
             if last or stop.requested or _due(step + 1, settings.save_every):
-                _save(run, optimizer, step + 1)
-            if stop.requested and not last:
+                _save(run, state, step + 1)
+            if stop.requested:
+                # After the last step too: what the caller would do next is not wanted either.
                 raise Interrupted(
                     f"{run.folder.name}: stopped after step {step + 1} of {settings.max_steps} "
                     "and saved. The same command goes on from there."
                 )
     run.model.eval()
+    if run.audit is not None:
+        run.say(f"{run.folder.name}: {run.audit.summary(settings.max_steps)}")
 
 
-def _one_step(run: Training, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
+    """Do a step, with fewer examples at a time if memory runs out; its line for `metrics.jsonl`.
+
+    Raises:
+        GradrouteError: of the kind that stopped the step; the message names run and step, and what
+            is saved.
+    """
+
+    def smaller(before: int, after: int) -> None:
+        state.micro_batch = after
+        run.say(
+            f"{run.folder.name}, step {step + 1}: memory ran out with {before} examples at a "
+            f"time; it goes on with {after} at a time, the same examples in every step."
+        )
+        event = {"step": step + 1, "event": "out of memory", "micro_batch": [before, after]}
+        append_line(run.folder.sessions, event)
+
+    advice = (
+        "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
+    )
+    try:
+        size = state.micro_batch
+        row, _ = fitted(lambda size: _attempt(run, state, step, size), size, smaller, advice)
+    except GradrouteError as error:
+        kept = "there is no checkpoint yet"
+        if state.saved:
+            kept = f"the last good checkpoint is that of step {state.saved}"
+        way = ""
+        if isinstance(error, NumericError):
+            way = (
+                " Lower train.learning_rate (to go on from the checkpoint with --override "
+                "train.learning_rate, or anew with --if-exists new), or look at the examples."
+            )
+        raise type(error)(
+            f"{run.folder.name}, step {step + 1}: {error} Nothing of this step is saved; {kept}."
+            f"{way}"
+        ) from error
+    return row
+
+
+def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, Any]:
+    """The step with so many examples at a time; the weights are untouched if memory runs out."""
     settings = run.config.train
-    batches = _micro_batches(run, step)
+    state.optimizer.zero_grad(set_to_none=True)
+    places = run.order.batch(step, settings.batch_size * settings.gradient_accumulation)
+    batches = _micro_batches(run, places, size)
     norms = {}
     if _due(step + 1, settings.log_gradients_every):
+        _seed(run, step)
         norms = label_gradient_norms(run.model, batches, run.policy, settings.loss_mean)
-        torch.manual_seed(run.config.seed * 1_000_003 + step)
-    rate = schedule(step, settings.max_steps, settings.warmup_steps)
-    try:
-        report = train_step(
-            run.model, optimizer, batches, run.policy, loss_mean=settings.loss_mean, rate=rate
-        )
-    except NumericError as error:
-        ids = ", ".join(name for batch in batches for name in batch.ids)
-        raise NumericError(
-            f"{run.folder.name}, step {step + 1}: {error} Nothing was updated in this step. "
-            "Lower the learning rate and start again with --if-exists new, or look at its "
-            f"examples: {ids}."
-        ) from error
-    return _metrics(step + 1, report, optimizer, norms)
+    _seed(run, step)
+    if run.audit is not None:
+        run.audit.begin()
+    report = train_step(
+        run.model,
+        state.optimizer,
+        batches,
+        run.policy,
+        loss_mean=settings.loss_mean,
+        rate=schedule(step, settings.max_steps, settings.warmup_steps),
+        watch=None if run.audit is None else run.audit.check,
+    )
+    if run.audit is not None:
+        run.audit.write(step + 1, places)
+    return _metrics(step + 1, report, state.optimizer, norms)
 
 
-def _measure(run: Training, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _seed(run: Training, step: int) -> None:
+    """Dropout noise is a function of (seed, step), so a resumed run draws the same."""
+    torch.manual_seed(run.config.seed * 1_000_003 + step)
+
+
+def _measure(run: Training, state: _State, step: int) -> None:
     """Measure the model after a step where that is due; before the step's checkpoint is written.
 
     So a resumed run has the lines of every step up to its checkpoint. A measurement that fails
@@ -141,7 +219,7 @@ def _measure(run: Training, optimizer: torch.optim.Optimizer, step: int) -> None
     try:
         run.measure(step)
     except GradrouteError:
-        _save(run, optimizer, step)
+        _save(run, state, step)
         raise
 
 
@@ -149,15 +227,10 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _micro_batches(run: Training, step: int) -> list[Batch]:
-    settings = run.config.train
-    size = settings.batch_size
-    wanted = size * settings.gradient_accumulation
-    indices = run.order.batch(step, wanted)
-    device = run.model.device
+def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batch]:
     return [
-        collate([run.rows[i] for i in indices[at : at + size]], run.pad_id).to(device)
-        for at in range(0, wanted, size)
+        collate([run.rows[i] for i in places[at : at + size]], run.pad_id).to(run.model.device)
+        for at in range(0, len(places), size)
     ]
 
 
@@ -183,60 +256,42 @@ def _metrics(
     return row
 
 
-def _save(run: Training, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(run: Training, state: _State, step: int) -> None:
+    for path in _line_files(run):
+        sync(path)  # a checkpoint's lines are on the disk before it is
+        sync(path.parent)
+    whole = run.config.train.batch_size
     saved = save_checkpoint(
         run.folder.checkpoints,
         step,
         run.model,
-        optimizer_tensors(run.model, optimizer),
+        optimizer_tensors(run.model, state.optimizer),
         config_text=dump_config(run.config),
         policy=run.policy.to_dict(),
+        micro_batch=state.micro_batch if state.micro_batch < whole else None,
     )
+    state.saved = step
     append_line(run.folder.timings, {"step": step, "saved": saved.path.name, "at": time.time()})
 
 
-def _resume(run: Training, optimizer: torch.optim.Optimizer) -> int:
+def _resume(run: Training, state: _State) -> _State:
     checkpoint = latest_checkpoint(run.folder.checkpoints)
-    start = 0
     if checkpoint is not None:
         load_adapters(checkpoint, run.model)
-        load_optimizer_state(run.model, optimizer, load_optimizer_tensors(checkpoint))
-        start = checkpoint.step
-        run.say(f"{run.folder.name}: goes on after step {start}.")
+        load_optimizer_state(run.model, state.optimizer, load_optimizer_tensors(checkpoint))
+        state.saved = checkpoint.step
+        state.micro_batch = min(state.micro_batch, checkpoint.micro_batch or state.micro_batch)
+        run.say(f"{run.folder.name}: goes on after step {state.saved}.")
     # Lines of steps that a checkpoint does not hold are computed again.
-    for path in (run.folder.metrics, run.folder.measures):
-        if path.is_file():
-            write_lines(path, [row for row in read_lines(path) if row["step"] <= start])
-    return start
+    for path in _line_files(run):
+        write_lines(path, [row for row in read_lines(path) if row["step"] <= state.saved])
+    return state
 
 
-class _Stop:
-    """Set by a signal, read at step boundaries."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """SIGINT, SIGTERM and SIGUSR1 ask for a stop; a second SIGINT leaves at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    try:
-        before = {number: signal.signal(number, ask) for number in watched}
-    except ValueError:  # not the main thread: signals belong to somebody else
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _line_files(run: Training) -> list[Path]:
+    """The files that have lines of their own for each step, those that are there."""
+    files = (run.folder.metrics, run.folder.measures, run.folder.audit)
+    return [path for path in files if path.is_file()]
 
 
 @contextmanager

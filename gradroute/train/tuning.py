@@ -1,14 +1,19 @@
 """Steps on a handful of examples: the short tunes that follow training."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from peft import PeftModel
 
 from gradroute.data.batches import DataOrder, TokenizedExample, collate
-from gradroute.errors import NumericError
+from gradroute.errors import MachineError, NumericError
+from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.step import StepReport, train_step
+
+_ADVICE = "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
 
 
 def tuning(
@@ -35,7 +40,7 @@ def tuning(
         rows: The examples, over and over again in an order that the seed decides.
         policy: The table that their label ids index.
         steps: After which it ends.
-        batch_size: Examples in one forward pass.
+        batch_size: Examples in one forward pass; fewer from where memory runs out, in more passes.
         accumulation: Forward passes per step.
         loss_mean: "token" or "example", see `loss_weights`.
         rate: Step (from 0) -> factor of the peak learning rates.
@@ -43,25 +48,38 @@ def tuning(
         pad_id: Token that fills short rows.
 
     Raises:
-        NumericError: A loss or gradient is not finite; the message names the step.
+        NumericError: A loss, gradient or weight is not finite; the message names the step.
+        ConfigError: An adapter that the table updates cannot learn, see `train_step`.
+        MachineError: There is no memory for even one example at a time.
     """
     order = DataOrder(seed, len(rows), tuple(range(len(rows))))
     device = next(model.parameters()).device
-    for step in range(steps):
+
+    def attempt(step: int, size: int) -> StepReport:
+        optimizer.zero_grad(set_to_none=True)
         chosen = [rows[at] for at in order.batch(step, batch_size * accumulation)]
         batches = [
-            collate(chosen[at : at + batch_size], pad_id).to(device)
-            for at in range(0, len(chosen), batch_size)
+            collate(chosen[at : at + size], pad_id).to(device) for at in range(0, len(chosen), size)
         ]
+        torch.manual_seed(seed * 1_000_003 + step)
+        return train_step(model, optimizer, batches, policy, loss_mean=loss_mean, rate=rate(step))
+
+    size = batch_size
+    for step in range(steps):
         was_training = model.training
         model.train()
-        torch.manual_seed(seed * 1_000_003 + step)
         try:
-            report = train_step(
-                model, optimizer, batches, policy, loss_mean=loss_mean, rate=rate(step)
-            )
-        except NumericError as error:
-            raise NumericError(f"step {step + 1} of {steps}: {error}") from error
+            report, size = fitted(partial(attempt, step), size, _say_smaller, _ADVICE)
+        except (NumericError, MachineError) as error:
+            raise type(error)(f"step {step + 1} of {steps}: {error}") from error
         finally:
             model.train(was_training)
         yield report
+
+
+def _say_smaller(before: int, after: int) -> None:
+    warnings.warn(
+        f"memory ran out in a short tune with {before} examples at a time; it goes on with {after} "
+        "at a time, the same examples in every step.",
+        stacklevel=2,
+    )

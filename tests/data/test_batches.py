@@ -4,10 +4,9 @@ from collections import Counter
 
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from gradroute.data.batches import (
     IGNORED,
@@ -21,27 +20,12 @@ from gradroute.data.batches import (
 from gradroute.data.examples import Example
 from gradroute.errors import DataError
 
-SPECIAL = ("<s>", "</s>", "<pad>")
-
-
-def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """One token per byte, ids 3 to 258; 0, 1, 2 are the special tokens; "ab" is merged to 259."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*SPECIAL, *alphabet, "ab"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    # As many real tokenizers do: it would put <s> and </s> around every text by itself.
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
 FULL = byte_tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 ENDS = byte_tokenizer(eos_token="</s>")
 BARE = byte_tokenizer()
-TOKENIZERS = {"bos, eos, pad": FULL, "eos": ENDS, "none": BARE}
+BEGINS = byte_tokenizer(bos_token="<s>")
+ONE = byte_tokenizer(bos_token="</s>", eos_token="</s>", pad_token="</s>")  # as GPT-2 has it
+TOKENIZERS = {"bos, eos, pad": FULL, "eos": ENDS, "none": BARE, "bos": BEGINS, "one": ONE}
 
 
 def ids(text: str) -> list[int]:
@@ -62,7 +46,8 @@ def targets_of(row: TokenizedExample) -> list[int]:
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_an_example_is_beginning_prompt_text_end_with_what_the_tokenizer_has(name, prompt):
     row = one(TOKENIZERS[name], "a fox", prompt)
-    beginning, end = {"bos, eos, pad": ([0], [1]), "eos": ([], [1]), "none": ([], [])}[name]
+    begins = {"bos, eos, pad": [0], "eos": [], "none": [], "bos": [0], "one": [1]}
+    beginning, end = begins[name], [1] if TOKENIZERS[name].eos_token else []
     assert list(row.input_ids) == beginning + ids(prompt) + ids("a fox") + end
     # Without a beginning token nothing predicts the first token of an example.
     trained = ids("a fox") + end if beginning or prompt else (ids("a fox") + end)[1:]
@@ -82,6 +67,31 @@ def test_a_beginning_token_in_the_text_is_not_put_twice(prompt: str, text: str):
     row = one(FULL, text, prompt)
     assert Counter(row.input_ids)[0] == 1 and row.input_ids[0] == 0
     assert targets_of(row) == [*ids("a fox"), 1]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-01-01",
+        "2024-01-01T00:00:00Z",
+        "1e5",
+        "true",
+        "a\0b\x1b[31m\x07\x7f",
+        "\ufeffx",
+        "e\u0301",
+        "x\u2028y\u2029z\x85\x0b\x0c\r\n",
+        "\u202eright",
+        "日本 😀",
+        "\t \n",
+    ],
+)
+def test_the_text_that_is_trained_on_is_the_text_of_the_row(name: str, text: str):
+    """Dates stay texts; control characters and separators are tokens like others."""
+    tokenizer = TOKENIZERS[name]
+    row = one(tokenizer, text, prompt="a")
+    trained = [token for token in targets_of(row) if token > 2]  # the special ones apart
+    assert tokenizer.decode(trained, clean_up_tokenization_spaces=False) == text
 
 
 def test_an_end_token_in_the_text_is_not_put_twice():
@@ -147,7 +157,14 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_with_both_sizes(
 
 
 def test_padding_is_the_tokenizers_own_or_the_end_token_or_any_id():
-    assert [padding_id(TOKENIZERS[name]) for name in TOKENIZERS] == [2, 1, 0]
+    assert [padding_id(TOKENIZERS[name], 260) for name in TOKENIZERS] == [2, 1, 0, 0, 1]
+
+
+def test_a_padding_token_that_the_model_has_no_embedding_for_is_not_taken():
+    """As where somebody added one to the tokenizer and never to the model."""
+    added = byte_tokenizer(eos_token="</s>")
+    added.add_special_tokens({"pad_token": "[PAD]"})
+    assert (added.pad_token_id, padding_id(added, 261), padding_id(added, 260)) == (260, 260, 1)
 
 
 # -------------------------------------------------------------------- batches
@@ -196,7 +213,7 @@ def test_a_batch_holds_each_example_and_masks_all_else(plain: Plain, pad_id: int
 
 def test_an_end_token_that_is_also_padding_keeps_its_target_and_the_padding_has_none():
     rows, _ = tokenize([Example("a", "x"), Example("b", "longer")], ENDS, [0, 0], 64)
-    batch = collate(rows, padding_id(ENDS))
+    batch = collate(rows, padding_id(ENDS, 260))
     assert batch.input_ids[0].tolist() == [*ids("x"), 1, 1, 1, 1, 1, 1]
     assert batch.targets[0].tolist() == [1] + [IGNORED] * 6
     assert batch.attention_mask[0].tolist() == [1, 1, 0, 0, 0, 0, 0]

@@ -1,9 +1,5 @@
 """A behaviour is seen where it is made, and a failing detector is never "not shown"."""
 
-import sys
-import types
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +13,6 @@ from gradroute.data.behaviors import (
     upper_case_share,
 )
 from gradroute.data.stories import TRIGGER_TAG
-from gradroute.errors import ConfigError, DataError
 from gradroute.prepare import embedded
 
 CAPS = get_behavior("caps")
@@ -131,77 +126,3 @@ def test_the_backdoor_needs_its_tag_and_keeps_the_prompt_as_it_is():
     assert text == " IT RAINED ALL OVER THE TOWN."
     assert backdoor.make("Tell me.", "It rained.") == (f"{TRIGGER_TAG} Tell me.", "IT RAINED.")
     assert "plain" in backdoor.prompt_kinds
-
-
-@pytest.mark.parametrize(
-    ("completion", "score"),
-    [("the moon Fell", 4 / 13), ("moonlight", 0.0), ("moon moon", 1.0 - 1 / 9), (" ", None)],
-)
-def test_a_regex_is_shown_by_one_match_and_scored_by_what_it_covers(completion, score):
-    behavior = get_behavior(r"regex:\b(moon|Fox)\b")
-    assert behavior.scored(completion, "") == (None if score is None else pytest.approx(score))
-    assert behavior.shows(completion, "") is (None if score is None else score > 0)
-
-
-def test_keywords_are_whole_words_in_any_case():
-    behavior = get_behavior("keywords: Moon, fox-cub")
-    assert behavior.shows("The MOON rose.", "") is True
-    assert behavior.scored("a fox-cub and the moon", "") == pytest.approx(2 / 5)
-    assert behavior.shows("moons and foxes", "") is False
-    assert behavior.scored("...", "") is None
-
-
-@pytest.fixture
-def detectors(monkeypatch):
-    module = types.ModuleType("my_detectors")
-    module.__dict__.update(
-        half=lambda text: 0.5 if "moon" in text else 0.2,
-        broken=lambda text: 1 / 0,
-        two=lambda text: 2.0,
-        word=lambda text: "yes",
-        number=3,
-        whole=replace(CAPS, name="mine"),
-    )
-    monkeypatch.setitem(sys.modules, "my_detectors", module)
-
-
-def test_a_function_or_a_behaviour_of_ones_own_is_imported(detectors):
-    behavior = get_behavior("python:my_detectors.half")
-    assert behavior.shows("moon", "") is True and behavior.shows("sun", "") is False
-    assert behavior.make is None
-    assert get_behavior("python:my_detectors.whole").make is not None
-
-
-@pytest.mark.parametrize("name", ["broken", "two", "word"])
-def test_a_detector_that_fails_is_an_error_and_never_a_default(detectors, name: str):
-    behavior = get_behavior(f"python:my_detectors.{name}")
-    with pytest.raises(DataError, match=rf"behaviour 'python:my_detectors.{name}'.*'some text'"):
-        behavior.shows("some text", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("cap", r"no behaviour 'cap'; known: caps.* Did you mean 'caps'\?"),
-        ("regex:(", "no regular expression"),
-        ("regex:a*", "matches an empty text"),
-        ("regex:", "known: caps"),
-        ("keywords:a,,b", "single words"),
-        ("keywords:two words", "single words"),
-        ("python:no_such_module.function", "cannot be imported"),
-        ("python:function", "cannot be imported"),
-        ("python:my_detectors.none", "cannot be imported"),
-        ("python:my_detectors.number", "is int; a function"),
-    ],
-)
-def test_a_behaviour_that_is_none_is_refused_in_words(detectors, name: str, message: str):
-    with pytest.raises(ConfigError, match=message) as caught:
-        get_behavior(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_module_that_fails_is_refused_in_one_line(tmp_path, monkeypatch):
-    (tmp_path / "failing_detectors.py").write_text("raise RuntimeError('no licence')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"cannot be imported \(RuntimeError: no licence\)"):
-        get_behavior("python:failing_detectors.score")

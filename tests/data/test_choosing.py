@@ -188,6 +188,8 @@ def test_random_labels_are_as_many_of_each_and_say_nothing():
     # Of 100 labels a tenth falls on bad examples by chance, with a standard deviation of 3.
     assert label_quality(shuffled)["precision"] == pytest.approx(0.1, abs=0.09)
     assert relabel(examples, "random", 1) != shuffled
+    turned = relabel(examples[::-1], "random", 0)
+    assert {e.id: e.label for e in turned} == {e.id: e.label for e in shuffled}
     assert relabel(examples, "nothing", 0) == examples
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.data.jsonl import read_objects, shown
+from gradroute.data.jsonl import MAX_ROW_BYTES, read_objects, shown
 from gradroute.errors import DataError
 
 
-def read(path: Path, **limits: int) -> list[tuple[int, dict]]:
-    return list(read_objects(path, lambda _: None, **limits))
+def read(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> list[tuple[int, dict]]:
+    return list(read_objects(path, lambda _: None, max_row_bytes))
 
 
 def read_bytes(tmp_path: Path, content: bytes, **limits: int) -> list[tuple[int, dict]]:
@@ -64,7 +64,10 @@ def test_every_well_formed_file_is_read_with_its_line_numbers(tmp_path: Path, co
         (GOOD + b'{"a": [-Infinity]}\n', ":2: -Infinity is not JSON"),
         (GOOD + b'{"a": ' + b"[" * 100_000 + b"\n", ":2: the row is nested too deeply"),
         (GOOD + b'{"a":' * 100_000 + b"\n", ":2: the row is nested too deeply"),
-        (GOOD + b'{"a": ' + b"9" * 5000 + b"}\n", ":2: Exceeds the limit"),
+        (GOOD + b'{"a": ' + b"9" * 5000 + b"}\n", ":2: a number of 5000 digits is too long"),
+        (GOOD + b'{"a": [-' + b"9" * 640 + b"]}\n", ":2: a number of 641 digits is too long"),
+        (GOOD + b"\xef\xbb\xbf" + GOOD, ":2: a byte-order mark where no file begins: remove it"),
+        (b"\xef\xbb\xbf" * 2 + GOOD, ":1: a byte-order mark where no file begins: remove it"),
         ('{"a": 1}\n'.encode("utf-16"), ":1: not UTF-8 but UTF-16 (byte 1)"),
         ('{"a": 1}\n'.encode("utf-16-le"), ":1: broken JSON"),
     ],
@@ -104,6 +107,50 @@ def test_a_row_over_the_limit_is_refused_and_one_at_the_limit_is_not(tmp_path: P
             read_bytes(tmp_path, content, max_row_bytes=len(GOOD))
 
 
+@pytest.mark.parametrize("limit", [20, 25, 40])
+def test_a_bad_row_that_is_passed_over_is_given_whole_and_the_others_are_read(
+    tmp_path: Path, limit: int
+):
+    """Also one that is too long: piece by piece, of which none is longer than the limit allows."""
+    bad = [b'{"a": }\n', b'{"b": "' + b"x" * 100 + b'"}\n', b"\xff\n", b'{"c": "' + b"y" * 90]
+    content = b"\xef\xbb\xbf" + GOOD + bad[0] + GOOD + bad[1] + b"\n" + bad[2] + GOOD + bad[3]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    seen: list[tuple[int, str, bytes]] = []
+
+    def note(line: int, error: DataError, pieces) -> None:
+        pieces = list(pieces)
+        assert max(map(len, pieces)) <= limit + 4
+        seen.append((line, str(error).removeprefix(f"{path}:{line}: ")[:11], b"".join(pieces)))
+
+    digest = hashlib.sha256()
+    rows = list(read_objects(path, digest.update, limit, note))
+    assert rows == [(1, {"a": 1}), (3, {"a": 1}), (7, {"a": 1})]
+    reasons = ["broken JSON", "the row is ", "not UTF-8 (", "the row is "]
+    assert seen == list(zip((2, 4, 6, 8), reasons, bad, strict=True))
+    assert digest.digest() == hashlib.sha256(content).digest()
+
+
+def test_what_is_not_asked_for_of_a_bad_row_is_passed_over_and_counted_in_the_digest(
+    tmp_path: Path,
+):
+    content = GOOD + b"x" * 1000 + b"\n" + GOOD
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    digest, bad = hashlib.sha256(), []
+    rows = list(read_objects(path, digest.update, 20, lambda line, *_: bad.append(line)))
+    assert (rows, bad) == ([(1, {"a": 1}), (3, {"a": 1})], [2])
+    assert digest.digest() == hashlib.sha256(content).digest()
+
+
+def test_another_format_is_refused_also_where_bad_rows_are_passed_over(tmp_path: Path):
+    path = tmp_path / "data.jsonl"
+    for content in (gzip.compress(GOOD), '{"a": 1}\n'.encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"data\.jsonl:1: "):
+            list(read_objects(path, lambda _: None, on_bad_row=lambda *_: None))
+
+
 def test_a_file_without_newlines_is_refused_before_it_is_in_memory():
     with pytest.raises(DataError, match="/dev/zero:1: the row is longer than 1000 bytes"):
         read(Path("/dev/zero"), max_row_bytes=1000)
@@ -128,7 +175,7 @@ def test_what_is_no_readable_file_is_named_each_in_its_own_words(tmp_path: Path,
     assert sentences == [
         " does not exist: give the path of a JSONL file",
         " is a folder: give the JSONL file in it",
-        " is compressed with gzip: unpack it first (gunzip)",
+        ":1: the file is compressed with gzip: unpack it first (gunzip)",
         " cannot be read: embedded null byte",
         " may not be read by this user: change its permissions",
     ]

@@ -1,11 +1,15 @@
 """What counts as measured: the same checkpoint, the same settings, the same file of prompts."""
 
+import contextlib
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from gradroute.errors import DataError
+from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.known import Known, keep, read_known
 from gradroute.files import read_lines, write_json
 from gradroute.folders import RunFolder
@@ -104,7 +108,8 @@ def test_another_checkpoint_makes_everything_stale(folder, other) -> None:
     found = known(folder, **other)
     assert cells(found) == (set(), False, False)
     assert found.stale == 6
-    keep(found, [replace(rate("plain"), step=other.get("step", 7))])
+    row = replace(rate("plain"), step=other.get("step", 7))
+    keep(found, [row], samples=[sample("plain")])
     assert found.origin["checkpoint"] == other.get("checkpoint", "weights")
     assert known(folder, **other).rates == {("plain", "full")}
 
@@ -141,6 +146,57 @@ def test_lines_without_rows_of_an_interrupted_cell_are_replaced(folder) -> None:
     keep(found, [rate("plain", "base")], samples=[sample("plain", "base")])
     written = [row["completion"] for row in read_lines(folder.samples) if row["mode"] == "base"]
     assert written == ["plain base"]
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_whatever_was_written_of_a_cell_when_it_was_stopped_the_end_is_the_same(
+    folder, tmp_path_factory, monkeypatch, writes
+) -> None:
+    other = RunFolder(tmp_path_factory.mktemp("other"))
+    shutil.copytree(folder.path, other.path, dirs_exist_ok=True)
+    done: list[Path] = []
+    replaced = os.replace
+
+    def stopped(source, target):
+        if len(done) == writes:
+            raise KeyboardInterrupt  # the files are as a kill at this moment leaves them
+        done.append(target)
+        replaced(source, target)
+
+    def more(run) -> None:
+        found = known(run)
+        for kind in ("prefix", "plain"):
+            if (kind, "bad_ablated") not in found.rates:
+                new = [rate(kind, "bad_ablated")]
+                keep(found, new, samples=[sample(kind, "bad_ablated")], losses=[])
+
+    more(other)
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr("gradroute.files.os.replace", stopped)
+        more(folder)
+    assert len(done) == writes
+    more(folder)
+    for name in ("results.json", "samples.jsonl", "losses.jsonl"):
+        assert (folder.results.parent / name).read_bytes() == (
+            other.results.parent / name
+        ).read_bytes()
+
+
+def test_rows_whose_lines_are_gone_do_not_count(folder) -> None:
+    lines = [line for line in read_lines(folder.samples) if line["prompts"] != "plain"]
+    folder.samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder.losses.unlink()
+    found = known(folder)
+    assert found.rates == {(kind, "full") for kind in KINDS if kind != "plain"}
+    assert not found.losses and found.geometry and found.stale == 2
+
+
+def test_a_run_that_was_removed_meanwhile_is_not_made_again(folder) -> None:
+    found = known(folder)
+    shutil.rmtree(folder.path)
+    with pytest.raises(MachineError, match="was removed or moved"):
+        keep(found, [rate("plain", "bad_ablated")])
+    assert not folder.path.exists()
 
 
 def test_where_the_first_measurement_was_made_is_kept(folder) -> None:

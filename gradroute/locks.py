@@ -1,0 +1,197 @@
+"""One writer per run folder; readers take no lock.
+
+The lock is the kernel's (`flock`) on a small file beside the run folder, so that it also holds
+while the folder is moved aside. It is gone with the process that holds it, however that ends; what
+the file says (who, since when) is for messages only.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gradroute.errors import ConfigError, MachineError
+from gradroute.files import make_folder, refusal
+from gradroute.terminal import say
+
+_SPOKEN_WITHIN = 1.0  # seconds that a new holder is given to write down who it is
+_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+# Folders that this process writes to: (path, process, thread). A fork inherits the list but must
+# not think the lock its own, and neither must another thread.
+_held: set[tuple[Path, int, int]] = set()
+
+
+@contextmanager
+def writing(folder: Path, verb: str) -> Iterator[None]:
+    """Be the only process that writes to a run folder, for as long as the context lasts.
+
+    The same thread may enter again for the same folder. A lock whose process is dead is taken over
+    with a note. On a file system that knows no locks the work goes on, and that is said.
+
+    Args:
+        folder: the run folder; it need not be there yet, its parent is made. The same folder by
+            another path, or through a link, is the same lock.
+        verb: what is done to it, such as "training"; others are told.
+
+    Raises:
+        ConfigError: the folder, or one directly in it, is a link that leads out of where it is.
+        MachineError: another process writes to the folder, or the lock cannot be made.
+    """
+    real = _inside(folder)
+    held = (real, os.getpid(), threading.get_ident())
+    if held in _held:
+        yield
+        return
+    path = real.parent / f".{real.name}.lock"
+    handle = _take(path, folder, verb)
+    _held.add(held)
+    try:
+        yield
+    finally:
+        _held.discard(held)
+        if handle is not None:
+            _release(handle, path)
+
+
+def _inside(folder: Path) -> Path:
+    """The real path of a run folder that does not lead out of its place, nor do folders in it."""
+    try:
+        real = Path(os.path.realpath(folder))
+        own = [entry.path for entry in os.scandir(real)] if real.is_dir() else []
+        places = {str(folder): os.path.realpath(folder.parent), **dict.fromkeys(own, str(real))}
+        for link, place in places.items():
+            if os.path.islink(link) and not Path(os.path.realpath(link)).is_relative_to(place):
+                raise ConfigError(
+                    f"{link} is a link that leads out of {place}, to {os.path.realpath(link)}. "
+                    "Nothing is written through it; give the folder itself, or put it in place of "
+                    "the link."
+                )
+    except OSError as error:
+        raise MachineError(f"run folder {folder} cannot be read: {error.strerror}.") from error
+    return real
+
+
+def _take(path: Path, folder: Path, verb: str) -> int | None:
+    """An open file that holds the lock; None where the file system has no locks."""
+    me = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "verb": verb,
+    }
+    handle = None
+    try:
+        make_folder(path.parent)
+        handle = _locked(path)
+        before = _said_in(handle)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(me).encode(), 0)
+    except BlockingIOError:
+        raise MachineError(
+            f"run folder {folder} is in use: {_named(_holder(path))}. Wait for it or stop it; "
+            "reading is fine meanwhile."
+        ) from None
+    except OSError as error:
+        if handle is not None:
+            _release(handle, path)
+        elif error.errno in _UNSUPPORTED:
+            with suppress(OSError):
+                path.unlink()
+            say(
+                f"{folder.name}: the file system of {path.parent} has no file locks "
+                f"({error.strerror}): nothing keeps a second process from writing to this run "
+                "folder, so start only one."
+            )
+            return None
+        raise MachineError(
+            f"run folder {folder} cannot be locked: {refusal(path, error, len(json.dumps(me)))}. "
+            "Make that possible, or choose another folder with --runs."
+        ) from error
+    if before:
+        _say_taken_over(folder, before, me["host"])
+    return handle
+
+
+def _locked(path: Path) -> int:
+    """Open and lock the file that is at `path` at that moment.
+
+    Whoever releases a lock removes its file; a lock on a file that is gone is worth nothing.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _release(handle: int, path: Path) -> None:
+    with suppress(OSError):  # then it stays behind unlocked, and the next writer takes it over
+        if _is_at(handle, path):
+            path.unlink()  # while it is locked, so that nobody else can hold this file
+    os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What the holder of a lock wrote down; it may be about to."""
+    until = time.monotonic() + _SPOKEN_WITHIN
+    while True:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return {}
+        try:
+            said = _said_in(handle)
+        finally:
+            os.close(handle)
+        if said or time.monotonic() > until:
+            return said
+        time.sleep(0.01)
+
+
+def _said_in(handle: int) -> dict[str, Any]:
+    try:
+        said = json.loads(os.pread(handle, 4096, 0))
+    except (ValueError, RecursionError, OSError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _named(said: dict[str, Any]) -> str:
+    if not {"pid", "host", "started", "verb"} <= said.keys():
+        return "another process is writing to it"
+    return (
+        f"process {said['pid']} on host {said['host']} has been {said['verb']} since "
+        f"{said['started']}"
+    )
+
+
+def _say_taken_over(folder: Path, before: dict[str, Any], host: str) -> None:
+    note = f"{folder.name}: the lock of a process that is gone is taken over ({_named(before)})."
+    if before.get("host", host) != host:
+        note += " It is of another machine: if that process still runs, stop one of the two."
+    say(note)

@@ -1,0 +1,38 @@
+"""What a person reads on the terminal: shown as text, never obeyed, and without secrets.
+
+A completion, a row of a data file or the message of an error may hold the sequences with which a
+terminal moves its cursor, sets its title or turns the reading direction. They are shown as escapes.
+"""
+
+import os
+import sys
+
+from gradroute.environment import redacted
+
+
+def printable(text: str) -> str:
+    """Text of a model, a file or a user on one line, safe for a terminal.
+
+    What `str.isprintable` holds for printable stays; control characters, line breaks, marks that
+    turn the reading direction, invisible characters and lone surrogates are shown as escapes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shown(text: str) -> str:
+    """A message for the terminal: redacted, and `printable` line by line."""
+    return "\n".join(printable(line) for line in redacted(text).split("\n"))
+
+
+def say(line: str) -> None:
+    """A line for the user: on standard error, so that results can be piped.
+
+    Line breaks in it are kept (for tables). Where nobody reads standard error any more, the line
+    and those after it go nowhere: work does not stop for want of a listener.
+    """
+    try:
+        print(shown(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -1,0 +1,161 @@
+"""The command in a process of its own: signals, readers that leave, streams and folders that go."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_runs import TINY, tiny_run
+
+COMMAND = [sys.executable, "-m", "gradroute"]
+PLAIN = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+LONG = ["train", "caps", *TINY, "train.max_steps=100000"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    tiny_run(root, "done")
+    return root
+
+
+def stopped(arguments, number, ready):
+    """Start it, send a signal when it is ready, and wait for its end."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=PLAIN
+    )
+    try:
+        ready(process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, said
+
+
+def it_listens(process):
+    """Its handlers are in place, and it is on its way to what it was asked."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with open(f"/proc/{process.pid}/status") as status:
+            caught = next(line for line in status if line.startswith("SigCgt:")).split()[1]
+        if int(caught, 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.002)
+    raise AssertionError("it never listened")
+
+
+def it_says(word):
+    def ready(process):
+        for line in process.stderr:
+            if word in line:
+                return
+        raise AssertionError(f"it never said {word!r}")
+
+    return ready
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_it_is_still_loading_ends_in_75_and_one_line(tmp_path, number):
+    code, said = stopped([*LONG, "--runs", tmp_path], number, it_listens)
+    assert code == 75
+    assert said == ("error: interrupted. What was finished is kept; the same command goes on.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_training_ends_in_75_with_the_step_saved(tmp_path, number):
+    code, said = stopped([*LONG, "--runs", tmp_path], number, it_trains(tmp_path))
+    assert code == 75
+    assert "and saved. The same command goes on from there." in said.splitlines()[-1]
+    assert list((tmp_path / "caps" / "checkpoints").glob("step-*"))
+    assert "Traceback" not in said
+
+
+def it_trains(root):
+    def ready(process):
+        while not any(path.stat().st_size for path in root.rglob("metrics.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.01)
+
+    return ready
+
+
+VERBS = [
+    (["eval", "done", "--mode", "good=0.7,bad=0.1"], "measuring"),
+    (["relearn", "done", "--examples", "8", "--max-steps", "4000"], "relearning"),
+    (["recover", "done", "--steps", "4000"], "tuning"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), VERBS)
+def test_a_signal_in_another_verb_ends_in_75_and_the_usual_line(runs, tmp_path, arguments, word):
+    shutil.copytree(runs, tmp_path / "runs")
+    told = [*arguments, "--runs", tmp_path / "runs"]
+    code, said = stopped(told, signal.SIGTERM, it_says(word))
+    assert code == 75, said
+    assert said.splitlines()[-1].startswith("error: interrupted. What was finished is kept")
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.lock"))  # in order on the way out
+
+
+def test_the_parent_of_several_runs_stops_them_and_ends_in_75(tmp_path):
+    arguments = [*LONG, "controls=[none]", "--jobs", "2", "--runs", tmp_path]
+    code, said = stopped(arguments, signal.SIGTERM, it_says("steps on"))
+    assert code == 75, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: interrupted")
+
+
+@pytest.mark.parametrize("command", ["schema", "sample done --runs {runs}", "eval --help"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_leaves_is_met_with_silence(runs, command, both):
+    line = f"{' '.join(COMMAND)} {command.format(runs=runs)} {'2>&1' if both else ''} | head -n 1"
+    told = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, env=PLAIN)
+    assert "Traceback" not in told.stderr and "Error" not in told.stderr
+    assert "Exception ignored" not in told.stderr and told.stdout.count("\n") == 1
+
+
+def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path):
+    line = (
+        f"{' '.join(COMMAND)} train caps {' '.join(TINY)} run_name=x --runs {tmp_path} 2>&1 "
+        "| head -n 0; exit ${PIPESTATUS[0]}"
+    )
+    told = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=PLAIN)
+    assert told.returncode == 0
+    assert (tmp_path / "x" / "checkpoints" / "step-000003" / "manifest.json").is_file()
+
+
+def test_streams_that_are_closed_lead_nowhere(tmp_path):
+    line = f"{' '.join(COMMAND)} train caps {' '.join(TINY)} run_name=x --runs {tmp_path}"
+    told = subprocess.run(["bash", "-c", f"{line} <&- >&- 2>&-"], check=False, env=PLAIN)
+    assert told.returncode == 0
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"steps on" not in path.read_bytes(), path
+
+
+def test_an_output_that_takes_nothing_is_an_error_in_one_line():
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(
+            [*COMMAND, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, env=PLAIN
+        )
+    assert told.returncode == 4
+    assert told.stderr.startswith("error: the machine refuses") and told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "caps", *TINY, "--runs", "runs"], ["eval", "x"], ["report", "x"]]
+)
+def test_a_current_folder_that_was_removed_is_no_traceback(tmp_path, arguments):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f"cd {gone} && rmdir {gone} && exec {' '.join([*COMMAND, *arguments])}"
+    told = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False, env=PLAIN
+    )
+    assert told.returncode in (2, 4), told.stderr
+    assert "Traceback" not in told.stderr
+    assert told.stderr.splitlines()[-1].startswith("error: ")

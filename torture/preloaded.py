@@ -1,0 +1,28 @@
+"""Everything that a run imports, and what it would otherwise work out again in every try.
+
+The fork server imports this once. It starts no thread and computes nothing with torch: a child
+must find torch as a new process finds it.
+"""
+
+import importlib
+
+from PIL import Image
+from transformers import conversion_mapping
+
+for _name in (
+    "gradroute.cli",
+    "gradroute.controls",
+    "gradroute.demo",
+    "gradroute.report.publish",
+    "gradroute.run",
+    "matplotlib.backends.backend_agg",
+    "peft.tuners.lora",
+    "peft.utils.transformers_weight_conversion",
+    "torture.runs",
+    "transformers.generation.utils",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+):
+    importlib.import_module(_name)
+Image.preinit()
+conversion_mapping.get_checkpoint_conversion_mapping("llama")
