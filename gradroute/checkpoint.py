@@ -151,6 +151,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         trouble = _damage(candidate)
         if trouble is None:
             return candidate
+        if not os.path.lexists(candidate.path):  # its writer had newer ones while it was read
+            return latest_checkpoint(folder)
         warnings.warn(f"checkpoint {candidate.path} is passed over: {trouble}", stacklevel=2)
     if found:
         raise MachineError(

@@ -9,6 +9,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from io import TextIOWrapper
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gradroute.cli_parser import parse
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_streams()
     warnings.showwarning = _show_warning
+    sys.excepthook = _show_crash
     try:
         with interruptible():
             return _answer(arguments)
@@ -65,12 +68,17 @@ def _answer(arguments: Sequence[str] | None) -> int:
 
 
 def _open_streams() -> None:
-    """Standard streams that were closed lead nowhere; a file must not get one's number."""
+    """Standard streams that were closed lead nowhere; a file must not get one's number.
+
+    A character that a stream's encoding does not have is written as its escape.
+    """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(handle, True)
     os.close(handle)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):  # standard error does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _close_output() -> None:
@@ -93,6 +101,13 @@ def _show_warning(
 ) -> None:
     if issubclass(category, UserWarning):
         say(f"note: {message}")
+
+
+def _show_crash(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    """A fault of the program: the traceback helps, and holds no secrets."""
+    say("".join(traceback.format_exception(kind, error, where)).rstrip())
 
 
 def _demo(options: argparse.Namespace) -> None:

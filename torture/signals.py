@@ -136,9 +136,9 @@ def _interrupt(child: Child, which: str, draw: random.Random, tally: _Tally, wha
     number = signal.Signals[which.split()[0]]
     began, heard = time.monotonic(), bool(child.said)
     child.send(number)
-    killed = which == "SIGTERM" and draw.random() < 0.15
+    killed = which == "SIGTERM" and draw.random() < 0.25
     if killed:
-        time.sleep(draw.uniform(0, 0.06))
+        time.sleep(draw.uniform(0, 0.08))
         killed = child.alive
         child.kill()
     elif which == "SIGINT twice":

@@ -86,12 +86,9 @@ def generate_modes(
             the tokenizer has no token to begin with.
         DataError: A prompt is too long for the model.
         NumericError: The model's logits are not finite.
-        MachineError: There is no memory for even one row.
+        MachineError: No memory for even one row.
     """
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-    if not modes:
-        raise ConfigError("no ablation mode was given to generate under; name at least one.")
+    _check_asked(modes, max_new_tokens)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     config = _generation_config(max_new_tokens, end_tokens := _end_tokens(base, tokenizer))
@@ -100,7 +97,7 @@ def generate_modes(
     def measure(items: slice, some: slice) -> None:
         chunk, together = prompts[items], modes[some]
         rows = [_prompt_tokens(tokenizer, prompt) for prompt in chunk]
-        _check_lengths(base, chunk, rows, max_new_tokens)
+        _check_prompts(base, chunk, rows, max_new_tokens)
         keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
         with ablated(model, together):
             new = _continue(base, rows * len(together), config, keys, temperature, top_p)
@@ -111,6 +108,13 @@ def generate_modes(
     with inference(model) as device, _plain_generation(base):
         in_pieces(len(prompts), len(modes), rows_per_batch, measure)
     return completions
+
+
+def _check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if not modes:
+        raise ConfigError("no ablation mode was given to generate under; name at least one.")
 
 
 def _continue(
@@ -176,15 +180,22 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return tokens
 
 
-def _check_lengths(
+def _check_prompts(
     base: PreTrainedModel,
     prompts: Sequence[Prompt],
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> None:
-    """Refuse prompts that leave no room for a completion: beyond its positions a model babbles."""
+    """Refuse prompts with unknown tokens, or that leave no room for a completion."""
     positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    weight = base.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
     for prompt, row in zip(prompts, rows, strict=True):
+        if max(row) >= len(weight):
+            raise DataError(
+                f"prompt {prompt.id!r} has the token {max(row)}, and the model has embeddings for "
+                f"{len(weight)}; the tokenizer belongs to another model."
+            )
         if positions and len(row) + max_new_tokens > positions:
             raise DataError(
                 f"prompt {prompt.id!r} is {len(row)} tokens long; with max_new_tokens="

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gradroute.data.batches import IGNORED, TokenizedExample, collate
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_pieces, inference
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -60,6 +60,7 @@ def held_out_losses(
     Raises:
         ConfigError: There is no mode to measure under.
         MachineError: There is no memory for even one row.
+        NumericError: A loss is not finite.
     """
     if not modes:
         raise ConfigError("no ablation mode was given to measure losses under; name at least one.")
@@ -84,6 +85,12 @@ def held_out_losses(
     with inference(model) as device:
         rows_at_once = min(rows_per_batch, _rows_at_once(model, rows))
         in_pieces(len(rows), len(modes), rows_at_once, measure)
+    if not bool(sums.isfinite().all()):
+        at, index = (~sums.isfinite()).nonzero()[0].tolist()
+        raise NumericError(
+            f"the held-out loss of {rows[index].id!r} under {modes[at].name} is "
+            f"{float(sums[at, index])}: the model's numbers overflow under this mode."
+        )
     return {
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
         for index, mode in enumerate(modes)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradroute.data.batches import Batch
-from gradroute.errors import MachineError, NumericError
+from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import RoutingPolicy
@@ -298,10 +298,19 @@ def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer_state(
     model: PeftModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put the tensors of `optimizer_tensors` back; a parameter without any has never stepped."""
+    """Put the tensors of `optimizer_tensors` back; a parameter without any has never stepped.
+
+    Raises:
+        ConfigError: One belongs to no parameter of the model, or has another shape.
+    """
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         owner, _, key = name.rpartition("/")
-        parameter = parameters[owner]
+        parameter = parameters.get(owner)
+        if parameter is None or (key != "step" and value.shape != parameter.shape):
+            raise ConfigError(
+                f"the saved optimizer state does not fit the model: {name} is "
+                f"{list(value.shape)}; go on with the settings that it was saved under."
+            )
         on = "cpu" if key == "step" else parameter.device
         optimizer.state[parameter][key] = value.clone().to(on)

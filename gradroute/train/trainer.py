@@ -25,6 +25,7 @@ from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
 from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.terminal import printable
 from gradroute.train.audit import Audit
 from gradroute.train.step import (
     StepReport,
@@ -305,7 +306,7 @@ def _progress(run: Training, start: int) -> Iterator[Callable[[int, dict[str, An
         def show(step: int, row: dict[str, Any]) -> None:
             losses = " ".join(f"{k} {v:.3f}" for k, v in row["loss_per_label"].items())
             if run.bar:
-                bar.set_postfix_str(losses, refresh=False)
+                bar.set_postfix_str(printable(losses), refresh=False)
                 bar.update()
             elif step % every == 0 or step == total:
                 run.say(f"{name}: step {step}/{total}, loss {losses}")

@@ -241,3 +241,12 @@ def test_a_prompt_that_leaves_no_room_in_the_models_positions_is_named(kind: str
         generate(model, [Prompt("p", "a"), Prompt("long", fits.text + "a")], MODES[:1])
     if kind == "gpt_neo":  # of few positions
         assert len(generate(model, [fits], MODES[:1])["full"]) == 1
+
+
+def test_a_prompt_of_another_models_tokens_is_named() -> None:
+    model = writer()
+    base = model.get_base_model()
+    assert isinstance(base, transformers.PreTrainedModel)
+    base.resize_token_embeddings(5)
+    with pytest.raises(DataError, match="prompt 'p' has the token .*embeddings for 5"):
+        generate(model, [Prompt("p", "zz")], MODES[:1])

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import nn
 
 from gradroute.data.batches import TokenizedExample
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -132,3 +132,13 @@ def test_losses_leave_no_gradient_and_the_training_mode_as_it_was() -> None:
 def test_no_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="no ablation mode"):
         losses(writer(), modes=())
+
+
+def test_a_loss_that_is_not_finite_names_the_example_and_the_mode() -> None:
+    model = writer()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".bad." in name:
+                weight.fill_(1e30)
+    with pytest.raises(NumericError, match="held-out loss of '0' under full is"):
+        losses(model)

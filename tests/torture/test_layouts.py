@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from oracles import routed_reference
+from oracles import Weights, routed_reference
 from routing.tiny import PREFIX
 
 from gradroute.config import AdapterConfig
@@ -16,12 +16,12 @@ from torture.routings import tiny_llama, tiny_routed
 
 
 def test_every_row_keeps_its_route_in_every_layout(tmp_path):
-    found = trials(36, seed=1, folder=tmp_path)
+    found = trials(24, seed=1, folder=tmp_path)
     assert found["failures"] == []
-    assert found["misaligned"] == 0 and found["rows"] > 400
+    assert found["misaligned"] == 0 and found["rows"] > 250
     assert found["largest_relative_error"] <= BOUNDS[torch.float32]
     assert found["largest_relative_error_float64"] <= BOUNDS[torch.float64]
-    assert found["swaps"] > 30
+    assert found["swaps"] > 20
     assert found["smallest_swapped_error"] >= FAR * BOUNDS[torch.float32]
     assert found["drawn"]["memory runs out: yes"] > 5
 
@@ -45,6 +45,13 @@ def test_the_second_computation_is_the_oracles(tmp_path, mean):
         path.removeprefix(PREFIX): {name: adapter_weights(layer, name) for name in adapters}
         for path, layer in layers.items()
     }
+    weights: Weights = {
+        name: {
+            path: (pairs[name][0].double(), pairs[name][1].double())
+            for path, pairs in factors.items()
+        }
+        for name in adapters
+    }
     scalings = {"x": 2.0, "y": 1 / 3}
     found = reference(base, factors, scalings).gradient(rows, labels, table, mean)
     expected = {name: torch.zeros_like(gradient) for name, gradient in found.items()}
@@ -55,12 +62,7 @@ def test_the_second_computation_is_the_oracles(tmp_path, mean):
         targets[:, : row.context - 1] = -100
         alone = routed_reference(
             base,
-            {
-                name: {
-                    path: tuple(w.double() for w in pairs[name]) for path, pairs in factors.items()
-                }
-                for name in adapters
-            },
+            weights,
             scalings,
             {label: table[label]},
             ids,

@@ -6,7 +6,7 @@ from small_llama import small_llama
 
 from gradroute.config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.errors import NumericError
+from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.step import (
@@ -148,6 +148,18 @@ def test_optimizer_state_survives_the_trip_through_flat_tensors_bit_for_bit():
             snapshot(one, optimizers[0], name), snapshot(two, optimizers[1], name), strict=True
         )
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_optimizer_state_of_another_model_is_refused_by_name():
+    model = routed_model()
+    optimizer = build_optimizer(model, {name: settings() for name in ADAPTERS}, 1e-2)
+    step(model, optimizer, [batch(["bad", "unlabeled"], seed=0)])
+    (name, moment), *_ = (
+        item for item in optimizer_tensors(model, optimizer).items() if item[0].endswith("/exp_avg")
+    )
+    for wrong in ({f"elsewhere/{name}": moment}, {name: moment[:1]}):
+        with pytest.raises(ConfigError, match="the saved optimizer state does not fit the model"):
+            load_optimizer_state(model, optimizer, wrong)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_acts():
