@@ -1,12 +1,9 @@
 """What every test stands on: no network, one thread, repeatable examples, and a tiny model."""
 
 import os
-from typing import TYPE_CHECKING
+import signal
 
 from hypothesis import settings
-
-if TYPE_CHECKING:
-    pass
 
 # Before torch, transformers or matplotlib are imported by anybody.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +12,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a failure is found again, and a green run stays green.
 settings.register_profile("gradroute", deadline=None, derandomize=True, database=None)

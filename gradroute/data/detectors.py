@@ -192,6 +192,8 @@ def _literal_braces(pattern: str) -> tuple[str, int]:
 
 
 def _spec(name: str, top: str) -> ModuleSpec | None:
+    if top == "__main__":  # nobody's module by name, and without a spec in some programs
+        return None
     try:
         return importlib.util.find_spec(top)
     except (ImportError, ValueError) as error:
