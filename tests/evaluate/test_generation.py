@@ -248,5 +248,5 @@ def test_a_prompt_of_another_models_tokens_is_named() -> None:
     base = model.get_base_model()
     assert isinstance(base, transformers.PreTrainedModel)
     base.resize_token_embeddings(5)
-    with pytest.raises(DataError, match="prompt 'p' has the token .*embeddings for 5"):
+    with pytest.raises(DataError, match=r"prompt 'p' has the token .*embeddings for 5"):
         generate(model, [Prompt("p", "zz")], MODES[:1])
