@@ -85,16 +85,24 @@ def held_out_losses(
     with inference(model) as device:
         rows_at_once = min(rows_per_batch, _rows_at_once(model, rows))
         in_pieces(len(rows), len(modes), rows_at_once, measure)
+    _check_finite(sums, rows, modes)
+    return {
+        mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
+        for index, mode in enumerate(modes)
+    }
+
+
+def _check_finite(
+    sums: Float[Tensor, "modes rows"],
+    rows: Sequence[TokenizedExample],
+    modes: Sequence[AblationMode],
+) -> None:
     if not bool(sums.isfinite().all()):
         at, index = (~sums.isfinite()).nonzero()[0].tolist()
         raise NumericError(
             f"the held-out loss of {rows[index].id!r} under {modes[at].name} is "
             f"{float(sums[at, index])}: the model's numbers overflow under this mode."
         )
-    return {
-        mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
-        for index, mode in enumerate(modes)
-    }
 
 
 def _rows_at_once(model: PeftModel, rows: Sequence[TokenizedExample]) -> int:
