@@ -34,5 +34,5 @@ def say(line: str) -> None:
     """
     try:
         print(shown(line), file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:  # a pipe without a reader, a full device
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -28,13 +28,13 @@ from gradroute.environment import provenance
 LONG: Mapping[str, int] = {
     "kills": 200,
     "signals": 100,
-    "usual": 100,
+    "usual": 200,
     "files": 20_000,
     "leaks": 1_000,
     "layouts": 500,
     "disks": 64,
     "starters": 25,
-    "settings": 1,
+    "settings": 100,
     "damage": 1_000,
     "nans": 50,
     "memory_limits": 4,
@@ -42,6 +42,7 @@ LONG: Mapping[str, int] = {
     "strings": 5_000,
     "secrets": 1,
     "durability": 1,
+    "orphans": 4,
 }
 RESULTS = Path("benchmarks/results/torture")
 

@@ -244,7 +244,7 @@ def _serve(preload: str) -> None:
                     living[pid] = order["leave"]
                     _say({"started": pid})
     for pid in living:
-        _end_group(pid)
+        _end(pid)
     while living:
         living.pop(os.wait()[0], None)
 
@@ -252,8 +252,9 @@ def _serve(preload: str) -> None:
 def _signal(order: Mapping[str, Any], living: Mapping[int, bool]) -> None:
     if order["to"] in living:  # until it is reaped, its number is nobody else's
         if order["group"]:
-            _end_group(order["to"])
-        os.kill(order["to"], order["signal"])
+            _end(order["to"])
+        else:
+            os.kill(order["to"], order["signal"])
 
 
 def _reap(living: dict[int, bool]) -> None:
@@ -264,6 +265,12 @@ def _reap(living: dict[int, bool]) -> None:
         if not living.pop(pid):
             _end_group(pid)
         _say({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _end(pid: int) -> None:
+    """End a child that was not reaped, with its group: it may not have made itself one yet."""
+    _end_group(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _end_group(pid: int) -> None:

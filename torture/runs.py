@@ -7,13 +7,17 @@ results, samples and losses.
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import signal
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +32,8 @@ from torture.forks import Child, Server
 
 NAME = "x"
 """Every trial's run has this name; its root folder tells it from the others."""
+OUTSIDE = 98
+"""How a child ends that a signal reached between its commands."""
 STEPS = 24
 SAVE_EVERY = 3
 EPOCH = 12
@@ -134,14 +140,32 @@ def lines(config: Path, *more: str) -> list[list[str]]:
 
 
 def command(lines: Sequence[Sequence[str]]) -> int:
-    """In a child: the command lines one after the other, until one does not end well."""
+    """In a child: the command lines one after the other, until one does not end well.
+
+    A signal that comes before, between or after them is none of theirs, and ends with `OUTSIDE`.
+    """
     from gradroute.cli import main
 
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _outside)
+    code = 0
     for line in lines:
-        code = main(line)
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = main(line)
+            signal.signal(signal.SIGINT, _outside)
+        except KeyboardInterrupt as error:
+            depth = len(traceback.extract_tb(error.__traceback__))
+            if depth > 3:
+                raise  # it came in the middle of the command, which should have dealt with it
+            return OUTSIDE
         if code:
-            return code
-    return 0
+            break
+    return code
+
+
+def _outside(number: int, frame: FrameType | None) -> None:
+    os._exit(OUTSIDE)
 
 
 def start(server: Server, lines: Sequence[Sequence[str]], root: Path) -> Child:

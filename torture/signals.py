@@ -15,6 +15,7 @@ from typing import Any
 from torture.forks import Child, Server, serving
 from torture.runs import (
     NAME,
+    OUTSIDE,
     Quiet,
     broken,
     lay,
@@ -39,8 +40,8 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
 
     Returns:
         Counts, and what failed as sentences: how many of each signal; how many ended with 75
-        (`asked`), had `finished` in the meantime, or came `before_listening`, while Python itself
-        was starting; where they fell; `differing_finals` runs ended otherwise than an undisturbed
+        (`asked`), had `finished` in the meantime, or were reached `outside` of a command, before or
+        between them; where they fell; `differing_finals` runs ended otherwise than an undisturbed
         one; `longest_stop` is the seconds from signal to end.
     """
     draw = random.Random(f"signals {seed}")
@@ -74,7 +75,7 @@ class _Tally:
             "killed_after",
             "asked",
             "finished",
-            "before_listening",
+            "outside",
             "in_preparation",
             "in_training",
             "in_evaluation",
@@ -154,7 +155,7 @@ def _interrupt(child: Child, which: str, draw: random.Random, tally: _Tally, wha
             tally.failures.append(f"{what}: {which} is not explained: {child.said[-300:]}")
     elif code == 0:
         tally.counts["finished"] += 1
-    elif code == -number and not heard:
-        tally.counts["before_listening"] += 1
+    elif code == OUTSIDE or (code == -number and not heard):
+        tally.counts["outside"] += 1
     else:
         tally.failures.append(f"{what}: {which} ended it with {code}: {child.said[-300:]}")

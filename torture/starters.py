@@ -126,14 +126,14 @@ def _at_once(
     counts: Counter[str],
 ) -> list[str]:
     """Prepare the folder, start all, and judge; what failed."""
-    run, asked = root / "runs" / NAME, lines(quiet.config)
+    run, asked = root / "runs" / NAME, lines(quiet.config)[:1]
     if kind == "killed":
         child = start(server, asked, root)
         moment("step", child, signs(run), quiet.seconds, draw)
         child.kill()
     elif kind == "moved aside":
         start(server, asked, root).wait()
-        asked = lines(quiet.config, "--if-exists", "new")
+        asked = lines(quiet.config, "--if-exists", "new")[:1]
     gate = root / "gate"
     children = [
         server.start("torture.starters:wait_and_start", {"lines": asked, "gate": str(gate)}, root)
@@ -143,6 +143,9 @@ def _at_once(
     gate.touch()
     for child in children:
         child.wait()
+    measuring = start(server, lines(quiet.config), root)
+    if measuring.wait():
+        return [f"{root.name} ({kind}): later ended with {measuring.code}: {measuring.said[-300:]}"]
     return [f"{root.name} ({kind}): {wrong}" for wrong in _judged(children, run, quiet, counts)]
 
 

@@ -36,7 +36,7 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
     with Server("torture.usual_way") as server:
         ground = lay(folder / "ground")
         quiet = _Quiet(server, ground, folder)
-        found = {"two_adapters": _two_adapters(server, ground, folder / "two")}
+        found = {"two_adapters": _two_adapters(server, ground, folder / "two" / "out")}
         kills = _many(quiet, count, signal.SIGKILL, folder / "kills", draw)
         stops = _many(quiet, count // 2, signal.SIGTERM, folder / "stops", draw)
         from transformers import __version__ as version
