@@ -105,12 +105,7 @@ def save_checkpoint(
     adapters = {name: adapter_state(model, name) for name in model.peft_config}
     needed = _size(final, adapters | {"optimizer": optimizer_state})
     try:
-        if not folder.is_dir():
-            folder.mkdir()
-            sync(folder.parent)
-        clear_unfinished(folder)
-        if (free := free_bytes(folder)) is not None and free < needed:
-            raise OSError(errno.ENOSPC, "too little room")
+        _make_room(folder, needed)
         temporary.mkdir()
         for name, state in adapters.items():
             _write_adapter(temporary / name, model, name, state)
@@ -136,6 +131,16 @@ def save_checkpoint(
         )
     _remove_older(folder, step)
     return saved
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Make the folder if it is not there, and see that so many bytes can be written in it."""
+    if not folder.is_dir():
+        folder.mkdir()
+        sync(folder.parent)
+    clear_unfinished(folder)
+    if (free := free_bytes(folder)) is not None and free < needed:
+        raise OSError(errno.ENOSPC, "too little room")
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from gradroute.cli_parser import parse
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.memory import is_out_of_memory
 from gradroute.terminal import printable, say
-from gradroute.train.stopping import interruptible
+from gradroute.train.stopping import interruptible, undisturbed
 
 if TYPE_CHECKING:
     from gradroute.folders import RunFolder
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             return _answer(arguments)
     except KeyboardInterrupt:  # before anything had begun, or again while the first was told
-        return _explain(Interrupted(_STOPPED), debug=False)
+        with undisturbed():
+            return _explain(Interrupted(_STOPPED), debug=False)
 
 
 def _answer(arguments: Sequence[str] | None) -> int:

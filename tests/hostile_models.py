@@ -1,40 +1,22 @@
 """Model folders as a stranger might make them: a tiny model with one thing wrong in its files."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from gradroute.model import embedded_model
+from torture.bases import save_base
 
 CANARY = "canaryword"
 """Stands in files outside of the folder that nobody may read."""
 
 
 def tiny_model(folder: Path) -> Path:
-    """A one-layer Llama with the embedded tokenizer, saved in Hugging Face format."""
-    config = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        max_position_embeddings=32,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(embedded_model()) / name, folder / name)
-    return folder
+    """A tiny Llama with the embedded tokenizer, saved in Hugging Face format."""
+    return save_base(folder, 2048, 32)
 
 
 def change(path: Path, **settings: Any) -> None:

@@ -35,7 +35,7 @@ from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import Training, train
 from torture.drawn_layouts import Layout, draw_layout, the_tokenizer, tokens_of
 from torture.reference import Row, reference
-from torture.routings import Table, due_updates, meaning, tiny_llama
+from torture.routings import Table, due_updates, meaning, telling_llama
 from torture.runs import finals, lay
 
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -208,7 +208,7 @@ def train_and_watch(layout: Layout, folder: Path) -> list[Seen]:
     base = Base(_base(layout.dtype), the_tokenizer(), "tiny")
     prepared = prepare(layout.config)
     rows, _ = tokenized(prepared.train, prepared.policy, base, layout.config.data.max_length)
-    model = attach(tiny_llama(VOCABULARY, layout.dtype), layout.config)
+    model = attach(telling_llama(VOCABULARY, layout.dtype), layout.config)
     generator = torch.Generator().manual_seed(layout.config.seed)
     with torch.no_grad():
         for own in adapter_parameters(model).values():
@@ -302,4 +302,4 @@ def _largest(
 
 @cache
 def _base(dtype: torch.dtype) -> Any:
-    return tiny_llama(VOCABULARY, dtype)
+    return telling_llama(VOCABULARY, dtype)

@@ -19,13 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from gradroute.data.stories import stories
 from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
-from gradroute.model import embedded_model
+from torture.bases import save_base
 from torture.forks import Child, Server
 from torture.runs import NAME, Ground, command, finals, one_line_error, steps_done, unequal, until
 
@@ -74,24 +71,7 @@ def wide(folder: Path, long: int) -> Ground:
         long: one of so many rows is long; the others need a quarter of its memory.
     """
     ground = Ground(folder)
-    ground.base.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(embedded_model()) / name, ground.base / name)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(ground.base)
+    save_base(ground.base, VOCABULARY, 128)
     texts = [
         text if i % long == 0 else " ".join(text.split()[:8])
         for i, text in enumerate(stories("tune", 120))

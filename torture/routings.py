@@ -3,16 +3,16 @@
 import hashlib
 import random
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from gradroute.data.batches import TokenizedExample
 from gradroute.routing.adapters import AdapterShape, adapter_parameters, attach_adapters
 from gradroute.routing.policy import ROUTES
+from torture.bases import tiny_llama
 
 VOCABULARY = 64
 SPECIAL = 3  # padding, beginning, end
@@ -22,26 +22,11 @@ Table = dict[str, dict[str, PlainRoute]]
 """label -> adapter -> route, as a configuration writes it."""
 
 
-def tiny_llama(vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32) -> Any:
-    """A Llama of two layers in evaluation mode whose weights matter, the same every time."""
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    torch.nn.Module.to(model, dtype)
-    return model.eval()
+def telling_llama(
+    vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
+    """A tiny Llama whose weights are so large that what is done to them shows."""
+    return tiny_llama(vocabulary, 128, spread=0.2, dtype=dtype)
 
 
 def tiny_routed(
@@ -54,7 +39,7 @@ def tiny_routed(
 ) -> PeftModel:
     """A tiny routed model in training mode; B is drawn too, since with B at 0 A learns nothing."""
     model = attach_adapters(
-        tiny_llama(vocabulary), adapters, targets=targets, layers=layers, seed=seed
+        telling_llama(vocabulary), adapters, targets=targets, layers=layers, seed=seed
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import time
 import traceback
@@ -20,14 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
 
 from gradroute.checkpoint import latest_checkpoint
 from gradroute.data.stories import stories
-from gradroute.model import embedded_model
+from torture.bases import save_base
 from torture.forks import Child, Server
 
 NAME = "x"
@@ -107,25 +103,7 @@ class Ground:
 def lay(folder: Path) -> Ground:
     """Make the ground: two layers of 16 numbers, and 120 beginnings of stories."""
     ground = Ground(folder)
-    ground.base.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(embedded_model()) / name, ground.base / name)
-    config = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    logging.disable_progress_bar()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(ground.base)
+    save_base(ground.base, 2048, 64)
     rows = [
         {"id": f"s{i}", "text": " ".join(text.split()[:9])}
         for i, text in enumerate(stories("tune", 120))

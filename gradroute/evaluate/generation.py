@@ -84,7 +84,7 @@ def generate_modes(
     Raises:
         ConfigError: A sampling setting is out of range, there is no mode, or a prompt is empty and
             the tokenizer has no token to begin with.
-        DataError: A prompt is too long for the model.
+        DataError: A prompt is too long for the model, or has tokens that it does not know.
         NumericError: The model's logits are not finite.
         MachineError: No memory for even one row.
     """
@@ -96,8 +96,7 @@ def generate_modes(
 
     def measure(items: slice, some: slice) -> None:
         chunk, together = prompts[items], modes[some]
-        rows = [_prompt_tokens(tokenizer, prompt) for prompt in chunk]
-        _check_prompts(base, chunk, rows, max_new_tokens)
+        rows = _prompt_rows(base, tokenizer, chunk, max_new_tokens)
         keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
         with ablated(model, together):
             new = _continue(base, rows * len(together), config, keys, temperature, top_p)
@@ -180,13 +179,11 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return tokens
 
 
-def _check_prompts(
-    base: PreTrainedModel,
-    prompts: Sequence[Prompt],
-    rows: Sequence[Sequence[int]],
-    max_new_tokens: int,
-) -> None:
-    """Refuse prompts with unknown tokens, or that leave no room for a completion."""
+def _prompt_rows(
+    base: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[list[int]]:
+    """The tokens of prompts; those that the model does not know or has no room for are refused."""
+    rows = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
     positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
@@ -202,6 +199,7 @@ def _check_prompts(
                 f"{max_new_tokens} that is more than the {positions} positions of the model. "
                 "Shorten it."
             )
+    return rows
 
 
 def _left_padded(

@@ -102,6 +102,21 @@ def interruptible() -> Iterator[None]:
         _put_back(before)
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """For last words: SIGINT, SIGTERM and SIGUSR1 are not heard; the handlers come back."""
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, *_SCHEDULER):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        _put_back(before)
+
+
 def _put_back(handlers: Mapping[int, Any]) -> None:
     for number, handler in handlers.items():
         if handler is not None:  # None: not set from Python, and lost

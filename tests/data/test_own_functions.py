@@ -154,7 +154,7 @@ def test_nothing_of_the_installation_is_called_or_even_imported(own, place: str)
         (".my_detectors.half", "is not of the form"),
         ("my_detectors.half()", "is not of the form"),
         ("my_detectors..half", "is not of the form"),
-        ("/tmp/x.half", "is not of the form"),
+        ("/somewhere/x.half", "is not of the form"),
         ("my_detectors:half", "is not of the form"),
     ],
 )

@@ -12,7 +12,7 @@ from gradroute.routing.hosting import adapter_weights, lora_layers
 from torture.drawn_layouts import draw_layout, tokens_of
 from torture.layouts import BOUNDS, FAR, trials
 from torture.reference import reference
-from torture.routings import tiny_llama, tiny_routed
+from torture.routings import telling_llama, tiny_routed
 
 
 def test_every_row_keeps_its_route_in_every_layout(tmp_path):
@@ -39,7 +39,7 @@ def test_the_second_computation_is_the_oracles(tmp_path, mean):
         "c": {"x": "ablate", "y": "update"},
     }
     labels = list("abcab")
-    base = tiny_llama(2048, torch.float64)
+    base = telling_llama(2048, torch.float64)
     layers = lora_layers(tiny_routed(adapters, seed=0, vocabulary=2048))
     factors = {
         path.removeprefix(PREFIX): {name: adapter_weights(layer, name) for name in adapters}

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from gradroute.config import load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
@@ -17,22 +16,13 @@ from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.train.trainer import Training, train
+from torture.bases import tiny_llama
 
 TOKENS = 4096  # in the vocabulary: the logits of a row of 32 tokens are half a MiB
 
 
 def model(config):
-    shape = LlamaConfig(
-        vocab_size=TOKENS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    return attach_adapters(LlamaForCausalLM(shape).eval(), config.adapters, layers="all")
+    return attach_adapters(tiny_llama(TOKENS, 64), config.adapters, layers="all")
 
 
 def rows(policy):

@@ -181,3 +181,20 @@ def test_a_second_ctrl_c_inside_of_a_step_leaves_it_and_damages_nothing(tmp_path
     again, _ = training(tmp_path / "cut", *QUIET)
     train(again)
     assert final_manifest(again) == final_manifest(whole)
+
+
+def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys):
+    from gradroute import cli
+
+    told = []
+
+    def say(line):
+        told.append(line)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "say", say)
+    monkeypatch.setattr(cli, "_VERBS", {"schema": lambda options: signal.raise_signal(2)})
+    before = handlers()
+    assert cli.main(["schema"]) == 75
+    assert len(told) == 2 and told[0] == told[1]  # the first was cut short
+    assert handlers() == before
