@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     sys.excepthook = _show_crash
     try:
-        with interruptible():
+        with interruptible():  # also while the answer is told
             return _answer(arguments)
     except KeyboardInterrupt:  # before anything had begun, or again while the first was told
         with undisturbed():
@@ -46,10 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(arguments: Sequence[str] | None) -> int:
     debug = False
     try:
-        options = parse(arguments)
-        debug = options.debug
-        _VERBS[options.verb](options)
-        sys.stdout.flush()
+        with interruptible():
+            options = parse(arguments)
+            debug = options.debug
+            _VERBS[options.verb](options)
+            sys.stdout.flush()
     except GradrouteError as error:
         return _explain(error, debug)
     except KeyboardInterrupt:

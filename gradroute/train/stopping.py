@@ -68,10 +68,14 @@ def interruptible() -> Iterator[None]:
     is put in order. Handlers come back afterwards. Outside of the main thread this does nothing.
 
     Python swallows an exception that is raised in a destructor or in a callback of its garbage
-    collector, which an import runs many of. Such an interruption is tried again.
+    collector, which an import runs many of. Such an interruption is tried again. Compiled code may
+    make another error of it: whatever error ends the work after a signal is the interruption.
     """
+    heard = False
 
     def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
         for other in _SCHEDULER:
             signal.signal(other, signal.SIG_IGN)
         raise _Interruption
@@ -95,6 +99,10 @@ def interruptible() -> Iterator[None]:
         pass
     try:
         yield
+    except Exception as error:
+        if heard:
+            raise _Interruption from error
+        raise
     finally:
         sys.unraisablehook = shown
         if signal.SIGALRM in before:

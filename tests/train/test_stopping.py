@@ -198,3 +198,35 @@ def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys
     assert cli.main(["schema"]) == 75
     assert len(told) == 2 and told[0] == told[1]  # the first was cut short
     assert handlers() == before
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_an_interruption_that_comes_out_as_another_error_is_one_all_the_same(number):
+    """As from compiled code, which may know one kind of error only."""
+    before = handlers()
+    with pytest.raises(KeyboardInterrupt) as caught, interruptible():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+    assert isinstance(caught.value.__cause__, ValueError) and handlers() == before
+
+
+def test_an_error_without_a_signal_stays_what_it_is():
+    with pytest.raises(ValueError, match="of its own"), interruptible():
+        raise ValueError("of its own")
+
+
+def test_a_verb_that_makes_an_error_of_ours_out_of_a_signal_ends_in_75(monkeypatch, capsys):
+    from gradroute import cli
+    from gradroute.errors import ConfigError
+
+    def load(options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ConfigError("the folder holds no usable model.") from None
+
+    monkeypatch.setattr(cli, "_VERBS", {"schema": load})
+    assert cli.main(["schema"]) == 75
+    assert capsys.readouterr().err.startswith("error: interrupted.")
