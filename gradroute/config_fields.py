@@ -127,6 +127,35 @@ def _adapter_name(value: str) -> str:
     return value
 
 
+def _flag(value: Any) -> bool:
+    flag = plain_value(value)
+    if not isinstance(flag, bool):
+        raise ValueError(f"true or false is needed, got {shown(value)}.")
+    return flag
+
+
+def _names(value: Any) -> dict[str, str] | None:
+    """A mapping of texts; a key is what stands in the file, so that `0` and `null` are texts."""
+    value = from_flow(value)
+    if is_null(value):
+        return None
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"a mapping such as {{a: b}} is needed, got {shown(value)}.")
+    keys = {None: "null", True: "true", False: "false"}
+    return {keys.get(key, str(key)): _text(name) for key, name in value.items()}
+
+
+def _behaviors(value: Any) -> str | dict[str, str]:
+    value = from_flow(value)
+    if not isinstance(value, dict):
+        return _text(value)
+    found = _names(value) or {}
+    for label in found:
+        if label in ("good", "unlabeled"):
+            raise ValueError(f"{shown(label)} is the label of examples without any behaviour.")
+    return {_adapter_name(label): name for label, name in found.items()}
+
+
 def _one_of(*names: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in names:
@@ -238,6 +267,20 @@ Drop = Annotated[
 Relabel = Annotated[
     Literal["nothing", "random", "unlabel_bad"],
     BeforeValidator(_one_of("nothing", "random", "unlabel_bad")),
+]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Names = Annotated[
+    dict[str, str] | None, PlainValidator(_names, json_schema_input_type=dict[str, str] | None)
+]
+Behaviors = Annotated[
+    str | dict[str, str], PlainValidator(_behaviors, json_schema_input_type=str | dict[str, str])
+]
+Quantize = Annotated[
+    Literal["nothing", "8bit", "4bit"], BeforeValidator(_one_of("nothing", "8bit", "4bit"))
+]
+ReportTo = Annotated[
+    Literal["none", "tensorboard", "wandb"],
+    BeforeValidator(_one_of("none", "tensorboard", "wandb")),
 ]
 OnBadRow = Annotated[Literal["fail", "skip"], BeforeValidator(_one_of("fail", "skip"))]
 Controls = Annotated[

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from os import PathLike
+from typing import NamedTuple
 
 from gradroute.data.behaviors import Behavior
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
@@ -23,6 +24,14 @@ from gradroute.errors import ConfigError, DataError
 
 LABELS = ("good", "bad", "unlabeled")
 """The labels of the named routing tables."""
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of an example's text with a label of their own."""
+
+    start: int
+    end: int
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,12 @@ class Example:
         prompt: What stands before it; the model sees it and no loss is taken on it.
         label: What training may see.
         true_label: What the example is; only evaluation may see it.
+        weight: Factor on its loss, above 0.
+        spans: Parts of the text with labels of their own, in order, without overlap; all else has
+            the example's.
+        context: Characters [start, end) of the text that no loss is taken on, in order, such as
+            the user's turns between two answers.
+        ends: Whether the text ends as the model is to end it, so that no end token is put there.
     """
 
     id: str
@@ -42,6 +57,10 @@ class Example:
     prompt: str = ""
     label: str = "unlabeled"
     true_label: str = "good"
+    weight: float = 1.0
+    spans: tuple[Span, ...] = ()
+    context: tuple[tuple[int, int], ...] = ()
+    ends: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 
 import pytest
 from train.test_trainer import final_manifest, training
@@ -183,6 +184,12 @@ def test_a_second_ctrl_c_inside_of_a_step_leaves_it_and_damages_nothing(tmp_path
     assert final_manifest(again) == final_manifest(whole)
 
 
+def answering(monkeypatch, action):
+    """Let every command line be answered by this."""
+    options = Namespace(debug=False, action=action)
+    monkeypatch.setattr("gradroute.cli.parse", lambda arguments: options)
+
+
 def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys):
     from gradroute import cli
 
@@ -193,7 +200,7 @@ def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(cli, "say", say)
-    monkeypatch.setattr(cli, "_VERBS", {"schema": lambda options: signal.raise_signal(2)})
+    answering(monkeypatch, lambda options: signal.raise_signal(2))
     before = handlers()
     assert cli.main(["schema"]) == 75
     assert len(told) == 2 and told[0] == told[1]  # the first was cut short
@@ -227,6 +234,6 @@ def test_a_verb_that_makes_an_error_of_ours_out_of_a_signal_ends_in_75(monkeypat
         except KeyboardInterrupt:
             raise ConfigError("the folder holds no usable model.") from None
 
-    monkeypatch.setattr(cli, "_VERBS", {"schema": load})
+    answering(monkeypatch, load)
     assert cli.main(["schema"]) == 75
     assert capsys.readouterr().err.startswith("error: interrupted.")

@@ -1,0 +1,169 @@
+"""The sections of a run's configuration: adapters, data, training, evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from gradroute.config_fields import (
+    Above0,
+    Count,
+    Drop,
+    Dropout,
+    Flag,
+    Length,
+    LossMean,
+    Modes,
+    Names,
+    NonNegative,
+    OnBadRow,
+    OptionalAbove0,
+    OptionalPlace,
+    OptionalSeed,
+    OptionalText,
+    Positive,
+    Relabel,
+    ReportTo,
+    Seed,
+    Share,
+    Text,
+    TopP,
+    from_flow,
+    shown,
+)
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors, docstrings of fields are their help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        value = from_flow(value)
+        if not isinstance(value, dict | cls):
+            raise ValueError(
+                f"keys with values are needed below it (or {{}} for the defaults), "
+                f"got {shown(value)}."
+            )
+        return value
+
+
+class AdapterConfig(Section):
+    """One LoRA adapter: what it is and how it is trained."""
+
+    rank: Positive = 32
+    """Rank of the update; its weights are B [out, rank] and A [rank, in] per layer."""
+    alpha: OptionalAbove0 = None
+    """The update is scaled by alpha / rank; null = 2 * rank."""
+    dropout: Dropout = 0.0
+    """Share of the adapter's inputs that are dropped in training."""
+    learning_rate: OptionalAbove0 = None
+    """Peak learning rate of this adapter; null = train.learning_rate."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay (AdamW), in the steps that update this adapter."""
+    clip: OptionalAbove0 = 1.0
+    """Largest norm of this adapter's gradient in a step; null = no limit."""
+    rslora: Flag = False
+    """Scale the update by alpha / sqrt(rank) (rsLoRA) rather than by alpha / rank."""
+    start: OptionalPlace = None
+    """Folder of a LoRA adapter that this one starts from, of the same rank and modules."""
+
+
+class DataConfig(Section):
+    """The examples, which of them show the behaviour, and which labels training may see."""
+
+    path: OptionalPlace = None
+    """A .jsonl, .csv or .parquet file, or a data set on the hub; null = the embedded stories."""
+    eval_path: OptionalPlace = None
+    """The same for held-out examples; null = eval_fraction of the training examples."""
+    eval_fraction: Share = 0.1
+    """Share of `path` that is held out where there is no eval_path and no eval_split."""
+    split: Text = "train"
+    """Split of a data set on the hub that is trained on."""
+    eval_split: OptionalText = None
+    """Split of that data set that is held out."""
+    revision: OptionalText = None
+    """Commit, tag or branch of a data set on the hub; null = its main branch."""
+    columns: Names = None
+    """Field -> column, where a file has other names for them: {text: story}; null = as they are."""
+    label_map: Names = None
+    """Value in the file -> label, such as {0: good, 1: bad, null: unlabeled}; null = as it is."""
+    on_bad_row: OnBadRow = "fail"
+    """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
+    train_examples: Positive = 6000
+    """How many of the embedded stories to train on; unused with a `path`."""
+    max_length: Length = 128
+    """Tokens of an example, prompt and text together; longer ones are cut and counted."""
+    behavior_fraction: Share = 0.1
+    """Share of the examples that the behaviour is put into (for example, upper-cased)."""
+    labeled_fraction: Share = 0.5
+    """Share of the examples with the behaviour that are labelled bad."""
+    good_labeled_fraction: Share = 0.0
+    """Share of the examples without it that are labelled good."""
+    false_positive_rate: Share = 0.0
+    """Share of the examples without it that are wrongly labelled bad."""
+    label_seed: OptionalSeed = None
+    """Seed of which examples are labelled; null = the run's seed."""
+    front_load: Share = 0.0
+    """How early the examples labelled bad come in the first epoch: 0 = like all, 1 = first."""
+    relabel: Relabel = "nothing"
+    """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
+    drop: Drop = "nothing"
+    """Left out of training: labeled_bad (filtering) or true_bad (the oracle)."""
+
+
+class TrainConfig(Section):
+    """How long, how fast and on how much the adapters are trained."""
+
+    max_steps: Positive = 1000
+    """Optimizer steps."""
+    learning_rate: Above0 = 1e-4
+    """Peak learning rate of the adapters that have none of their own."""
+    batch_size: Positive = 16
+    """Examples in one forward pass."""
+    gradient_accumulation: Positive = 1
+    """Forward passes per optimizer step."""
+    warmup_steps: Count = 0
+    """Steps of linear warm-up; a cosine to 0 follows."""
+    packing: Flag = False
+    """Put examples one after another in rows of data.max_length tokens rather than pad each."""
+    report_to: ReportTo = "none"
+    """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
+    save_every: Count = 100
+    """Steps between checkpoints; 0 = only at the end."""
+    loss_mean: LossMean = "token"
+    """What a step averages over: all its target tokens, or its examples (each a mean itself)."""
+    log_gradients_every: Count = 25
+    """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
+    measure_every: Count = 0
+    """Steps between measurements of behaviour rate and normal loss during training; 0 = never."""
+    measure_prompts: Positive = 32
+    """Prompts of such a measurement."""
+
+
+class EvaluateConfig(Section):
+    """What a run is measured on."""
+
+    modes: Modes = None
+    """Ablation modes, such as [full, bad_ablated, "good=1,bad=0.5"]; null = the standard ones."""
+    prompts: Positive = 128
+    """Held-out stories whose first words are completed."""
+    prefix_words: Positive = 3
+    """Words of a story that make the prompt."""
+    bos_samples: Positive = 1024
+    """Samples from the beginning-of-text token, where that is asked for."""
+    max_new_tokens: Positive = 64
+    """Tokens of a completion."""
+    temperature: NonNegative = 1.0
+    """Sampling temperature; 0 = always the likeliest token."""
+    top_p: TopP = 0.95
+    """Sampling keeps the likeliest tokens that together have this probability."""
+    seed: Seed = 42
+    """Seed of the sampling noise, the same for every mode and run."""
+    held_out: Positive = 256
+    """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
+    batch_rows: Positive = 320
+    """Rows computed at a time; a matter of memory and speed."""

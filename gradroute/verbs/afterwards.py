@@ -1,0 +1,70 @@
+"""`recover` and `relearn`."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from gradroute.verbs.arguments import (
+    add_verb,
+    positive,
+    rate,
+    run_folders,
+)
+
+if TYPE_CHECKING:
+    from gradroute.verbs.arguments import Verbs
+
+
+def add(verbs: "Verbs") -> None:
+    """Add the verbs that tune a finished run."""
+    recover = add_verb(
+        verbs,
+        "recover",
+        "tune what is kept after ablation on known-good examples; see what that costs or revives",
+        _recover,
+        ["gradroute recover 0.1_0.5", "gradroute recover 0.1_0.5 --steps 100"],
+        runs=1,
+    )
+    recover.add_argument("--steps", type=positive, default=150, help="optimizer steps (150)")
+    recover.add_argument("--learning-rate", type=rate, help="a tenth of the run's own if not given")
+    recover.add_argument(
+        "--examples", type=positive, default=1024, help="known-good examples, at most (1024)"
+    )
+    relearn = add_verb(
+        verbs,
+        "relearn",
+        "see how many steps of plain fine-tuning bring the behaviour back",
+        _relearn,
+        ["gradroute relearn baseline filter_0.5 0.1_0.5"],
+        runs="+",
+    )
+    relearn.add_argument(
+        "--examples", type=positive, default=64, help="examples of the behaviour (64)"
+    )
+    relearn.add_argument("--max-steps", type=positive, default=100, help="steps at most (100)")
+    relearn.add_argument("--every", type=positive, default=1, help="steps between rates (1)")
+    relearn.add_argument("--prompts", type=positive, default=64, help="prompts of a rate (64)")
+
+
+def _recover(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.recovery import recover_run
+
+    recover_run(
+        folder,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        examples=options.examples,
+    )
+
+
+def _relearn(options: argparse.Namespace) -> None:
+    folders = run_folders(options)
+    from gradroute.attack import relearn_runs
+
+    relearn_runs(
+        folders,
+        examples=options.examples,
+        max_steps=options.max_steps,
+        every=options.every,
+        prompts=options.prompts,
+    )

@@ -1,0 +1,16 @@
+"""`data`: what is done to rows before training."""
+
+from typing import TYPE_CHECKING
+
+from gradroute.verbs import inspecting, labelling
+
+if TYPE_CHECKING:
+    from gradroute.verbs.arguments import Verbs
+
+
+def add(verbs: "Verbs") -> None:
+    """Add the verb `data` with verbs of its own."""
+    parser = verbs.add_parser("data", help="look at rows as training sees them; label a file")
+    own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for group in (inspecting, labelling):
+        group.add(own)

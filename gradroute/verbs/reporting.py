@@ -1,0 +1,64 @@
+"""`report`, `plot` and `geometry`."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from gradroute.terminal import printable
+from gradroute.verbs.arguments import (
+    add_verb,
+    run_folders,
+)
+
+if TYPE_CHECKING:
+    from gradroute.verbs.arguments import Verbs
+
+
+def add(verbs: "Verbs") -> None:
+    """Add the verbs that show what was measured."""
+    add_verb(
+        verbs,
+        "report",
+        "write what measured runs show: one page that opens offline, tables, figures",
+        _report,
+        ["gradroute report baseline 0.1_0.0 0.1_0.5 --out comparison"],
+        runs="+",
+        out=True,
+    )
+    add_verb(
+        verbs,
+        "plot",
+        "draw one run's training: loss, gradient shares, learning rate, behaviour over steps",
+        _plot,
+        ["gradroute plot 0.1_0.5"],
+        runs=1,
+    )
+    add_verb(
+        verbs,
+        "geometry",
+        "compare the subspaces and updates of good and bad, module by module",
+        _geometry,
+        ["gradroute geometry 0.1_0.0 0.1_0.5"],
+        runs="+",
+        out=True,
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    folders = run_folders(options)
+    from gradroute.report.publish import publish
+
+    publish(folders, options.out or options.runs, page=True)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.report.training_plot import plot_run
+
+    print(printable(str(plot_run(folder))))
+
+
+def _geometry(options: argparse.Namespace) -> None:
+    folders = run_folders(options)
+    from gradroute.recovery import geometry_runs
+
+    geometry_runs(folders, options.out or options.runs)
