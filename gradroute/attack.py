@@ -121,7 +121,7 @@ def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any])
         say(f"{folder.name}, examples to attack with: {note}")
     document = document or {
         "schema_version": SCHEMA_VERSION,
-        "behavior": config.behavior,
+        "behavior": config.first_behavior,
         "kept_mode": settings["kept_mode"],
         "examples": len(rows),
         "threshold": THRESHOLD,

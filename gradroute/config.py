@@ -95,6 +95,11 @@ class RunConfig(Section):
         """Label -> the behaviour that examples with it show; of a single one the label is `bad`."""
         return {"bad": self.behavior} if isinstance(self.behavior, str) else dict(self.behavior)
 
+    @property
+    def first_behavior(self) -> str:
+        """The only behaviour, or the first of several."""
+        return next(iter(self.behaviors.values()))
+
     @model_validator(mode="before")
     @classmethod
     def _adapters_as_mapping(cls, value: Any) -> Any:

@@ -187,7 +187,7 @@ def asked_prompts(config: RunConfig, names: Sequence[str]) -> dict[str, PromptFi
         DataError: A file of prompts cannot be used.
     """
     found: dict[str, PromptFile | None] = {}
-    for name in names or get_behavior(config.behavior).prompt_kinds:
+    for name in names or get_behavior(config.first_behavior).prompt_kinds:
         file = None if name in KINDS else read_prompts(Path(name))
         kind = file.kind if file else name
         if file and (other := found.get(kind)) and other.sha256 != file.sha256:

@@ -68,7 +68,7 @@ def prepare(config: RunConfig) -> Prepared:
         DataError: a file that cannot be used; no bad label although the table routes.
     """
     policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
-    behavior = get_behavior(config.behavior)
+    behavior = get_behavior(config.first_behavior)
     source = _examples(config, policy, behavior)
     train, held_out, labeled, notes = source.train, source.held_out, source.labeled, source.notes
     data = config.data

@@ -134,7 +134,7 @@ def recover_run(
             folder, target, steps=steps, learning_rate=learning_rate, examples=examples
         )
     config = load_config(folder.config)
-    print(recover_text(folder.name, config.behavior, document))
+    print(recover_text(folder.name, config.first_behavior, document))
 
 
 def _recover(

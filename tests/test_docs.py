@@ -76,8 +76,9 @@ def test_the_command_line_takes_every_command_of_the_docs(words: list[str]):
     if options.verb == "train":
         own = options.config.endswith(".yaml")
         config = load_config(None if own else find_config(options.config), options.overrides)
-        if not config.behavior.startswith("python:"):
-            get_behavior(config.behavior)
+        for behavior in config.behaviors.values():
+            if not behavior.startswith("python:"):
+                get_behavior(behavior)
     if options.verb in ("eval", "sample"):
         read_modes(options.mode, options.scale, ADAPTERS)
         for prompts in options.prompts:
