@@ -131,6 +131,14 @@ class Order:
             self.new.setdefault(str(Path(path).parent), []).append(Path(path).name)
         self.known.add(path)
 
+    def _forget(self, path: str) -> None:
+        """A name that is gone again needs no flush, such as that of a try whether one can write."""
+        self.known.discard(path)
+        folder, name = str(Path(path).parent), Path(path).name
+        left = [other for other in self.new.pop(folder, []) if other != name]
+        if left:
+            self.new[folder] = left
+
     def _flush(self, path: str) -> None:
         self.unflushed.discard(path)
         self.new.pop(path, None)
@@ -159,6 +167,7 @@ class Order:
         """Nothing that was there may go while a newer name is not flushed."""
         self.unflushed.discard(path)
         full = str(Path(handle[1], path)) if handle else path
+        self._forget(full)
         if "/step-" in full:
             self._go(full)
 

@@ -134,7 +134,11 @@ rows = examples_from_texts(f"The {i}. fox" for i in range(200))
 train, held_out = split_held_out(rows, 0.1)
 train = assign_labels(insert_behavior(train, get_behavior("caps"), 0.1, 7), labeled_fraction=0.5,
     good_labeled_fraction=0.3, false_positive_rate=0.05, seed=7)
-print(hashlib.sha256(repr((train, held_out)).encode()).hexdigest())
+def written(rows):
+    fields = ("id", "text", "prompt", "label", "true_label")
+    each = (", ".join(f"{name}={getattr(row, name)!r}" for name in fields) for row in rows)
+    return "[" + ", ".join(f"Example({one})" for one in each) + "]"
+print(hashlib.sha256(f"({written(train)}, {written(held_out)})".encode()).hexdigest())
 """
 
 

@@ -4,53 +4,24 @@ from collections.abc import Iterator
 import pytest
 import torch
 import transformers
-from evaluate.tiny_writers import (
+from tiny_writers import (
     MODES,
+    PROMPTS,
+    TOKENIZER,
     VOCABULARY,
+    generate,
     letter_tokenizer,
     next_logits,
     settings_of,
     write_slowly,
     writer,
 )
-from peft import PeftModel
-from transformers import PreTrainedTokenizerFast
 
 from gradroute.errors import ConfigError, DataError, NumericError
-from gradroute.evaluate.generation import Completion, Prompt, generate_modes
+from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.sampling import draw, gumbel_noise, noise_keys
 from gradroute.routing.adapters import load_adapter_state
 from gradroute.routing.policy import AblationMode
-
-PROMPTS = [
-    Prompt(f"p{index}", text) for index, text in enumerate(["Once upon a", "I", "THE END", ""])
-]
-TOKENIZER = letter_tokenizer()
-
-
-def generate(
-    model: PeftModel,
-    prompts: list[Prompt] = PROMPTS,
-    modes: tuple[AblationMode, ...] = MODES,
-    tokenizer: PreTrainedTokenizerFast = TOKENIZER,
-    *,
-    max_new_tokens: int = 6,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    seed: int = 42,
-    rows_per_batch: int = 1000,
-) -> dict[str, list[Completion]]:
-    return generate_modes(
-        model,
-        tokenizer,
-        prompts,
-        modes,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        rows_per_batch=rows_per_batch,
-    )
 
 
 def texts(completions: dict[str, list[Completion]]) -> dict[str, list[str]]:

@@ -3,12 +3,12 @@ import math
 
 import pytest
 import torch
-from evaluate.tiny_writers import writer
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import geometry_reference
 from peft.tuners.lora import Linear
 from safetensors.torch import save_file
+from tiny_writers import writer
 from torch import Tensor
 
 from gradroute.checkpoint import save_checkpoint

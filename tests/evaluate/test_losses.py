@@ -1,38 +1,13 @@
-import random
-
 import pytest
 import torch
-from evaluate.tiny_writers import MODES, VOCABULARY, writer
 from peft import PeftModel
+from tiny_writers import MODES, ROWS, VOCABULARY, losses, writer
 from torch import nn
 
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, NumericError
-from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
-
-
-def example(index: int, length: int, target_start: int = 0) -> TokenizedExample:
-    letters = random.Random(index)
-    tokens = (1, *(letters.randrange(3, len(VOCABULARY)) for _ in range(length - 1)))
-    return TokenizedExample(str(index), tokens, target_start, 0, "good")
-
-
-ROWS = [
-    example(i, length, start)
-    for i, (length, start) in enumerate([(9, 0), (2, 0), (17, 5), (4, 2), (12, 0), (9, 7), (17, 0)])
-]
-
-
-def losses(
-    model: PeftModel,
-    rows: list[TokenizedExample] = ROWS,
-    modes: tuple[AblationMode, ...] = MODES,
-    rows_per_batch: int = 1000,
-    pad_id: int = 0,
-) -> dict[str, ExampleLosses]:
-    return held_out_losses(model, rows, modes, pad_id=pad_id, rows_per_batch=rows_per_batch)
 
 
 def reference(model: PeftModel, mode: AblationMode, row: TokenizedExample) -> float:

@@ -4,10 +4,8 @@ from itertools import product
 
 import pytest
 import torch
-from evaluate.test_generation import PROMPTS, generate
-from evaluate.test_losses import ROWS, losses
-from evaluate.tiny_writers import MODES, writer
 from peft import PeftModel
+from tiny_writers import MODES, PROMPTS, ROWS, generate, losses, writer
 
 from gradroute.errors import MachineError
 from gradroute.evaluate.inference import in_pieces

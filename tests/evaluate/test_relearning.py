@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from evaluate.tiny_writers import letter_tokenizer, writer
 from peft import LoraConfig, PeftModel, get_peft_model
 from small_llama import small_llama
+from tiny_writers import letter_tokenizer, writer
 from torch import Tensor
 from transformers import PreTrainedModel
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from evaluate.tiny_writers import base_model, writer
+from tiny_writers import base_model, writer
 
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows

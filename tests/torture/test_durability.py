@@ -42,6 +42,12 @@ def test_a_save_in_the_right_order_is_accepted():
     assert judged(SAVE) == []
 
 
+def test_a_name_that_is_gone_again_needs_no_flush():
+    opened = '1 openat(AT_FDCWD</>, "/r/trial", O_RDWR|O_CREAT|O_EXCL) = 4<…>'
+    assert judged([*SAVE[:1], opened, *SAVE[2:]]) != []
+    assert judged([SAVE[0], opened, '1 unlink("/r/trial") = 0', *SAVE[1:]]) == []
+
+
 @pytest.mark.parametrize(
     ("without", "told"),
     [

@@ -1,5 +1,6 @@
 """Tiny models that write letters, with adapters that matter, and the tokenizer to read them."""
 
+import random
 import string
 from typing import Any
 
@@ -19,6 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from gradroute.data.batches import TokenizedExample
+from gradroute.evaluate.generation import Completion, Prompt, generate_modes
+from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
 from gradroute.routing.hosting import lora_layers
 from gradroute.routing.policy import AblationMode, standard_modes
@@ -108,3 +112,56 @@ def write_slowly(model: PeftModel, mode: AblationMode, prompt: str, count: int) 
         tokens.append(token)
         written.append("" if token < 3 else VOCABULARY[token])  # special tokens are no text
     return "".join(written)
+
+
+PROMPTS = [
+    Prompt(f"p{index}", text) for index, text in enumerate(["Once upon a", "I", "THE END", ""])
+]
+TOKENIZER = letter_tokenizer()
+
+
+def generate(
+    model: PeftModel,
+    prompts: list[Prompt] = PROMPTS,
+    modes: tuple[AblationMode, ...] = MODES,
+    tokenizer: PreTrainedTokenizerFast = TOKENIZER,
+    *,
+    max_new_tokens: int = 6,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int = 42,
+    rows_per_batch: int = 1000,
+) -> dict[str, list[Completion]]:
+    return generate_modes(
+        model,
+        tokenizer,
+        prompts,
+        modes,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        rows_per_batch=rows_per_batch,
+    )
+
+
+def example(index: int, length: int, target_start: int = 0) -> TokenizedExample:
+    letters = random.Random(index)
+    tokens = (1, *(letters.randrange(3, len(VOCABULARY)) for _ in range(length - 1)))
+    return TokenizedExample(str(index), tokens, target_start, 0, "good")
+
+
+ROWS = [
+    example(i, length, start)
+    for i, (length, start) in enumerate([(9, 0), (2, 0), (17, 5), (4, 2), (12, 0), (9, 7), (17, 0)])
+]
+
+
+def losses(
+    model: PeftModel,
+    rows: list[TokenizedExample] = ROWS,
+    modes: tuple[AblationMode, ...] = MODES,
+    rows_per_batch: int = 1000,
+    pad_id: int = 0,
+) -> dict[str, ExampleLosses]:
+    return held_out_losses(model, rows, modes, pad_id=pad_id, rows_per_batch=rows_per_batch)
