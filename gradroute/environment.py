@@ -6,12 +6,14 @@ the environment, printed or written.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,32 @@ def _redacted_tree(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, list):
         return [_redacted_tree(inner, secrets) for inner in value]
     return value
+
+
+def import_bitsandbytes() -> bool:
+    """Import bitsandbytes, where it is installed, without the code that it would fetch.
+
+    On some processors it takes a kernel from the hub and runs it, where the package `kernels` is
+    installed. Where that cannot be imported it does without, and logs so.
+
+    Returns:
+        Whether it is installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        return False
+    if "bitsandbytes" in sys.modules:
+        return True
+    absent = object()
+    before: Any = sys.modules.get("kernels", absent)
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType] - importing it fails
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: False)
+    try:
+        import_module("bitsandbytes")
+    finally:
+        del sys.modules["kernels"]
+        if before is not absent:
+            sys.modules["kernels"] = before
+    return True
 
 
 def provenance() -> dict[str, Any]:
