@@ -12,8 +12,7 @@ import platform
 import re
 import subprocess
 import sys
-from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -137,30 +136,18 @@ def _redacted_tree(value: Any, secrets: list[str]) -> Any:
     return value
 
 
-def import_bitsandbytes() -> bool:
-    """Import bitsandbytes, where it is installed, without the code that it would fetch.
+def without_hub_code() -> None:
+    """Let the package `kernels` count as not installed in this process.
 
-    On some processors it takes a kernel from the hub and runs it, where the package `kernels` is
-    installed. Where that cannot be imported it does without, and logs so.
-
-    Returns:
-        Whether it is installed.
+    With it transformers and bitsandbytes fetch code from the hub and run it, bitsandbytes as soon
+    as it is imported, which PEFT does. Both do without where it is missing; bitsandbytes logs so.
     """
-    if find_spec("bitsandbytes") is None:
-        return False
-    if "bitsandbytes" in sys.modules:
-        return True
-    absent = object()
-    before: Any = sys.modules.get("kernels", absent)
-    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType] - importing it fails
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: False)
-    try:
-        import_module("bitsandbytes")
-    finally:
-        del sys.modules["kernels"]
-        if before is not absent:
-            sys.modules["kernels"] = before
-    return True
+    sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def provenance() -> dict[str, Any]:

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.environment import (
     hub_token,
-    import_bitsandbytes,
     redacted,
     token_places,
 )
@@ -52,7 +51,6 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
                 f"quantize={quantize} needs a CUDA device, and this machine has none that torch "
                 "sees. Use quantize=nothing."
             )
-        import_bitsandbytes()
 
 
 def _check_extra(package: str, extra: str, does: str) -> None:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gradroute.environment import import_bitsandbytes
 from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated, routed
 from gradroute.routing.hosting import (
@@ -220,7 +219,6 @@ def _attach(
             task_type=TaskType.CAUSAL_LM if causal else None,
         )
     first, *others = configs
-    import_bitsandbytes()  # or PEFT does, which lets it fetch code
     with warnings.catch_warnings():
         # PEFT asks a model by a name that newer releases of transformers call deprecated.
         warnings.filterwarnings(
