@@ -47,6 +47,15 @@ _FAMILIES: Mapping[str, tuple[Callable[..., PreTrainedConfig], Mapping[str, Any]
     "qwen3-moe": (Qwen3MoeConfig, _SIZES | _HEADS | _EXPERTS | {"head_dim": 4}),
 }
 _LAYERS = {"opt": {"num_hidden_layers": 2}, "falcon": {"num_hidden_layers": 2}}
+_WIDTHS = (
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "ffn_dim",
+    "word_embed_proj_dim",
+    "n_embd",
+    "head_dim",
+)
 _DROPOUT = (
     "resid_pdrop",
     "embd_pdrop",
@@ -61,7 +70,12 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def family_config(
-    name: str, *, vocabulary: int = VOCABULARY, positions: int = 64, spread: float = 0.3
+    name: str,
+    *,
+    vocabulary: int = VOCABULARY,
+    positions: int = 64,
+    spread: float = 0.3,
+    wider: int = 1,
 ) -> PreTrainedConfig:
     """Two layers of 16 numbers.
 
@@ -70,8 +84,10 @@ def family_config(
         vocabulary: tokens.
         positions: the longest row.
         spread: standard deviation of the initial weights.
+        wider: how many times as wide the layers are.
     """
-    kind, own = _FAMILIES[name]
+    kind, given = _FAMILIES[name]
+    own = {key: value * wider if key in _WIDTHS else value for key, value in given.items()}
     config = kind(
         vocab_size=vocabulary,
         max_position_embeddings=positions,
@@ -94,6 +110,7 @@ def tiny_family(
     vocabulary: int = VOCABULARY,
     positions: int = 64,
     spread: float = 0.3,
+    wider: int = 1,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> PreTrainedModel:
@@ -101,7 +118,9 @@ def tiny_family(
 
     Norms and biases are moved off their usual 1 and 0, so that a mistake in them shows.
     """
-    config = family_config(name, vocabulary=vocabulary, positions=positions, spread=spread)
+    config = family_config(
+        name, vocabulary=vocabulary, positions=positions, spread=spread, wider=wider
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # The faster ways to run experts know no float64.
