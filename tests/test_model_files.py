@@ -73,7 +73,9 @@ def test_weights_in_blocks_are_unpacked_to_what_they_stand_for(tmp_path: Path):
     for key in ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"):
         weight = model.state_dict()[key].numpy()
         expected = torch.from_numpy(dequantize(quantize(weight, kind), kind))
-        assert torch.equal(found[key], expected) and not torch.equal(found[key], model.state_dict()[key])
+        assert torch.equal(found[key], expected) and not torch.equal(
+            found[key], model.state_dict()[key]
+        )
 
 
 def test_a_gguf_file_of_a_hub_repository_is_fetched_alone(
@@ -164,7 +166,9 @@ def test_weights_packed_in_a_way_that_needs_code_from_elsewhere_are_refused(tmp_
     settings = (folder / "config.json").read_text().rstrip().removesuffix("}")
     packed = ', "quantization_config": {"quant_method": "mxfp4"}}'
     (folder / "config.json").write_text(settings + packed)
-    with pytest.raises(ConfigError, match=r"quantization_config\.quant_method is 'mxfp4', which is"):
+    with pytest.raises(
+        ConfigError, match=r"quantization_config\.quant_method is 'mxfp4', which is"
+    ):
         load_base(str(folder))
 
 
@@ -172,5 +176,7 @@ def test_a_config_names_the_whole_base(made: Path):
     config = load_config(None, [f"model={made}", "gguf_file=tiny.gguf"])
     assert load_base_of(config).identity.startswith("sha256 ")
     broken = load_config(None, ["start_adapter=/nowhere/at/all"])
-    with pytest.raises(ConfigError, match="start_adapter: /nowhere/at/all: there is no such folder"):
+    with pytest.raises(
+        ConfigError, match="start_adapter: /nowhere/at/all: there is no such folder"
+    ):
         load_base_of(broken)

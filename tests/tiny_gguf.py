@@ -70,7 +70,9 @@ def write_gguf(
 
 def _add_tokenizer(writer: GGUFWriter, vocabulary: int) -> None:
     saved: Any = json.loads((Path(embedded_model()) / "tokenizer.json").read_text())
-    ids = dict(saved["model"]["vocab"]) | {one["content"]: one["id"] for one in saved["added_tokens"]}
+    ids = dict(saved["model"]["vocab"]) | {
+        one["content"]: one["id"] for one in saved["added_tokens"]
+    }
     tokens = sorted(ids, key=ids.__getitem__)
     special = {one["content"] for one in saved["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
