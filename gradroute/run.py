@@ -188,7 +188,7 @@ def _train(
 ) -> None:
     prepared = prepare(config)
     base = load_base_of(config)
-    coverage = describe_targets(base.model, config.targets, config.layers)
+    told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
     facts = {**ground(prepared, base), **_starts(config, model), "gradroute": __version__}
     if anew:
@@ -205,7 +205,7 @@ def _train(
     if audit:
         labels = {example.id: example.label for example in prepared.train}
         trace = Audit(folder.audit, rows, labels, prepared.policy)
-    say(f"{config.run_name}: base {config.model}: {base}; {coverage}.")
+    say(f"{config.run_name}: base {config.model}: {told}.")
     _begin(folder, config, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     say(

@@ -10,7 +10,7 @@ from tiny_runs import TINY, tiny_run
 
 from gradroute.config import load_config
 from gradroute.errors import ConfigError
-from gradroute.measure import restore
+from gradroute.measure import finished_checkpoint, restore
 from gradroute.run import train_run
 
 RANKS = ("adapters.good.rank=3", "adapters.bad.rank=2")
@@ -29,7 +29,9 @@ def config(name: str, *overrides: str):
 
 
 def train(root: Path, name: str, *overrides: str):
-    return train_run(config(name, *overrides), root, if_exists="resume", bar=False)
+    longer = ["train.max_steps"]
+    asked = config(name, *overrides)
+    return train_run(asked, root, if_exists="resume", bar=False, overrides=longer)
 
 
 def first_losses(root: Path, name: str) -> dict[str, float]:
@@ -49,7 +51,7 @@ def test_a_run_goes_on_from_the_start_of_its_adapter_and_refuses_another(
     start = f"adapters.good.start={place}"
     folder = train(tmp_path, "run", start)
     told = capsys.readouterr().err
-    assert "run: base embedded: 2.63M parameters, float32 on cpu; adapters on 14 linear" in told
+    assert "run: base embedded: 2.16M parameters, float32 on cpu; adapters on 14 linear" in told
     train(tmp_path, "fresh")
     assert first_losses(tmp_path, "run")["loss"] != first_losses(tmp_path, "fresh")["loss"]
     manifest = json.loads(folder.manifest.read_text())
@@ -60,8 +62,6 @@ def test_a_run_goes_on_from_the_start_of_its_adapter_and_refuses_another(
     # What is trained already does not need it any more.
     shutil.rmtree(place)
     trained = config("run", start)
-    from gradroute.measure import finished_checkpoint
-
     restore(trained, finished_checkpoint(folder, trained))
 
 
