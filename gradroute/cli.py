@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from types import TracebackType
 
 from gradroute.cli_parser import parse
+from gradroute.environment import without_hub_code
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.memory import is_out_of_memory
 from gradroute.terminal import say
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A known error is one line on standard error without a traceback; `--debug` shows it.
     """
     _open_streams()
+    without_hub_code()
     warnings.showwarning = _show_warning
     sys.excepthook = _show_crash
     try:

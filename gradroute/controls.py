@@ -107,8 +107,12 @@ def _control(config: RunConfig, name: str) -> RunConfig:
 
 
 def _one_adapter(config: RunConfig) -> dict[str, Any]:
-    """One adapter of the total rank and the first one's settings, its scale alpha / rank too."""
+    """One adapter of the total rank and the first one's settings, its scale too."""
     name, first = next(iter(config.adapters.items()))
     rank = sum(adapter.rank for adapter in config.adapters.values())
-    alpha = None if first.alpha is None else first.alpha * rank / first.rank
+    alpha, wider = first.alpha, rank / first.rank
+    if first.rslora:
+        alpha = (2 * first.rank if alpha is None else alpha) * wider**0.5
+    elif alpha is not None:
+        alpha *= wider
     return {name: first.model_dump() | {"rank": rank, "alpha": alpha}}

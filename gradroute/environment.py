@@ -6,6 +6,7 @@ the environment, printed or written.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -133,6 +134,20 @@ def _redacted_tree(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, list):
         return [_redacted_tree(inner, secrets) for inner in value]
     return value
+
+
+def without_hub_code() -> None:
+    """Let the package `kernels` count as not installed in this process.
+
+    With it transformers and bitsandbytes fetch code from the hub and run it, bitsandbytes as soon
+    as it is imported, which PEFT does. Both do without where it is missing; bitsandbytes logs so.
+    """
+    sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def provenance() -> dict[str, Any]:

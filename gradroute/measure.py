@@ -36,7 +36,7 @@ from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
 from gradroute.files import append_line
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
-from gradroute.model import Base, load_base
+from gradroute.model import Base, load_base_of
 from gradroute.prepare import Prepared, openings, prefixes, prepare, tokenized
 from gradroute.results import Result
 from gradroute.routing.adapters import attach_adapters
@@ -259,7 +259,7 @@ def attach(model: PreTrainedModel, config: RunConfig) -> PeftModel:
 
 def restore(config: RunConfig, checkpoint: Checkpoint) -> tuple[Base, PeftModel]:
     """The base model and the run's trained model on it, in evaluation mode."""
-    base = load_base(config.model)
+    base = load_base_of(config)
     model = attach(base.model, config)
     load_adapters(checkpoint, model)
     return base, model.eval()

@@ -1,31 +1,36 @@
-"""The frozen base: a causal language model and its tokenizer, by name, folder or hub id."""
+"""The frozen base: a causal language model and its tokenizer, by name, folder or hub id.
 
-import hashlib
-import logging
+Its weights are safetensors, or a GGUF file that is unpacked; they may be held in few bits, and a
+LoRA adapter may be merged into them first. Device and dtype are chosen here.
+"""
+
 import re
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from gradroute.config import RunConfig
 from gradroute.data.batches import padding_id
-from gradroute.environment import hub_token, redacted, token_places
-from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
-from gradroute.strangers import check_model_folder, named_weights
-from gradroute.terminal import shown
+from gradroute.errors import ConfigError, MachineError, NumericError
+from gradroute.model_files import (
+    check_can_read,
+    fetched,
+    identity_of,
+    read_model,
+    show_logs_as_text,
+)
+from gradroute.starts import merge_start
+from gradroute.strangers import check_model_folder
 
 EMBEDDED = "embedded"
 NEEDED = {"torch": (2, 10), "transformers": (5, 3), "safetensors": (0, 8)}
 """The oldest releases that read files of strangers safely and write weights atomically."""
-
-_SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,21 @@ class Base:
         model: the causal LM in evaluation mode on its device, all parameters frozen.
         tokenizer: its tokenizer.
         identity: what tells two bases apart: the hub revision, or of a local folder the sha256 of
-            its weights, settings and tokenizer.
+            its weights, settings and tokenizer; and that of an adapter that was merged into it.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     identity: str
+
+    def __str__(self) -> str:
+        """Its size, how its weights are held, and where, such as `135M parameters, ...`."""
+        model = self.model
+        count = _short(model.num_parameters())
+        held = str(model.dtype).removeprefix("torch.")
+        if bits := packed_bits(model):
+            held = f"{bits}, computed in {held},"
+        return f"{count} parameters, {held} on {model.device}"
 
     @property
     def vocabulary(self) -> int:
@@ -80,6 +94,12 @@ def model_source(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
+    if path.is_file():
+        hint = f", and gguf_file={path.name}" if path.suffix == ".gguf" else ""
+        raise ConfigError(
+            f"model: '{name}' is a file. Give the folder that it lies in, "
+            f"model={path.parent}{hint}."
+        )
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_a_path:
         raise ConfigError(
@@ -89,35 +109,86 @@ def model_source(name: str) -> str:
     return name
 
 
-def load_base(name: str) -> Base:
+def load_base(
+    name: str,
+    *,
+    gguf_file: str | None = None,
+    quantize: str = "nothing",
+    start_adapter: str | None = None,
+) -> Base:
     """Load and freeze the base model that a config names.
 
     Its folder is checked as a stranger's first (see `gradroute.strangers`). Nothing in it is
-    executed, and weights are read as safetensors only. Of a hub model the files at the top of the
-    repository are fetched, and what is loaded is that snapshot.
+    executed, and weights are read as safetensors or GGUF only. Of a hub model the files at the top
+    of the repository are fetched, and what is loaded is that snapshot.
 
     Args:
         name: "embedded", a local folder in Hugging Face format, or a hub id.
+        gguf_file: A GGUF file in that folder or repository; its weights are unpacked.
+        quantize: "8bit" or "4bit" to hold the weights so (bitsandbytes), or "nothing".
+        start_adapter: Folder of a LoRA adapter to merge into the weights, see `merge_start`.
 
     Raises:
-        ConfigError: a folder that is not there, is refused or holds no whole model.
-        MachineError: a hub model that is gated, unknown or out of reach; a library too old.
-        NumericError: a weight of the model is not finite.
+        ConfigError: a folder that is not there, is refused or holds no whole model; an adapter
+            that does not fit, or that would have to be merged into weights of few bits.
+        MachineError: a hub model that is gated, unknown or out of reach; a library that is too
+            old, or missing; a device that cannot do it.
+        NumericError: a weight of the model or the adapter is not finite.
     """
     check_versions()
+    device, dtype = choose_device_and_dtype()
+    check_can_read(gguf_file, quantize, device)
     source = model_source(name)
     transformers_logging.disable_progress_bar()
-    _show_logs_as_text()
-    folder = Path(source) if Path(source).is_dir() else _fetched(name)
-    check_model_folder(folder, name)
-    model, tokenizer = _read(folder, name)
+    show_logs_as_text()
+    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file)
+    check_model_folder(folder, name, gguf_file)
+    model, tokenizer = read_model(
+        folder, name, gguf_file=gguf_file, quantize=quantize, device=device, dtype=dtype
+    )
     model.requires_grad_(False)
-    device, _ = choose_device_and_dtype()
-    torch.nn.Module.to(model, device)
+    if not packed_bits(model):
+        torch.nn.Module.to(model, device)
     _check_finite(model, name)
-    hub = folder != Path(source)
-    identity = f"hub revision {folder.name}" if hub else _identity(folder)
+    if folder != Path(source):
+        identity = f"hub revision {folder.name}" + (f", {gguf_file}" if gguf_file else "")
+    else:
+        identity = identity_of(folder, gguf_file)
+    if start_adapter is not None:
+        if bits := packed_bits(model):
+            raise ConfigError(
+                f"start_adapter: {start_adapter} cannot be merged into a base in {bits}, whose "
+                "weights would be rounded again. Use quantize=nothing, or merge the two once, save "
+                "the result as safetensors and give that as model."
+            )
+        identity += f", adapter {merge_start(model, start_adapter)}"
     return Base(model.eval(), tokenizer, identity)
+
+
+def load_base_of(config: RunConfig) -> Base:
+    """The base that a config names, with everything that it says about it; see `load_base`."""
+    return load_base(
+        config.model,
+        gguf_file=config.gguf_file,
+        quantize=config.quantize,
+        start_adapter=config.start_adapter,
+    )
+
+
+def packed_bits(model: PreTrainedModel) -> str:
+    """How few bits a model's weights are held in, `8 bits` or `4 bits`; nothing for plain ones."""
+    packed = getattr(model.config, "quantization_config", None)
+    if packed is None:
+        return ""
+    return "4 bits" if getattr(packed, "load_in_4bit", False) else "8 bits"
+
+
+def _short(count: int) -> str:
+    """A number of parameters as it is usually written: 2.2M, 135M, 7.2B."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def check_versions() -> None:
@@ -136,72 +207,6 @@ def check_versions() -> None:
             )
 
 
-def _read(folder: Path, name: str) -> tuple[PreTrainedModel, Tokenizer]:
-    """The model and its tokenizer; whatever goes wrong inside is the fault of the folder's files.
-
-    The model comes first: that it is a causal one is known before its tokenizer is looked at.
-    """
-    _, dtype = choose_device_and_dtype()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        model, facts = loaded
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True
-        )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        first = redacted(str(error).strip().split("\n")[0])[:200]
-        raise ConfigError(
-            f"model {name}: the folder holds no usable causal LM ({first or type(error).__name__})."
-        ) from error
-    if missing := sorted(facts["missing_keys"]):
-        raise ConfigError(
-            f"model {name}: its files lack {len(missing)} of its weights, such as {missing[0]}; "
-            "they would be random numbers. Give the whole model."
-        )
-    return model, tokenizer
-
-
-def _fetched(name: str) -> Path:
-    """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
-
-    Settings come first and are checked, then the weights that they name, of the same revision.
-    """
-    token = hub_token()
-    small: list[str] = [*_SETTINGS]
-    below = ["*/*"]
-    try:
-        settings = Path(
-            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
-        )
-        whole = snapshot_download(
-            name,
-            token=token,
-            revision=settings.name,
-            allow_patterns=[*small, *named_weights(settings, name)],
-            ignore_patterns=below,
-        )
-    except GradrouteError:
-        raise
-    except Exception as error:  # of the hub, the network or the cache
-        first = redacted(" ".join(str(error).split()))[:200]
-        found = "one was found" if token else "none was found"
-        raise MachineError(
-            f"model {name} cannot be read from the hub ({first}). If it is gated, accept its terms "
-            f"at https://huggingface.co/{name} and give a token; one was looked for in "
-            f"{token_places()}, and {found}."
-        ) from error
-    return Path(whole)
-
-
 def _check_finite(model: PreTrainedModel, name: str) -> None:
     """Refuse weights that no loss can come from; one pass over them, at the speed of memory."""
     for key, weight in model.named_parameters():
@@ -212,27 +217,3 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
                 f"model {name}: {count} numbers of its weight {key} are not finite. Its files are "
                 "damaged, or it was not saved in a type that holds its numbers."
             )
-
-
-def _identity(folder: Path) -> str:
-    digest = hashlib.sha256()
-    patterns = ("*.safetensors", *_SETTINGS)
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"sha256 {digest.hexdigest()}"
-
-
-def _show_logs_as_text() -> None:
-    """Names from a model's files reach the terminal in the logs of the library that reads them."""
-    for handler in logging.getLogger("transformers").handlers:
-        if _as_text not in handler.filters:
-            handler.addFilter(_as_text)
-
-
-def _as_text(record: logging.LogRecord) -> bool:
-    if record.name.startswith("transformers"):
-        record.msg, record.args = shown(record.getMessage()), ()
-    return True

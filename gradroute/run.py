@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from peft import PeftModel
+
 from gradroute import __version__
 from gradroute.checkpoint import (
     Checkpoint,
@@ -49,8 +51,9 @@ from gradroute.measure import (
     prompts_of,
     restore,
 )
-from gradroute.model import load_base
+from gradroute.model import load_base_of
 from gradroute.prepare import Prepared, data_order, data_report, prepare, tokenized
+from gradroute.routing.targets import describe_targets
 from gradroute.sessions import (
     Changes,
     allowed,
@@ -62,6 +65,7 @@ from gradroute.sessions import (
     record_session,
     say_changes,
 )
+from gradroute.starts import load_starts
 from gradroute.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
@@ -183,9 +187,10 @@ def _train(
     folder: RunFolder, config: RunConfig, start: _Start, *, anew: bool, bar: bool, audit: bool
 ) -> None:
     prepared = prepare(config)
-    base = load_base(config.model)
+    base = load_base_of(config)
+    told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
-    facts = {**ground(prepared, base), "gradroute": __version__}
+    facts = {**ground(prepared, base), **_starts(config, model), "gradroute": __version__}
     if anew:
         _move_aside(folder)
     if checkpoint := start.checkpoint:
@@ -200,6 +205,7 @@ def _train(
     if audit:
         labels = {example.id: example.label for example in prepared.train}
         trace = Audit(folder.audit, rows, labels, prepared.policy)
+    say(f"{config.run_name}: base {config.model}: {told}.")
     _begin(folder, config, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     say(
@@ -223,6 +229,15 @@ def _train(
             audit=trace,
         )
     )
+
+
+def _starts(config: RunConfig, model: PeftModel) -> dict[str, str]:
+    """Put adapters where they start from, and say what that is as a fact of the run's ground."""
+    places = {name: own.start for name, own in config.adapters.items() if own.start}
+    if not places:
+        return {}
+    found = load_starts(model, places)
+    return {"starts": "; ".join(f"{name} {identity}" for name, identity in found.items())}
 
 
 def evaluate_runs(folders: Sequence[RunFolder], asked: Asked, out: Path) -> None:

@@ -5,8 +5,9 @@ sessions.jsonl   one line per start of training, which also counts what changed 
                   "overridden": ["train.save_every"], "provenance": {...}}
                  and one per event in it, such as {"step": 362, "event": "out of memory", ...}
 
-Keys are those of the configuration, and `ground.data`, `ground.base`, `ground.gradroute` for the
-texts, the base model and the version of gradroute that a run stands on.
+Keys are those of the configuration, and `ground.data`, `ground.base`, `ground.starts`,
+`ground.gradroute` for the texts, the base model, what its adapters started from and the version of
+gradroute that a run stands on.
 """
 
 import difflib
@@ -21,7 +22,7 @@ from gradroute.terminal import printable, say
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
-GROUND = ("ground.data", "ground.base", "ground.gradroute")
+GROUND = ("ground.data", "ground.base", "ground.starts", "ground.gradroute")
 FREE = ("evaluate", "controls")
 """What is measured, and what is trained beside a run, may change; it is recorded."""
 # Of the hardware: free memory and cores decide no number.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError
+from gradroute.gguf_header import NotGguf, check_gguf
 from gradroute.terminal import printable
 
 MAX_SETTINGS = 16 * 2**20
@@ -29,6 +30,7 @@ INDEX = "model.safetensors.index.json"
 # Files of weights may be large. Those that are no safetensors are never read.
 _LARGE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 _SAFETENSORS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+_GGUF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.gguf")
 _VERSIONED = re.compile(r"(config|tokenizer)\.[0-9][0-9.]*\.json")
 _TOKENIZER_CLASS = re.compile(
     r"(?!Auto|Rag)\w*Tokenizer(Fast)?|(Tokenizers|SentencePiece|Python|MistralCommon)Backend",
@@ -44,6 +46,8 @@ _SELECT_CODE = (
     "kernel_config",
     "allow_all_kernels",
 )
+# Readers of other weights in few bits fetch code from the hub (fp8, mxfp4), or import packages.
+_PACKED = ("bitsandbytes",)
 _SELECT_FILES = ("gguf_file", "init_inputs", "tokenizer_object")
 # Left behind by the machine that saved a model; no reader opens what they name.
 _UNREAD = ("_name_or_path", "name_or_path", "special_tokens_map_file")
@@ -59,28 +63,68 @@ _TOKENIZER_FILES = (
 )
 
 
-def check_model_folder(folder: Path, name: str) -> None:
+def check_model_folder(folder: Path, name: str, gguf_file: str | None = None) -> None:
     """See that a model's folder holds a model and nothing that leads out of it.
 
     Args:
-        folder: In Hugging Face format.
+        folder: In Hugging Face format, or one that a GGUF file lies in.
         name: What messages call the model.
+        gguf_file: The GGUF file in it that the weights are read from; None for safetensors.
 
     Raises:
         ConfigError: It does not; the message names the file and the setting.
     """
     folder = folder.resolve()
     try:
-        names = list(_files(folder))
+        names = list(checked_files(folder))
         for entry in names:
             _check_file(folder, entry)
-        if not any(entry.endswith(".safetensors") for entry in names):
-            raise _Refused(
-                "the folder has no weights as safetensors. Weights in pickle files "
-                "(pytorch_model.bin) are never read; save the model again as safetensors."
-            )
-    except _Refused as refused:
+        if gguf_file is None:
+            _check_safetensors(names)
+        else:
+            _check_gguf_file(folder, gguf_file, names)
+    except Refused as refused:
         raise ConfigError(f"model {name}: {printable(str(refused))}") from refused
+
+
+def check_gguf_name(gguf_file: str) -> None:
+    """See that a GGUF file is named as one that lies in the model's folder itself.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not _GGUF.fullmatch(gguf_file):
+        raise ConfigError(
+            "gguf_file: the plain name of a file in the model's folder or repository is needed, "
+            f"such as model.Q4_K_M.gguf, got {gguf_file!r:.80}."
+        )
+
+
+def _check_safetensors(names: list[str]) -> None:
+    if any(entry.endswith(".safetensors") for entry in names):
+        return
+    if packed := [entry for entry in names if entry.endswith(".gguf")]:
+        raise Refused(
+            f"the folder has no weights as safetensors, but GGUF files; give gguf_file={packed[0]}"
+            + (f" or another of {', '.join(packed[1:6])}." if packed[1:] else ".")
+        )
+    raise Refused(
+        "the folder has no weights as safetensors. Weights in pickle files "
+        "(pytorch_model.bin) are never read; save the model again as safetensors."
+    )
+
+
+def _check_gguf_file(folder: Path, gguf_file: str, names: list[str]) -> None:
+    if gguf_file not in names:
+        others = [entry for entry in names if entry.endswith(".gguf")]
+        there = f"those there are {', '.join(others[:6])}" if others else "there is none"
+        raise Refused(f"it has no GGUF file {gguf_file}; {there}.")
+    try:
+        check_gguf(folder / gguf_file)
+    except NotGguf as error:
+        raise Refused(f"{gguf_file} {error}") from error
+    except OSError as error:
+        raise Refused(f"{gguf_file} cannot be read ({error.strerror}).") from error
 
 
 def named_weights(folder: Path, name: str) -> list[str]:
@@ -91,22 +135,22 @@ def named_weights(folder: Path, name: str) -> list[str]:
     """
     folder = folder.resolve()
     try:
-        for entry in _files(folder):
+        for entry in checked_files(folder):
             _check_file(folder, entry)
-        chosen = _settings(folder / "config.json").get("transformers_weights")
+        chosen = json_object(folder / "config.json").get("transformers_weights")
         if chosen and not chosen.endswith(".json"):
             return [chosen]
         index = folder / (chosen or INDEX)
         return _shards(index) if index.is_file() else [WEIGHTS]
-    except _Refused as refused:
+    except Refused as refused:
         raise ConfigError(f"model {name}: {printable(str(refused))}") from refused
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """A file or a setting that is not read, in words."""
 
 
-def _files(folder: Path) -> Iterator[str]:
+def checked_files(folder: Path) -> Iterator[str]:
     """The names of a folder's files, each of them a real one inside it and not too large."""
     own = [folder]
     if folder.parent.name == "snapshots":  # of the hub cache: every file is a link to a blob
@@ -120,31 +164,31 @@ def _files(folder: Path) -> Iterator[str]:
             inside = any(real.is_relative_to(one) for one in own)
             facts = real.stat() if inside else None
         except (OSError, RuntimeError) as error:  # the latter for links in a loop
-            raise _Refused(f"{name} cannot be read ({error}).") from error
+            raise Refused(f"{name} cannot be read ({error}).") from error
         if facts is None:
-            raise _Refused(f"{name} is a link that leads out of the folder. Put the file there.")
+            raise Refused(f"{name} is a link that leads out of the folder. Put the file there.")
         if stat.S_ISDIR(facts.st_mode):
             continue
         if not stat.S_ISREG(facts.st_mode):
-            raise _Refused(f"{name} is a pipe or a device; remove it.")
+            raise Refused(f"{name} is a pipe or a device; remove it.")
         if facts.st_size > MAX_OTHER and not name.endswith(_LARGE):
-            raise _Refused(f"{name} is larger than {MAX_OTHER:,} bytes.")
+            raise Refused(f"{name} is larger than {MAX_OTHER:,} bytes.")
         yield name
 
 
 def _check_file(folder: Path, entry: str) -> None:
     if entry == "adapter_config.json":
-        raise _Refused(
+        raise Refused(
             "the folder holds an adapter (adapter_config.json), which names a base model of its "
             "own. Merge the two, and give the folder of the result."
         )
     if entry.endswith(".index.json"):
         _shards(folder / entry)
     elif entry == "special_tokens_map.json":
-        for key in _settings(folder / entry):
+        for key in json_object(folder / entry):
             # Whatever stands here goes to the tokenizer, before the settings of its own file.
             if not key.endswith(("_token", "_tokens")):
-                raise _Refused(f"{entry}: {key} is no special token; remove it.")
+                raise Refused(f"{entry}: {key} is no special token; remove it.")
     elif entry == "tokenizer_config.json":
         _check_settings(folder, entry, tokenizer=True)
     elif entry in ("config.json", "generation_config.json") or _VERSIONED.fullmatch(entry):
@@ -154,10 +198,10 @@ def _check_file(folder: Path, entry: str) -> None:
 def _check_settings(folder: Path, entry: str, *, tokenizer: bool) -> None:
     if entry.startswith("tokenizer."):
         return  # a vocabulary; it has no settings that name anything
-    for place, key, value in _walk(_settings(folder / entry)):
+    for place, key, value in _walk(json_object(folder / entry)):
         fault = _fault(key, value) or (_tokenizer_fault(key, value) if tokenizer else "")
         if fault:
-            raise _Refused(f"{entry}: {place} {fault}")
+            raise Refused(f"{entry}: {place} {fault}")
 
 
 def _fault(key: str, value: Any) -> str:
@@ -180,6 +224,11 @@ def _fault(key: str, value: Any) -> str:
         names = value if isinstance(value, list) else [value]
         if not all(_VERSIONED.fullmatch(str(one)) for one in names):
             return f"must be plain names such as config.5.0.0.json, got {value!r:.80}."
+    if key == "quant_method" and value not in _PACKED:
+        return (
+            f"is {value!r:.80}, which is not read: of weights in few bits, those of "
+            f"{', '.join(_PACKED)} are."
+        )
     if key == "tokenizer_class" and not _TOKENIZER_CLASS.fullmatch(str(value)):
         return f"must be a tokenizer, got {value!r:.80}."
     return ""
@@ -214,12 +263,12 @@ def _walk(value: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
 
 def _shards(path: Path) -> list[str]:
     """The files that an index of weights names."""
-    parts = _settings(path).get("weight_map")
+    parts = json_object(path).get("weight_map")
     if not isinstance(parts, dict) or not parts:
-        raise _Refused(f"{path.name} has no weight_map.")
+        raise Refused(f"{path.name} has no weight_map.")
     for part in parts.values():
         if not _is_safetensors(part):
-            raise _Refused(
+            raise Refused(
                 f"{path.name} must name safetensors files in the folder, got {part!r:.80}."
             )
     return sorted(set(parts.values()))
@@ -229,24 +278,24 @@ def _is_safetensors(name: Any, more: str = "") -> bool:
     return _SAFETENSORS.fullmatch(str(name).removesuffix(more)) is not None
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """A JSON object, read strictly but for Infinity, which stands in published settings."""
     try:
         if path.stat().st_size > MAX_SETTINGS:
-            raise _Refused(f"{path.name} is larger than {MAX_SETTINGS:,} bytes.")
+            raise Refused(f"{path.name} is larger than {MAX_SETTINGS:,} bytes.")
         text = path.read_bytes().decode("utf-8")
         value = json.loads(text, object_pairs_hook=_no_duplicates)
         _check_depth(value)
-    except _Refused:
+    except Refused:
         raise
     except OSError as error:
-        raise _Refused(f"{path.name} cannot be read ({error.strerror}).") from error
+        raise Refused(f"{path.name} cannot be read ({error.strerror}).") from error
     except RecursionError as error:
-        raise _Refused(f"{path.name} is nested deeper than {MAX_DEPTH} levels.") from error
+        raise Refused(f"{path.name} is nested deeper than {MAX_DEPTH} levels.") from error
     except ValueError as error:
-        raise _Refused(f"{path.name} is no strict JSON ({str(error)[:100]}).") from error
+        raise Refused(f"{path.name} is no strict JSON ({str(error)[:100]}).") from error
     if not isinstance(value, dict):
-        raise _Refused(f"{path.name} holds no JSON object.")
+        raise Refused(f"{path.name} holds no JSON object.")
     return value
 
 

@@ -22,7 +22,7 @@ from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, load_config
 from gradroute.errors import NumericError
 from gradroute.folders import RunFolder
-from gradroute.model import load_base
+from gradroute.model import load_base_of
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.run import train_run
 from torture.planted import KINDS, MICRO_BATCHES, STEPS, Clean, Fault, Watch, planted
@@ -141,7 +141,7 @@ def _clean(ground: Ground, number: int) -> Clean:
     config = load_config(ground.config({**settings, **VARIANTS[number]}, f"clean-{number}"))
     root = ground.folder / f"clean-{number}"
     train_run(config, root, if_exists="fail", bar=False)
-    prepared, base = prepare(config), load_base(config.model)
+    prepared, base = prepare(config), load_base_of(config)
     rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
     order = data_order(prepared, rows, config)
     size = config.train.batch_size * config.train.gradient_accumulation

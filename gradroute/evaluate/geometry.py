@@ -75,7 +75,8 @@ def saved_factors(checkpoint: Checkpoint, adapter: str) -> dict[str, Factors]:
     """
     weights = adapter_tensors(checkpoint, adapter)
     described = read_json(checkpoint.path / adapter / "adapter_config.json")
-    scale = float(described["lora_alpha"]) / described["r"]
+    rank = described["r"]
+    scale = float(described["lora_alpha"]) / (rank**0.5 if described.get("use_rslora") else rank)
     names = [key.removesuffix(".lora_A.weight") for key in weights if ".lora_A." in key]
     names.sort(key=lambda name: [(int(p), "") if p.isdigit() else (0, p) for p in name.split(".")])
     return {

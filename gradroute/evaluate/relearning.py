@@ -97,13 +97,18 @@ def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
         mode: A mode without other scales.
 
     Raises:
-        ConfigError: The mode has a scale other than 0 and 1.
+        ConfigError: The mode has a scale other than 0 and 1, or the base is held in few bits.
     """
     if not set(mode.scales.values()) <= {0.0, 1.0}:
         raise ConfigError(f"mode {mode.name!r} cannot be merged; its scales must be 0 or 1.")
-    torch.nn.Module.to(model, torch.float32)
     tuner = model.base_model
     assert isinstance(tuner, BaseTuner)
+    if getattr(tuner.model.config, "quantization_config", None) is not None:
+        raise ConfigError(
+            "a base in few bits cannot be merged with what is kept: its weights would be rounded "
+            "again. Train with quantize=nothing to measure relearning."
+        )
+    torch.nn.Module.to(model, torch.float32)
     merged = tuner.merge_and_unload(adapter_names=list(mode.kept)) if mode.kept else tuner.unload()
     assert isinstance(merged, PreTrainedModel)
     return merged.requires_grad_(False).eval()

@@ -27,6 +27,7 @@ from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated, routed
 from gradroute.routing.hosting import (
     adapter_weights,
+    check_plain_lora,
     host,
     hosted,
     lora_layers,
@@ -56,14 +57,24 @@ class AdapterShape(Protocol):
         """Share of the adapter's inputs that is set to 0 in training."""
         ...
 
+    @property
+    def rslora(self) -> bool:
+        """Whether the output is multiplied by alpha / sqrt(rank) instead (rsLoRA)."""
+        ...
+
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """Rank, alpha (None: 2 * rank) and dropout of one adapter."""
+    """Rank, alpha (None: 2 * rank) and dropout of one adapter.
+
+    Its output is multiplied by alpha / rank, with `rslora` by alpha / sqrt(rank) (Kalajdzievski
+    2023, arXiv 2312.03732).
+    """
 
     rank: int = 32
     alpha: float | None = None
     dropout: float = 0.0
+    rslora: bool = False
 
 
 def attach_adapters(
@@ -90,7 +101,7 @@ def attach_adapters(
 
     Raises:
         ConfigError: A name or number cannot be used, nothing matches the targets, a target cannot
-            be routed, or the model has adapters already.
+            be routed (it is tied to the embedding, say), or the model has adapters already.
     """
     if isinstance(model, PeftModel) or lora_layers(model):
         raise ConfigError(
@@ -118,27 +129,19 @@ def route_adapters(model: PeftModel) -> PeftModel:
     """Make a PEFT model with LoRA adapters a routed one, in place, all adapters active, trainable.
 
     For a model that PEFT or another library built: `PeftModel.from_pretrained` with
-    `load_adapter`, or `get_peft_model` with `add_adapter`. Weights stay as they are. Warns of
-    trainable weights outside of adapters, which no table can route.
+    `load_adapter`, or `get_peft_model` with `add_adapter`. Weights stay as they are.
 
     Raises:
-        ConfigError: There is no LoRA adapter, or a layer is of a kind that cannot be routed.
+        ConfigError: There is no LoRA adapter, an adapter or layer is of a kind that cannot be
+            routed, or weights outside of adapters are trainable, which no table can route.
     """
+    check_plain_lora(model.peft_config)
     names = routable_adapters(model)
     _check_names(names)
+    _check_nothing_else_learns(model)
     host(model, names)
     assert isinstance(model.base_model, BaseTuner)
     model.base_model.set_adapter(names)
-    routed_ones = {id(p) for own in adapter_parameters(model).values() for p in own}
-    others = [
-        n for n, p in model.named_parameters() if p.requires_grad and id(p) not in routed_ones
-    ]
-    if others:
-        warnings.warn(
-            f"{len(others)} trainable tensors are in no adapter ({others[0]}, …): they learn from "
-            "every example, whatever its label.",
-            stacklevel=2,
-        )
     return model
 
 
@@ -210,6 +213,7 @@ def _attach(
             r=shape.rank,
             lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # pyright: ignore
             lora_dropout=shape.dropout,
+            use_rslora=shape.rslora,
             target_modules=list(modules),
             fan_in_fan_out=isinstance(model.get_submodule(modules[0]), Conv1D),
             task_type=TaskType.CAUSAL_LM if causal else None,
@@ -225,6 +229,25 @@ def _attach(
             adapted.add_adapter(name, configs[name])
     assert isinstance(adapted, PeftModel)
     return adapted
+
+
+def _check_nothing_else_learns(model: PeftModel) -> None:
+    """Refuse norms, biases and whatever else would learn from every example, whatever its label."""
+    routed_ones = {
+        id(weight)
+        for layer in lora_layers(model).values()
+        for name in layer.lora_A
+        for weight in adapter_weights(layer, name)
+    }
+    others = [
+        n for n, p in model.named_parameters() if p.requires_grad and id(p) not in routed_ones
+    ]
+    if others:
+        raise ConfigError(
+            f"{len(others)} trainable tensors are in no adapter ({others[0]}, …): they would learn "
+            "from every example, whatever its label, and stay when an adapter is left out. Freeze "
+            "them with requires_grad_(False)."
+        )
 
 
 def _draw(weight: Tensor, key: str) -> None:

@@ -12,18 +12,20 @@ Both change an object's class in place and add no parameter, so names, saving, l
 and deleting stay PEFT's. docs/design/001-hosting-on-peft.md compares the alternatives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.ops import Term, gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, RoutingState, full_terms
+from gradroute.routing.targets import is_expert, is_tied
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 
@@ -115,6 +117,42 @@ class RoutedLinear(lora.Linear):
         return True
 
 
+# What an adapter of PEFT may train besides A and B; a table routes only these two.
+_BESIDES = {
+    "use_dora": "DoRA magnitudes (use_dora)",
+    "lora_bias": "a bias of its own (lora_bias)",
+    "modules_to_save": "whole modules (modules_to_save)",
+    "trainable_token_indices": "rows of the embedding (trainable_token_indices)",
+    "layer_replication": "repeated layers that share weights (layer_replication)",
+    "target_parameters": "adapters on bare parameters (target_parameters)",
+}
+
+
+def check_plain_lora(configs: Mapping[str, PeftConfig]) -> None:
+    """See that every adapter is plain LoRA: A and B, and nothing else that learns.
+
+    Args:
+        configs: The adapters of a PEFT model, `model.peft_config`.
+
+    Raises:
+        ConfigError: One is not; the message names what it has.
+    """
+    for name, config in configs.items():
+        if not isinstance(config, LoraConfig):
+            kind = str(config.peft_type).rpartition(".")[2]
+            raise ConfigError(
+                f"adapter {name!r} is of the kind {kind}, which cannot be routed; only LoRA can."
+            )
+        besides = [what for key, what in _BESIDES.items() if getattr(config, key)]
+        if config.bias != "none":
+            besides.append(f"biases of the base (bias={config.bias!r})")
+        if besides:
+            raise ConfigError(
+                f"adapter {name!r} trains {', '.join(besides)}, which cannot be routed: it would "
+                "learn from every example, whatever its label. Only A and B of plain LoRA can."
+            )
+
+
 def routable_adapters(model: nn.Module) -> list[str]:
     """The names of the LoRA adapters of a PEFT model, in the order in which they came.
 
@@ -124,8 +162,14 @@ def routable_adapters(model: nn.Module) -> list[str]:
     layers = lora_layers(model)
     if not layers:
         raise ConfigError("the model has no LoRA adapter; make some with attach_adapters.")
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     for path, layer in layers.items():
         _check_layer(path, layer)
+        if is_tied(base, layer.get_base_layer()):
+            raise ConfigError(
+                f"the adapted layer {path} is tied to the embedding, so that an adapter on it "
+                "alone would untie the two when it is merged; leave it out of the targets."
+            )
     return list(dict.fromkeys(name for layer in layers.values() for name in layer.lora_A))
 
 
@@ -211,6 +255,11 @@ def _check_layer(path: str, layer: lora.LoraLayer) -> None:
         raise ConfigError(
             f"adapter {name!r} of {path} uses {type(variant).__name__}, which cannot be routed: "
             "its weights act on more than A and B; use plain LoRA (use_dora=False and the like)."
+        )
+    if is_expert(path):
+        raise ConfigError(
+            f"the adapted layer {path} is an expert of a mixture, which sees tokens in an order of "
+            "its own, where no label can follow; leave it out of the targets."
         )
     parts = [*layer.lora_A.values(), *layer.lora_B.values()]
     linear = parts and all(type(part) in (nn.Linear, GatedDown, GatedUp) for part in parts)

@@ -82,6 +82,9 @@ class RoutedScope:
         ids = self.label_ids
         if ids.dim() == 1 and len(shape) >= 1 and shape[0] == len(ids):
             return ids.repeat_interleave(shape[1:].numel())
+        # Some models flatten [batch, time] on the way; the order of positions is the same.
+        if ids.dim() == 1 and len(shape) == 1 and len(ids) and shape[0] % len(ids) == 0:
+            return ids.repeat_interleave(shape[0] // len(ids))
         if ids.dim() == 2 and (tuple(shape) == tuple(ids.shape) or tuple(shape) == (ids.numel(),)):
             return ids.reshape(-1)
         given = f"{len(ids)} examples" if ids.dim() == 1 else f"{tuple(ids.shape)} positions"

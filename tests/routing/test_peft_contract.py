@@ -3,12 +3,13 @@
 import copy
 import json
 import re
+import warnings
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from routing.tiny import (
     LLAMA_LINEAR,
     logits,
@@ -18,6 +19,7 @@ from routing.tiny import (
     tiny_batch,
     tiny_routed,
 )
+from tiny_families import tiny_family
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
@@ -131,8 +133,16 @@ def test_an_adapter_added_later_is_noticed_and_routed_on_request():
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (dict(use_dora=True), "uses DoraLinearVariant, which cannot be routed"),
-        (dict(lora_bias=True), r"have a bias \(lora_bias=True\)"),
+        (
+            dict(use_dora=True),
+            r"'good' trains DoRA magnitudes \(use_dora\), which cannot be routed",
+        ),
+        (dict(lora_bias=True), r"trains a bias of its own \(lora_bias\)"),
+        (dict(bias="lora_only"), r"trains biases of the base \(bias='lora_only'\)"),
+        (dict(modules_to_save=["lm_head"]), r"trains whole modules \(modules_to_save\)"),
+        (dict(trainable_token_indices=[1]), r"trains rows of the embedding \(trainable_token"),
+        (dict(layer_replication=[(0, 2), (0, 2)]), r"trains repeated layers that share weights"),
+        (dict(target_parameters=["up_proj.weight"]), r"trains adapters on bare parameters"),
         (dict(target_modules=["embed_tokens"]), "kind Embedding, which cannot be routed"),
     ],
 )
@@ -169,11 +179,32 @@ def test_a_layer_that_does_not_call_a_and_b_is_refused():
         route_adapters(get_peft_model(model, config, adapter_name="good"))  # pyright: ignore
 
 
-def test_trainable_weights_outside_of_adapters_are_told():
-    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+def test_trainable_weights_outside_of_adapters_are_refused():
+    model = get_peft_model(tiny_base(), LoraConfig(target_modules=["q_proj"]), adapter_name="good")
+    assert isinstance(model, PeftModel)
+    model.get_parameter("base_model.model.model.norm.weight").requires_grad_(True)
+    with pytest.raises(
+        ConfigError, match=r"1 trainable tensors are in no adapter \(.*norm\.weight"
+    ):
+        route_adapters(model)
+    assert not any("Routed" in type(m).__name__ for m in model.modules())
+
+
+def test_an_adapter_of_another_kind_than_lora_is_refused_by_name():
+    config = IA3Config(target_modules=["q_proj", "up_proj"], feedforward_modules=["up_proj"])
     model = get_peft_model(tiny_base(), config, adapter_name="good")
     assert isinstance(model, PeftModel)
-    with pytest.warns(UserWarning, match=r"1 trainable tensors are in no adapter \(.*lm_head"):
+    with pytest.raises(ConfigError, match="adapter 'good' is of the kind IA3, which cannot be"):
+        route_adapters(model)
+
+
+def test_an_adapter_on_a_tied_output_head_that_peft_made_is_refused():
+    config = LoraConfig(r=2, target_modules=["lm_head"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT says so too, and goes on
+        model = get_peft_model(tiny_family("llama-tied"), config, adapter_name="good")
+    assert isinstance(model, PeftModel)
+    with pytest.raises(ConfigError, match="lm_head is tied to the embedding"):
         route_adapters(model)
 
 

@@ -218,3 +218,17 @@ def test_the_base_and_the_adapters_not_in_the_table_keep_their_weights():
         mean_loss(model, tiny_batch()).backward()
     optimizer.step()
     assert all(torch.equal(model.get_parameter(n), p) for n, p in before.items())
+
+
+@pytest.mark.parametrize("policy", [POLICY, NONE])
+def test_a_batch_that_a_model_flattens_on_the_way_keeps_its_labels(policy):
+    """As OPT does before its second linear layer; a length that divides into no rows is refused."""
+    with routed(model := tiny_routed(), policy, LABELS) as scope:
+        flat = scope.terms(torch.Size([12]), torch.device("cpu"), PAIR)
+        whole = scope.terms(torch.Size([6, 2]), torch.device("cpu"), PAIR)
+        for one, other in zip(flat, whole, strict=True):
+            assert one.adapters == other.adapters and one.scales == other.scales
+            torch.testing.assert_close(one.update, other.update)
+        with pytest.raises(ConfigError, match="labels are for 6 examples"):
+            scope.terms(torch.Size([13]), torch.device("cpu"), PAIR)
+    assert model.training

@@ -1,0 +1,200 @@
+"""A model's files: fetched from the hub, checked by `strangers`, read, and known by their hash."""
+
+import hashlib
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from gradroute.environment import (
+    hub_token,
+    redacted,
+    token_places,
+)
+from gradroute.errors import ConfigError, GradrouteError, MachineError
+from gradroute.strangers import check_gguf_name, named_weights
+from gradroute.terminal import shown
+
+_SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
+
+
+def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -> None:
+    """See that what a config asks for can be read and held here, before anything is fetched."""
+    if gguf_file is not None:
+        check_gguf_name(gguf_file)
+        if quantize != "nothing":
+            raise ConfigError(
+                f"gguf_file and quantize={quantize} do not go together: what is read from a GGUF "
+                "file is unpacked to plain numbers. Use quantize=nothing."
+            )
+        _check_extra("gguf", "gguf", "reads GGUF files")
+        if find_spec("kernels") is not None:
+            raise MachineError(
+                "the package kernels is installed, with which transformers fetches code from the "
+                "hub while it reads a GGUF file, and runs it. Uninstall it (pip uninstall "
+                "kernels), or give the model as safetensors."
+            )
+    if quantize != "nothing":
+        _check_extra("bitsandbytes", "quant", f"holds a base in {quantize}")
+        if device.type != "cuda":
+            raise MachineError(
+                f"quantize={quantize} needs a CUDA device, and this machine has none that torch "
+                "sees. Use quantize=nothing."
+            )
+
+
+def _check_extra(package: str, extra: str, does: str) -> None:
+    if find_spec(package) is None:
+        raise MachineError(
+            f"the package {package}, which {does}, is not installed: "
+            f"pip install 'gradroute[{extra}]'."
+        )
+
+
+def read_model(
+    folder: Path,
+    name: str,
+    *,
+    gguf_file: str | None,
+    quantize: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """The model and its tokenizer; whatever goes wrong inside is the fault of the folder's files.
+
+    The model comes first: that it is a causal one is known before its tokenizer is looked at.
+    """
+    packed = _unpacked() if gguf_file else _quantization(quantize, dtype)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **({} if gguf_file is None else {"gguf_file": gguf_file}),
+            **({} if packed is None else {"quantization_config": packed}),
+            **({} if quantize == "nothing" else {"device_map": {"": device}}),
+        )
+        model, facts = loaded
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder),
+            trust_remote_code=False,
+            local_files_only=True,
+            **({} if gguf_file is None else {"gguf_file": gguf_file}),
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = redacted(str(error).strip().split("\n")[0])[:200]
+        where = f"{gguf_file} is" if gguf_file else "the folder holds"
+        raise ConfigError(
+            f"model {name}: {where} no usable causal LM ({first or type(error).__name__})."
+        ) from error
+    if missing := sorted(facts["missing_keys"]):
+        raise ConfigError(
+            f"model {name}: its files lack {len(missing)} of its weights, such as {missing[0]}; "
+            "they would be random numbers. Give the whole model."
+        )
+    return model, tokenizer
+
+
+def _unpacked() -> Any:
+    """The setting with which a GGUF file is unpacked to plain numbers.
+
+    Without it transformers looks for code on the hub that computes with packed weights. Releases
+    that lack the setting always unpack.
+    """
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return None
+    return GgufConfig(dequantize=True)
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantize == "nothing":
+        return None
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def fetched(name: str, gguf_file: str | None) -> Path:
+    """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
+
+    Settings come first and are checked, then the weights that they name, or the GGUF file, of the
+    same revision.
+    """
+    token = hub_token()
+    small: list[str] = [*_SETTINGS]
+    below = ["*/*"]
+    try:
+        settings = Path(
+            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
+        )
+        weights = [gguf_file] if gguf_file else named_weights(settings, name)
+        whole = snapshot_download(
+            name,
+            token=token,
+            revision=settings.name,
+            allow_patterns=[*small, *weights],
+            ignore_patterns=below,
+        )
+    except GradrouteError:
+        raise
+    except Exception as error:  # of the hub, the network or the cache
+        first = redacted(" ".join(str(error).split()))[:200]
+        found = "one was found" if token else "none was found"
+        raise MachineError(
+            f"model {name} cannot be read from the hub ({first}). If it is gated, accept its terms "
+            f"at https://huggingface.co/{name} and give a token; one was looked for in "
+            f"{token_places()}, and {found}."
+        ) from error
+    return Path(whole)
+
+
+def identity_of(folder: Path, gguf_file: str | None) -> str:
+    """Of a folder one hash over all that is read; of a GGUF file its own, and one for the rest."""
+    if gguf_file is None:
+        return f"sha256 {_digest(folder, '*.safetensors', *_SETTINGS)}"
+    with (folder / gguf_file).open("rb") as file:
+        own = f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    beside = any(path for pattern in _SETTINGS for path in folder.glob(pattern))
+    return f"{own}, settings sha256 {_digest(folder, *_SETTINGS)}" if beside else own
+
+
+def _digest(folder: Path, *patterns: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def show_logs_as_text() -> None:
+    """Names from a model's files reach the terminal in the logs of the library that reads them."""
+    for handler in logging.getLogger("transformers").handlers:
+        if _as_text not in handler.filters:
+            handler.addFilter(_as_text)
+
+
+def _as_text(record: logging.LogRecord) -> bool:
+    if record.name.startswith("transformers"):
+        record.msg, record.args = shown(record.getMessage()), ()
+    return True

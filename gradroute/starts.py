@@ -1,0 +1,144 @@
+"""Starting from a LoRA adapter that is there already: frozen in the base, or as a routed one."""
+
+from collections.abc import Mapping
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from gradroute.adapter_files import AdapterFile, read_adapter
+from gradroute.errors import ConfigError
+from gradroute.routing.adapters import adapter_state, load_adapter_state
+from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.targets import is_tied
+
+
+def merge_start(model: PreTrainedModel, place: str) -> str:
+    """Merge an adapter into the weights of a model in memory: W + s B A, summed in fp32.
+
+    Args:
+        model: A base without adapters, in plain numbers; it is changed in place.
+        place: The adapter's folder.
+
+    Returns:
+        The adapter's identity.
+
+    Raises:
+        ConfigError: It is no plain LoRA adapter, or not one of this model.
+        NumericError: A weight of it is not finite.
+    """
+    file = read_adapter(place, "start_adapter")
+    factors = file.factors
+    weights = {name: _weight(model, name, pair, place) for name, pair in factors.items()}
+    with torch.no_grad():
+        for name, (down, up) in factors.items():
+            weight = weights[name]
+            update = up.float() @ down.float() * file.scaling
+            if isinstance(model.get_submodule(name), Conv1D):
+                update = update.T
+            exact = torch.promote_types(weight.dtype, torch.float32)
+            weight.copy_(weight.to(exact) + update.to(weight.device, exact))
+    return file.identity
+
+
+def load_starts(model: PeftModel, places: Mapping[str, str]) -> dict[str, str]:
+    """Let adapters of a routed model begin as others ended.
+
+    A is taken as it is, and B times the quotient of the two scalings, so that the update is the
+    same whatever alpha the adapter has now.
+
+    Args:
+        model: A routed model; adapters that are not named stay as they are.
+        places: Adapter -> the folder that it starts from.
+
+    Returns:
+        Adapter -> identity of what it started from.
+
+    Raises:
+        ConfigError: A folder holds no plain LoRA adapter, or one of another rank or of other
+            modules than the model's.
+        NumericError: A weight is not finite.
+    """
+    return {name: _load_start(model, name, place) for name, place in places.items()}
+
+
+def _load_start(model: PeftModel, name: str, place: str) -> str:
+    key = f"adapters.{name}.start"
+    file = read_adapter(place, key)
+    own = {
+        adapter_weights(layer, name)[0].shape[0]: layer.scaling[name]
+        for layer in lora_layers(model).values()
+        if name in layer.lora_A
+    }
+    ((rank, scaling),) = own.items()
+    if file.rank != rank:
+        raise ConfigError(
+            f"{key}: {place} is of rank {file.rank}, and adapters.{name}.rank is {rank}; give "
+            f"adapters.{name}.rank={file.rank}."
+        )
+    _check_modules(set(adapter_state(model, name)), file, f"{key}: {place}")
+    factor = file.scaling / scaling
+    state = {
+        tensor_name: tensor.float() * factor if ".lora_B." in tensor_name else tensor
+        for tensor_name, tensor in file.tensors.items()
+    }
+    try:
+        load_adapter_state(model, name, state)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {place}: {error}") from error
+    return file.identity
+
+
+def _check_modules(own: set[str], file: AdapterFile, told: str) -> None:
+    lacks, unknown = sorted(own - file.tensors.keys()), sorted(file.tensors.keys() - own)
+    if not lacks and not unknown:
+        return
+    parts = [
+        f"{len(names)} tensors that {what} ({', '.join(_modules(names)[:3])})"
+        for names, what in (
+            (lacks, "the run's adapter has are missing"),
+            (unknown, "it has not are there"),
+        )
+        if names
+    ]
+    raise ConfigError(
+        f"{told} is on other modules than the run's adapters: {'; '.join(parts)}. Set targets and "
+        "layers to those that it was trained with."
+    )
+
+
+def _modules(names: list[str]) -> list[str]:
+    """The modules of some tensors, each once."""
+    return list(
+        dict.fromkeys(n.removeprefix("base_model.model.").split(".lora_")[0] for n in names)
+    )
+
+
+def _weight(model: PreTrainedModel, name: str, pair: tuple[Tensor, Tensor], place: str) -> Tensor:
+    """The weight that an adapter's factors of a module change."""
+    told = f"start_adapter: {place}"
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise ConfigError(f"{told} is of another model: this one has no module {name}.") from None
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise ConfigError(
+            f"{told} changes {name}, which is of the kind {type(module).__name__}; only linear "
+            "modules can be merged."
+        )
+    if is_tied(model, module):
+        raise ConfigError(
+            f"{told} changes {name}, whose weight is tied to the embedding; merging would change "
+            "both."
+        )
+    down, up = pair
+    given = [up.shape[0], down.shape[1]]
+    shape = list(module.weight.shape)
+    needed = shape[::-1] if isinstance(module, Conv1D) else shape
+    if given != needed:
+        raise ConfigError(
+            f"{told} is of another model: its update of {name} is {given}, the weight {needed}."
+        )
+    return module.weight
