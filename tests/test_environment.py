@@ -1,11 +1,15 @@
 import json
 import os
 import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from gradroute import environment
+from gradroute.cli import main
 from gradroute.environment import (
     commit,
     hub_token,
@@ -183,3 +187,18 @@ def test_a_machine_without_git_has_no_commit(
     monkeypatch.setattr(environment, "__file__", str(make_checkout(nowhere)))
     monkeypatch.setenv("PATH", str(nowhere / "nothing"))
     assert commit() is None
+
+
+def test_the_command_takes_no_code_from_the_hub(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a package called kernels, libraries fetch code and run it; to them it is not there."""
+    (nowhere / "kernels.py").write_text("raise SystemExit('fetched')")
+    monkeypatch.syspath_prepend(nowhere)
+    monkeypatch.setitem(sys.modules, "kernels", sys)  # put back, or taken away, afterwards
+    monkeypatch.delitem(sys.modules, "kernels")
+    assert find_spec("kernels") is not None
+    assert main(["schema"]) == 0 and capsys.readouterr().out
+    assert find_spec("kernels") is None
+    with pytest.raises(ImportError):
+        import_module("kernels")

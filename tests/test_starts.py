@@ -105,7 +105,8 @@ def test_a_start_on_other_modules_names_them(saved: Path):
     model = attach_adapters(base, {"good": AdapterSpec(rank=3)}, targets=["q_proj", "v_proj"])
     sentence = (
         r"2 tensors that the run's adapter has are missing "
-        r"\(model\.layers\.1\.self_attn\.v_proj\); 6 tensors that it has not are there \(model\.layers\.0\.mlp\.down_proj, "
+        r"\(model\.layers\.1\.self_attn\.v_proj\); 6 tensors that it has not are there "
+        r"\(model\.layers\.0\.mlp\.down_proj, "
     )
     with pytest.raises(ConfigError, match=sentence):
         load_starts(model, {"good": str(saved)})
