@@ -41,6 +41,17 @@ def test_one_adapter_of_a_control_has_the_total_rank_and_the_scale_of_the_first(
     assert (adapter.rank, adapter.alpha) == (12, 36.0)
 
 
+@pytest.mark.parametrize("alpha", [None, 10.0])
+def test_one_adapter_of_a_control_keeps_the_scale_of_rslora(alpha: float | None):
+    ranks = ["adapters.good.rank=4", "adapters.bad.rank=12", "adapters.good.rslora=true"]
+    given = [] if alpha is None else [f"adapters.good.alpha={alpha}"]
+    run = load_config(find_config("caps"), ["run_name=r", "controls=[filter]", *ranks, *given])
+    own = run.adapters["good"]
+    one = control_configs(run)[0].adapters["good"]
+    assert one.rank == 16 and one.rslora and one.alpha is not None
+    assert one.alpha / 16**0.5 == (own.alpha or 2 * own.rank) / 4**0.5
+
+
 def test_the_unrouted_run_is_trained_once_for_both_its_controls():
     run = load_config(None, ["controls=[unrouted_ablated, none]"])
     assert [config.control for config in control_configs(run)] == ["none"]

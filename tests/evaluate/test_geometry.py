@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from oracles import geometry_reference
 from peft.tuners.lora import Linear
 from safetensors.torch import save_file
+from small_llama import small_llama
 from tiny_writers import writer
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from gradroute.evaluate.geometry import (
     saved_factors,
     update_cosines,
 )
+from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.hosting import lora_layers
 
 
@@ -259,6 +261,13 @@ def test_factors_of_a_checkpoint_are_those_of_the_model_that_wrote_it(tmp_path) 
             assert factor.scale == read[path].scale
     with pytest.raises(MachineError, match="no adapter 'ugly'"):
         saved_factors(saved, "ugly")
+
+
+def test_factors_of_a_checkpoint_have_the_scaling_of_rslora(tmp_path) -> None:
+    spec = {"good": AdapterSpec(rank=4, alpha=6.0, rslora=True)}
+    model = attach_adapters(small_llama(), spec)
+    saved = save_checkpoint(tmp_path, 1, model, {}, config_text="", policy={})
+    assert {factor.scale for factor in saved_factors(saved, "good").values()} == {3.0}
 
 
 def test_modules_of_a_checkpoint_come_in_the_order_of_their_layers(tmp_path) -> None:

@@ -91,6 +91,15 @@ def test_only_whole_adapters_can_be_merged() -> None:
         merge_kept(writer(), mode)
 
 
+def test_a_base_in_few_bits_is_not_merged() -> None:
+    model = writer()
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    base.config.quantization_config = {"load_in_4bit": True}  # pyright: ignore
+    with pytest.raises(ConfigError, match="a base in few bits cannot be merged"):
+        merge_kept(model, AblationMode.parse("full", ("good", "bad")))
+
+
 def test_a_routed_run_is_shipped_without_bad_and_any_other_whole() -> None:
     def kept(table: str | dict[str, Any], *adapters: str) -> str:
         return kept_mode(RoutingPolicy.from_value(table, adapters)).name

@@ -3,10 +3,10 @@
 import copy
 from typing import Any
 
-import bitsandbytes
 import pytest
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn.modules import Linear4bit
 from oracles import routed_reference
 from peft import PeftModel
 from peft.utils.integrations import dequantize_bnb_weight
@@ -59,7 +59,7 @@ def llama() -> LlamaForCausalLM:
 
 
 def in_4bit(linear: nn.Linear) -> nn.Module:
-    packed = bitsandbytes.nn.Linear4bit(
+    packed = Linear4bit(
         linear.in_features, linear.out_features, bias=False, compute_dtype=torch.float32,
         quant_type="nf4",
     )  # fmt: skip
