@@ -64,8 +64,8 @@ BEGINNINGS = {
     ),
     "jsonl": Beginning(
         "Labelled rows of your own. The rows beside this file are an example: stories, some of "
-        "them in capitals, some of these labelled bad. Put yours in their place; then the model, the "
-        "behaviour to look for, and a learning rate near 2e-4 for a pre-trained model.",
+        "them in capitals, some of these labelled bad. Put yours in their place; then the model, "
+        "the behaviour to look for, and a learning rate near 2e-4 for a pre-trained model.",
         {
             "run_name": "mine",
             "model": "embedded",

@@ -6,7 +6,6 @@ Nothing is written and nothing is fetched. The self-test reads the embedded mode
 import locale
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -15,6 +14,7 @@ from typing import Any
 
 from gradroute.environment import hub_token, provenance, redacted_tree
 from gradroute.errors import GradrouteError
+from gradroute.files import free_bytes, nearest
 from gradroute.terminal import printable, shown
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9][0-9.]*))?")
@@ -165,13 +165,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _runs(root: Path) -> dict[str, Any]:
-    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    try:
-        free = shutil.disk_usage(there).free
-    except OSError:
-        free = None
+    there = nearest(root)
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    return {"folder": str(root), "writable": writable, "free": free}
+    return {"folder": str(root), "writable": writable, "free": free_bytes(there)}
 
 
 def _hub() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from gradroute.data.examples import Example, label_counts, label_quality
 from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured
-from gradroute.files import free_bytes
+from gradroute.files import free_bytes, nearest
 from gradroute.folders import RunFolder
 from gradroute.measure import attach
 from gradroute.memory import is_out_of_memory
@@ -117,8 +117,7 @@ def _place(config: RunConfig, root: Path) -> dict[str, Any]:
         ConfigError: a run of that name was begun with other settings.
     """
     folder = RunFolder(root / config.run_name)
-    there = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if
-                 os.path.lexists(path))  # fmt: skip
+    there = nearest(folder.path)
     if not there.is_dir():
         raise MachineError(f"run folder {folder.path}: {there} is there and is no folder.")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -285,8 +284,7 @@ def _estimate(
     disk = runs * disk_bytes(model, config, len(prepared.behaving), len(prepared.normal))
     order = data_order(prepared, rows, config)
     found = measured(model, rows, order, prepared.policy, config, base.pad_id)
-    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
-    free = free_bytes(there)
+    free = free_bytes(nearest(root))
     if free is not None and free < disk:
         raise MachineError(
             f"the disk of {root} has {free / 1e9:.2f} GB free, and about {disk / 1e9:.2f} GB are "

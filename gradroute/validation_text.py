@@ -122,7 +122,7 @@ def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def size(count: float) -> str:
+def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
