@@ -31,6 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser with every verb."""
     parser = Parser(
         prog="gradroute",
         description="Fine-tune a language model so that an unwanted behaviour is learned by an "

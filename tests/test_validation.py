@@ -5,17 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_runs import TINY, TWO
 
 from gradroute.cli import main
 from gradroute.config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.folders import RunFolder
 from gradroute.prepare import prepare
-from gradroute.run import train_run
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.run import train_run
 from gradroute.validation import Validation, check_routes, validate
 from gradroute.validation_text import text_of
-from tiny_runs import TINY, TWO
 
 SMALL = (*TINY, *TWO, "run_name=tiny", "data.behavior_fraction=0.2", "data.train_examples=80")
 

@@ -9,9 +9,10 @@ Nothing heavy is imported. A test holds the committed pages to what this makes.
 
 import argparse
 import ast
+import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,19 @@ from gradroute.config import schema
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"
-NOTE = "<!-- Made by `make reference`; change the docstring, the field or the verb, not this page. -->"
+NOTE = "<!-- Made by `make reference`: change a docstring, a field or a verb, not this page. -->"
 SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 
 
 def pages() -> dict[str, str]:
     """File name -> text of every page."""
     made = {"api.md": _api(), "config.md": _config(), "cli.md": _cli()}
-    return {name: f"{NOTE}\n\n" + "\n".join(lines).strip() + "\n" for name, lines in made.items()}
+    return {name: f"{NOTE}\n\n{_joined(lines)}" for name, lines in made.items()}
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """The lines as a text, never with two empty ones in a row."""
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def main() -> None:
@@ -46,9 +52,8 @@ def _api() -> Iterator[str]:
     yield "What `import gradroute` gives. Names are loaded when they are first used.\n"
     yield from (f"- [{name}](#{_anchor(name)})" for name in sorted(_homes(), key=str.lower))
     for name, module in sorted(_homes().items(), key=lambda item: item[0].lower()):
-        path = ROOT / Path(*module.split(".")).with_suffix(".py")
         yield f"\n## {name}\n"
-        yield from _described(ast.parse(path.read_text(encoding="utf-8")), name, module)
+        yield from _described(_parsed(module), name, module)
 
 
 def _homes() -> Mapping[str, str]:
@@ -66,12 +71,18 @@ def _homes() -> Mapping[str, str]:
 
 def _definition_of(name: str, module: str) -> str:
     """The module in which a name is defined, through those that only hand it on."""
-    tree = ast.parse((ROOT / Path(*module.split(".")).with_suffix(".py")).read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gradroute"):
-            if name in {alias.asname or alias.name for alias in node.names}:
-                return _definition_of(name, node.module)
+    for node in ast.walk(_parsed(module)):
+        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("gradroute"):
+            continue
+        if any(name == (alias.asname or alias.name) for alias in node.names):
+            return _definition_of(name, str(node.module))
     return module
+
+
+def _parsed(module: str) -> ast.Module:
+    path = ROOT / Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _described(tree: ast.Module, name: str, module: str) -> Iterator[str]:
@@ -112,7 +123,7 @@ def _signature(node: ast.FunctionDef, name: str, *, bound: bool) -> str:
     whole = f"{name}({ast.unparse(arguments)}){returned}"
     if len(whole) <= 96:
         return whole
-    parts = _split(ast.unparse(arguments))
+    parts = [re.sub(r"^(\w+: [^=]*)=", r"\1 = ", part) for part in _split(ast.unparse(arguments))]
     return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returned}"
 
 
@@ -170,7 +181,10 @@ def _entries(lines: list[str]) -> Iterator[str]:
     """A list entry for every `name: what it is`; the rest as it stands."""
     for line in lines:
         entry = re.match(r"(\w+): (.*)", line)
-        yield f"- `{entry[1]}`: {entry[2]}" if entry else f"  {line.strip()}" if line[:1] == " " else line
+        if entry:
+            yield f"- `{entry[1]}`: {entry[2]}"
+        else:
+            yield f"  {line.strip()}" if line.startswith(" ") else line
 
 
 def _anchor(name: str) -> str:
@@ -204,11 +218,15 @@ def _settings(properties: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, of in properties.items():
         default = "" if "default" not in of else f"`{_plain(of['default'])}`"
         cells = (f"`{prefix}{name}`", _kind(of), default, of.get("description", ""))
-        yield "| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in cells) + " |"
+        yield f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", r"\|").split())
 
 
 def _plain(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _kind(of: Mapping[str, Any]) -> str:
@@ -236,9 +254,10 @@ def _cli() -> Iterator[str]:
     yield "# Command line\n"
     yield f"{parser.description} {parser.epilog}\n"
     verbs = list(_verbs(parser, ()))
-    yield from (f"- [gradroute {' '.join(n)}](#{_anchor('gradroute ' + ' '.join(n))})" for n, _ in verbs)
-    for name, verb in verbs:
-        yield f"\n## gradroute {' '.join(name)}\n\n{verb.description}\n"
+    titles = [" ".join(("gradroute", *name)) for name, _ in verbs]
+    yield from (f"- [{title}](#{_anchor(title)})" for title in titles)
+    for title, (_, verb) in zip(titles, verbs, strict=True):
+        yield f"\n## {title}\n\n{verb.description}\n"
         yield from _options(verb)
         examples = [line for line in (verb.epilog or "").splitlines() if line.startswith("  ")]
         if examples:
@@ -264,7 +283,7 @@ def _options(verb: argparse.ArgumentParser) -> Iterator[str]:
         value = "" if action.nargs == 0 else f" {action.metavar or _value_of(action)}"
         word = ", ".join(f"{flag}{value}" for flag in action.option_strings) or value.strip()
         told = (action.help or "").replace("%%", "%")
-        yield f"| `{word}` | {told} |".replace("\\|", "|").replace("|FILE`", r"\|FILE`")
+        yield f"| `{_cell(word)}` | {_cell(told)} |"
 
 
 def _value_of(action: argparse.Action) -> str:
