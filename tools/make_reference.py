@@ -120,10 +120,15 @@ def _signature(node: ast.FunctionDef, name: str, *, bound: bool) -> str:
     if bound or (arguments.args and arguments.args[0].arg == "self"):
         arguments.args = arguments.args[1:]
     returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    whole = f"{name}({ast.unparse(arguments)}){returned}"
+    parts = [re.sub(r"^(\w+: [^=]*)=", r"\1 = ", part) for part in _split(ast.unparse(arguments))]
+    return _call(name, parts, returned)
+
+
+def _call(name: str, parts: list[str], returned: str) -> str:
+    """What is called and with what: on one line where that is short, else on a line for each."""
+    whole = f"{name}({', '.join(parts)}){returned}"
     if len(whole) <= 96:
         return whole
-    parts = [re.sub(r"^(\w+: [^=]*)=", r"\1 = ", part) for part in _split(ast.unparse(arguments))]
     return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returned}"
 
 
@@ -141,11 +146,10 @@ def _split(text: str) -> list[str]:
 
 
 def _class(node: ast.ClassDef, name: str) -> Iterator[str]:
-    bases = ", ".join(ast.unparse(base) for base in node.bases)
+    bases = [ast.unparse(base) for base in node.bases]
     decorated = any("dataclass" in ast.unparse(one) for one in node.decorator_list)
-    fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and decorated]
-    shown = ", ".join(ast.unparse(field) for field in fields) or bases
-    yield f"```py\nclass {name}({shown})\n```\n" if shown else f"```py\nclass {name}\n```\n"
+    fields = [ast.unparse(o) for o in node.body if isinstance(o, ast.AnnAssign) and decorated]
+    yield f"```py\n{_call(f'class {name}', fields or bases, '')}\n```\n"
     yield from _prose(ast.get_docstring(node) or "")
     if name == "RunConfig":
         yield "Every setting: [configuration](config.md).\n"
