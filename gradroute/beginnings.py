@@ -118,11 +118,13 @@ def begin(kind: str, out: Path) -> None:
     """
     beginning = BEGINNINGS[kind]
     rows = None if beginning.rows is None else out.parent / beginning.rows
-    if os.path.lexists(out):
-        raise ConfigError(f"{out} is there already and is left as it is. Name another with --out.")
     text = configuration(beginning, rows)
     try:
-        make_folder(out.parent)
+        make_folder(out.parent)  # first: what `missing/../there` is shows only once it is made
+        if os.path.lexists(out):
+            raise ConfigError(
+                f"{out} is there already and stays as it is. Name another with --out."
+            )
         written = rows is not None and not os.path.lexists(rows)
         if rows is not None and written:
             write_text(rows, _lines(_chats() if kind == "chat" else _stories()))

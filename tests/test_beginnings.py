@@ -89,11 +89,12 @@ def test_rows_of_chats_are_conversations_of_two_with_every_label(tmp_path: Path)
     assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
 
 
-def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path, capsys):
+@pytest.mark.parametrize("way", ["own.yaml", "missing/../own.yaml"])
+def test_a_file_that_is_there_is_left_as_it_is(way: str, tmp_path: Path, capsys):
     out = tmp_path / "own.yaml"
     out.write_text("mine")
-    assert main(["init", "jsonl", "--out", str(out)]) == 2
-    assert out.read_text() == "mine" and list(tmp_path.iterdir()) == [out]
+    assert main(["init", "jsonl", "--out", str(tmp_path / way)]) == 2
+    assert out.read_text() == "mine" and not (tmp_path / "rows.jsonl").exists()
     assert "is there already" in capsys.readouterr().err
 
 
