@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from gradroute.config import RunConfig, find_config, load_config
 from gradroute.data.examples import read_examples
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from gradroute.model import embedded_model
 from gradroute.prepare import prepare
 from gradroute.verbs.beforehand import KINDS
 
@@ -64,6 +67,27 @@ def test_a_beginning_trains_two_steps_as_it_is(kind: str, tmp_path: Path, monkey
     assert main(["train", f"{kind}.yaml", "train.max_steps=2", *smaller]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert [row["step"] for row in read_lines(RunFolder(folder).metrics)] == [1, 2]
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.skipif(
+    find_spec("gradroute.data.chat") is None, reason="conversations cannot be read yet"
+)
+def test_conversations_train_two_steps_on_a_model_with_a_chat_template(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(embedded_model(), "model")
+    Path("model/chat_template.jinja").write_text(TEMPLATE)
+    assert main(["init", "chat"]) == 0
+    given = ["model=model", "train.max_steps=2", "data.max_length=64"]
+    assert main(["validate", "chat.yaml", *given]) == 0
+    assert main(["train", "chat.yaml", *given]) == 0
+    rows = list(read_lines(RunFolder(tmp_path / "runs" / "chat").metrics))
+    assert [row["step"] for row in rows] == [1, 2]
 
 
 def test_example_rows_have_every_label_and_lie_where_the_file_says(tmp_path: Path, monkeypatch):
