@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gradroute import read_examples
 from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
 from gradroute.config import RunConfig, find_config, load_config
-from gradroute.data.examples import read_examples
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.model import embedded_model

@@ -53,7 +53,7 @@ def _api() -> Iterator[str]:
     yield from (f"- [{name}](#{_anchor(name)})" for name in sorted(_homes(), key=str.lower))
     for name, module in sorted(_homes().items(), key=lambda item: item[0].lower()):
         yield f"\n## {name}\n"
-        yield from _described(_parsed(module), name, module)
+        yield from _described(_source(module), name)
 
 
 def _homes() -> Mapping[str, str]:
@@ -71,7 +71,7 @@ def _homes() -> Mapping[str, str]:
 
 def _definition_of(name: str, module: str) -> str:
     """The module in which a name is defined, through those that only hand it on."""
-    for node in ast.walk(_parsed(module)):
+    for node in ast.walk(ast.parse(_source(module))):
         if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("gradroute"):
             continue
         if any(name == (alias.asname or alias.name) for alias in node.names):
@@ -79,23 +79,20 @@ def _definition_of(name: str, module: str) -> str:
     return module
 
 
-def _parsed(module: str) -> ast.Module:
+def _source(module: str) -> str:
     path = ROOT / Path(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return file.read_text(encoding="utf-8")
 
 
-def _described(tree: ast.Module, name: str, module: str) -> Iterator[str]:
-    for at, node in enumerate(tree.body):
+def _described(source: str, name: str) -> Iterator[str]:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             yield from _function(node, name)
         elif isinstance(node, ast.ClassDef) and node.name == name:
             yield from _class(node, name)
-        elif _assigned(node) == name:
-            yield f"`{module}.{name}`\n"
-            following = tree.body[at + 1] if at + 1 < len(tree.body) else None
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                yield from _prose(str(following.value.value))
+        elif _assigned(node) == name:  # its comments are what there is to say
+            yield f"```py\n{ast.get_source_segment(source, node)}\n```\n"
 
 
 def _assigned(node: ast.stmt) -> str | None:

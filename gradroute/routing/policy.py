@@ -43,7 +43,6 @@ NAMED_POLICIES: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType
         "none": {"bad": _BOTH, "unlabeled": _BOTH, "good": _BOTH},
     }
 )
-"""The tables that a configuration can name: name -> label -> adapter -> route."""
 
 
 @dataclass(frozen=True)
