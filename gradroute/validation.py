@@ -18,6 +18,7 @@ from peft import PeftModel
 
 from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, config_differences, load_config
+from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts, label_quality
 from gradroute.environment import redacted
@@ -82,6 +83,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
             return found
         return None
 
+    seen("controls", lambda: control_configs(config))
     seen("place", lambda: _place(config, root))
     prepared = seen("examples", lambda: prepare(config))
     if prepared is not None:
