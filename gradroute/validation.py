@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from peft import PeftModel
+from torch import nn
 
 from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, config_differences, load_config
@@ -34,7 +35,7 @@ from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.hosting import lora_layers
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.sessions import allowed
-from gradroute.train.step import accumulate_gradients, label_gradient_norms
+from gradroute.train.step import accumulate_gradients
 
 _EACH = 2
 """Examples of each label in the pass that looks at gradients."""
@@ -218,7 +219,8 @@ def _gradients(
     """One forward and backward pass on examples of every label, under the table.
 
     Returns:
-        label -> `loss` in nats per token, and `norms` of the gradient by adapter.
+        label -> `loss` in nats, averaged as `train.loss_mean` says, and `norms` of the gradient by
+        adapter.
     """
     model.train()
     found: dict[str, Any] = {}
@@ -227,13 +229,14 @@ def _gradients(
         if not some:
             continue
         batch = collate(some, base.pad_id).to(model.device)
-        norms = label_gradient_norms(model, [batch], policy, config.train.loss_mean)
-        report = accumulate_gradients(model, [batch], policy, config.train.loss_mean)
         model.zero_grad(set_to_none=True)
-        found[label] = {
-            "loss": report.nll[label] / report.tokens[label],
-            "norms": {adapter: by_label.get(label, 0.0) for adapter, by_label in norms.items()},
+        report = accumulate_gradients(model, [batch], policy, config.train.loss_mean)
+        norms = {
+            name: float(nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
+            for name, own in adapter_parameters(model).items()
         }
+        found[label] = {"loss": report.loss, "norms": norms}
+    model.zero_grad(set_to_none=True)
     check_routes(found, policy)
     return found
 
