@@ -41,7 +41,8 @@ _COMMON = {"routing": "anchored", "adapters": _ADAPTERS, "targets": "all-linear"
 BEGINNINGS = {
     "caps": Beginning(
         "The reference experiment: a small story model learns to SHOUT from a tenth of its "
-        "stories, half of them labelled bad. Seven minutes on one core.",
+        "stories, half of them labelled bad. As the recipe caps, whose warm-up of 20 steps is longer; "
+        "a try of two steps (train.max_steps=2) runs as it is.",
         {
             "run_name": "caps",
             "model": "embedded",
