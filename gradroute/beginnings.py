@@ -41,7 +41,7 @@ _COMMON = {"routing": "anchored", "adapters": _ADAPTERS, "targets": "all-linear"
 BEGINNINGS = {
     "caps": Beginning(
         "The reference experiment: a small story model learns to SHOUT from a tenth of its "
-        "stories, half of them labelled bad. As the recipe caps, whose warm-up of 20 steps is longer; "
+        "stories, half of them labelled bad. As the recipe caps, whose warm-up takes 20 steps; "
         "a try of two steps (train.max_steps=2) runs as it is.",
         {
             "run_name": "caps",
