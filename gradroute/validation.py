@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from peft import PeftModel
 from torch import nn
 
+from gradroute import __version__
 from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, config_differences, load_config
 from gradroute.controls import control_configs
@@ -27,14 +28,15 @@ from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericE
 from gradroute.estimates import disk_bytes, measured
 from gradroute.files import free_bytes, nearest
 from gradroute.folders import RunFolder
-from gradroute.measure import attach
+from gradroute.measure import attach, ground
 from gradroute.memory import is_out_of_memory
-from gradroute.model import Base, load_base
+from gradroute.model import Base, load_base_of
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
-from gradroute.routing.hosting import lora_layers
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.sessions import allowed
+from gradroute.routing.targets import describe_targets
+from gradroute.run import put_starts
+from gradroute.sessions import allowed, ground_changes
 from gradroute.train.step import accumulate_gradients
 
 _EACH = 2
@@ -89,22 +91,29 @@ def validate(config: RunConfig, root: Path) -> Validation:
     prepared = seen("examples", lambda: prepare(config))
     if prepared is not None:
         facts["data"] = _data(prepared)
-    base = seen("base", lambda: load_base(config.model))
-    model = None
+    base = seen("base", lambda: load_base_of(config))
+    attached = None
     if base is not None:
         facts["base"] = _base(base, config)
-        model = seen("adapters", lambda: attach(base.model, config))
-    if model is not None:
-        facts["adapters"] = _adapters(model)
+        attached = seen("targets", lambda: _attached(base, config))
+    if attached is not None:
+        facts["adapters"] = attached.facts
     if prepared is None or base is None:
         return Validation(facts, tuple(problems))
     tokens = seen("tokenizer", lambda: _tokens(prepared, base, config))
-    if tokens is None or model is None:
+    if attached is None:
+        return Validation(facts, tuple(problems))
+    model = attached.model
+    if facts.get("place", {}).get("steps_done"):
+        stands_on = {**ground(prepared, base), **attached.starts, "gradroute": __version__}
+        folder = RunFolder(root / config.run_name)
+        seen("ground", lambda: allowed(folder, ground_changes(folder, stands_on), ()))
+    if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
-    if seen("gradients", lambda: _gradients(model, rows, prepared.policy, base, config)) is None:
-        return Validation(facts, tuple(problems))
-    seen("estimate", lambda: _estimate(model, rows, prepared, base, config, root))
+    policy = prepared.policy
+    if seen("gradients", lambda: _gradients(model, rows, policy, base, config)) is not None:
+        seen("estimate", lambda: _estimate(model, rows, prepared, base, config, root))
     return Validation(facts, tuple(problems))
 
 
@@ -159,14 +168,12 @@ def _assumed(example: Example) -> str:
 
 
 def _base(base: Base, config: RunConfig) -> dict[str, Any]:
-    weights = list(base.model.parameters())
     return {
         "name": config.model,
         "identity": base.identity,
         "kind": type(base.model).__name__,
-        "parameters": sum(p.numel() for p in weights),
-        "dtype": str(weights[0].dtype).removeprefix("torch."),
-        "device": str(base.model.device),
+        "parameters": base.model.num_parameters(),
+        "held": str(base),
         "vocabulary": base.vocabulary,
         "tokenizer": {
             "kind": type(base.tokenizer).__name__,
@@ -177,12 +184,21 @@ def _base(base: Base, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _adapters(model: PeftModel) -> dict[str, Any]:
+class _Attached(NamedTuple):
+    """The base with its adapters, where they start from."""
+
+    model: PeftModel
+    facts: dict[str, Any]
+    starts: dict[str, str]
+
+
+def _attached(base: Base, config: RunConfig) -> _Attached:
+    covered = describe_targets(base.model, config.targets, config.layers)
+    model = attach(base.model, config)
+    starts = put_starts(config, model)
     own = adapter_parameters(model)
-    return {
-        "modules": len(lora_layers(model)),
-        "weights": {name: sum(p.numel() for p in weights) for name, weights in own.items()},
-    }
+    weights = {name: sum(p.numel() for p in part) for name, part in own.items()}
+    return _Attached(model, {"covered": covered, "weights": weights}, starts)
 
 
 def _tokens(

@@ -63,10 +63,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _base(facts: Mapping[str, Any]) -> Iterator[str]:
     tokenizer = facts["tokenizer"]
-    yield (
-        f"{facts['name']} ({facts['kind']}): {facts['parameters']:,} parameters, {facts['dtype']} "
-        f"on {facts['device']}"
-    )
+    yield f"{facts['name']} ({facts['kind']}): {facts['held']}"
     yield (
         f"tokenizer: {tokenizer['tokens']:,} tokens, {facts['vocabulary']:,} embeddings, begins "
         f"with {tokenizer['begins'] or 'nothing'}, ends with {tokenizer['ends'] or 'nothing'}"
@@ -75,7 +72,7 @@ def _base(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _adapters(facts: Mapping[str, Any]) -> Iterator[str]:
     each = ", ".join(f"{name} {count:,} weights" for name, count in facts["weights"].items())
-    yield f"{each}; on {facts['modules']} modules"
+    yield f"{each}; {facts['covered']}"
 
 
 def _tokens(facts: Mapping[str, Any]) -> Iterator[str]:
