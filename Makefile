@@ -22,10 +22,10 @@ comma := ,
 DONE := $(VENV)/.set-up
 STAMP := $(DONE)$(if $(EXTRAS)$(TORCH_BACKEND),-with-$(subst $(comma),+,$(EXTRAS))-$(TORCH_BACKEND))
 
-.PHONY: help setup demo test check torture lock base clean
+.PHONY: help setup demo test check torture reference lock base clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@awk '/^#   [A-Z]/ { sub(/^# */, ""); print }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install gradroute with everything that it needs
@@ -45,6 +45,9 @@ check: $(STAMP) ## format, lint, types and import order, without changing a file
 
 torture: $(STAMP) ## kill, fill, damage, fuzz: the long form of tests/torture (ARGS='kills damage')
 	$(BIN)/python -m torture $(ARGS)
+
+reference: $(STAMP) ## make docs/reference/ again from docstrings, schema and parser
+	$(BIN)/python tools/make_reference.py
 
 base: $(STAMP) ## make the embedded model again from its seed
 	$(BIN)/python tools/make_base.py $(ARGS)

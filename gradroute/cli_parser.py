@@ -20,17 +20,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     What is to be done with them is `action`.
     """
-    parser = _parser()
+    parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(late) < len(rest) or (late and options.verb != "train"):
+    if len(late) < len(rest) or (late and "overrides" not in options):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
         options.overrides += late
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every verb."""
     parser = Parser(
         prog="gradroute",
         description="Fine-tune a language model so that an unwanted behaviour is learned by an "

@@ -275,6 +275,11 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest above it at which there is something."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
+
+
 def refusal(path: Path, error: Exception, needed: int) -> str:
     """That a path cannot be written and why, without a full stop.
 
@@ -294,10 +299,10 @@ def refusal(path: Path, error: Exception, needed: int) -> str:
         if error.errno not in _NO_ROOM:
             return f"{path} cannot be written: {why}"
     free = free_bytes(path.parent)
-    room = "" if free is None else f", {_amount(free)} free"
-    return f"{path} cannot be written: {why} ({_amount(needed)} needed{room})"
+    room = "" if free is None else f", {amount(free)} free"
+    return f"{path} cannot be written: {why} ({amount(needed)} needed{room})"
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
     """A number of bytes for people."""
     return f"{size} bytes" if size < 100_000 else f"{size / 1e6:.1f} MB"

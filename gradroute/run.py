@@ -190,7 +190,7 @@ def _train(
     base = load_base_of(config)
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
-    facts = {**ground(prepared, base), **_starts(config, model), "gradroute": __version__}
+    facts = {**ground(prepared, base), **put_starts(config, model), "gradroute": __version__}
     if anew:
         _move_aside(folder)
     if checkpoint := start.checkpoint:
@@ -231,7 +231,7 @@ def _train(
     )
 
 
-def _starts(config: RunConfig, model: PeftModel) -> dict[str, str]:
+def put_starts(config: RunConfig, model: PeftModel) -> dict[str, str]:
     """Put adapters where they start from, and say what that is as a fact of the run's ground."""
     places = {name: own.start for name, own in config.adapters.items() if own.start}
     if not places:

@@ -20,8 +20,10 @@ def loaded_by(statement: str) -> set[str]:
     "module",
     [
         "gradroute",
+        "gradroute.beginnings",
         "gradroute.cli",
         "gradroute.config",
+        "gradroute.diagnosis",
         "gradroute.environment",
         "gradroute.files",
         "gradroute.folders",

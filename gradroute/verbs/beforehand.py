@@ -1,18 +1,57 @@
-"""What is asked before training: `schema`."""
+"""What is asked before training: `validate`, `init`, `doctor`, `schema`."""
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gradroute.verbs.arguments import (
     add_verb,
 )
 
 if TYPE_CHECKING:
+    from gradroute.errors import GradrouteError
     from gradroute.verbs.arguments import Verbs
+
+KINDS = ("caps", "jsonl", "chat")
+"""What `init` can begin; see `gradroute.beginnings`."""
 
 
 def add(verbs: "Verbs") -> None:
     """Add the verbs that come before training."""
+    validate = add_verb(
+        verbs,
+        "validate",
+        "look at everything a run would need, and write nothing: data, labels, tokens, routes, "
+        "memory, time, disk",
+        _validate,
+        ["gradroute validate caps", "gradroute validate my.yaml train.batch_size=4"],
+    )
+    validate.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe")
+    validate.add_argument("overrides", nargs="*", metavar="key=value", help="last wins")
+    _takes_json(validate)
+    init = add_verb(
+        verbs,
+        "init",
+        "write a commented configuration to begin with",
+        _init,
+        ["gradroute init caps", "gradroute init jsonl --out mine.yaml"],
+        runs_folder=False,
+    )
+    init.add_argument(
+        "kind",
+        choices=KINDS,
+        help="caps: the reference experiment; jsonl: labelled rows of your own; chat: labelled "
+        "conversations and a model with a chat template",
+    )
+    init.add_argument("--out", type=Path, help="the file (KIND.yaml); example rows lie beside it")
+    doctor = add_verb(
+        verbs,
+        "doctor",
+        "print what a bug report needs: versions, device, extras, places; no secrets",
+        _doctor,
+        ["gradroute doctor", "gradroute doctor --json"],
+    )
+    _takes_json(doctor)
     add_verb(
         verbs,
         "schema",
@@ -21,6 +60,71 @@ def add(verbs: "Verbs") -> None:
         ["gradroute schema", "gradroute schema > gradroute.schema.json"],
         runs_folder=False,
     )
+
+
+def _takes_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from gradroute.config import find_config, load_config
+    from gradroute.errors import ConfigError
+
+    try:
+        config = load_config(find_config(options.config), options.overrides)
+    except ConfigError as error:  # nothing else can be looked at
+        if options.json:
+            _print_json({"problems": [_plain(error)]})
+        raise
+    from gradroute.validation import validate
+
+    found = validate(config, options.runs)
+    if options.json:
+        _print_json({**found.facts, "problems": [_plain(p) for p in found.problems]})
+    else:
+        from gradroute.validation_text import text_of
+
+        print(text_of(found))
+    if found.problems:
+        first, *others = found.problems
+        if not others:
+            raise first
+        count = len(found.problems)
+        raise type(first)("\n  ".join([f"{count} things are wrong:", *map(str, found.problems)]))
+    if not options.json:
+        print("nothing wrong was found, and nothing was written.")
+
+
+def _plain(problem: "GradrouteError") -> dict[str, Any]:
+    return {"exit_code": problem.exit_code, "message": str(problem)}
+
+
+def _init(options: argparse.Namespace) -> None:
+    from gradroute.beginnings import begin
+
+    begin(options.kind, options.out or Path(f"{options.kind}.yaml"))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from gradroute.diagnosis import diagnose, text_of, troubles
+
+    facts = diagnose(options.runs)
+    if options.json:
+        _print_json(facts)
+    else:
+        print(text_of(facts))
+    if found := troubles(facts):
+        from gradroute.errors import MachineError
+
+        raise MachineError(" ".join(found))
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    from gradroute.environment import redacted_tree
+
+    print(json.dumps(redacted_tree(value), indent=2))
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -1,0 +1,137 @@
+"""What a run will take, from its own first steps: memory, time and room on the disk.
+
+The steps are real ones, on real batches and with the optimizer, in memory alone. What they do not
+show is added by formula, and each figure says on what ground it stands.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from gradroute.checkpoint import KEPT
+from gradroute.config import RunConfig
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
+from gradroute.memory import fitted
+from gradroute.routing.adapters import adapter_parameters
+from gradroute.routing.policy import RoutingPolicy, standard_modes
+from gradroute.train.step import build_optimizer, schedule, train_step
+
+_STEPS, _SECONDS = 3, 20.0
+"""Steps that are timed: so many, fewer once they have taken so long."""
+_WEIGHT, _MOMENTS = 4, 8
+"""Bytes of an adapter weight, always float32, and of AdamW's two moments of it."""
+_LINE = 700
+"""Bytes of one step's lines in metrics.jsonl and timings.jsonl; those of runs here are shorter."""
+_CHARACTERS, _SAMPLE, _LOSS = 5, 300, 120
+"""Bytes per token of a completion; of a sample's line besides; of a held-out example's line."""
+
+
+def measured(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    order: DataOrder,
+    policy: RoutingPolicy,
+    config: RunConfig,
+    pad_id: int,
+) -> dict[str, Any]:
+    """Train the first steps and one of the longest examples; the model is of no use afterwards.
+
+    Returns:
+        `step_seconds` (median of the first steps) and `steps` (how many were timed), `hours` (of
+        the whole run), `memory` (bytes at the peak: of this process, on a GPU of what torch took
+        there), `of_memory` ("process" or "device"), `micro_batch` (examples at a time that fit) and
+        `smaller` (whether these are fewer than asked for).
+
+    Raises:
+        NumericError: a loss or gradient is not finite.
+        ConfigError: an adapter that the table updates cannot learn.
+        MachineError: memory runs out even for one example at a time.
+    """
+    settings = config.train
+    optimizer = build_optimizer(model, config.adapters, settings.learning_rate)
+    model.train()
+    each = settings.batch_size * settings.gradient_accumulation
+    updated: set[str] = set()
+
+    def step(number: int, places: Sequence[int], size: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        began = time.perf_counter()
+        batches = _batches([rows[at] for at in places], size, pad_id, model)
+        rate = schedule(number, settings.max_steps, settings.warmup_steps)
+        report = train_step(
+            model, optimizer, batches, policy, loss_mean=settings.loss_mean, rate=rate
+        )
+        updated.update(report.updated)
+        return time.perf_counter() - began  # the losses were read, so the device is done
+
+    seconds: list[float] = []
+    size = settings.batch_size
+    for number in range(min(_STEPS, settings.max_steps)):
+        took, size = _fitted(step, number, order.batch(number, each), size)
+        seconds.append(took)
+        if sum(seconds) > _SECONDS:
+            break
+    longest = sorted(range(len(rows)), key=lambda at: len(rows[at].input_ids))[-size:]
+    _, size = _fitted(step, 0, longest, min(size, len(longest)))
+    own = adapter_parameters(model)
+    missing = sum(p.numel() for name in own if name not in updated for p in own[name])
+    every = settings.log_gradients_every
+    passes = settings.max_steps * (1 + (1 / every if every else 0))
+    return {
+        "step_seconds": median(seconds),
+        "steps": len(seconds),
+        "hours": median(seconds) * passes / 3600,
+        "memory": _peak_bytes(model.device) + missing * (_WEIGHT + _MOMENTS),
+        "of_memory": "process" if model.device.type == "cpu" else "device",
+        "micro_batch": size,
+        "smaller": size < min(settings.batch_size, len(rows)),
+    }
+
+
+def disk_bytes(model: PeftModel, config: RunConfig, behaving: int, normal: int) -> int:
+    """Bytes that a run's folder will take at most, from formulas: see the constants.
+
+    Checkpoints hold every adapter and two moments of each weight; while one is written there is
+    one more than are kept. To these come the lines of every step, and samples and losses of the
+    evaluation under every mode.
+    """
+    weights = sum(p.numel() for own in adapter_parameters(model).values() for p in own)
+    checkpoints = (KEPT + 1) * weights * (_WEIGHT + _MOMENTS)
+    wanted = config.evaluate
+    modes = len(wanted.modes or standard_modes(list(config.adapters)))
+    sample = wanted.max_new_tokens * _CHARACTERS + _SAMPLE
+    held_out = min(normal, wanted.held_out) + min(behaving, wanted.held_out)
+    evaluation = modes * (wanted.prompts * sample + held_out * _LOSS)
+    return checkpoints + config.train.max_steps * _LINE + evaluation
+
+
+def _fitted(step: Any, number: int, places: Sequence[int], size: int) -> tuple[float, int]:
+    """A step with fewer examples at a time where memory runs out, as training does it."""
+    advice = (
+        "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
+    )
+    return fitted(lambda size: step(number, places, size), size, lambda before, after: None, advice)
+
+
+def _batches(
+    chosen: Sequence[TokenizedExample], size: int, pad_id: int, model: PeftModel
+) -> list[Batch]:
+    return [
+        collate(chosen[at : at + size], pad_id).to(model.device)
+        for at in range(0, len(chosen), size)
+    ]
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most memory so far: of this process, or on a GPU of what torch has taken there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,315 @@
+"""Before training: everything that can be seen of a run without writing a byte.
+
+Data, base, labels, tokens, routes and place are looked at one after another. What goes wrong in
+one of them does not keep the others from being looked at, so that all of it is said at once. A
+forward and backward pass on examples of every label shows that exactly the adapters which the
+table names learn from them; real steps, in memory, show what training takes.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from peft import PeftModel
+from torch import nn
+
+from gradroute import __version__
+from gradroute.checkpoint import latest_checkpoint
+from gradroute.config import RunConfig, config_differences, load_config
+from gradroute.controls import control_configs
+from gradroute.data.batches import TokenizedExample, collate
+from gradroute.data.examples import Example, label_counts, label_quality
+from gradroute.environment import redacted
+from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
+from gradroute.estimates import disk_bytes, measured
+from gradroute.files import free_bytes, nearest
+from gradroute.folders import RunFolder
+from gradroute.measure import attach, ground
+from gradroute.memory import is_out_of_memory
+from gradroute.model import Base, load_base_of
+from gradroute.prepare import Prepared, data_order, prepare, tokenized
+from gradroute.routing.adapters import adapter_parameters
+from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.targets import describe_targets
+from gradroute.run import put_starts
+from gradroute.sessions import allowed, ground_changes
+from gradroute.train.step import accumulate_gradients
+
+_EACH = 2
+"""Examples of each label in the pass that looks at gradients."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was seen.
+
+    Attributes:
+        facts: section -> what is known of it, as plain data; a section that could not be looked at
+            is not there.
+        problems: what would stop training, in the order of the sections.
+    """
+
+    facts: dict[str, Any]
+    problems: tuple[GradrouteError, ...]
+
+
+def validate(config: RunConfig, root: Path) -> Validation:
+    """Look at everything that `train_run` would need; nothing is written.
+
+    (A base or data set of the hub is fetched into the hub's cache, as by training.)
+
+    Args:
+        config: the resolved configuration.
+        root: the folder of the runs.
+    """
+    facts: dict[str, Any] = {"run": _run(config)}
+    problems: list[GradrouteError] = []
+
+    def seen(name: str, look: Callable[[], Result]) -> Result | None:
+        try:
+            found = look()
+        except GradrouteError as error:
+            problems.append(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problems.append(MachineError(f"{name}: memory runs out ({str(error)[:100]})."))
+        else:
+            if isinstance(found, dict):
+                facts[name] = found
+            return found
+        return None
+
+    seen("controls", lambda: control_configs(config))
+    seen("place", lambda: _place(config, root))
+    prepared = seen("examples", lambda: prepare(config))
+    if prepared is not None:
+        facts["data"] = _data(prepared)
+    base = seen("base", lambda: load_base_of(config))
+    attached = None
+    if base is not None:
+        facts["base"] = _base(base, config)
+        attached = seen("targets", lambda: _attached(base, config))
+    if attached is not None:
+        facts["adapters"] = attached.facts
+    if prepared is None or base is None:
+        return Validation(facts, tuple(problems))
+    tokens = seen("tokenizer", lambda: _tokens(prepared, base, config))
+    if attached is None:
+        return Validation(facts, tuple(problems))
+    model = attached.model
+    if facts.get("place", {}).get("steps_done"):
+        stands_on = {**ground(prepared, base), **attached.starts, "gradroute": __version__}
+        folder = RunFolder(root / config.run_name)
+        seen("ground", lambda: allowed(folder, ground_changes(folder, stands_on), ()))
+    if tokens is None:
+        return Validation(facts, tuple(problems))
+    rows, facts["tokens"] = tokens
+    policy = prepared.policy
+    if seen("gradients", lambda: _gradients(model, rows, policy, base, config)) is not None:
+        seen("estimate", lambda: _estimate(model, rows, prepared, base, config, root))
+    return Validation(facts, tuple(problems))
+
+
+def _run(config: RunConfig) -> dict[str, Any]:
+    return {"name": config.run_name, "seed": config.seed, "controls": config.controls or []}
+
+
+def _place(config: RunConfig, root: Path) -> dict[str, Any]:
+    """Where the run would be written, and what is there.
+
+    Raises:
+        MachineError: no folder can be made or written there.
+        ConfigError: a run of that name was begun with other settings.
+    """
+    folder = RunFolder(root / config.run_name)
+    there = nearest(folder.path)
+    if not there.is_dir():
+        raise MachineError(f"run folder {folder.path}: {there} is there and is no folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MachineError(
+            f"run folder {folder.path}: {there} must not be written to. Choose another with --runs."
+        )
+    found = {"folder": redacted(str(folder.path)), "steps_done": 0, "free": free_bytes(there)}
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    if checkpoint is not None:
+        begun = folder.config if folder.config.is_file() else checkpoint.config
+        allowed(folder, config_differences(load_config(begun), config), ())
+        found["steps_done"] = checkpoint.step
+    return found
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    counts = label_counts(prepared.train)
+    known = any(e.true_label != _assumed(e) for e in prepared.train)
+    quality = label_quality(prepared.train) if known else {}
+    return {
+        "identity": prepared.identity,
+        "train": len(prepared.train),
+        "held_out": {"normal": len(prepared.normal), "behaviour": len(prepared.behaving)},
+        "labels": dict(sorted(Counter(e.label for e in prepared.train).items())),
+        "true_labels_known": known,
+        "true_by_label": [[true, label, n] for (true, label), n in counts.items()] if known else [],
+        "precision": quality.get("precision"),
+        "recall": quality.get("recall"),
+        "notes": list(prepared.notes),
+    }
+
+
+def _assumed(example: Example) -> str:
+    """The true label of an example of a file that has none."""
+    return "good" if example.label == "unlabeled" else example.label
+
+
+def _base(base: Base, config: RunConfig) -> dict[str, Any]:
+    return {
+        "name": config.model,
+        "identity": base.identity,
+        "kind": type(base.model).__name__,
+        "parameters": base.model.num_parameters(),
+        "held": str(base),
+        "vocabulary": base.vocabulary,
+        "tokenizer": {
+            "kind": type(base.tokenizer).__name__,
+            "tokens": len(base.tokenizer),
+            "begins": base.tokenizer.bos_token,
+            "ends": base.tokenizer.eos_token,
+        },
+    }
+
+
+class _Attached(NamedTuple):
+    """The base with its adapters, where they start from."""
+
+    model: PeftModel
+    facts: dict[str, Any]
+    starts: dict[str, str]
+
+
+def _attached(base: Base, config: RunConfig) -> _Attached:
+    covered = describe_targets(base.model, config.targets, config.layers)
+    model = attach(base.model, config)
+    starts = put_starts(config, model)
+    own = adapter_parameters(model)
+    weights = {name: sum(p.numel() for p in part) for name, part in own.items()}
+    return _Attached(model, {"covered": covered, "weights": weights}, starts)
+
+
+def _tokens(
+    prepared: Prepared, base: Base, config: RunConfig
+) -> tuple[list[TokenizedExample], dict[str, Any]]:
+    """The tokenised examples, and what of them is trained on."""
+    rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    targets: Counter[str] = Counter()
+    for row in rows:
+        targets[prepared.policy.labels[row.label_id]] += row.target_count
+    lengths = sorted(len(row.input_ids) for row in rows)
+    return rows, {
+        "examples": len(rows),
+        "dropped": len(prepared.train) - len(rows),
+        "targets": dict(sorted(targets.items())),
+        "median_length": lengths[len(lengths) // 2],
+        "longest": lengths[-1],
+        "epochs": config.train.max_steps * _step_size(config) / len(rows),
+        "notes": list(notes),
+    }
+
+
+def _step_size(config: RunConfig) -> int:
+    return config.train.batch_size * config.train.gradient_accumulation
+
+
+def _gradients(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    policy: RoutingPolicy,
+    base: Base,
+    config: RunConfig,
+) -> dict[str, Any]:
+    """One forward and backward pass on examples of every label, under the table.
+
+    Returns:
+        label -> `loss` in nats, averaged as `train.loss_mean` says, and `norms` of the gradient by
+        adapter.
+    """
+    model.train()
+    found: dict[str, Any] = {}
+    for label_id, label in enumerate(policy.labels):
+        some = [row for row in rows if row.label_id == label_id][:_EACH]
+        if not some:
+            continue
+        batch = collate(some, base.pad_id).to(model.device)
+        model.zero_grad(set_to_none=True)
+        report = accumulate_gradients(model, [batch], policy, config.train.loss_mean)
+        norms = {
+            name: float(nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
+            for name, own in adapter_parameters(model).items()
+        }
+        found[label] = {"loss": report.loss, "norms": norms}
+    model.zero_grad(set_to_none=True)
+    check_routes(found, policy)
+    return found
+
+
+def check_routes(found: dict[str, Any], policy: RoutingPolicy) -> None:
+    """See that exactly the adapters that the table updates have a finite gradient.
+
+    Args:
+        found: label -> `loss`, and `norms` of the gradient by adapter.
+        policy: the table.
+
+    Raises:
+        NumericError: a loss or gradient is not finite.
+        ConfigError: an adapter learns that should not, or does not that should.
+    """
+    wrong: list[str] = []
+    for label, seen in found.items():
+        if not math.isfinite(seen["loss"]):
+            raise NumericError(f"the loss of examples labelled {label} is {seen['loss']}.")
+        for adapter, norm in seen["norms"].items():
+            route = policy.table[label][adapter]
+            if not math.isfinite(norm):
+                raise NumericError(
+                    f"the gradient of adapter '{adapter}' from examples labelled {label} is {norm}."
+                )
+            if (norm > 0) != (route.update > 0):
+                learns = "learns" if norm > 0 else "does not learn"
+                wrong.append(f"'{adapter}' {learns} from examples labelled {label}")
+    if wrong:
+        raise ConfigError(
+            f"the gradients do not fit the routing table '{policy.name}': {'; '.join(wrong)}. Look "
+            "at adapters, targets and layers."
+        )
+
+
+def _estimate(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    prepared: Prepared,
+    base: Base,
+    config: RunConfig,
+    root: Path,
+) -> dict[str, Any]:
+    """Memory, time and room on the disk for the run, each control taken for as much again.
+
+    Raises:
+        MachineError: the disk has too little room, or memory runs out.
+    """
+    runs = 1 + len(config.controls or ())
+    disk = runs * disk_bytes(model, config, len(prepared.behaving), len(prepared.normal))
+    order = data_order(prepared, rows, config)
+    found = measured(model, rows, order, prepared.policy, config, base.pad_id)
+    free = free_bytes(nearest(root))
+    if free is not None and free < disk:
+        raise MachineError(
+            f"the disk of {root} has {free / 1e9:.2f} GB free, and about {disk / 1e9:.2f} GB are "
+            f"needed for {runs} run{'s' if runs > 1 else ''}. Make room, or choose another folder "
+            "with --runs."
+        )
+    return {**found, "hours": runs * found["hours"], "disk": disk, "runs": runs}

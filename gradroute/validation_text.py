@@ -1,0 +1,135 @@
+"""What `gradroute validate` saw, as blocks for a person."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gradroute.terminal import printable, shown
+from gradroute.validation import Validation
+
+_NAME = 12  # columns of a block's name
+
+
+def text_of(found: Validation) -> str:
+    """Blocks of lines, the name of each in front; a part that could not be looked at has none."""
+    blocks = (
+        ("run", _run),
+        ("place", _place),
+        ("data", _data),
+        ("base", _base),
+        ("adapters", _adapters),
+        ("tokens", _tokens),
+        ("gradients", _gradients),
+        ("estimate", _estimate),
+    )
+    lines: list[str] = []
+    for name, lines_of in blocks:
+        if name not in found.facts:
+            continue
+        for at, line in enumerate(lines_of(found.facts[name])):
+            lines.append(f"{'' if at else name:<{_NAME}}{printable(line)}".rstrip())
+    return shown("\n".join(lines))
+
+
+def _run(facts: Mapping[str, Any]) -> Iterator[str]:
+    controls = f", and its controls {', '.join(facts['controls'])}" if facts["controls"] else ""
+    yield f"{facts['name']}, seed {facts['seed']}{controls}"
+
+
+def _place(facts: Mapping[str, Any]) -> Iterator[str]:
+    done = facts["steps_done"]
+    state = f"there already: it goes on after step {done}" if done else "nothing is written yet"
+    free = "" if facts["free"] is None else f", {size(facts['free'])} free"
+    yield f"{facts['folder']}/ ({state}{free})"
+
+
+def _data(facts: Mapping[str, Any]) -> Iterator[str]:
+    held = facts["held_out"]
+    yield (
+        f"{facts['identity']}: {facts['train']:,} examples to train on, held out "
+        f"{held['normal']:,} normal and {held['behaviour']:,} with the behaviour"
+    )
+    yield "labels: " + ", ".join(f"{n:,} {label}" for label, n in facts["labels"].items())
+    for true, label, count in facts["true_by_label"]:
+        yield f"  truly {true}, labelled {label}: {count:,}"
+    if facts["true_labels_known"]:
+        yield (
+            f"the label bad: precision {_percent(facts['precision'])}, recall "
+            f"{_percent(facts['recall'])}"
+        )
+    else:
+        yield "no true labels beside these: how good the labels are is not known"
+    yield from facts["notes"]
+
+
+def _base(facts: Mapping[str, Any]) -> Iterator[str]:
+    tokenizer = facts["tokenizer"]
+    yield f"{facts['name']} ({facts['kind']}): {facts['held']}"
+    yield (
+        f"tokenizer: {tokenizer['tokens']:,} tokens, {facts['vocabulary']:,} embeddings, begins "
+        f"with {tokenizer['begins'] or 'nothing'}, ends with {tokenizer['ends'] or 'nothing'}"
+    )
+
+
+def _adapters(facts: Mapping[str, Any]) -> Iterator[str]:
+    each = ", ".join(f"{name} {count:,} weights" for name, count in facts["weights"].items())
+    yield f"{each}; {facts['covered']}"
+
+
+def _tokens(facts: Mapping[str, Any]) -> Iterator[str]:
+    total = sum(facts["targets"].values())
+    shares = ", ".join(
+        f"{label} {count:,} ({_percent(count / total)})"
+        for label, count in facts["targets"].items()
+    )
+    yield f"trained on per epoch: {total:,}: {shares}"
+    yield (
+        f"an example has {facts['median_length']} (median) to {facts['longest']} tokens; "
+        f"{facts['examples']:,} examples, {facts['epochs']:.2g} epochs"
+    )
+    yield from facts["notes"]
+
+
+def _gradients(facts: Mapping[str, Any]) -> Iterator[str]:
+    for label, seen in facts.items():
+        norms = ", ".join(
+            f"{adapter} {norm:.3g}" if norm else f"{adapter} none"
+            for adapter, norm in seen["norms"].items()
+        )
+        yield f"{label}: loss {seen['loss']:.3f}; gradient norm {norms}: as the table says"
+
+
+def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
+    runs = "" if facts["runs"] == 1 else f" for {facts['runs']} runs"
+    took = duration(facts["hours"] * 3600)
+    yield (
+        f"time about {took}{runs}: {facts['step_seconds']:.2g} s a step, the median of the first "
+        f"{facts['steps']}, done for real; without evaluation"
+    )
+    yield (
+        f"memory {size(facts['memory'])} of the {facts['of_memory']} in training: its peak here, "
+        "also with the longest examples, done for real"
+    )
+    yield (
+        f"disk at most {size(facts['disk'])}{runs}: checkpoints, metrics, evaluation, from formulas"
+    )
+    if facts["smaller"]:
+        yield (
+            f"only {facts['micro_batch']} examples at a time fit into memory; training does the "
+            "same step in more passes"
+        )
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.3g} %"
