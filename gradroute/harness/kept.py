@@ -1,4 +1,4 @@
-"""What is known of a run's tasks: `eval/tasks.json` with numbers, `eval/tasks.jsonl` with documents.
+"""What is known of a run's tasks: numbers in `eval/tasks.json`, documents in `eval/tasks.jsonl`.
 
 One number per task, mode, number of worked examples and limit; measured on another checkpoint, or
 with another task file, other documents or another lm-eval, it is replaced.
@@ -54,6 +54,7 @@ class Key:
 
 
 _NAMES = ("task", "mode", "num_fewshot", "limit")
+_FACTS = tuple(field.name for field in dataclasses.fields(Key))
 
 
 @dataclass
@@ -100,6 +101,20 @@ def read_kept(folder: RunFolder, asked: Iterable[Key]) -> Kept:
     """
     if not folder.tasks.is_file():
         return Kept(folder, [], [], {})
+    results, origin = _read(folder)
+    lines = list(read_lines(folder.task_documents))
+    lined = {_name(line) for line in lines}
+    current = {_name(key.facts): key for key in asked}
+    rows = [
+        row
+        for row in results
+        if current.get(_name(row), _key(row)) == _key(row) and (row["group"] or _name(row) in lined)
+    ]
+    stale = len(results) - len(rows)
+    return Kept(folder, rows, lines, origin, stale)
+
+
+def _read(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     document = read_json(folder.tasks)
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
@@ -107,17 +122,14 @@ def read_kept(folder: RunFolder, asked: Iterable[Key]) -> Kept:
             f"{folder.tasks} is no file of task results of this gradroute (schema {version!r}): "
             "delete it, and measure again."
         )
-    lines = list(read_lines(folder.task_documents))
-    lined = {_name(line) for line in lines}
-    current = {_name(key.facts): key for key in asked}
-    rows = [
-        row
-        for row in document["results"]
-        if current.get(_name(row), _key(row)) == _key(row)
-        and (row["group"] or _name(row) in lined)
-    ]
-    stale = len(document["results"]) - len(rows)
-    return Kept(folder, rows, lines, document["provenance"], stale)
+    results, origin = document.get("results"), document.get("provenance")
+    needed = {*_FACTS, "group", "metric", "filter", "value"}
+    whole = isinstance(results, list) and all(
+        isinstance(row, dict) and row.keys() >= needed for row in results
+    )
+    if not isinstance(results, list) or not isinstance(origin, dict) or not whole:
+        raise DataError(f"{folder.tasks} is damaged: delete it, and measure again.")
+    return results, origin
 
 
 def keep(
@@ -149,8 +161,9 @@ def keep(
 
 
 def _name(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in _NAMES)
+    return tuple(row[name] for name in _NAMES)
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return Key(**{field.name: row.get(field.name) for field in dataclasses.fields(Key)})
+    facts: dict[str, Any] = {name: row[name] for name in _FACTS}
+    return Key(**facts)

@@ -1,7 +1,7 @@
 """The model itself; importing this module imports lm-eval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -17,12 +17,13 @@ from gradroute.evaluate.losses import LOGITS_AT_ONCE
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
+_HFLM: Any = HFLM  # the decorator that registers it hides its type
 Tokens = tuple[Any, list[int], list[int]]
 """What lm-eval calls a request: what it was asked, the context's tokens, the continuation's."""
 
 
 @final
-class ModeLM(HFLM):
+class ModeLM(_HFLM):
     """A model with routed adapters under one ablation mode; see `gradroute.harness.as_lm`.
 
     Attributes:
@@ -32,11 +33,9 @@ class ModeLM(HFLM):
     def __init__(
         self, model: PeftModel, tokenizer: Tokenizer, mode: AblationMode, rows: int
     ) -> None:
-        pretrained: Any = model  # a PeftModel answers all that HFLM asks of a model
-        own: Any = tokenizer
         super().__init__(
-            pretrained=pretrained,
-            tokenizer=own,
+            pretrained=model,
+            tokenizer=tokenizer,
             backend="causal",
             batch_size=rows,
             softmax_dtype=torch.float32,
@@ -45,14 +44,16 @@ class ModeLM(HFLM):
         self.mode = mode
         self._rows = rows
         self._routed = model
+        bos = tokenizer.bos_token
+        added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+        self._bos = bos if isinstance(bos, str) and not added else ""
 
     def under(self, mode: AblationMode) -> "ModeLM":
         """The same model under another mode, on the same weights."""
-        tokenizer: Any = self.tokenizer
-        return ModeLM(self._routed, tokenizer, mode, self._rows)
+        return ModeLM(self._routed, self.tokenizer, mode, self._rows)
 
     @contextmanager
-    def _measured(self):  # noqa: ANN202
+    def _measured(self) -> Iterator[None]:
         with inference(self._routed), ablated(self._routed, self.mode):
             yield
 
@@ -95,11 +96,7 @@ class ModeLM(HFLM):
 
     def _begun(self, text: str) -> str:
         """The text with the beginning token before it, where the tokenizer adds none itself."""
-        bos: Any = self.tokenizer.bos_token
-        if bos is None or text.startswith(bos):
-            return text
-        own = self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id]
-        return text if own else bos + text
+        return text if text.startswith(self._bos) else f"{self._bos}{text}"
 
     def _loglikelihood_tokens(
         self,
@@ -108,8 +105,9 @@ class ModeLM(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-        vocabulary = self._routed.get_input_embeddings().weight.shape[0]  # pyright: ignore
-        fitting = LOGITS_AT_ONCE // (min(longest, self.max_length) * vocabulary)
+        weight = self._routed.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        fitting = LOGITS_AT_ONCE // (min(longest, self.max_length) * weight.shape[0])
         self.batch_size_per_gpu = max(1, min(self._rows, fitting))
         found = super()._loglikelihood_tokens(
             list(requests), disable_tqdm=disable_tqdm, override_bs=override_bs

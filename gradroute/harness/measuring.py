@@ -258,4 +258,3 @@ def _quiet(name: str) -> Iterator[None]:
         for line in heard.lines:
             if not line.startswith(_EXPECTED):
                 say(f"{name}: {line[:300]}")
-

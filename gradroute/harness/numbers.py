@@ -53,9 +53,7 @@ def summary(values: Sequence[Any], aggregate: Aggregate | None) -> Number:
     return Number(mean, error, found.lower, found.upper)
 
 
-def difference(
-    first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate | None
-) -> Number:
+def difference(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate | None) -> Number:
     """The number of the first mode minus that of the second, on the same documents in one order.
 
     Zeros and ones have the interval of Bonett and Price (see `gradroute.statistics`), other means

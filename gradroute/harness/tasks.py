@@ -86,8 +86,11 @@ def load_tasks(asked: Asked) -> list[Loaded]:
     index: Mapping[str, Any] = manager.task_index
     for name in asked.names:
         for task, config in _configs(name, index):
+            _refuse_unsafe(task, unsafe=config.get("unsafe_code") not in (None, False))
             _refuse_fetched_code(task, config)
-    return [_loaded(manager, name, asked) for name in dict.fromkeys(asked.names)]
+    found = [_loaded(manager, name, asked) for name in dict.fromkeys(asked.names)]
+    _refuse_two_forms(found)
+    return found
 
 
 def _manager(asked: Asked) -> Any:
@@ -120,7 +123,7 @@ def _refuse_unknown(name: str, known: Sequence[str], folder: Path | None) -> Non
 
 def _configs(name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The settings, as they stand in the files, of every task that a name leads to."""
-    pending: list[str | Mapping[str, Any]] = [name]
+    pending: list[Any] = [name]
     seen: set[str] = set()
     while pending:
         one = pending.pop()
@@ -176,12 +179,29 @@ def _loaded(manager: Any, name: str, asked: Asked) -> Loaded:
     return Loaded(name, tasks, groups, facts, tuple(notes))
 
 
-def _refuse_unfit(name: str, task: Any) -> None:
-    if getattr(task, "UNSAFE_CODE", False):
+def _refuse_unsafe(name: str, *, unsafe: bool) -> None:
+    if unsafe:
         raise ConfigError(
             f"task {name} runs code that the model writes. gradroute has no option for that; run "
             "it in a sandbox, with lm-eval and `gradroute.harness.as_lm`."
         )
+
+
+def _refuse_two_forms(found: Sequence[Loaded]) -> None:
+    """A group may set its tasks up in its own way; then the two cannot be told apart by name."""
+    first: dict[str, Loaded] = {}
+    for one in found:
+        for task, facts in one.facts.items():
+            other = first.setdefault(task, one)
+            if other.facts[task] != facts:
+                raise ConfigError(
+                    f"task {task} is another one in {one.name} than in {other.name}; ask for them "
+                    "in two commands."
+                )
+
+
+def _refuse_unfit(name: str, task: Any) -> None:
+    _refuse_unsafe(name, unsafe=getattr(task, "UNSAFE_CODE", False))
     if getattr(task, "MULTIMODAL", False):
         raise ConfigError(f"task {name} needs images or sound; only texts are evaluated here.")
 
@@ -193,7 +213,7 @@ def _set_fewshot(name: str, task: Any, asked: int | None) -> Iterator[str]:
         if own is None:
             task.set_config(key="num_fewshot", value=0)
     elif own == 0 and asked:
-        yield f"task {name} fixes its worked examples at 0; --num-fewshot {asked} is not used there."
+        yield f"task {name} is for no worked examples; --num-fewshot {asked} is not used there."
     else:
         task.set_config(key="num_fewshot", value=asked)
 
@@ -211,9 +231,7 @@ def _facts(task: Any, limit: int | None) -> dict[str, Any]:
     }
 
 
-def _group_facts(
-    group: Any, own: Sequence[Mapping[str, Any]], limit: int | None
-) -> dict[str, Any]:
+def _group_facts(group: Any, own: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Any]:
     shots = {one["num_fewshot"] for one in own}
     return {
         "config": hashlib.sha256(_canonical([group.name, *own])).hexdigest(),

@@ -25,8 +25,10 @@ def tasks_text(run: str, kept: Kept, tasks: Sequence[Loaded], modes: Sequence[st
         modes: The modes in order.
     """
     blocks = [f"{run}: differences are paired over the documents; [95 % intervals]"]
+    seen: set[str] = set()
     for one in tasks:
-        for task in one.facts:
+        for task in [name for name in one.facts if name not in seen]:
+            seen.add(task)
             rows = kept.of(task, modes, one.facts[task])
             for metric, chosen in dict.fromkeys((row["metric"], row["filter"]) for row in rows):
                 some = [row for row in rows if (row["metric"], row["filter"]) == (metric, chosen)]

@@ -113,7 +113,9 @@ def _check_tasks(options: argparse.Namespace) -> None:
         raise ConfigError(f"--tasks {options.tasks!r} needs names with commas between them.")
     elif options.prompts or options.out:
         option = "--prompts" if options.prompts else "--out"
-        raise ConfigError(f"{option} is not used with --tasks: evaluate prompts in a command apart.")
+        raise ConfigError(
+            f"{option} is not used with --tasks: evaluate prompts in a command apart."
+        )
 
 
 def _sample(options: argparse.Namespace) -> None:
