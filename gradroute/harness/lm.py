@@ -1,5 +1,6 @@
 """The model itself; importing this module imports lm-eval."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from gradroute.evaluate.losses import LOGITS_AT_ONCE
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
+_LOGGER = logging.getLogger("lm_eval.models.huggingface")
+# What it says of every model that is handed to it as an object.
+_OF_OBJECTS = ("`pretrained` model kwarg is not of type", "Passed an already-initialized model")
+
 _HFLM: Any = HFLM  # the decorator that registers it hides its type
 Tokens = tuple[Any, list[int], list[int]]
 """What lm-eval calls a request: what it was asked, the context's tokens, the continuation's."""
@@ -33,14 +38,18 @@ class ModeLM(_HFLM):
     def __init__(
         self, model: PeftModel, tokenizer: Tokenizer, mode: AblationMode, rows: int
     ) -> None:
-        super().__init__(
-            pretrained=model,
-            tokenizer=tokenizer,
-            backend="causal",
-            batch_size=rows,
-            softmax_dtype=torch.float32,
-            trust_remote_code=False,
-        )
+        _LOGGER.addFilter(_is_news)
+        try:
+            super().__init__(
+                pretrained=model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=rows,
+                softmax_dtype=torch.float32,
+                trust_remote_code=False,
+            )
+        finally:
+            _LOGGER.removeFilter(_is_news)
         self.mode = mode
         self._rows = rows
         self._routed = model
@@ -119,3 +128,7 @@ class ModeLM(_HFLM):
                     "the model's numbers overflow under this mode."
                 )
         return found
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_OF_OBJECTS)

@@ -29,9 +29,6 @@ from gradroute.memory import is_out_of_memory
 from gradroute.routing.policy import AblationMode
 from gradroute.terminal import say
 
-# What lm-eval says of every model that is handed to it as an object.
-_EXPECTED = ("`pretrained` model kwarg is not of type", "Passed an already-initialized model")
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -108,8 +105,8 @@ def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
                 if kept.has(wanted):
                     continue
                 say(f"{plan.folder.name}: measuring {one.name} under {mode.name}")
+                lm = lm.under(mode) if lm else as_lm(plan.folder, mode)
                 with _quiet(plan.folder.name):
-                    lm = lm.under(mode) if lm else as_lm(plan.folder, mode)
                     rows, lines = _evaluated(lm, one, mode, wanted)
                 keep(kept, rows, lines, wanted)
     return kept
@@ -256,5 +253,4 @@ def _quiet(name: str) -> Iterator[None]:
         logger.removeHandler(heard)
         logger.propagate = propagate
         for line in heard.lines:
-            if not line.startswith(_EXPECTED):
-                say(f"{name}: {line[:300]}")
+            say(f"{name}: {line[:300]}")
