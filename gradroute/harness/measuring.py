@@ -17,6 +17,7 @@ from gradroute.checkpoint import Checkpoint
 from gradroute.config import RunConfig, load_config
 from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError
+from gradroute.files import clear_unfinished
 from gradroute.folders import RunFolder
 from gradroute.harness.kept import Kept, Key, keep, read_kept
 from gradroute.harness.model import as_lm, check_installed
@@ -92,6 +93,7 @@ def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
     if kept.has(asked):
         return kept
     with writing(plan.folder.path, "measuring"):
+        clear_unfinished(plan.folder.tasks.parent)
         kept = read_kept(plan.folder, asked)
         if kept.stale:
             say(

@@ -3,17 +3,13 @@
 import csv
 import io
 import json
-import random
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from gradroute.data.jsonl import read_objects
 from gradroute.data.labelling import (
     Rule,
     Scores,
@@ -24,9 +20,7 @@ from gradroute.data.labelling import (
 )
 from gradroute.errors import ConfigError, DataError
 from gradroute.statistics import wilson
-from torture.drawn_files import damaged_file, valid_file
 
-FIXTURE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MATCH = Rule(0.5)
 FOX = behavior_scores("--regex", "regex:(?i)fox", "text")
 
@@ -356,55 +350,3 @@ def test_another_format_is_named(tmp_path: Path):
             tmp_path / "a.parquet", tmp_path / "b.jsonl", FOX, MATCH,
             source={}, overwrite=False, report=None,
         )  # fmt: skip
-
-
-# ------------------------------------------------------------------------- files by chance
-
-
-@settings(FIXTURE, max_examples=80)
-@given(st.integers(0, 2**32), st.booleans())
-def test_any_file_is_refused_in_words_or_keeps_all_but_its_labels(
-    tmp_path: Path, seed: int, damaged: bool
-):
-    draw = random.Random(seed)
-    content = damaged_file(draw) if damaged else valid_file(draw)[0]
-    path = write(tmp_path / "rows.jsonl", content)
-    try:
-        made, out = labelled(path, overwrite=True)
-    except DataError as error:
-        assert str(error).startswith(str(path))
-        return
-    old, new = ([*read_objects(place, lambda _: None)] for place in (path, out))
-    assert made["rows"] == len(new)
-    assert all(row.pop("label") in ("bad", "unlabeled") for _, row in new)
-    assert new == [
-        (line, {key: value for key, value in row.items() if key != "label"}) for line, row in old
-    ]
-
-
-@settings(FIXTURE, max_examples=60)
-@given(
-    st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=2), max_size=5),
-    st.sampled_from(["\n", "\r\n"]),
-    st.binary(max_size=3),
-)
-def test_any_csv_file_is_refused_in_words_or_keeps_its_fields(
-    tmp_path: Path, rows: list[list[str]], end: str, junk: bytes
-):
-    stream = io.StringIO(newline="")
-    try:
-        csv.writer(stream, lineterminator=end).writerows([["text", "x"], *rows])
-        content = stream.getvalue().encode() + junk
-    except (UnicodeEncodeError, csv.Error):
-        return
-    path = write(tmp_path / "rows.csv", content)
-    try:
-        _, out = labelled(path)
-    except DataError as error:
-        assert str(error).startswith(str(path))
-        return
-    kept = [
-        [row["text"], row["x"]]
-        for row in csv.DictReader(io.StringIO(out.read_bytes().decode(), newline=""))
-    ]
-    assert kept[: len(rows)] == rows
