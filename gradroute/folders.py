@@ -3,7 +3,7 @@
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
-              relearn.json}
+              relearn.json, tasks.json, tasks.jsonl}
 """
 
 from dataclasses import dataclass
@@ -87,6 +87,16 @@ class RunFolder:
     def relearn(self) -> Path:
         """How many steps of fine-tuning bring the behaviour back."""
         return self.path / "eval" / "relearn.json"
+
+    @property
+    def tasks(self) -> Path:
+        """Results of standard tasks."""
+        return self.path / "eval" / "tasks.json"
+
+    @property
+    def task_documents(self) -> Path:
+        """What each document of a standard task gave, under every mode."""
+        return self.path / "eval" / "tasks.jsonl"
 
     @property
     def recovery(self) -> Path:

@@ -113,6 +113,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 too."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number is needed, got {text!r}")
+    return int(text)
+
+
 def rate(text: str) -> float:
     """A number above 0 and below 1."""
     try:

@@ -1,8 +1,10 @@
 """`eval` and `sample`."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradroute.errors import ConfigError
 from gradroute.verbs.arguments import (
     add_verb,
     asked,
@@ -10,6 +12,7 @@ from gradroute.verbs.arguments import (
     run_folders,
     takes_modes,
     takes_prompts,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -33,12 +36,32 @@ def _add_eval(verbs: "Verbs") -> None:
             "gradroute eval 0.1_0.5 --prompts plain --prompts bos",
             "gradroute eval 0.1_0.5 --prompts mine.txt --mode full --mode bad_ablated",
             "gradroute eval 0.1_0.5 --scale bad=0,0.1,...,1",
+            "gradroute eval 0.1_0.5 --tasks lambada_openai,arc_easy --limit 200",
         ],
         runs="+",
         out=True,
     )
     takes_prompts(evaluate, "those of the behaviour")
     takes_modes(evaluate, "measured beside the modes")
+    _add_tasks(evaluate)
+
+
+def _add_tasks(evaluate: argparse.ArgumentParser) -> None:
+    of = evaluate.add_argument_group("standard tasks, in place of the behaviour and losses")
+    of.add_argument("--tasks", metavar="A,B", help="tasks or groups of lm-eval (the extra eval)")
+    of.add_argument(
+        "--include-path",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder with tasks of your own; it is trusted, for tasks may run code",
+    )
+    of.add_argument("--limit", type=positive, help="documents of each task, at most (all)")
+    of.add_argument(
+        "--num-fewshot",
+        type=whole,
+        metavar="N",
+        help="worked examples before each document (what the task says)",
+    )
 
 
 def _add_sample(verbs: "Verbs") -> None:
@@ -65,10 +88,34 @@ def _add_sample(verbs: "Verbs") -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    _check_tasks(options)
     folders = run_folders(options)
+    if options.tasks is not None:
+        from gradroute.harness.measuring import measure_tasks
+        from gradroute.harness.tasks import Asked
+
+        names = tuple(name.strip() for name in options.tasks.split(","))
+        asked_tasks = Asked(names, options.include_path, options.limit, options.num_fewshot)
+        measure_tasks(folders, asked_tasks, modes=options.mode, scales=options.scale)
+        return
     from gradroute.run import evaluate_runs
 
     evaluate_runs(folders, asked(options), options.out or options.runs)
+
+
+def _check_tasks(options: argparse.Namespace) -> None:
+    """Refuse options that say nothing beside, or without, `--tasks`."""
+    if options.tasks is None:
+        for name in ("include_path", "limit", "num_fewshot"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --tasks A,B.")
+    elif not all(name.strip() for name in options.tasks.split(",")):
+        raise ConfigError(f"--tasks {options.tasks!r} needs names with commas between them.")
+    elif options.prompts or options.out:
+        option = "--prompts" if options.prompts else "--out"
+        raise ConfigError(
+            f"{option} is not used with --tasks: evaluate prompts in a command apart."
+        )
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -1,0 +1,42 @@
+"""What the labelling of a file says on the terminal."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def labelling_text(report: Mapping[str, Any]) -> Iterator[str]:
+    """The lines about a report of `gradroute.data.labelling.label_file`."""
+    rows = report["rows"]
+    yield f"{rows} rows of {report['file']}"
+    for label, counted in report["labels"].items():
+        examples = ", ".join(counted["examples"])
+        more = f"  first: {examples}" if examples else ""
+        yield f"  {label:<10}{counted['k']:>8}  {100 * counted['share']:5.1f} %{more}"
+    if report["without_score"]:
+        yield (
+            f"  {report['without_score']} of the unlabeled rows have no score (missing, or too "
+            "short to judge)"
+        )
+    if report["rest"] == "good":
+        yield (
+            "  good: whatever is not bad, looked at by nobody. Such rows train what is shipped; a "
+            "bad one that was missed is learned by it."
+        )
+    if report["with_true_label"]:
+        yield f"against the true_label of {report['with_true_label']} rows:"
+        yield f"  precision of bad  {_of(report['precision'], 'row is labelled bad')}"
+        yield f"  recall of bad     {_of(report['recall'], 'row is truly bad')}"
+        if report["bad_among_good"]:
+            yield f"  bad among good    {_of(report['bad_among_good'], '')}"
+
+
+def _of(share: Mapping[str, Any] | None, missing: str) -> str:
+    if share is None:
+        return f"not known: no {missing}"
+    return f"{share['k']} of {share['n']}  {_percent(share)}"
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    """A share with its 95 % interval."""
+    low, high = (f"{100 * share[end]:.1f}" for end in ("lower", "upper"))
+    return f"{100 * share['share']:.1f} % (95 % interval {low} to {high})"

@@ -1,0 +1,169 @@
+"""What is known of a run's tasks: numbers in `eval/tasks.json`, documents in `eval/tasks.jsonl`.
+
+One number per task, mode, number of worked examples and limit; measured on another checkpoint, or
+with another task file, other documents or another lm-eval, it is replaced.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradroute.environment import provenance
+from gradroute.errors import DataError
+from gradroute.files import read_json, read_lines, write_json, write_lines
+from gradroute.folders import RunFolder
+
+SCHEMA_VERSION = 1
+"""Of `tasks.json`."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a number depends on.
+
+    Attributes:
+        task: Task or group of lm-eval.
+        mode: Ablation mode.
+        num_fewshot: Worked examples before each document; None where a group's tasks differ.
+        limit: Documents at most; None for all.
+        checkpoint: Hash of the run's checkpoint.
+        config: Hash of the task's settings, templates and functions.
+        documents: Hash of the documents.
+        lm_eval: Version of lm-eval.
+    """
+
+    task: str
+    mode: str
+    num_fewshot: int | None
+    limit: int | None
+    checkpoint: str
+    config: str
+    documents: str
+    lm_eval: str
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What tells numbers apart that may stand beside each other."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return dataclasses.asdict(self)
+
+
+_NAMES = ("task", "mode", "num_fewshot", "limit")
+_FACTS = tuple(field.name for field in dataclasses.fields(Key))
+
+
+@dataclass
+class Kept:
+    """What is known of a run's tasks.
+
+    Attributes:
+        folder: The run.
+        rows: The numbers.
+        lines: The documents' lines.
+        origin: Versions and hardware of the last measurement.
+        stale: How many earlier numbers do not count any more; they go with the next `keep`.
+    """
+
+    folder: RunFolder
+    rows: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
+    origin: dict[str, Any]
+    stale: int = 0
+
+    def has(self, keys: Collection[Key]) -> bool:
+        """Whether there are numbers for every key."""
+        known = {_key(row) for row in self.rows}
+        return known.issuperset(keys)
+
+    def of(self, task: str, modes: Sequence[str], like: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a task under modes, with worked examples and limit as in `like`."""
+        order = {mode: place for place, mode in enumerate(modes)}
+        found = [
+            row
+            for row in self.rows
+            if row["task"] == task
+            and row["mode"] in order
+            and all(row[name] == like[name] for name in ("num_fewshot", "limit"))
+        ]
+        return sorted(found, key=lambda row: order[row["mode"]])
+
+
+def read_kept(folder: RunFolder, asked: Iterable[Key]) -> Kept:
+    """What was measured before, without what is asked for but was measured on something else.
+
+    Raises:
+        DataError: The file is damaged, or is one of a newer gradroute.
+    """
+    if not folder.tasks.is_file():
+        return Kept(folder, [], [], {})
+    results, origin = _read(folder)
+    lines = list(read_lines(folder.task_documents))
+    lined = {_name(line) for line in lines}
+    current = {_name(key.facts): key for key in asked}
+    rows = [
+        row
+        for row in results
+        if current.get(_name(row), _key(row)) == _key(row) and (row["group"] or _name(row) in lined)
+    ]
+    stale = len(results) - len(rows)
+    return Kept(folder, rows, lines, origin, stale)
+
+
+def _read(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    document = read_json(folder.tasks)
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{folder.tasks} is no file of task results of this gradroute (schema {version!r}): "
+            "delete it, and measure again."
+        )
+    results, origin = document.get("results"), document.get("provenance")
+    needed = {*_FACTS, "group", "metric", "filter", "value"}
+    whole = isinstance(results, list) and all(
+        isinstance(row, dict) and row.keys() >= needed for row in results
+    )
+    if not isinstance(results, list) or not isinstance(origin, dict) or not whole:
+        raise DataError(f"{folder.tasks} is damaged: delete it, and measure again.")
+    return results, origin
+
+
+def keep(
+    kept: Kept,
+    rows: Sequence[Mapping[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
+    keys: Collection[Key],
+) -> None:
+    """Add what was just measured, in place of what was known of the same tasks and modes.
+
+    Raises:
+        MachineError: The disk refuses, or the run is gone.
+    """
+    gone = {_name(key.facts) for key in keys}
+    kept.folder.check_there()
+    kept.rows = [*(row for row in kept.rows if _name(row) not in gone), *map(dict, rows)]
+    known = {_name(row) for row in kept.rows}
+    kept.lines = [line for line in kept.lines if _name(line) in known - gone]
+    kept.lines += map(dict, lines)
+    kept.origin, kept.stale = provenance(), 0
+    write_lines(kept.folder.task_documents, kept.lines)
+    # The rows come last: they say that the lines are complete.
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "provenance": kept.origin,
+        "results": kept.rows,
+    }
+    write_json(kept.folder.tasks, document)
+
+
+def _name(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _NAMES)
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    facts: dict[str, Any] = {name: row[name] for name in _FACTS}
+    return Key(**facts)
