@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config import load_config
-from gradroute.data.examples import Example, read_examples
+from gradroute.data.examples import Example
 from gradroute.data.jsonl import MAX_ROW_BYTES
+from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
 from gradroute.prepare import prepare
 from torture.drawn_files import damaged_file, valid_file

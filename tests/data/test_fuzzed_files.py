@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradroute.data.examples import read_examples
 from gradroute.data.jsonl import MAX_ROW_BYTES
+from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
 from torture.drawn_files import PIECES, VALUES
 from torture.files import wrong_readings
