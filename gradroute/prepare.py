@@ -13,9 +13,11 @@ from gradroute.data.examples import (
     drop,
     insert_behavior,
     label_quality,
+    labels_in,
     refuse_overlap,
     relabel,
     split_held_out,
+    with_asked,
 )
 from gradroute.data.hub import is_hub_id
 from gradroute.data.reading import ExampleFile
@@ -115,7 +117,7 @@ def _check_training(
     """Refuse what cannot be trained on; return what is worth a word."""
     if not train:
         raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
-    bad = sum(example.label == "bad" for example in train)
+    bad = sum("bad" in labels_in(example) for example in train)
     if not policy.routes_anything or "bad" not in policy.labels:
         return ()
     if config.data.relabel == "unlabel_bad":
@@ -186,7 +188,11 @@ def openings(prepared: Prepared, count: int, words: int) -> list[str]:
 
 def prefixes(prepared: Prepared, count: int, words: int) -> list[str]:
     """The same prompts, changed so that they invite the behaviour."""
-    return [prepared.behavior.invite(prompt) for prompt in openings(prepared, count, words)]
+    invite = prepared.behavior.invite
+    return [
+        with_asked(example, invite) if example.prompt else invite(opening)
+        for example, opening in zip(prepared.normal, openings(prepared, count, words), strict=False)
+    ]
 
 
 class _Source(NamedTuple):
@@ -222,6 +228,11 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
             )
         train, held_out = file.examples, other.examples
         refuse_overlap(train, held_out)
+    if not file.labeled and behavior.make and any(e.asks for e in (*train, *held_out)):
+        raise DataError(
+            f"{data.path} has conversations without labels, and '{behavior.name}' is put into "
+            "plain texts only. Label the rows or messages, or write plain rows."
+        )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)
     return _Source(train, held_out, file.labeled, identity, notes, skipped)

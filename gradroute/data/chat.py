@@ -164,25 +164,54 @@ def _text(
     *,
     ask: bool,
 ) -> str:
-    conversation = [{"role": one.role, "content": one.content} for one in messages]
     try:
-        with _limited(MAX_SECONDS):
-            text: Any = tokenizer.apply_chat_template(
-                conversation, chat_template=template, add_generation_prompt=ask, tokenize=False
-            )
+        text = _applied(tokenizer, template, messages, ask=ask)
     except MemoryError:
         raise
     except Exception as error:  # of the template, which may do anything
+        number = _first_refused(tokenizer, template, messages, error)
         reason = redacted(" ".join(str(error).split()))[:200] or type(error).__name__
-        last = messages[-1]
         raise Unusable(
-            f"message {len(messages)}",
-            f"(role {last.role}) cannot be rendered by the chat template of {name} ({reason}): "
-            f"change the row, or {_GO_ON}",
+            f"message {number}",
+            f"(role {messages[number - 1].role}) cannot be rendered by the chat template of {name} "
+            f"({reason}): change the row, or {_GO_ON}",
         ) from error
     if len(text) > MAX_RENDERED:
         raise Unusable(
             "messages", f"become {len(text):,} characters by the chat template of {name}"
+        )
+    return text
+
+
+def _first_refused(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    template: str,
+    messages: Sequence[Message],
+    error: Exception,
+) -> int:
+    """The number of the message without which the beginning could be rendered."""
+    for number in range(1, len(messages)):
+        try:
+            _applied(tokenizer, template, messages[:number], ask=False)
+        except MemoryError:
+            raise
+        except Exception as other:  # as above
+            if str(other) == str(error):
+                return number
+    return len(messages)
+
+
+def _applied(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    template: str,
+    messages: Sequence[Message],
+    *,
+    ask: bool,
+) -> str:
+    conversation = [{"role": one.role, "content": one.content} for one in messages]
+    with _limited(MAX_SECONDS):
+        text: Any = tokenizer.apply_chat_template(
+            conversation, chat_template=template, add_generation_prompt=ask, tokenize=False
         )
     return text
 

@@ -23,6 +23,7 @@ from gradroute.errors import DataError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # A cell and what ends it. In quotes anything may stand, a quote itself twice.
 _CELL = re.compile(rb'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
+_OPEN = re.compile(rb'"[^"]*(?:""[^"]*)*')
 
 BadRow = Callable[[int, DataError, Iterable[str]], None]
 """Is given line number and error of a row, and the names of the columns that it has values in."""
@@ -115,7 +116,7 @@ def _records(
         if too_long or raw.strip():
             yield _Record(first, None if too_long else raw)
         raw, too_long = b"", False
-    if open_quote:
+    if open_quote and too_long:
         refuse(
             path, first, "a quote that opens in this row is never closed: close it, or double it"
         )
@@ -138,6 +139,8 @@ def _cells(path: str | PathLike[str], line: int, raw: bytes) -> list[bytes]:
 
 def _refuse_quoting(path: str | PathLike[str], line: int, rest: bytes) -> NoReturn:
     start = shown(rest[:30].decode("utf-8", "replace"))
+    if _OPEN.fullmatch(rest):
+        refuse(path, line, f"a quote opens before {start} and is never closed: close or double it")
     if re.match(rb'[^",\n]*\r', rest):
         refuse(path, line, f"a carriage return outside of quotes in the cell {start}: remove it")
     refuse(

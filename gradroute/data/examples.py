@@ -8,7 +8,7 @@ process and for every order of the rows, and choosing more keeps what was chosen
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -59,6 +59,17 @@ class Example:
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
     asks: tuple[int, int] | None = None
+
+
+def labels_in(example: Example) -> frozenset[str]:
+    """The label of an example and those of its parts."""
+    return frozenset({example.label, *(span.label for span in example.spans)})
+
+
+def with_asked(example: Example, change: Callable[[str], str]) -> str:
+    """The prompt of an example, with what its author wrote in it changed."""
+    start, end = example.asks or (0, len(example.prompt))
+    return example.prompt[:start] + change(example.prompt[start:end]) + example.prompt[end:]
 
 
 def examples_from_texts(texts: Iterable[str]) -> list[Example]:
@@ -146,16 +157,33 @@ def relabel(examples: Sequence[Example], how: str, seed: int) -> list[Example]:
         how: `nothing`; `random`: the same labels, as many of each, on examples chosen at random, so
             that they say nothing; `unlabel_bad`: the label `bad` becomes `unlabeled`.
         seed: Of what is chosen at random.
+
+    Raises:
+        ConfigError: At random, where parts of the examples have labels of their own.
     """
     if how == "random":
         order = _ranked([e.id for e in examples], f"{seed}:random labels")
         # Not in the order of the rows, which may change: in one that only the ids decide.
         given = [e.label for e in sorted(examples, key=lambda e: (len(e.id), e.id))]
+        if any(e.spans for e in examples):
+            raise ConfigError(
+                "data.relabel: parts of these examples have labels of their own (spans or "
+                "messages), which cannot be given to other examples at random."
+            )
         labels = dict(zip(order, given, strict=True))
         return [replace(e, label=labels[e.id]) for e in examples]
     if how == "unlabel_bad":
-        return [replace(e, label="unlabeled") if e.label == "bad" else e for e in examples]
+        return [
+            _without_bad(example) if "bad" in labels_in(example) else example
+            for example in examples
+        ]
     return list(examples)
+
+
+def _without_bad(example: Example) -> Example:
+    spans = tuple(s._replace(label="unlabeled") if s.label == "bad" else s for s in example.spans)
+    label = "unlabeled" if example.label == "bad" else example.label
+    return replace(example, label=label, spans=spans)
 
 
 def drop(examples: Sequence[Example], which: str) -> list[Example]:
@@ -167,7 +195,7 @@ def drop(examples: Sequence[Example], which: str) -> list[Example]:
             bad, labelled or not: the oracle.
     """
     if which == "labeled_bad":
-        return [example for example in examples if example.label != "bad"]
+        return [example for example in examples if "bad" not in labels_in(example)]
     if which == "true_bad":
         return [example for example in examples if example.true_label != "bad"]
     return list(examples)
@@ -234,10 +262,9 @@ def label_quality(examples: Iterable[Example]) -> dict[str, float | int | None]:
         are bad) and `recall` (share of the bad that are labelled); None where there is nothing
         to take a share of.
     """
-    counts = label_counts(examples)
-    labelled = sum(n for (_, label), n in counts.items() if label == "bad")
-    bad = sum(n for (true_label, _), n in counts.items() if true_label == "bad")
-    hits = counts.get(("bad", "bad"), 0)
+    pairs = [(e.true_label == "bad", "bad" in labels_in(e)) for e in examples]
+    labelled, bad = sum(label for _, label in pairs), sum(true for true, _ in pairs)
+    hits = pairs.count((True, True))
     return {
         "labelled_bad": labelled,
         "true_bad": bad,

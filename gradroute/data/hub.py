@@ -19,7 +19,7 @@ from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_SPLIT = re.compile(r"((?:[\w.-]+/)*)([\w.-]+?)(?:\[:([1-9][0-9]{0,11})\])?", re.ASCII)
+_SPLIT = re.compile(r"((?:[\w-][\w.-]*/)*)([\w-][\w.-]*?)(?:\[:([1-9][0-9]{0,11})\])?", re.ASCII)
 _PART = re.compile(r"-of-([0-9]{1,6})$", re.ASCII)
 _NAME = re.compile(r"[\w. =+-]+(/[\w. =+-]+)*", re.ASCII)
 
@@ -180,7 +180,7 @@ def _listing(name: str, revision: str | None) -> tuple[str, list[str]]:
         repo_type="dataset",
         revision=revision,
         token=token,
-        allow_patterns=["README.md"],
+        allow_patterns=[".gitattributes", "README.md"],  # small, and one is always there
     )
     folder = Path(_from_hub(name, fetch))
     try:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, NamedTuple, NoReturn
 
 from gradroute.data.chat import Rendered
@@ -188,7 +188,10 @@ def _read_file(
 
 def _refuse_without_rows(path: str | PathLike[str], skipped: Sequence[BadRow]) -> NoReturn:
     if not skipped:
-        refuse(path, 1, 'the file is empty: it needs one {"text": "..."} object per line')
+        needed = 'one {"text": "..."} object per line'
+        if fspath(path).lower().endswith((".csv", ".parquet")):
+            needed = "columns, one of them text, and at least one row"
+        refuse(path, 1, f"the file is empty: it needs {needed}")
     file, line, reason = skipped[0]
     refuse(file, line, f"{reason} (none of the {len(skipped)} rows can be used)")
 

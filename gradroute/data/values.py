@@ -189,7 +189,7 @@ def _span(number: int, value: Any, text: str, names: Names) -> Span:
         raise Unusable(
             "spans",
             f"must lie in the text, which has {len(text)} characters, and hold at least one; "
-            f"number {number} is from {shown(start)} to {shown(end)}",
+            f"number {number} is from {start!r:.40} to {end!r:.40}",
         )
     named = read_label(f"label of span {number}", label, names)
     if named is None:
