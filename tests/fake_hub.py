@@ -73,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
                     for name, one in names
                 ]
             )
+        elif not path.startswith(hub.files):
+            self._answer(404, b"", {})
         else:
             name = path.removeprefix(hub.files)
             content = (hub.folder / name).read_bytes()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_RENDERED = 16 * 2**20
 """Characters of a conversation as text."""
-MAX_SECONDS = 20
+MAX_SECONDS = 20.0
 """For a single conversation; templates of models take about a thousandth of one."""
 
 # Templates may write the day's date; with that, every day would train on other texts.
@@ -221,14 +221,14 @@ class _TooSlow(Exception):
 
 
 @contextmanager
-def _limited(seconds: int) -> Iterator[None]:
+def _limited(seconds: float) -> Iterator[None]:
     """Stop what takes longer, where this thread can be told to (not under Windows)."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise _TooSlow(f"it took longer than {seconds} seconds")
+        raise _TooSlow(f"it took longer than {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

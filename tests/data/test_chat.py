@@ -1,4 +1,4 @@
-"""Conversations become texts as the chat template writes them, and the answers alone are trained."""
+"""Conversations become texts as the template writes them, and only the answers are trained."""
 
 import json
 from pathlib import Path
@@ -91,21 +91,21 @@ def test_a_date_of_today_is_that_of_a_fixed_day():
         ("CHANGING", SHORT, r"message 1 \(role user\) is left out or changed"),
         ("ESCAPING", SHORT, r"message 1 \(role user\) .*'__class__' of 'dict' object is unsafe"),
         ("BROKEN", SHORT, r"message 1 \(role user\) cannot be rendered"),
-        ("ENDLESS", SHORT, r"message 1 \(role user\) .*longer than 1 seconds"),
+        ("ENDLESS", SHORT, r"message 1 \(role user\) .*longer than 0\.1 seconds"),
         ("CHATML", LONG[2:], r"message 1 \(role assistant\) answers nothing"),
     ],
 )
 def test_what_cannot_be_rendered_or_masked_is_refused_with_message_and_role(
     monkeypatch: pytest.MonkeyPatch, template: str | None, messages: list, message: str
 ):
-    monkeypatch.setattr(chat, "MAX_SECONDS", 1)
+    monkeypatch.setattr(chat, "MAX_SECONDS", 0.1)
     with pytest.raises(Unusable, match=message):
         render(template and getattr(chat_templates, template), *messages)
 
 
 def test_a_conversation_may_not_grow_without_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(chat, "MAX_RENDERED", 50)
-    with pytest.raises(Unusable, match="messages become 64 characters"):
+    with pytest.raises(Unusable, match="messages become 52 characters"):
         render(chat_templates.CHATML, *SHORT)
 
 
@@ -191,4 +191,4 @@ def test_a_beginning_token_that_the_template_writes_is_not_put_twice(template: s
     [row], _ = tokenize([Example("a", found.text, found.prompt)], model, [0], 256)
     assert row.input_ids[:2].count(0) == 1
     targets = collate([row], 2).targets[0]
-    assert bytes(model.decode(targets[targets != IGNORED]), "utf-8").startswith(b"Yo")
+    assert str(model.decode(targets[targets != IGNORED])).startswith("Yo")

@@ -53,7 +53,7 @@ def test_cells_of_columns_in_json_are_values_and_others_never(tmp_path: Path):
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=9)
 
 
-@settings(FIXTURE, max_examples=60)
+@settings(FIXTURE, max_examples=40)
 @given(st.lists(st.tuples(cells, cells, st.just("x")), max_size=5), st.sampled_from(["\n", "\r\n"]))
 def test_what_pythons_csv_writes_comes_back_as_it_was(tmp_path: Path, rows, end: str):
     stream = io.StringIO()

@@ -52,10 +52,10 @@ def config(*overrides: str) -> RunConfig:
 
 
 def test_only_the_files_of_a_split_are_fetched_and_its_commit_is_recorded(hub: Hub, tmp_path: Path):
-    folder = laid(tmp_path / "made", *PARTS, TEST, "stories.py", "other.jsonl", "README.md")
+    folder = laid(tmp_path / "made", *PARTS, TEST, "stories.py", "other.jsonl")
     hub.serve(NAME, folder, "datasets")
     prepared = prepare(config("data.eval_split=test"))
-    assert hub.fetched == {*PARTS, TEST, "README.md"}
+    assert hub.fetched == {*PARTS, TEST}
     assert {e.text for e in prepared.normal} == set(STORIES[40:60])
     assert len(prepared.train) == 40
     assert f"{NAME}, revision {hub.commit}, split train, sha256 " in prepared.identity
