@@ -71,9 +71,10 @@ def _rows(draw: random.Random) -> list[dict[str, Any]]:
     """Rows that fit together: all labelled or none, ids unique, one label per text."""
     labeled, true_labeled = draw.random() < 0.6, draw.random() < 0.4
     ids = draw.choice(["texts", "numbers", "some", "none", "none"])
+    chat = draw.choice([0.0, 0.0, 0.4])
     rows: list[dict[str, Any]] = []
     for number in range(draw.choice([1, 2, 3, 5, 8, 13])):
-        row = _said(draw, number)
+        row = _said(draw, number, chat)
         if labeled or draw.random() < 0.1:
             row["label"] = draw.choice(LABELS) if labeled else None
         if true_labeled or draw.random() < 0.1:
@@ -94,10 +95,10 @@ def _rows(draw: random.Random) -> list[dict[str, Any]]:
     return rows
 
 
-def _said(draw: random.Random, number: int) -> dict[str, Any]:
+def _said(draw: random.Random, number: int, chat: float) -> dict[str, Any]:
     """A text, a completion or a conversation, perhaps with labels for parts of it."""
     text = f"{draw.choice(TEXTS)}{number}{draw.choice(TEXTS)}"
-    if draw.random() < 0.15:
+    if draw.random() < chat:
         return {"messages": _messages(draw, text)}
     row: dict[str, Any] = {"text": text}
     if draw.random() < 0.4:

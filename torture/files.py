@@ -27,7 +27,7 @@ from torture.slow_reader import TEMPLATE, Known, Labels, Verdict, read
 
 VALID = 0.4
 """Share of the files that are valid by construction."""
-PREPARED = 10
+PREPARED = 5
 """One valid file in so many is followed on, to the examples that a run trains on."""
 MAPS: tuple[Labels, ...] = (
     None,

@@ -53,7 +53,7 @@ contents = st.builds(
 )
 
 
-@settings(FIXTURE, max_examples=400)
+@settings(FIXTURE, max_examples=300)
 @given(contents, st.sampled_from([MAX_ROW_BYTES, MAX_ROW_BYTES, 60]), st.sampled_from(MAPS))
 def test_a_file_is_read_as_it_stands_or_refused_with_file_and_line(
     tmp_path: Path, content: bytes, limit: int, labels
@@ -87,7 +87,7 @@ csv_contents = st.builds(
 )
 
 
-@settings(FIXTURE, max_examples=200)
+@settings(FIXTURE, max_examples=150)
 @given(csv_contents, st.sampled_from(MAPS))
 def test_a_csv_file_is_read_as_it_stands_or_refused_with_file_and_line(
     tmp_path: Path, content: bytes, labels

@@ -1,4 +1,4 @@
-"""Thousands of data files, whole and damaged: read as they stand, or refused with file and line."""
+"""Hundreds of data files, whole and damaged: read as they stand, or refused with file and line."""
 
 import random
 from pathlib import Path
@@ -9,11 +9,11 @@ from torture.slow_reader import Known, read
 
 
 def test_no_file_is_read_as_anything_but_what_it_says(tmp_path: Path):
-    outcome = trials(1000, 100, tmp_path)
+    outcome = trials(600, 100, tmp_path)
     assert outcome["failures"] == []
     assert (outcome["tracebacks"], outcome["label_changes"], outcome["without_line"]) == (0, 0, 0)
-    assert outcome["trials"] == 1000 and outcome["read"] + outcome["refused"] == 2000
-    assert outcome["valid"] >= 300 and outcome["refused"] >= 500
+    assert outcome["trials"] == 600 and outcome["read"] + outcome["refused"] == 1200
+    assert outcome["valid"] >= 180 and outcome["refused"] >= 300
     assert outcome["skipped_rows"] >= 100 and outcome["prepared"] >= 5
 
 
