@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.data.jsonl import shown
-from gradroute.data.tables import FORMATS
+from gradroute.data.formats import FORMATS
 from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
 

@@ -13,7 +13,7 @@ from gradroute.data.chat import Rendered
 from gradroute.data.columns import Names, nearest
 from gradroute.data.examples import Span
 from gradroute.data.jsonl import refuse, shown
-from gradroute.data.tables import read_table
+from gradroute.data.formats import read_table
 from gradroute.data.values import (
     Message,
     Unusable,
