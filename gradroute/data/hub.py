@@ -13,8 +13,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from gradroute.data.jsonl import shown
 from gradroute.data.formats import FORMATS
+from gradroute.data.jsonl import shown
 from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
 

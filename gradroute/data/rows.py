@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 from gradroute.data.chat import Rendered
 from gradroute.data.columns import Names, nearest
 from gradroute.data.examples import Span
-from gradroute.data.jsonl import refuse, shown
 from gradroute.data.formats import read_table
+from gradroute.data.jsonl import refuse, shown
 from gradroute.data.values import (
     Message,
     Unusable,
