@@ -75,7 +75,7 @@ def with_asked(example: Example, change: Callable[[str], str]) -> str:
 def examples_from_texts(texts: Iterable[str]) -> list[Example]:
     """Make examples of plain texts, with ids made from the sha256 of each text."""
     seen: Counter[str] = Counter()
-    return [Example(hash_id(json.dumps(["", text]), seen), text) for text in texts]
+    return [Example(numbered_id(hash_id(["", text]), seen), text) for text in texts]
 
 
 def insert_behavior(
@@ -273,16 +273,21 @@ def label_quality(examples: Iterable[Example]) -> dict[str, float | int | None]:
     }
 
 
-def hash_id(content: str, seen: Counter[str]) -> str:
-    """The id of an example that has none of its own, from what it says.
+def hash_id(content: object) -> str:
+    """The id of an example that has none of its own, from what it says (plain values)."""
+    return _sha256(json.dumps(content))[:32]
+
+
+def numbered_id(name: str, seen: Counter[str]) -> str:
+    """An id made by `hash_id`, with a number where it was given before.
+
+    Equal rows can stand for each other, so numbering them does not depend on the row order.
 
     Args:
-        content: What it says.
-        seen: How often each id was given before; this one is counted.
+        name: The id.
+        seen: How often each was given before; this one is counted.
     """
-    name = _sha256(content)[:32]
     seen[name] += 1
-    # Equal rows can stand for each other, so numbering them does not depend on the row order.
     return name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 

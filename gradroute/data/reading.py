@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradroute.data.chat import Rendered, renderer
 from gradroute.data.columns import read_names
-from gradroute.data.examples import LABELS, Example, hash_id
+from gradroute.data.examples import LABELS, Example, numbered_id
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
 from gradroute.data.rows import BadRow, Place, Row, Rules, read_rows
 from gradroute.data.values import Message, Unusable
@@ -125,7 +125,7 @@ def read_parts(
     found = read_rows(files, rules)
     rows = found.rows
     seen: Counter[str] = Counter()
-    named = [(row.id or hash_id(row.content, seen), row) for row in rows]
+    named = [(row.id or numbered_id(row.hashed, seen), row) for row in rows]
     _refuse_same_ids(named)
     repeats = _refuse_contradictions(rows)
     file, notes = rows[0].place.file, found.notes

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from gradroute.data.chat import Rendered
 from gradroute.data.columns import Names, nearest
-from gradroute.data.examples import Span
+from gradroute.data.examples import Span, hash_id
 from gradroute.data.formats import read_table
 from gradroute.data.jsonl import refuse, shown
 from gradroute.data.values import (
@@ -44,8 +43,8 @@ class Row(NamedTuple):
     """One row as it stands in the file; None is what the row leaves open.
 
     Attributes:
-        content: What an id is made of where there is none: of a conversation its messages, for its
-            text depends on the model.
+        hashed: The id of a row without one, from what it says: of a conversation its messages, for
+            its text depends on the model.
     """
 
     place: Place
@@ -54,7 +53,7 @@ class Row(NamedTuple):
     prompt: str
     label: str | None
     true_label: str | None
-    content: str
+    hashed: str
     weight: float = 1.0
     spans: tuple[Span, ...] = ()
     context: tuple[tuple[int, int], ...] = ()
@@ -288,7 +287,7 @@ def _plain(
         prompt=prompt or "",
         label=None,
         true_label=None,
-        content=json.dumps([prompt or "", text]),
+        hashed=hash_id([prompt or "", text]),
         spans=read_spans(fields, text, rules.names),
     )
 
@@ -307,7 +306,7 @@ def _conversation(place: Place, fields: dict[str, Any], rules: Rules) -> Row:
         prompt=rendered.prompt,
         label=None,
         true_label=None,
-        content=json.dumps([[message.role, message.content] for message in messages]),
+        hashed=hash_id([[message.role, message.content] for message in messages]),
         spans=tuple(Span(*answer, label) for answer, label in labelled if label is not None),
         context=rendered.context,
         ends=rendered.ends,
