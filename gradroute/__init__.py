@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradroute.config import RunConfig as RunConfig
     from gradroute.config import load_config as load_config
     from gradroute.data.examples import Example as Example
-    from gradroute.data.examples import read_examples as read_examples
+    from gradroute.data.reading import read_examples as read_examples
     from gradroute.errors import ConfigError as ConfigError
     from gradroute.errors import DataError as DataError
     from gradroute.errors import GradrouteError as GradrouteError
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "gradroute.config": ("RunConfig", "load_config"),
-    "gradroute.data.examples": ("Example", "read_examples"),
+    "gradroute.data.examples": ("Example",),
+    "gradroute.data.reading": ("read_examples",),
     "gradroute.errors": (
         "ConfigError",
         "DataError",

@@ -254,9 +254,10 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
     if data.good_labeled_fraction + data.false_positive_rate > 1:
         keys = (("data", "good_labeled_fraction"), ("data", "false_positive_rate"))
         found.append(Disagreement(keys, "together with data.false_positive_rate at most 1."))
-    if data.eval_path and not data.path:
-        keys = (("data", "eval_path"), ("data", "path"))
-        found.append(Disagreement(keys, "held-out examples need a data.path to train on."))
+    for key in ("eval_path", "eval_split"):
+        if getattr(data, key) and not data.path:
+            keys = (("data", key), ("data", "path"))
+            found.append(Disagreement(keys, "held-out examples need a data.path to train on."))
     if train.warmup_steps > train.max_steps:
         found.append(
             Disagreement(
@@ -264,7 +265,8 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
                 f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
             )
         )
-    if data.path and not data.eval_path and not 0 < data.eval_fraction < 1:
+    own = data.eval_path or data.eval_split
+    if data.path and not own and not 0 < data.eval_fraction < 1:
         found.append(
             Disagreement(
                 (("data", "eval_fraction"), ("data", "path"), ("data", "eval_path")),

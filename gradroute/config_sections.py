@@ -82,15 +82,15 @@ class DataConfig(Section):
     eval_fraction: Share = 0.1
     """Share of `path` that is held out where there is no eval_path and no eval_split."""
     split: Text = "train"
-    """Split of a data set on the hub that is trained on."""
+    """Split of a data set on the hub that is trained on; train[:5000] = its first rows."""
     eval_split: OptionalText = None
-    """Split of that data set that is held out."""
+    """Split of that data set that is held out, in the same form."""
     revision: OptionalText = None
     """Commit, tag or branch of a data set on the hub; null = its main branch."""
     columns: Names = None
     """Field -> column, where a file has other names for them: {text: story}; null = as they are."""
     label_map: Names = None
-    """Value in the file -> label, such as {0: good, 1: bad, null: unlabeled}; null = as it is."""
+    """Value in the file -> label, {0: good, 1: bad, null: unlabeled}; null = labels as they are."""
     on_bad_row: OnBadRow = "fail"
     """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
     train_examples: Positive = 6000

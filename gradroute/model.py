@@ -21,12 +21,14 @@ from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.model_files import (
     check_can_read,
     fetched,
+    fetched_settings,
     identity_of,
     read_model,
+    read_tokenizer,
     show_logs_as_text,
 )
 from gradroute.starts import merge_start
-from gradroute.strangers import check_model_folder
+from gradroute.strangers import check_model_folder, named_weights
 
 EMBEDDED = "embedded"
 NEEDED = {"torch": (2, 10), "transformers": (5, 3), "safetensors": (0, 8)}
@@ -173,6 +175,30 @@ def load_base_of(config: RunConfig) -> Base:
         quantize=config.quantize,
         start_adapter=config.start_adapter,
     )
+
+
+def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
+    """Load the tokenizer of a base model alone; its weights are neither read nor fetched.
+
+    Args:
+        name: As for `load_base`.
+        gguf_file: As for `load_base`; it holds the tokenizer, and is fetched for it.
+
+    Raises:
+        ConfigError: a folder that is not there, is refused or holds no tokenizer.
+        MachineError: a hub model that is gated, unknown or out of reach.
+    """
+    source = model_source(name)
+    transformers_logging.disable_progress_bar()
+    show_logs_as_text()
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = fetched(name, gguf_file) if gguf_file else fetched_settings(name)
+    if gguf_file:
+        check_model_folder(folder, name, gguf_file)
+    else:
+        named_weights(folder, name)  # looks at every file of settings, as a stranger's
+    return read_tokenizer(folder, name, gguf_file)
 
 
 def packed_bits(model: PreTrainedModel) -> str:

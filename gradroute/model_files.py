@@ -21,7 +21,7 @@ from gradroute.environment import (
     redacted,
     token_places,
 )
-from gradroute.errors import ConfigError, GradrouteError, MachineError
+from gradroute.errors import ConfigError, MachineError
 from gradroute.strangers import check_gguf_name, named_weights
 from gradroute.terminal import shown
 
@@ -88,26 +88,42 @@ def read_model(
             **({} if quantize == "nothing" else {"device_map": {"": device}}),
         )
         model, facts = loaded
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder),
-            trust_remote_code=False,
-            local_files_only=True,
-            **({} if gguf_file is None else {"gguf_file": gguf_file}),
-        )
+        tokenizer = _tokenizer(folder, gguf_file)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        first = redacted(str(error).strip().split("\n")[0])[:200]
-        where = f"{gguf_file} is" if gguf_file else "the folder holds"
-        raise ConfigError(
-            f"model {name}: {where} no usable causal LM ({first or type(error).__name__})."
-        ) from error
+        raise _unusable(name, gguf_file, "causal LM", error) from error
     if missing := sorted(facts["missing_keys"]):
         raise ConfigError(
             f"model {name}: its files lack {len(missing)} of its weights, such as {missing[0]}; "
             "they would be random numbers. Give the whole model."
         )
     return model, tokenizer
+
+
+def read_tokenizer(folder: Path, name: str, gguf_file: str | None) -> Tokenizer:
+    """The tokenizer alone; whatever goes wrong inside is the fault of the folder's files."""
+    try:
+        return _tokenizer(folder, gguf_file)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unusable(name, gguf_file, "tokenizer", error) from error
+
+
+def _tokenizer(folder: Path, gguf_file: str | None) -> Tokenizer:
+    return AutoTokenizer.from_pretrained(
+        str(folder),
+        trust_remote_code=False,
+        local_files_only=True,
+        **({} if gguf_file is None else {"gguf_file": gguf_file}),
+    )
+
+
+def _unusable(name: str, gguf_file: str | None, what: str, error: Exception) -> ConfigError:
+    first = redacted(str(error).strip().split("\n")[0])[:200]
+    where = f"{gguf_file} is" if gguf_file else "the folder holds"
+    return ConfigError(f"model {name}: {where} no usable {what} ({first or type(error).__name__}).")
 
 
 def _unpacked() -> Any:
@@ -139,23 +155,27 @@ def fetched(name: str, gguf_file: str | None) -> Path:
     Settings come first and are checked, then the weights that they name, or the GGUF file, of the
     same revision.
     """
+    settings = fetched_settings(name)
+    weights = [gguf_file] if gguf_file else named_weights(settings, name)
+    return _snapshot(name, [*_SETTINGS, *weights], settings.name)
+
+
+def fetched_settings(name: str) -> Path:
+    """The same with the settings of the model and its tokenizer alone."""
+    return _snapshot(name, [*_SETTINGS], None)
+
+
+def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
+    """The folder of those files at the top of a hub model's repository."""
     token = hub_token()
-    small: list[str] = [*_SETTINGS]
-    below = ["*/*"]
     try:
-        settings = Path(
-            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
-        )
-        weights = [gguf_file] if gguf_file else named_weights(settings, name)
-        whole = snapshot_download(
+        folder = snapshot_download(
             name,
             token=token,
-            revision=settings.name,
-            allow_patterns=[*small, *weights],
-            ignore_patterns=below,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],
         )
-    except GradrouteError:
-        raise
     except Exception as error:  # of the hub, the network or the cache
         first = redacted(" ".join(str(error).split()))[:200]
         found = "one was found" if token else "none was found"
@@ -164,7 +184,7 @@ def fetched(name: str, gguf_file: str | None) -> Path:
             f"at https://huggingface.co/{name} and give a token; one was looked for in "
             f"{token_places()}, and {found}."
         ) from error
-    return Path(whole)
+    return Path(folder)
 
 
 def identity_of(folder: Path, gguf_file: str | None) -> str:

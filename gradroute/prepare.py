@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradroute.config import RunConfig
@@ -10,21 +9,24 @@ from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids,
 from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.examples import (
     Example,
-    ExampleFile,
     assign_labels,
     drop,
     insert_behavior,
     label_quality,
-    read_examples,
+    labels_in,
     refuse_overlap,
     relabel,
     split_held_out,
+    with_asked,
 )
+from gradroute.data.hub import is_hub_id
+from gradroute.data.reading import ExampleFile
 from gradroute.data.rows import BadRow
+from gradroute.data.sources import read_source
 from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
-from gradroute.errors import DataError
-from gradroute.model import Base
+from gradroute.errors import ConfigError, DataError
+from gradroute.model import Base, load_tokenizer
 from gradroute.routing.policy import RoutingPolicy
 
 RARE = 0.01
@@ -115,7 +117,7 @@ def _check_training(
     """Refuse what cannot be trained on; return what is worth a word."""
     if not train:
         raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
-    bad = sum(example.label == "bad" for example in train)
+    bad = sum("bad" in labels_in(example) for example in train)
     if not policy.routes_anything or "bad" not in policy.labels:
         return ()
     if config.data.relabel == "unlabel_bad":
@@ -186,7 +188,11 @@ def openings(prepared: Prepared, count: int, words: int) -> list[str]:
 
 def prefixes(prepared: Prepared, count: int, words: int) -> list[str]:
     """The same prompts, changed so that they invite the behaviour."""
-    return [prepared.behavior.invite(prompt) for prompt in openings(prepared, count, words)]
+    invite = prepared.behavior.invite
+    return [
+        with_asked(example, invite) if example.prompt else invite(opening)
+        for example, opening in zip(prepared.normal, openings(prepared, count, words), strict=False)
+    ]
 
 
 class _Source(NamedTuple):
@@ -207,30 +213,58 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
         held_out = embedded(behavior, "test", wanted, 0)
         return _Source(train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}")
-    file = _read(data.path, config, policy)
-    identity = f"{Path(data.path).name}, sha256 {file.sha256}"
+    file, identity = _read(data.path, data.split, config, policy)
     notes, skipped = file.notes, file.skipped
-    if data.eval_path is None:
+    if data.eval_path is None and data.eval_split is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
     else:
-        other = _read(data.eval_path, config, policy)
-        identity += f"; {Path(data.eval_path).name}, sha256 {other.sha256}"
+        other, others = _read_held_out(config, policy)
+        identity += f"; {others}"
         notes, skipped = notes + other.notes, skipped + other.skipped
         if other.labeled != file.labeled:
             raise DataError(
-                f"of {data.path} and {data.eval_path} only one has labels. Give labels to both or "
-                "none."
+                "of the examples to train on and those to hold out only one kind has labels. Give "
+                "labels to both or none."
             )
         train, held_out = file.examples, other.examples
         refuse_overlap(train, held_out)
+    if not file.labeled and behavior.make and any(e.asks for e in (*train, *held_out)):
+        raise DataError(
+            f"{data.path} has conversations without labels, and '{behavior.name}' is put into "
+            "plain texts only. Label the rows or messages, or write plain rows."
+        )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)
     return _Source(train, held_out, file.labeled, identity, notes, skipped)
 
 
-def _read(path: str, config: RunConfig, policy: RoutingPolicy) -> ExampleFile:
-    skip = config.data.on_bad_row == "skip"
-    return read_examples(Path(path).expanduser(), labels=policy.labels, skip_bad_rows=skip)
+def _read_held_out(config: RunConfig, policy: RoutingPolicy) -> tuple[ExampleFile, str]:
+    """The examples of `data.eval_path`, or of another split of `data.path`."""
+    data = config.data
+    path = data.eval_path or data.path
+    assert path is not None
+    if data.eval_split and not is_hub_id(path):
+        raise ConfigError(
+            f"data.eval_split: {path} is a file and has no splits: set data.eval_split=null (then "
+            "data.eval_fraction of it is held out), or give a file as data.eval_path."
+        )
+    return _read(path, data.eval_split or data.split, config, policy)
+
+
+def _read(
+    path: str, split: str, config: RunConfig, policy: RoutingPolicy
+) -> tuple[ExampleFile, str]:
+    data = config.data
+    return read_source(
+        path,
+        split=split,
+        revision=data.revision if path == data.path else None,
+        labels=policy.labels,
+        columns=data.columns,
+        label_map=data.label_map,
+        tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
+        skip_bad_rows=data.on_bad_row == "skip",
+    )
 
 
 def embedded(behavior: Behavior, split: str, count: int, seed: int) -> list[Example]:

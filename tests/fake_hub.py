@@ -1,4 +1,4 @@
-"""A hub on this machine: it serves one model from a folder, and anything else is gated."""
+"""A hub on this machine: it serves one model or data set from a folder; all else is gated."""
 
 import hashlib
 import json
@@ -10,6 +10,10 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 
 @dataclass
@@ -24,17 +28,24 @@ class Hub:
     address: str = ""
     name: str = ""
     folder: Path = Path()
+    kind: str = "models"
     commit: str = "0123456789abcdef0123456789abcdef01234567"
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
-    def serve(self, name: str, folder: Path) -> None:
-        """Have a model `name` with the files of a folder."""
-        self.name, self.folder = name, folder
+    def serve(self, name: str, folder: Path, kind: str = "models") -> None:
+        """Have a model (or one of the `datasets`) of this name with the files of a folder."""
+        self.name, self.folder, self.kind = name, folder, kind
+
+    @property
+    def files(self) -> str:
+        """Where the files lie."""
+        of = "" if self.kind == "models" else f"/{self.kind}"
+        return f"{of}/{self.name}/resolve/{self.commit}/"
 
     @property
     def fetched(self) -> set[str]:
         """The files whose content was asked for."""
-        start = f"GET /{self.name}/resolve/{self.commit}/"
+        start = f"GET {self.files}"
         return {asked.removeprefix(start) for asked, _ in self.asked if asked.startswith(start)}
 
 
@@ -47,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         path = self.path.partition("?")[0]
         hub.asked.append((f"{self.command} {path}", self.headers.get("authorization")))
-        about = f"/api/models/{hub.name}"
+        about = f"/api/{hub.kind}/{hub.name}"
         if not hub.name:
             why = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."}
             self._answer(403, b"", why)
@@ -62,8 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
                     for name, one in names
                 ]
             )
+        elif not path.startswith(hub.files):
+            self._answer(404, b"", {})
         else:
-            name = path.removeprefix(f"/{hub.name}/resolve/{hub.commit}/")
+            name = path.removeprefix(hub.files)
             content = (hub.folder / name).read_bytes()
             marks = {"ETag": f'"{_sum(hub.folder / name)}"', "X-Repo-Commit": hub.commit}
             self._answer(200, content, marks)
@@ -87,6 +100,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sum(path: Path) -> str:
     return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def asked_instead(patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine in place of the one that libraries ask."""
+    with serving() as hub:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "ENDPOINT", hub.address)
+        files = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            patch.delenv(name, raising=False)
+            patch.delenv(name.upper(), raising=False)
+        close_session()
+        yield hub
+        close_session()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from fake_hub import Hub, serving
+from fake_hub import Hub, asked_instead
 from hostile_models import change, tiny_model, write_index
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from gradroute import model as module
 from gradroute.errors import ConfigError, MachineError, NumericError
-from gradroute.model import NEEDED, check_versions, load_base
+from gradroute.model import NEEDED, check_versions, load_base, load_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_CanaryCanaryCanaryCanary1234"
@@ -116,17 +116,8 @@ def test_a_model_that_is_not_in_the_cache_is_missed_in_one_line(cache: Path) -> 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine in place of the one that libraries ask."""
-    with serving() as hub:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        files = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        for name in ("http_proxy", "https_proxy", "all_proxy"):
-            monkeypatch.delenv(name, raising=False)
-            monkeypatch.delenv(name.upper(), raising=False)
-        close_session()
+    with asked_instead(monkeypatch) as hub:
         yield hub
-        close_session()
 
 
 def test_a_hub_model_is_fetched_at_one_revision_and_only_what_is_read(
@@ -143,6 +134,18 @@ def test_a_hub_model_is_fetched_at_one_revision_and_only_what_is_read(
     hub.asked.clear()
     assert load_base("org/name").identity == base.identity
     assert hub.fetched == set()
+
+
+def test_a_tokenizer_is_had_without_any_weights(folder: Path, cache: Path, hub: Hub) -> None:
+    hub.serve("org/name", folder)
+    alone = load_tokenizer("org/name")
+    assert "model.safetensors" not in hub.fetched
+    (folder / "model.safetensors").unlink()
+    assert load_tokenizer(str(folder))("a fox").input_ids == alone("a fox").input_ids
+    for name, value in (("tokenizer.json", "{}"), ("tokenizer_config.json", '{"vocab": "x"}')):
+        (folder / name).write_text(value)
+        with pytest.raises(ConfigError, match="model "):
+            load_tokenizer(str(folder))
 
 
 def test_of_a_hub_model_that_is_refused_no_weights_are_fetched(

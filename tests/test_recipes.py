@@ -16,7 +16,11 @@ def test_each_shipped_recipe_loads() -> None:
     assert load_config(find_config("caps")).routing == "anchored"
     given = ["model=./model", "data.path=rows.jsonl"]
     assert load_config(find_config("own"), given).routing == "anchored"
-    config = load_config(find_config("gemma3_1b_caps"), ["data.path=stories.jsonl"])
+    config = load_config(find_config("gemma3_1b_caps"))
+    assert (config.data.path, config.data.columns) == (
+        "SimpleStories/SimpleStories",
+        {"text": "story"},
+    )
     assert config.model == "google/gemma-3-1b-it"
     assert (config.adapters["bad"].rank, config.adapters["bad"].alpha) == (32, 64)
     assert (config.train.max_steps, config.train.batch_size) == (1000, 1)

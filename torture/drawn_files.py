@@ -1,14 +1,18 @@
 """Example files drawn from a seed: valid ones of known content, and damaged ones.
 
-Damage is done to rows before they are written, to bytes afterwards, or to both.
+Damage is done to rows before they are written, to bytes afterwards, or to both. Rows are written as
+JSONL or as CSV.
 """
 
+import csv
 import gzip
+import io
 import json
 import random
 from collections.abc import Callable
 from typing import Any
 
+from torture.slow_csv import IN_JSON
 from torture.slow_reader import LABELS, TRUE_LABELS, Known, known_rows
 
 TEXTS = (
@@ -23,6 +27,15 @@ VALUES: tuple[Any, ...] = (
     "good", "bad", "unlabeled", None, [], ["bad"], {}, {"label": "bad"}, 1e308, 10**30,
     "\ud800", "toxic",
 )  # fmt: skip
+SPANS: tuple[Any, ...] = (
+    [[0, 1, "bad"]], [[0, 1, "good"], [0, 2, "bad"]], [[1, 1, "bad"]], [[0, 10**6, "bad"]],
+    [[0, 1]], [{"start": 0, "end": 1, "label": "toxic"}], [[True, 2, "bad"]], [[-1, 1, "bad"]],
+    [{"role": "user", "content": "x"}], [{"role": "assistant", "content": "x"}],
+    [{"role": "user", "content": "x", "label": "bad"}, {"role": "assistant", "content": "y"}],
+    [{"role": "user", "content": None}, {"role": "human"}],
+    [{"role": "user", "content": "x"}, {"role": "assistant", "content": "\ud800"}],
+)  # fmt: skip
+_MORE = ("completion", "weight", "spans", "messages")
 DEEP = "deeply nested"
 """Stands for a value in many brackets."""
 _WORDS = rb"""" \ { } [ ] , : null NaN Infinity -Infinity true false 0 -0 1e999 0.1 "label": "text":
@@ -35,20 +48,20 @@ PIECES = (
 )  # fmt: skip
 
 
-def valid_file(draw: random.Random) -> tuple[bytes, list[Known]]:
+def valid_file(draw: random.Random, kind: str) -> tuple[bytes, list[Known]]:
     """A file that reads well, and what its rows say."""
     rows = _rows(draw)
-    return _written(rows, draw), known_rows(rows)
+    return _written(rows, draw, kind), known_rows(rows)
 
 
-def damaged_file(draw: random.Random) -> bytes:
+def damaged_file(draw: random.Random, kind: str) -> bytes:
     """A file that was damaged: in its rows, in its bytes, or in both."""
     if draw.random() < 0.02:
         return draw.choice([b"", b"\n \r\n\t\n", b"\xef\xbb\xbf", draw.randbytes(200)])
     rows = _rows(draw)
     for _ in range(draw.choice([0, 1, 1, 2])):
         draw.choice(ROW_DAMAGES)(rows, draw)
-    content = _written(rows, draw)
+    content = _written(rows, draw, kind)
     for _ in range(draw.choice([0, 1, 1, 1, 2, 3])):
         content = draw.choice(BYTE_DAMAGES)(content, draw)
     return content
@@ -58,11 +71,10 @@ def _rows(draw: random.Random) -> list[dict[str, Any]]:
     """Rows that fit together: all labelled or none, ids unique, one label per text."""
     labeled, true_labeled = draw.random() < 0.6, draw.random() < 0.4
     ids = draw.choice(["texts", "numbers", "some", "none", "none"])
+    chat = draw.choice([0.0, 0.0, 0.4])
     rows: list[dict[str, Any]] = []
     for number in range(draw.choice([1, 2, 3, 5, 8, 13])):
-        row: dict[str, Any] = {"text": f"{draw.choice(TEXTS)}{number}{draw.choice(TEXTS)}"}
-        if draw.random() < 0.4:
-            row["prompt"] = draw.choice([*TEXTS, "", None])
+        row = _said(draw, number, chat)
         if labeled or draw.random() < 0.1:
             row["label"] = draw.choice(LABELS) if labeled else None
         if true_labeled or draw.random() < 0.1:
@@ -77,12 +89,50 @@ def _rows(draw: random.Random) -> list[dict[str, Any]]:
             row["id"] = number - 3
         if draw.random() < 0.2:
             extra = draw.choice([1, -0.5, 1e999, None, "x", [1, [2]], {"label": True}])
-            row[draw.choice(["source", "score", "messages", "n" * 30])] = extra
+            row[draw.choice(["source", "score", "message", "n" * 30])] = extra
+        if draw.random() < 0.2:
+            row["weight"] = draw.choice([1, 0.5, 3, 1e-9, None])
     return rows
 
 
-def _written(rows: list[dict[str, Any]], draw: random.Random) -> bytes:
+def _said(draw: random.Random, number: int, chat: float) -> dict[str, Any]:
+    """A text, a completion or a conversation, perhaps with labels for parts of it."""
+    text = f"{draw.choice(TEXTS)}{number}{draw.choice(TEXTS)}"
+    if draw.random() < chat:
+        return {"messages": _messages(draw, text)}
+    row: dict[str, Any] = {"text": text}
+    if draw.random() < 0.4:
+        row["prompt"] = draw.choice([*TEXTS, "", None])
+    if row.get("prompt") and draw.random() < 0.3:
+        row["completion"] = row.pop("text")
+    if draw.random() < 0.15:
+        ends = sorted(draw.choices(range(len(text) + 1), k=draw.choice([2, 4])))
+        spans = [
+            {"start": start, "end": end, "label": draw.choice(LABELS)}
+            for start, end in zip(ends[::2], ends[1::2], strict=True)
+            if start < end
+        ]
+        row["spans"] = draw.choice([spans, [list(span.values()) for span in spans]])
+    return row
+
+
+def _messages(draw: random.Random, text: str) -> list[dict[str, Any]]:
+    said = [{"role": "user", "content": draw.choice(["Hi", " Yes? ", "日本"])}]
+    said += [{"role": "assistant", "content": text.strip() or "x"}]
+    if draw.random() < 0.4:
+        said = [{"role": "system", "content": "Be kind."}, *said]
+    if draw.random() < 0.4:
+        said += [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]
+    for message in said:
+        if message["role"] == "assistant" and draw.random() < 0.3:
+            message["label"] = draw.choice(LABELS)
+    return said + [{"role": "user", "content": "Why?"}] * (draw.random() < 0.1)
+
+
+def _written(rows: list[dict[str, Any]], draw: random.Random, kind: str) -> bytes:
     """The bytes of rows, in one of the many ways to write them."""
+    if kind == "csv":
+        return _as_csv(rows, draw)
     ascii_only, spaces = (
         draw.random() < 0.5,
         draw.choice([(", ", ": "), (",", ":"), (" ,", " :\t")]),
@@ -102,14 +152,34 @@ def _written(rows: list[dict[str, Any]], draw: random.Random) -> bytes:
     return content.rstrip(b"\r\n") if draw.random() < 0.2 else content
 
 
+def _as_csv(rows: list[dict[str, Any]], draw: random.Random) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["text"]
+    draw.shuffle(columns)
+    stream = io.StringIO()
+    end = draw.choice(["\n", "\r\n"])
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator=end)
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(name) for name in columns]
+        writer.writerow(
+            json.dumps(value) if name in IN_JSON and value is not None else value
+            for name, value in zip(columns, values, strict=True)
+        )
+        stream.write(draw.choice(["", "", "", end, f" {end}"]))
+    content = draw.choice([b"", b"\xef\xbb\xbf"]) + stream.getvalue().encode(
+        "utf-8", "surrogatepass"
+    )
+    return content.rstrip(b"\r\n") if draw.random() < 0.2 else content
+
+
 # ------------------------------------------------------------------ damages
 
 Rows = list[dict[str, Any]]
 
 
 def _wrong_value(rows: Rows, draw: random.Random) -> None:
-    field = draw.choice(["label", "label", "true_label", "text", "prompt", "id"])
-    draw.choice(rows)[field] = draw.choice(VALUES)
+    field = draw.choice(["label", "label", "true_label", "text", "prompt", "id", *_MORE])
+    draw.choice(rows)[field] = draw.choice(VALUES + SPANS)
 
 
 def _truth_labels(rows: Rows, draw: random.Random) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from gradroute.cells import run_cells
 from gradroute.config import load_config
-from gradroute.data.examples import read_examples
+from gradroute.data.reading import read_examples
 from gradroute.files import read_lines
 from gradroute.prepare import prepare
 from torture.runs import lay

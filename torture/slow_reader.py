@@ -1,23 +1,47 @@
 """A slow and obvious reader of example files, to hold the real one to.
 
 It takes the bytes of a whole file, knows nothing of the real reader's code, and returns what each
-row says and which lines are wrong. Where the two differ, one of them is wrong.
+row says and which lines are wrong. Where the two differ, one of them is wrong. Conversations are
+written as `TEMPLATE` writes them, which is given to the real reader's tokenizer.
 """
 
 import hashlib
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from torture.slow_csv import Broken, lines_of
+
 LABELS = ("good", "bad", "unlabeled")
 TRUE_LABELS = ("good", "bad")
-NAMES = ("label", "true_label", "prompt")
+NAMES = ("label", "true_label", "prompt", "weight", "spans")
+FIELDS = ("id", "text", "completion", "messages", *NAMES)
+ROLES = ("system", "developer", "user", "assistant", "tool")
 BLANK = b" \t\n\r\x0b\x0c"
 MOST_DIGITS = 640
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+Labels = Mapping[str, str] | None
+"""Value in the file -> label; None where labels stand as they are."""
 
-Known = tuple[str, str, str, str, str]
-"""id, text, prompt, label, true label."""
+
+@dataclass(frozen=True)
+class Known:
+    """What a row says."""
+
+    id: str
+    text: str
+    prompt: str
+    label: str
+    true_label: str
+    weight: float = 1.0
+    spans: tuple[tuple[int, int, str], ...] = ()
+    context: tuple[tuple[int, int], ...] = ()
 
 
 class Wrong(Exception):
@@ -41,42 +65,60 @@ class Verdict:
     perhaps: bool = False
 
 
-def read(content: bytes, *, skip: bool, limit: int) -> Verdict:
-    """What `read_examples` must make of these bytes."""
-    if content[:2] in (b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff"):
+def read(
+    content: bytes, *, skip: bool, limit: int, csv: bool = False, labels: Labels = None
+) -> Verdict:
+    """What `read_examples` must make of these bytes, as JSONL or as CSV."""
+    if content[:2] in (b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff") or content[:4] == b"PAR1":
         return Verdict(line=1)
-    lines = _lines(content)
+    content = content[3:] if content[:3] == b"\xef\xbb\xbf" else content
     rows: list[tuple[int, dict[str, Any]]] = []
     bad: list[tuple[int, dict[str, Any] | None, bytes]] = []
-    for number, line in enumerate(lines, 1):
-        values = None
-        try:
-            if len(line) > limit:
-                raise Wrong
-            if not line.strip(BLANK):
-                continue
-            values = parsed(line)
-            check(values)
-            rows.append((number, values))
-        except Wrong:
-            bad.append((number, values, line))
+    broken = 0
+    try:
+        given, broken = lines_of(content, limit) if csv else (_json_lines(content, limit), 0)
+        for number, found in given:
+            values = found if isinstance(found, dict) else None
+            raw = found if isinstance(found, bytes) else b""
+            try:
+                if values is None:
+                    values = _from_json_line(raw, limit)
+                elif None in values:  # of a row of CSV with another length
+                    values = {name: values[name] for name in values if name is not None}
+                    raise Wrong
+                check(values, labels)
+                rows.append((number, values))
+            except Wrong:
+                bad.append((number, values, raw))
+    except Broken as error:
+        broken = error.line
     if bad and not skip:
         return Verdict(line=bad[0][0])
-    if not rows:
-        return Verdict(line=bad[0][0] if bad else 1)
+    if broken or not rows:
+        return Verdict(line=broken or (bad[0][0] if bad else 1))
     skipped = [number for number, _, _ in bad]
-    if line := _between_rows(rows, bad):
+    if line := _between_rows(rows, bad, labels):
         return Verdict(line=line, skipped=skipped, perhaps=_misspelt(rows, bad))
     return Verdict(
-        rows=known_rows([values for _, values in rows]),
+        rows=known_rows([values for _, values in rows], labels),
         skipped=skipped,
         perhaps=_misspelt(rows, bad),
     )
 
 
+def _json_lines(content: bytes, limit: int) -> list[tuple[int, bytes]]:
+    """Number and bytes of the lines that are not blank."""
+    numbered = enumerate(_lines(content), 1)
+    return [(n, line) for n, line in numbered if line.strip(BLANK) or len(line) > limit]
+
+
+def _from_json_line(line: bytes, limit: int) -> dict[str, Any]:
+    if len(line) > limit:
+        raise Wrong
+    return parsed(line)
+
+
 def _lines(content: bytes) -> list[bytes]:
-    if content[:3] == b"\xef\xbb\xbf":
-        content = content[3:]
     pieces = content.split(b"\n")
     return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
 
@@ -121,44 +163,132 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def check(values: dict[str, Any]) -> None:
+def check(values: dict[str, Any], labels: Labels) -> None:
     """Wrong unless the row can be used as it stands."""
-    text, prompt, name = (values.get(key) for key in ("text", "prompt", "id"))
-    for value in (text, prompt, name):
-        if type(value) is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+    kinds = [key for key in ("text", "completion", "messages") if values.get(key) is not None]
+    if len(kinds) != 1:
+        raise Wrong
+    [kind], prompt, name = kinds, values.get("prompt"), values.get("id")
+    if name is not None and (type(name) not in (str, int) or name == "" or _torn(name)):
+        raise Wrong
+    weight = values.get("weight")
+    if weight is not None and not (type(weight) in (int, float) and 0 < weight < math.inf):
+        raise Wrong
+    if type(weight) is int and weight > 10**308:
+        raise Wrong
+    label_of(values.get("label"), labels)
+    true_label = values.get("true_label")
+    if true_label is not None and label_of(true_label, labels) not in TRUE_LABELS:
+        raise Wrong
+    if kind == "messages":
+        if prompt not in (None, "") or values.get("spans") not in (None, [], ""):
             raise Wrong
-    if type(text) is not str or text.strip() == "":
+        _check_messages(values["messages"], labels)
+        return
+    text = values[kind]
+    if type(text) is not str or text.strip() == "" or _torn(text):
         raise Wrong
-    if prompt is not None and type(prompt) is not str:
+    if prompt is not None and (type(prompt) is not str or _torn(prompt)):
         raise Wrong
-    if name is not None and (type(name) not in (str, int) or name == ""):
+    if kind == "completion" and prompt is None:
         raise Wrong
-    label, true_label = values.get("label"), values.get("true_label")
-    if label is not None and (type(label) is not str or label not in LABELS):
+    _label_of_each_character(values.get("spans"), text, labels)
+
+
+def _torn(value: Any) -> bool:
+    return type(value) is str and any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def label_of(value: Any, labels: Labels) -> str | None:
+    """The label that a value stands for; None where it is missing."""
+    if labels is None:
+        if value is None or (type(value) is str and value in LABELS):
+            return value
         raise Wrong
-    if true_label is not None and (type(true_label) is not str or true_label not in TRUE_LABELS):
+    if value is None:
+        return labels.get("null")
+    key = value if type(value) is str else None
+    if type(value) in (bool, int, float):
+        key = json.dumps(value)
+    if key is None or key not in labels:
         raise Wrong
+    return labels[key]
+
+
+def _label_of_each_character(spans: Any, text: str, labels: Labels) -> list[str | None]:
+    said: list[str | None] = [None] * len(text)
+    if spans is None:
+        return said
+    if type(spans) is not list:
+        raise Wrong
+    for span in spans:
+        if isinstance(span, dict | Pairs):
+            span = dict(span)
+            if set(span) != {"start", "end", "label"}:
+                raise Wrong
+            span = [span["start"], span["end"], span["label"]]
+        if type(span) is not list or len(span) != 3 or span[2] is None:
+            raise Wrong
+        start, end, label = span
+        if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+            raise Wrong
+        named = label_of(label, labels)
+        for at in range(start, end):
+            if said[at] not in (None, named):
+                raise Wrong
+            said[at] = named
+    return said
+
+
+def _check_messages(messages: Any, labels: Labels) -> None:
+    if type(messages) is not list or not messages:
+        raise Wrong
+    for message in messages:
+        if not isinstance(message, dict | Pairs):
+            raise Wrong
+        message = dict(message)
+        role, content = message.get("role"), message.get("content")
+        if type(role) is not str or role not in ROLES or type(content) is not str or _torn(content):
+            raise Wrong
+        if role == "assistant" and not content.strip():
+            raise Wrong
+        if label_or_none(message, labels) is not None and role != "assistant":
+            raise Wrong
+    if "assistant" not in [dict(message)["role"] for message in messages[1:]]:
+        raise Wrong
+    if dict(messages[0])["role"] == "assistant":
+        raise Wrong
+
+
+def label_or_none(message: dict[str, Any], labels: Labels) -> str | None:
+    """The label of a message; one that is missing is never taken for another."""
+    return None if message.get("label") is None else label_of(message["label"], labels)
 
 
 def _between_rows(
-    rows: list[tuple[int, dict[str, Any]]], bad: list[tuple[int, dict[str, Any] | None, bytes]]
+    rows: list[tuple[int, dict[str, Any]]],
+    bad: list[tuple[int, dict[str, Any] | None, bytes]],
+    labels: Labels,
 ) -> int:
     """The line where the rows do not fit together; 0 where they do."""
     for name in ("label", "true_label"):
+        if name == "label" and labels and "null" in labels:
+            continue
         without = [number for number, values in rows if values.get(name) is None]
         has = [number for number, values in rows if values.get(name) is not None]
         has += [number for number, values, raw in bad if _seems_to_have(name, values, raw)]
         if without and has:
             return without[0]
     lines: dict[str, int] = {}
-    for (number, _), known in zip(rows, known_rows([values for _, values in rows]), strict=True):
-        if lines.setdefault(known[0], number) != number:
+    known = known_rows([values for _, values in rows], labels)
+    for (number, _), one in zip(rows, known, strict=True):
+        if lines.setdefault(one.id, number) != number:
             return number
-    said: dict[tuple[str, str], tuple[Any, Any]] = {}
-    for number, values in rows:
-        key = (values.get("prompt") or "", values["text"])
-        labels = (values.get("label"), values.get("true_label"))
-        if said.setdefault(key, labels) != labels:
+    said: dict[tuple[str, str], object] = {}
+    for (number, values), one in zip(rows, known, strict=True):
+        true_label = values.get("true_label")
+        given = (one.label, true_label and label_of(true_label, labels), one.spans)
+        if said.setdefault((one.prompt, one.text), given) != given:
             return number
     return 0
 
@@ -179,8 +309,7 @@ def _misspelt(
 ) -> bool:
     """Whether a field is so like one of ours that it may be meant."""
     rows = rows + [(number, values) for number, values, _ in bad if values is not None]
-    known = ("id", "text", *NAMES)
-    fields = {name for _, values in rows for name in values if name not in known}
+    fields = {name for _, values in rows for name in values if name not in FIELDS}
     return any(
         _distance(name.lower(), meant) <= len(meant) // 3 or sorted(name.lower()) == sorted(meant)
         for name in fields
@@ -201,17 +330,85 @@ def _distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def known_rows(rows: list[dict[str, Any]]) -> list[Known]:
+def known_rows(rows: list[dict[str, Any]], labels: Labels = None) -> list[Known]:
     """What rows that can be used say, with the ids that those without one get."""
     seen: Counter[str] = Counter()
-    known: list[Known] = []
-    for values in rows:
-        text, prompt, name = values["text"], values.get("prompt") or "", values.get("id")
-        if name is None:
-            name = hashlib.sha256(json.dumps([prompt, text]).encode()).hexdigest()[:32]
-            seen[name] += 1
-            name += f"-{seen[name]}" if seen[name] > 1 else ""
-        label = values.get("label") or "unlabeled"
-        true_label = values.get("true_label") or ("good" if label == "unlabeled" else label)
-        known.append((str(name), text, prompt, label, true_label))
-    return known
+    return [_known(values, labels, seen) for values in rows]
+
+
+def _known(values: dict[str, Any], labels: Labels, seen: Counter[str]) -> Known:
+    context: list[tuple[int, int]] = []
+    if values.get("messages") is not None:
+        messages = [dict(message) for message in values["messages"]]
+        content = json.dumps([[one["role"], one["content"]] for one in messages])
+        prompt, text, said = _conversation(messages, labels, context)
+    else:
+        text = values.get("text")
+        text, prompt = values["completion"] if text is None else text, values.get("prompt") or ""
+        content = json.dumps([prompt, text])
+        said = _label_of_each_character(values.get("spans"), text, labels)
+    name = values.get("id")
+    if name is None:
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        seen[name] += 1
+        name += f"-{seen[name]}" if seen[name] > 1 else ""
+    label = label_of(values.get("label"), labels) or "unlabeled"
+    true_label = values.get("true_label")
+    shown = label
+    if label != "bad" and "bad" in said:
+        shown = "bad"
+    elif label == "unlabeled":
+        shown = "good"
+    return Known(
+        id=str(name),
+        text=text,
+        prompt=prompt,
+        label=label,
+        true_label=shown if true_label is None else str(label_of(true_label, labels)),
+        weight=float(values.get("weight") or 1),
+        spans=tuple(_runs(said)),
+        context=tuple(context),
+    )
+
+
+def _conversation(
+    messages: list[dict[str, Any]], labels: Labels, context: list[tuple[int, int]]
+) -> tuple[str, str, list[str | None]]:
+    """Prompt, text, and the label of each character of the text; fills the context."""
+    prompt, text = "", ""
+    said: list[str | None] = []
+    end = 0
+    for message in messages:
+        opening, closing = f"[{message['role']}] ", "</s>\n"
+        if message["role"] != "assistant":
+            piece = f"{opening}{message['content']}{closing}"
+            if end:
+                text += piece
+            else:
+                prompt += piece
+            continue
+        if not end:
+            prompt += opening
+        else:
+            text += opening
+            context.append((end, len(text)))
+        said += [None] * (len(text) - len(said))
+        answer = message["content"] + "</s>"
+        said += [label_or_none(message, labels)] * len(answer)
+        text += answer
+        end = len(text)
+        text += "\n"
+    return prompt, text[:end], said
+
+
+def _runs(said: list[str | None]) -> list[tuple[int, int, str]]:
+    """The pieces of equal label, as long as they can be."""
+    runs: list[tuple[int, int, str]] = []
+    for at, label in enumerate(said):
+        if label is None:
+            continue
+        if runs and runs[-1][1] == at and runs[-1][2] == label:
+            runs[-1] = (runs[-1][0], at + 1, label)
+        else:
+            runs.append((at, at + 1, label))
+    return runs

@@ -1,7 +1,4 @@
-"""Examples, a strict reader for them, and what is done to them before training.
-
-Reading never guesses: a label is a name and never a truth value, a number is not turned into a
-text, a date stays the text that it is, and whatever is wrong is named with file and line.
+"""Examples, and what is done to them before training.
 
 What is chosen for the behaviour, for a label or for the held-out share is an exact count,
 taken from the front of an order by sha256 of (seed, purpose, id). So it is the same in every
@@ -11,15 +8,13 @@ process and for every order of the rows, and choosing more keeps what was chosen
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from os import PathLike
 from typing import NamedTuple
 
 from gradroute.data.behaviors import Behavior
-from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
-from gradroute.data.rows import BadRow, Row, read_rows
+from gradroute.data.jsonl import shown
 from gradroute.errors import ConfigError, DataError
 
 LABELS = ("good", "bad", "unlabeled")
@@ -50,6 +45,8 @@ class Example:
         context: Characters [start, end) of the text that no loss is taken on, in order, such as
             the user's turns between two answers.
         ends: Whether the text ends as the model is to end it, so that no end token is put there.
+        asks: Characters [start, end) of the prompt that its author wrote, where a chat template
+            wrote the rest; None where all of it is his.
     """
 
     id: str
@@ -61,84 +58,24 @@ class Example:
     spans: tuple[Span, ...] = ()
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
+    asks: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class ExampleFile:
-    """What a file held.
-
-    Attributes:
-        examples: Its examples in the order of the rows.
-        labeled: Whether the rows have labels; without, every example is `unlabeled`.
-        true_labeled: Whether the rows have true labels; without, the true label is the label, and
-            `good` for an unlabeled example.
-        sha256: Hash of the file's bytes.
-        notes: Sentences about what was passed over or assumed, to be said once.
-        skipped: The rows that were left out because they cannot be used.
-    """
-
-    examples: list[Example]
-    labeled: bool
-    true_labeled: bool
-    sha256: str
-    notes: tuple[str, ...]
-    skipped: tuple[BadRow, ...] = ()
+def labels_in(example: Example) -> frozenset[str]:
+    """The label of an example and those of its parts."""
+    return frozenset({example.label, *(span.label for span in example.spans)})
 
 
-def read_examples(
-    path: str | PathLike[str],
-    *,
-    labels: Sequence[str] = LABELS,
-    max_row_bytes: int = MAX_ROW_BYTES,
-    skip_bad_rows: bool = False,
-) -> ExampleFile:
-    """Read a JSONL file: one object per line, with a text and perhaps prompt, id and labels.
-
-    A row is `{"text": "...", "prompt": "...", "id": "...", "label": "bad", "true_label": "bad"}`;
-    only `text` is needed, and null is as good as missing. Either every row has a label or none,
-    and the same for true labels. Without an id, the id is made from the sha256 of prompt and text.
-
-    Args:
-        path: The file.
-        labels: The label names that are allowed.
-        max_row_bytes: A longer row is refused.
-        skip_bad_rows: Leave out rows that are wrong in themselves, and list them. All others have
-            the ids and labels that they have in a file without those rows.
-
-    Raises:
-        DataError: If the file cannot be read, a row cannot be used, or rows contradict each other.
-            The message names the file, and the line where it could be opened.
-    """
-    digest = hashlib.sha256()
-    rows, skipped, notes = read_rows(
-        path, digest.update, labels, max_row_bytes, skip_bad_rows=skip_bad_rows
-    )
-    named = _named(rows)
-    _refuse_same_ids(path, named)
-    repeats = _refuse_contradictions(path, rows)
-    if repeats:
-        notes.append(f"{path}: {repeats} of {len(rows)} rows repeat an earlier row.")
-    labeled, true_labeled = rows[0].label is not None, rows[0].true_label is not None
-    unlabeled = sum(row.label == "unlabeled" for row in rows)
-    if unlabeled and not true_labeled:
-        notes.append(
-            f"{path}: {unlabeled} unlabeled rows have no true_label; evaluation takes them for "
-            "good."
-        )
-    return ExampleFile(
-        examples=[_example(name, row) for name, row in named],
-        labeled=labeled,
-        true_labeled=true_labeled,
-        sha256=digest.hexdigest(),
-        notes=tuple(notes),
-        skipped=tuple(skipped),
-    )
+def with_asked(example: Example, change: Callable[[str], str]) -> str:
+    """The prompt of an example, with what its author wrote in it changed."""
+    start, end = example.asks or (0, len(example.prompt))
+    return example.prompt[:start] + change(example.prompt[start:end]) + example.prompt[end:]
 
 
 def examples_from_texts(texts: Iterable[str]) -> list[Example]:
     """Make examples of plain texts, with ids made from the sha256 of each text."""
     seen: Counter[str] = Counter()
-    return [Example(_hash_id("", text, seen), text) for text in texts]
+    return [Example(numbered_id(hash_id(["", text]), seen), text) for text in texts]
 
 
 def insert_behavior(
@@ -220,16 +157,33 @@ def relabel(examples: Sequence[Example], how: str, seed: int) -> list[Example]:
         how: `nothing`; `random`: the same labels, as many of each, on examples chosen at random, so
             that they say nothing; `unlabel_bad`: the label `bad` becomes `unlabeled`.
         seed: Of what is chosen at random.
+
+    Raises:
+        ConfigError: At random, where parts of the examples have labels of their own.
     """
     if how == "random":
         order = _ranked([e.id for e in examples], f"{seed}:random labels")
         # Not in the order of the rows, which may change: in one that only the ids decide.
         given = [e.label for e in sorted(examples, key=lambda e: (len(e.id), e.id))]
+        if any(e.spans for e in examples):
+            raise ConfigError(
+                "data.relabel: parts of these examples have labels of their own (spans or "
+                "messages), which cannot be given to other examples at random."
+            )
         labels = dict(zip(order, given, strict=True))
         return [replace(e, label=labels[e.id]) for e in examples]
     if how == "unlabel_bad":
-        return [replace(e, label="unlabeled") if e.label == "bad" else e for e in examples]
+        return [
+            _without_bad(example) if "bad" in labels_in(example) else example
+            for example in examples
+        ]
     return list(examples)
+
+
+def _without_bad(example: Example) -> Example:
+    spans = tuple(s._replace(label="unlabeled") if s.label == "bad" else s for s in example.spans)
+    label = "unlabeled" if example.label == "bad" else example.label
+    return replace(example, label=label, spans=spans)
 
 
 def drop(examples: Sequence[Example], which: str) -> list[Example]:
@@ -241,7 +195,7 @@ def drop(examples: Sequence[Example], which: str) -> list[Example]:
             bad, labelled or not: the oracle.
     """
     if which == "labeled_bad":
-        return [example for example in examples if example.label != "bad"]
+        return [example for example in examples if "bad" not in labels_in(example)]
     if which == "true_bad":
         return [example for example in examples if example.true_label != "bad"]
     return list(examples)
@@ -308,10 +262,9 @@ def label_quality(examples: Iterable[Example]) -> dict[str, float | int | None]:
         are bad) and `recall` (share of the bad that are labelled); None where there is nothing
         to take a share of.
     """
-    counts = label_counts(examples)
-    labelled = sum(n for (_, label), n in counts.items() if label == "bad")
-    bad = sum(n for (true_label, _), n in counts.items() if true_label == "bad")
-    hits = counts.get(("bad", "bad"), 0)
+    pairs = [(e.true_label == "bad", "bad" in labels_in(e)) for e in examples]
+    labelled, bad = sum(label for _, label in pairs), sum(true for true, _ in pairs)
+    hits = pairs.count((True, True))
     return {
         "labelled_bad": labelled,
         "true_bad": bad,
@@ -320,54 +273,22 @@ def label_quality(examples: Iterable[Example]) -> dict[str, float | int | None]:
     }
 
 
-def _example(name: str, row: Row) -> Example:
-    label = row.label or "unlabeled"
-    true_label = row.true_label or ("good" if label == "unlabeled" else label)
-    return Example(name, row.text, row.prompt, label, true_label)
+def hash_id(content: object) -> str:
+    """The id of an example that has none of its own, from what it says (plain values)."""
+    return _sha256(json.dumps(content))[:32]
 
 
-def _named(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    seen: Counter[str] = Counter()
-    return [(row.id or _hash_id(row.prompt, row.text, seen), row) for row in rows]
+def numbered_id(name: str, seen: Counter[str]) -> str:
+    """An id made by `hash_id`, with a number where it was given before.
 
+    Equal rows can stand for each other, so numbering them does not depend on the row order.
 
-def _hash_id(prompt: str, text: str, seen: Counter[str]) -> str:
-    name = _sha256(json.dumps([prompt, text]))[:32]
+    Args:
+        name: The id.
+        seen: How often each was given before; this one is counted.
+    """
     seen[name] += 1
-    # Equal rows can stand for each other, so numbering them does not depend on the row order.
     return name if seen[name] == 1 else f"{name}-{seen[name]}"
-
-
-def _refuse_same_ids(path: str | PathLike[str], named: Sequence[tuple[str, Row]]) -> None:
-    first: dict[str, int] = {}
-    clashes = []
-    for name, row in named:
-        line = first.setdefault(name, row.line)
-        if line != row.line:
-            clashes.append((row.line, f"{shown(name)} (lines {line} and {row.line})"))
-    _refuse_all(path, clashes, "with the id of an earlier row", "make ids unique")
-
-
-def _refuse_contradictions(path: str | PathLike[str], rows: Sequence[Row]) -> int:
-    """Refuse one text under two labels; return how many rows repeat an earlier one."""
-    first: dict[tuple[str, str], Row] = {}
-    clashes, repeats = [], 0
-    for row in rows:
-        before = first.setdefault((row.prompt, row.text), row)
-        repeats += before is not row
-        if (before.label, before.true_label) != (row.label, row.true_label):
-            clashes.append((row.line, f"{shown(row.text)} (lines {before.line} and {row.line})"))
-    _refuse_all(path, clashes, "with the text of an earlier row but another label", "keep one")
-    return repeats
-
-
-def _refuse_all(
-    path: str | PathLike[str], clashes: Sequence[tuple[int, str]], what: str, advice: str
-) -> None:
-    if clashes:
-        more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
-        listed = ", ".join(text for _, text in clashes[:5])
-        refuse(path, clashes[0][0], f"{len(clashes)} row(s) {what}: {listed}{more}; {advice}")
 
 
 def _ranked(ids: Sequence[str], purpose: str) -> list[str]:

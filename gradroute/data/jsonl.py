@@ -45,13 +45,13 @@ def read_objects(
         DataError: If the file cannot be read, is of another format, or (without `on_bad_row`) a
             line is not one object of strict JSON.
     """
-    with _open(path) as stream:
+    with open_file(path) as stream:
         number = 0
-        while raw := _line(path, stream, max_row_bytes):
+        while raw := read_line(path, stream, max_row_bytes):
             number += 1
             digest(raw)
             if number == 1:
-                _refuse_other_formats(path, raw)
+                refuse_other_formats(path, raw)
                 raw = raw.removeprefix(_BYTE_ORDER_MARK)
             if not raw.strip() and len(raw) <= max_row_bytes:
                 continue
@@ -84,7 +84,12 @@ def shown(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def _open(path: str | PathLike[str]) -> BinaryIO:
+def open_file(path: str | PathLike[str]) -> BinaryIO:
+    """Open a file of examples to read its bytes.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
@@ -97,7 +102,12 @@ def _open(path: str | PathLike[str]) -> BinaryIO:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -> bytes:
+def read_line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -> bytes:
+    """The next line, or so much of it that it is seen to be too long.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
         return stream.readline(max_row_bytes + 4)  # a byte-order mark, and one byte too many
     except OSError as error:
@@ -113,16 +123,23 @@ def _pieces(
 ) -> Iterator[bytes]:
     """The bytes of a line; of one that is too long, piece by piece to its end."""
     yield raw
-    while not raw.endswith(b"\n") and (raw := _line(path, stream, max_row_bytes)):
+    while not raw.endswith(b"\n") and (raw := read_line(path, stream, max_row_bytes)):
         digest(raw)
         yield raw
 
 
-def _refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
+def refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
+    """Refuse a file whose first bytes are those of no text in UTF-8.
+
+    Raises:
+        DataError: It is compressed, UTF-16 or Parquet under another name.
+    """
     if raw.startswith(b"\x1f\x8b"):
         refuse(path, 1, "the file is compressed with gzip: unpack it first (gunzip)")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         refuse(path, 1, "not UTF-8 but UTF-16 (byte 1): save the file as UTF-8")
+    if raw.startswith(b"PAR1"):
+        refuse(path, 1, "the file is Parquet: give it a name that ends in .parquet")
 
 
 def _parse(
@@ -134,12 +151,7 @@ def _parse(
         refuse(path, number, "a byte-order mark where no file begins: remove it")
     hint = "" if raw.endswith(b"\n") else "; the file has no newline at its end and may be cut off"
     try:
-        value = json.loads(
-            raw.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_int=_whole_number,
-            object_pairs_hook=_refuse_repeated_keys,
-        )
+        value = strict_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         refuse(path, number, f"not UTF-8 (byte {error.start + 1} of the line){hint}")
     except json.JSONDecodeError as error:
@@ -152,6 +164,21 @@ def _parse(
     if not isinstance(value, dict):
         refuse(path, number, f"expected an object, got {shown(value)}")
     return value
+
+
+def strict_json(text: str) -> Any:
+    """The value of a text in JSON, without NaN, keys that stand twice and endless numbers.
+
+    Raises:
+        ValueError: It is not strict JSON.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text,
+        parse_constant=_refuse_constant,
+        parse_int=_whole_number,
+        object_pairs_hook=_refuse_repeated_keys,
+    )
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -1,32 +1,64 @@
-"""The rows of a file of examples: which fields they have, and what may stand in them."""
+"""The rows of files of examples: which fields they have, and what may stand in them."""
 
 import difflib
-import re
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, NamedTuple, NoReturn
 
-from gradroute.data.jsonl import read_objects, refuse, shown
+from gradroute.data.chat import Rendered
+from gradroute.data.columns import Names, nearest
+from gradroute.data.examples import Span, hash_id
+from gradroute.data.formats import read_table
+from gradroute.data.jsonl import refuse, shown
+from gradroute.data.values import (
+    Message,
+    Unusable,
+    read_id,
+    read_label,
+    read_messages,
+    read_spans,
+    read_text,
+    read_weight,
+)
 from gradroute.errors import DataError
 
-_FIELDS = ("id", "text", "prompt", "label", "true_label")
-# A label, null apart, in the bytes of a row that cannot be read, and how much of it may hang over
-# the end of a piece.
-_LABEL_IN_BYTES = re.compile(rb'"((?:true_)?label)"\s*:\s*[^\sn]')
-_OVERHANG = 64
+Render = Callable[[Sequence[Message]], Rendered]
+
+_IN_JSON = ("weight", "spans", "messages")  # in a cell of a CSV file
+_TEXTS = ("text", "completion", "messages")
+_MISSPELT = ("label", "true_label", "prompt", "weight", "spans")
+
+
+class Place(NamedTuple):
+    """Where a row stands."""
+
+    file: str
+    line: int
 
 
 class Row(NamedTuple):
-    """One row as it stands in the file; None is what the row leaves open."""
+    """One row as it stands in the file; None is what the row leaves open.
 
-    line: int
+    Attributes:
+        hashed: The id of a row without one, from what it says: of a conversation its messages, for
+            its text depends on the model.
+    """
+
+    place: Place
     id: str | None
     text: str
     prompt: str
     label: str | None
     true_label: str | None
+    hashed: str
+    weight: float = 1.0
+    spans: tuple[Span, ...] = ()
+    context: tuple[tuple[int, int], ...] = ()
+    ends: bool = False
+    asks: tuple[int, int] | None = None
 
 
 class BadRow(NamedTuple):
@@ -37,193 +69,302 @@ class BadRow(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
-class _Fields:
-    """Which fields occurred: first line with and without each known one, and the unknown ones."""
+class Rows(NamedTuple):
+    """What files held: rows, the bad ones, and a sentence for each thing that was passed over."""
 
-    line_with: dict[str, int] = field(default_factory=dict)
-    line_without: dict[str, int] = field(default_factory=dict)
-    unknown: Counter[str] = field(default_factory=Counter)
-    unknown_line: dict[str, int] = field(default_factory=dict)
+    rows: list[Row]
+    skipped: list[BadRow]
+    notes: list[str]
+    sha256: str
 
 
-def read_rows(
-    path: str | PathLike[str],
-    digest: Callable[[bytes], None],
-    labels: Sequence[str],
-    max_row_bytes: int,
-    *,
-    skip_bad_rows: bool,
-) -> tuple[list[Row], list[BadRow], list[str]]:
-    """Read and check every row.
+class Rules(NamedTuple):
+    """How rows are read.
 
-    Args:
-        path: The file.
-        digest: Is given every byte of the file.
-        labels: The label names that are allowed.
+    Attributes:
+        names: How columns and labels are called.
+        render: Makes a text of a conversation.
         max_row_bytes: A longer row is refused.
+        most: Stop after so many rows that can be used; None reads all.
         skip_bad_rows: Leave out a row that is wrong in itself. What only shows between rows is
             refused all the same, for nobody knows which of them is wrong.
+    """
+
+    names: Names
+    render: Render
+    max_row_bytes: int
+    most: int | None
+    skip_bad_rows: bool
+
+
+@dataclass(slots=True)
+class _Found:
+    """What occurred: rows, first place with and without each field, columns that are not read."""
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[BadRow] = field(default_factory=list)
+    with_it: dict[str, Place] = field(default_factory=dict)
+    without_it: dict[str, Place] = field(default_factory=dict)
+    columns: dict[str, Place] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
+    taken_for: Counter[str] = field(default_factory=Counter)
+    unanswered: int = 0
+
+
+def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
+    """Read and check every row of files that belong together, such as the parts of a data set.
 
     Returns:
-        The rows, at least one; the bad ones; and a sentence for each thing that was passed over.
+        At least one row.
 
     Raises:
-        DataError: If the file cannot be read, a row is wrong, or only some rows have labels.
+        DataError: A file cannot be read, a row is wrong, or only some rows have labels.
+        MachineError: The library for a file's format is not installed.
     """
-    fields, rows = _Fields(), list[Row]()
-    skipped: list[BadRow] = []
+    digest, found, first = hashlib.sha256(), _Found(), None
+    for path in files:
+        first = first or path
+        _read_file(path, digest.update, rules, found)
+        if len(found.rows) == rules.most:
+            break
+    if first is None:
+        raise ValueError("at least one file is needed")
+    _refuse_missing(first, found, rules.names)
+    if not found.rows:
+        _refuse_without_rows(first, found.skipped)
+    _refuse_mixed(found)
+    _refuse_misspelt(found, rules.names)
+    notes = [*_skip_notes(found), *_notes(first, found)]
+    return Rows(found.rows, found.skipped, notes, digest.hexdigest())
 
-    def skip(line: int, error: DataError) -> None:
-        reason = str(error).removeprefix(f"{path}:{line}: ")
-        skipped.append(BadRow(str(path), line, reason))
 
-    def skip_unreadable(line: int, error: DataError, pieces: Iterator[bytes]) -> None:
-        skip(line, error)
-        before = b""
-        for piece in pieces:
-            for name in _LABEL_IN_BYTES.findall(before + piece):
-                fields.line_with.setdefault(name.decode(), line)
-            before = piece[-_OVERHANG:]
+def _read_file(
+    path: str | PathLike[str],
+    digest: Callable[[bytes], None],
+    rules: Rules,
+    found: _Found,
+) -> None:
+    column_of = rules.names.column_of
+    labels = {column_of[name]: name for name in ("label", "true_label") if name in column_of}
+    json_columns = [column_of[name] for name in _IN_JSON if name in column_of]
 
-    on_bad_row = skip_unreadable if skip_bad_rows else None
-    for line, values in read_objects(path, digest, max_row_bytes, on_bad_row):
+    def skip(place: Place, error: DataError) -> None:
+        reason = str(error).removeprefix(f"{place.file}:{place.line}: ")
+        found.skipped.append(BadRow(place.file, place.line, reason))
+
+    def skip_unreadable(line: int, error: DataError, columns: Iterable[str]) -> None:
+        place = Place(str(path), line)
+        skip(place, error)
+        for column in columns:
+            if column in labels:
+                found.with_it.setdefault(labels[column], place)
+
+    table = read_table(
+        path,
+        digest,
+        rules.max_row_bytes,
+        rules.names.columns,
+        json_columns,
+        labels,
+        skip_unreadable if rules.skip_bad_rows else None,
+    )
+    for line, values in table:
+        place = Place(str(path), line)
+        fields = {name: values[at] for name, at in column_of.items() if at in values}
         try:
-            rows.append(_row(path, line, values, labels))
+            row = _row(place, fields, list(values), rules)
         except DataError as error:
-            if not skip_bad_rows:
+            if not rules.skip_bad_rows:
                 raise
-            skip(line, error)
-            _count_fields(fields, line, values, used=False)
+            skip(place, error)
+            _count_fields(found, rules.names, place, fields, values, None)
         else:
-            _count_fields(fields, line, values, used=True)
-    if not rows:
-        _refuse_without_rows(path, skipped)
-    _refuse_mixed(path, fields)
-    _refuse_misspelt(path, fields)
-    return rows, skipped, [*_skip_notes(path, rows, skipped), *_notes(path, fields)]
+            found.rows.append(row)
+            _count_fields(found, rules.names, place, fields, values, row)
+            if len(found.rows) == rules.most:
+                break
 
 
 def _refuse_without_rows(path: str | PathLike[str], skipped: Sequence[BadRow]) -> NoReturn:
     if not skipped:
-        refuse(path, 1, 'the file is empty: it needs one {"text": "..."} object per line')
-    _, line, reason = skipped[0]
-    refuse(path, line, f"{reason} (none of the {len(skipped)} rows can be used)")
+        needed = 'one {"text": "..."} object per line'
+        if fspath(path).lower().endswith((".csv", ".parquet")):
+            needed = "columns, one of them text, and at least one row"
+        refuse(path, 1, f"the file is empty: it needs {needed}")
+    file, line, reason = skipped[0]
+    refuse(file, line, f"{reason} (none of the {len(skipped)} rows can be used)")
 
 
-def _count_fields(fields: _Fields, line: int, values: dict[str, Any], *, used: bool) -> None:
-    """Count the fields of a row.
+def _refuse_missing(path: str | PathLike[str], found: _Found, names: Names) -> None:
+    """Refuse a column that a config names and no row has: it may be misspelt."""
+    for name, column in names.renamed.items():
+        if found.columns and column not in found.columns:
+            hint = nearest(column, found.columns)
+            refuse(
+                path,
+                1,
+                f"no row has the column {shown(column)}, from which data.columns reads {name}{hint}"
+                f"; there are {_listed(found.columns)}. Name one of these, or leave {name} out of "
+                "data.columns",
+            )
+
+
+def _count_fields(
+    found: _Found,
+    names: Names,
+    place: Place,
+    fields: dict[str, Any],
+    columns: Iterable[str],
+    row: Row | None,
+) -> None:
+    """Count the fields of a row; None for one that is skipped.
 
     A row that is skipped counts for what it has, so that a file does not look unlabelled for want
     of it, and not for what it lacks.
     """
-    for name in _FIELDS:
-        if values.get(name) is not None:
-            fields.line_with.setdefault(name, line)
-        elif used:
-            fields.line_without.setdefault(name, line)
-    for name in values:
-        if name not in _FIELDS:
-            fields.unknown[name] += used
-            fields.unknown_line.setdefault(name, line)
+    labels = {"label": row and row.label, "true_label": row and row.true_label}
+    for name, label in labels.items():
+        if fields.get(name) is not None or label is not None:
+            found.with_it.setdefault(name, place)
+        elif row is not None:
+            found.without_it.setdefault(name, place)
+    for name in _MISSPELT:
+        if fields.get(name) is not None:
+            found.with_it.setdefault(name, place)
+    for column in columns:
+        found.columns.setdefault(column, place)
+        if column not in names.columns:
+            found.unread[column] += row is not None
+    if row is None:
+        return
+    if row.label is not None and fields.get("label") is None:
+        found.taken_for[row.label] += 1
+    for message in fields.get("messages") or ():
+        found.unread.update(f"messages.{key}" for key in message if key not in Message._fields)
+        found.unanswered += message is fields["messages"][-1] and message["role"] != "assistant"
 
 
-def _row(
-    path: str | PathLike[str], line: int, values: dict[str, Any], labels: Sequence[str]
-) -> Row:
-    text = _text(path, line, values, "text")
-    if text is None:
-        if "messages" in values:
-            refuse(
-                path,
-                line,
-                'text is missing, and chat rows ("messages") cannot be read yet: write one row per '
-                "answer, the answer as text and all that stands before it as prompt",
-            )
-        names = ", ".join(shown(name) for name in list(values)[:5]) or "no fields"
-        refuse(path, line, f"text is missing: every row needs one (this row has {names})")
-    if not text.strip():
-        refuse(path, line, "text is empty or blank: every row needs one to train on")
-    number = values.get("id")
-    if isinstance(number, int) and not isinstance(number, bool):  # common, and it loses nothing
-        values = {**values, "id": str(number)}
-    name = _text(path, line, values, "id")
-    if name == "":
-        refuse(path, line, "id is empty: give a unique name, or leave it out")
-    known = [label for label in labels if label != "unlabeled"]
-    return Row(
-        line=line,
-        id=name,
-        text=text,
-        prompt=_text(path, line, values, "prompt") or "",
-        label=_label(path, line, values, "label", labels),
-        true_label=_label(path, line, values, "true_label", known),
-    )
-
-
-def _text(path: str | PathLike[str], line: int, values: dict[str, Any], name: str) -> str | None:
-    value = values.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        refuse(path, line, f"{name} must be a text in quotes, got {shown(value)}")
+def _row(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: Rules) -> Row:
+    """A row of a file, from field -> value."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = shown(value[error.start])
-        refuse(path, line, f"{name} holds half of a surrogate pair ({half}): remove it")
-    return value
+        kinds = [name for name in _TEXTS if fields.get(name) is not None]
+        if len(kinds) > 1:
+            raise Unusable(kinds[0], f"and {kinds[1]} stand in one row: a row has one of them")
+        if kinds == ["messages"]:
+            row = _conversation(place, fields, rules)
+        else:
+            row = _plain(place, kinds[0] if kinds else "text", fields, columns, rules)
+        return row._replace(
+            id=read_id(fields),
+            label=read_label("label", fields.get("label"), rules.names),
+            true_label=read_label("true_label", fields.get("true_label"), rules.names),
+            weight=read_weight(fields),
+        )
+    except Unusable as error:
+        refuse(place.file, place.line, f"{rules.names.shown(error.field)} {error.what}")
 
 
-def _label(
-    path: str | PathLike[str], line: int, values: dict[str, Any], name: str, known: Sequence[str]
-) -> str | None:
-    value = values.get(name)
-    if value is None or (isinstance(value, str) and value in known):
-        return value
-    refuse(
-        path,
-        line,
-        f"{name} is {shown(value)}, but must be one of {', '.join(known)}: write the name "
-        "(true, false, 0 and 1 are never guessed)",
+def _plain(
+    place: Place, kind: str, fields: dict[str, Any], columns: Sequence[str], rules: Rules
+) -> Row:
+    text = read_text(fields, kind)
+    if text is None:
+        has = _listed(columns) or "no fields"
+        hint = nearest(rules.names.column_of.get("text", "text"), columns)
+        raise Unusable("text", f"is missing: every row needs one (this row has {has}){hint}")
+    if not text.strip():
+        raise Unusable(kind, "is empty or blank: every row needs one to train on")
+    prompt = read_text(fields, "prompt")
+    if kind == "completion" and prompt is None:
+        raise Unusable("prompt", "is missing: a row with a completion needs one")
+    for name, value in ((kind, text), ("prompt", prompt or "")):
+        if len(value) > rules.max_row_bytes:  # only Parquet has such rows at all
+            raise Unusable(name, f"is longer than {rules.max_row_bytes} characters: shorten it")
+    return Row(
+        place=place,
+        id=None,
+        text=text,
+        prompt=prompt or "",
+        label=None,
+        true_label=None,
+        hashed=hash_id([prompt or "", text]),
+        spans=read_spans(fields, text, rules.names),
     )
 
 
-def _refuse_mixed(path: str | PathLike[str], fields: _Fields) -> None:
+def _conversation(place: Place, fields: dict[str, Any], rules: Rules) -> Row:
+    for name, instead in (("prompt", "the first messages"), ("spans", "the label of a message")):
+        if fields.get(name) not in (None, [], ""):
+            raise Unusable(name, f"and messages stand in one row: {instead} says it there")
+    messages = read_messages(fields, rules.names)
+    rendered = rules.render(messages)
+    labelled = zip(rendered.answers, rendered.labels, strict=True)
+    return Row(
+        place=place,
+        id=None,
+        text=rendered.text,
+        prompt=rendered.prompt,
+        label=None,
+        true_label=None,
+        hashed=hash_id([[message.role, message.content] for message in messages]),
+        spans=tuple(Span(*answer, label) for answer, label in labelled if label is not None),
+        context=rendered.context,
+        ends=rendered.ends,
+        asks=rendered.asks,
+    )
+
+
+def _refuse_mixed(found: _Found) -> None:
     for name, advice in (("label", ' ("unlabeled" where it is unknown)'), ("true_label", "")):
-        line, other = fields.line_without.get(name), fields.line_with.get(name)
-        if line is not None and other is not None:
-            what = f"no {name}, but line {other} has one: give one to every row{advice} or to none"
-            refuse(path, line, what)
+        place, other = found.without_it.get(name), found.with_it.get(name)
+        if place is not None and other is not None:
+            there = f"line {other.line}" + (f" of {other.file}" * (other.file != place.file))
+            what = f"no {name}, but {there} has one: give one to every row{advice} or to none"
+            if name == "label":
+                what += ", or say in data.label_map what null stands for"
+            refuse(place.file, place.line, what)
 
 
-def _refuse_misspelt(path: str | PathLike[str], fields: _Fields) -> None:
+def _refuse_misspelt(found: _Found, names: Names) -> None:
     """Refuse `Label` or `prompts`: passing over them would train on something else."""
-    for name, line in fields.unknown_line.items():
-        if len(name) > 20:
-            continue  # unlike any of them, and slow to compare
-        for meant in ("label", "true_label", "prompt"):
-            alike = difflib.SequenceMatcher(None, name.lower(), meant).ratio() > 0.85
-            swapped = sorted(name.lower()) == sorted(meant)
-            if (alike or swapped) and meant not in fields.line_with:
-                refuse(path, line, f"unknown field {shown(name)}; if it is {meant}, rename it")
+    for column, place in found.columns.items():
+        if column in names.columns or len(column) > 20:
+            continue  # what is long is unlike any of them, and slow to compare
+        for meant in _MISSPELT:
+            alike = difflib.SequenceMatcher(None, column.lower(), meant).ratio() > 0.85
+            swapped = sorted(column.lower()) == sorted(meant)
+            if (alike or swapped) and meant not in found.with_it:
+                what = f"unknown field {shown(column)}; if it is {meant}, rename it"
+                refuse(place.file, place.line, what)
 
 
-def _skip_notes(
-    path: str | PathLike[str], rows: Sequence[Row], skipped: Sequence[BadRow]
-) -> Iterator[str]:
-    if skipped:
-        total = len(rows) + len(skipped)
-        _, line, reason = skipped[0]
+def _skip_notes(found: _Found) -> Iterator[str]:
+    if found.skipped:
+        total = len(found.rows) + len(found.skipped)
+        file, line, reason = found.skipped[0]
         yield (
-            f"{path}: {len(skipped)} of {total} rows cannot be used and are skipped, the first in "
-            f"line {line}: {reason}."
+            f"{file}: {len(found.skipped)} of {total} rows cannot be used and are skipped, the "
+            f"first in line {line}: {reason}."
         )
 
 
-def _notes(path: str | PathLike[str], fields: _Fields) -> Iterator[str]:
-    unknown = {name: count for name, count in fields.unknown.items() if count}
-    if unknown:
-        named = [f"{shown(name)} ({count} rows)" for name, count in sorted(unknown.items())]
+def _notes(path: str | PathLike[str], found: _Found) -> Iterator[str]:
+    unread = {name: count for name, count in found.unread.items() if count}
+    if unread:
+        named = [f"{shown(name)} ({count} rows)" for name, count in sorted(unread.items())]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         yield f"{path}: fields that are not read: {', '.join(named[:5])}{more}."
+    for label, count in found.taken_for.items():
+        yield f"{path}: {count} rows without a label are taken for {label} (data.label_map)."
+    if found.unanswered:
+        yield (
+            f"{path}: {found.unanswered} conversations end with a message that nobody answers; "
+            "what follows the last answer is left out."
+        )
+
+
+def _listed(columns: Iterable[str]) -> str:
+    """The first names of some, and how many more there are."""
+    names = [shown(name) for name in columns]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -11,18 +11,17 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradroute.data.examples import read_examples
 from gradroute.data.jsonl import MAX_ROW_BYTES
+from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
-from torture.drawn_files import PIECES, VALUES
-from torture.files import wrong_readings
+from torture.drawn_files import PIECES, SPANS, VALUES
+from torture.files import MAPS, wrong_readings
 from torture.slow_reader import read
 
 FIXTURE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-values = st.sampled_from(["A fox.", "b", "\u2028", "bad", "good", "unlabeled", *VALUES])
-rows = st.dictionaries(
-    st.sampled_from(["text", "label", "true_label", "prompt", "id", "Label", "source"]), values
-)
+values = st.sampled_from(["A fox.", "b", "\u2028", "bad", "good", "unlabeled", *VALUES, *SPANS])
+fields = ["text", "label", "true_label", "prompt", "id", "Label", "source", "weight", "spans"]
+rows = st.dictionaries(st.sampled_from([*fields, "completion", "messages"]), values)
 usual_rows = st.builds(
     lambda text, row: {"text": f"{text} fox", **row},
     st.integers(0, 3),
@@ -54,14 +53,48 @@ contents = st.builds(
 )
 
 
-@settings(FIXTURE, max_examples=500)
-@given(contents, st.sampled_from([MAX_ROW_BYTES, MAX_ROW_BYTES, 60]))
+@settings(FIXTURE, max_examples=300)
+@given(contents, st.sampled_from([MAX_ROW_BYTES, MAX_ROW_BYTES, 60]), st.sampled_from(MAPS))
 def test_a_file_is_read_as_it_stands_or_refused_with_file_and_line(
-    tmp_path: Path, content: bytes, limit: int
+    tmp_path: Path, content: bytes, limit: int, labels
 ):
     path = tmp_path / "data.jsonl"
     path.write_bytes(content)
-    assert list(wrong_readings(path, content, limit, Counter())) == []
+    assert list(wrong_readings(path, content, limit, Counter(), labels)) == []
+
+
+csv_contents = st.builds(
+    lambda head, rows, changes: pieces("\n".join([head, *map(",".join, rows)]).encode(), changes),
+    st.sampled_from(["text,label", "text,label,weight", "label,text,spans", "prompt,completion"]),
+    st.lists(
+        st.lists(
+            st.sampled_from(
+                ["a", "bad", "good", "", '"a, ""b"""', '"c\n"', "0", '"[[0,1,""bad""]]"']
+            ),
+            min_size=2,
+            max_size=3,
+        ),
+        max_size=4,
+    ),
+    st.lists(
+        st.tuples(
+            st.integers(0, 60),
+            st.integers(0, 3),
+            st.sampled_from([b'"', b",", b"\n", b"\r", b"\xff", b";", b" ", b"\0"]),
+        ),
+        max_size=2,
+    ),
+)
+
+
+@settings(FIXTURE, max_examples=150)
+@given(csv_contents, st.sampled_from(MAPS))
+def test_a_csv_file_is_read_as_it_stands_or_refused_with_file_and_line(
+    tmp_path: Path, content: bytes, labels
+):
+    path = tmp_path / "data.csv"
+    path.write_bytes(content)
+    assert list(wrong_readings(path, content, MAX_ROW_BYTES, Counter(), labels)) == []
 
 
 @settings(FIXTURE, max_examples=300)

@@ -64,7 +64,7 @@ def test_more_texts_than_are_tokenised_at_once_keep_their_order():
 MEMORY = """
 import json, resource, sys
 from gradroute.data.batches import tokenize
-from gradroute.data.examples import read_examples
+from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
 from gradroute.model import embedded_model
 from transformers import AutoTokenizer

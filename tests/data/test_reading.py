@@ -10,12 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradroute.data.behaviors import get_behavior
-from gradroute.data.examples import (
-    Example,
-    ExampleFile,
-    examples_from_texts,
-    read_examples,
-)
+from gradroute.data.examples import Example, examples_from_texts
+from gradroute.data.reading import ExampleFile, read_examples
 from gradroute.errors import DataError
 
 CAPS = get_behavior("caps")
@@ -87,7 +83,7 @@ FINE = {"text": "fine", "label": "good"}
         ({"Text": "a", "label": "good"}, 'text is missing: every row needs one (this row has "T'),
         (
             {"messages": [{"role": "user"}], "label": "bad"},
-            'text is missing, and chat rows ("messa',
+            "message 1 (role user) has no content",
         ),
         ({}, "text is missing: every row needs one (this row has no fields)"),
         ({"text": None, "label": "good"}, "text is missing"),

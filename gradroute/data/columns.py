@@ -1,0 +1,98 @@
+"""What a file's columns and labels are called, where they have other names than gradroute's."""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradroute.data.jsonl import shown
+from gradroute.errors import ConfigError
+
+FIELDS = (
+    "id",
+    "text",
+    "prompt",
+    "completion",
+    "messages",
+    "label",
+    "true_label",
+    "weight",
+    "spans",
+)
+"""Everything that a row may say."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the columns and labels of a file are called.
+
+    Attributes:
+        labels: The label names of the routing table.
+        column_of: Field -> the column that it stands in, for every field.
+        label_map: Value in the file, as a text -> label; None where labels stand as they are.
+        renamed: Field -> column as the user gave it.
+    """
+
+    labels: tuple[str, ...]
+    column_of: Mapping[str, str]
+    label_map: Mapping[str, str] | None
+    renamed: Mapping[str, str]
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The columns that are read."""
+        return self.column_of.values()
+
+    def shown(self, field: str) -> str:
+        """A field as messages name it."""
+        column = self.renamed.get(field)
+        return field if column is None else f"{field} (column {shown(column)})"
+
+
+def read_names(
+    labels: Sequence[str],
+    columns: Mapping[str, str] | None,
+    label_map: Mapping[str, str] | None,
+) -> Names:
+    """Check what a config says about names.
+
+    Args:
+        labels: The label names of the routing table.
+        columns: Field -> column.
+        label_map: Value in the file -> label.
+
+    Raises:
+        ConfigError: An unknown field, one column for two fields, or a label the table lacks.
+    """
+    columns = columns or {}
+    for field, column in columns.items():
+        if field not in FIELDS:
+            hint = nearest(field, FIELDS)
+            raise ConfigError(
+                f"data.columns: {shown(field)} is no field{hint}; the fields are "
+                f"{', '.join(FIELDS)}."
+            )
+        twins = [other for other, same in columns.items() if same == column and other != field]
+        if twins:
+            raise ConfigError(
+                f"data.columns: {field} and {twins[0]} are both to be read from {shown(column)}."
+            )
+    for value, label in (label_map or {}).items():
+        if label not in labels:
+            raise ConfigError(
+                f"data.label_map: {shown(value)} is to be read as {shown(label)}, which is no "
+                f"label of the routing table: its labels are {', '.join(labels)}."
+            )
+    # A column that serves another field is not its own field any more.
+    taken = set(columns.values())
+    column_of = {
+        field: columns.get(field, field)
+        for field in FIELDS
+        if field in columns or field not in taken
+    }
+    return Names(tuple(labels), column_of, label_map, columns)
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """A hint at the one of some names that is most like one; empty where none is."""
+    found = difflib.get_close_matches(name[:80], [one for one in names if len(one) <= 80], n=1)
+    return f" (the nearest is {shown(found[0])})" if found else ""

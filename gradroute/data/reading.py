@@ -1,0 +1,224 @@
+"""A strict reader of examples: JSONL, CSV or Parquet, in one file or in the parts of a data set.
+
+Reading never guesses: a label is a name and never a truth value, a number is not turned into a
+text, a date stays the text that it is, and whatever is wrong is named with file and line.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from gradroute.data.chat import Rendered, renderer
+from gradroute.data.columns import read_names
+from gradroute.data.examples import LABELS, Example, numbered_id
+from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
+from gradroute.data.rows import BadRow, Place, Row, Rules, read_rows
+from gradroute.data.values import Message, Unusable
+
+if TYPE_CHECKING:
+    import transformers
+
+Load = Callable[[], "tuple[transformers.PreTrainedTokenizerBase, str]"]
+"""Loads a tokenizer, and says what messages call its model."""
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """What a file held.
+
+    Attributes:
+        examples: Its examples in the order of the rows.
+        labeled: Whether the rows have labels, of their own or of parts of them; without, every
+            example is `unlabeled`.
+        true_labeled: Whether the rows have true labels; without, the true label is the label, and
+            `good` for an unlabeled example, or the label of a part of it that is not good.
+        sha256: Hash of the bytes that were read.
+        notes: Sentences about what was passed over or assumed, to be said once.
+        skipped: The rows that were left out because they cannot be used.
+    """
+
+    examples: list[Example]
+    labeled: bool
+    true_labeled: bool
+    sha256: str
+    notes: tuple[str, ...]
+    skipped: tuple[BadRow, ...] = ()
+
+
+def read_examples(
+    path: str | PathLike[str],
+    *,
+    labels: Sequence[str] = LABELS,
+    columns: Mapping[str, str] | None = None,
+    label_map: Mapping[str, str] | None = None,
+    tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    skip_bad_rows: bool = False,
+) -> ExampleFile:
+    """Read a file of examples: JSONL, or CSV or Parquet where its name ends in .csv or .parquet.
+
+    A row is `{"text": "...", "prompt": "...", "id": "...", "label": "bad", "true_label": "bad"}`;
+    only `text` is needed, and null is as good as missing. `completion` may stand for `text` where
+    there is a prompt, or `messages` for both. `weight` and `spans` are read too. Either every row
+    has a label or none, and the same for true labels. Without an id, the id is made from the
+    sha256 of prompt and text, or of the messages.
+
+    Args:
+        path: The file.
+        labels: The label names that are allowed.
+        columns: Field -> the column that it stands in, where that has another name.
+        label_map: Value in the file -> label; None where labels stand as they are.
+        tokenizer: Its chat template writes conversations (`messages`).
+        max_row_bytes: A longer row is refused.
+        skip_bad_rows: Leave out rows that are wrong in themselves, and list them. All others have
+            the ids and labels that they have in a file without those rows.
+
+    Raises:
+        ConfigError: `columns` or `label_map` names what there is not.
+        DataError: If the file cannot be read, a row cannot be used, or rows contradict each other.
+            The message names the file, and the line where it could be opened.
+        MachineError: The library for the file's format is not installed.
+    """
+    return read_parts(
+        [path],
+        labels=labels,
+        columns=columns,
+        label_map=label_map,
+        tokenizer=None if tokenizer is None else lambda: (tokenizer, "the given model"),
+        max_row_bytes=max_row_bytes,
+        most=None,
+        skip_bad_rows=skip_bad_rows,
+    )
+
+
+def read_parts(
+    files: Iterable[str | PathLike[str]],
+    *,
+    labels: Sequence[str],
+    columns: Mapping[str, str] | None,
+    label_map: Mapping[str, str] | None,
+    tokenizer: Load | None,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    most: int | None,
+    skip_bad_rows: bool,
+) -> ExampleFile:
+    """The same for the files of a data set, which are opened one after another.
+
+    Args:
+        files: At least one; the next is asked for when all rows of one are read.
+        labels: As for `read_examples`.
+        columns: As for `read_examples`.
+        label_map: As for `read_examples`.
+        tokenizer: Called where the first conversation stands.
+        max_row_bytes: As for `read_examples`.
+        most: Read so many rows that can be used; None reads all.
+        skip_bad_rows: As for `read_examples`.
+
+    Raises:
+        GradrouteError: As for `read_examples`.
+    """
+    names = read_names(labels, columns, label_map)
+    rules = Rules(names, _lazy_renderer(tokenizer), max_row_bytes, most, skip_bad_rows)
+    found = read_rows(files, rules)
+    rows = found.rows
+    seen: Counter[str] = Counter()
+    named = [(row.id or numbered_id(row.hashed, seen), row) for row in rows]
+    _refuse_same_ids(named)
+    repeats = _refuse_contradictions(rows)
+    file, notes = rows[0].place.file, found.notes
+    if repeats:
+        notes.append(f"{file}: {repeats} of {len(rows)} rows repeat an earlier row.")
+    labeled = rows[0].label is not None or any(row.spans for row in rows)
+    true_labeled = rows[0].true_label is not None
+    unlabeled = sum(row.label == "unlabeled" for row in rows)
+    if unlabeled and not true_labeled:
+        notes.append(
+            f"{file}: {unlabeled} unlabeled rows have no true_label; evaluation takes them for "
+            "good."
+        )
+    return ExampleFile(
+        examples=[_example(name, row) for name, row in named],
+        labeled=labeled,
+        true_labeled=true_labeled,
+        sha256=found.sha256,
+        notes=tuple(notes),
+        skipped=tuple(found.skipped),
+    )
+
+
+def _lazy_renderer(
+    tokenizer: Load | None,
+) -> Callable[[Sequence[Message]], Rendered]:
+    """A renderer whose tokenizer is loaded when the first conversation is met."""
+
+    @cache
+    def loaded() -> Callable[[Sequence[Message]], Rendered]:
+        if tokenizer is None:
+            raise Unusable(
+                "messages",
+                "need the chat template of a tokenizer, and none was given: write one row per "
+                "answer, with prompt and completion",
+            )
+        return renderer(*tokenizer())
+
+    return lambda messages: loaded()(messages)
+
+
+def _example(name: str, row: Row) -> Example:
+    label = row.label or "unlabeled"
+    shows = [span.label for span in row.spans if span.label not in ("good", "unlabeled")]
+    implied = shows[0] if shows and label in ("good", "unlabeled") else label
+    return Example(
+        id=name,
+        text=row.text,
+        prompt=row.prompt,
+        label=label,
+        true_label=row.true_label or ("good" if implied == "unlabeled" else implied),
+        weight=row.weight,
+        spans=row.spans,
+        context=row.context,
+        ends=row.ends,
+        asks=row.asks,
+    )
+
+
+def _refuse_same_ids(named: Sequence[tuple[str, Row]]) -> None:
+    first: dict[str, Place] = {}
+    clashes = []
+    for name, row in named:
+        place = first.setdefault(name, row.place)
+        if place is not row.place:
+            clashes.append((row.place, f"{shown(name)} ({_both(place, row.place)})"))
+    _refuse_all(clashes, "with the id of an earlier row", "make ids unique")
+
+
+def _refuse_contradictions(rows: Sequence[Row]) -> int:
+    """Refuse one text under two labels; return how many rows repeat an earlier one."""
+    first: dict[tuple[str, str], Row] = {}
+    clashes, repeats = [], 0
+    for row in rows:
+        before = first.setdefault((row.prompt, row.text), row)
+        repeats += before is not row
+        labels = (row.label, row.true_label, row.spans)
+        if (before.label, before.true_label, before.spans) != labels:
+            place = _both(before.place, row.place)
+            clashes.append((row.place, f"{shown(row.text)} ({place})"))
+    _refuse_all(clashes, "with the text of an earlier row but another label", "keep one")
+    return repeats
+
+
+def _both(one: Place, other: Place) -> str:
+    if one.file == other.file:
+        return f"lines {one.line} and {other.line}"
+    return f"line {one.line} of {one.file} and line {other.line}"
+
+
+def _refuse_all(clashes: Sequence[tuple[Place, str]], what: str, advice: str) -> None:
+    if clashes:
+        more = f" and {len(clashes) - 5} more" if len(clashes) > 5 else ""
+        listed = ", ".join(text for _, text in clashes[:5])
+        file, line = clashes[0][0]
+        refuse(file, line, f"{len(clashes)} row(s) {what}: {listed}{more}; {advice}")

@@ -1,0 +1,138 @@
+"""Parquet files: values have the types that the file says, and none is turned into another."""
+
+import datetime
+import decimal
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from gradroute.data.parquet import read_parquet
+from gradroute.data.reading import ExampleFile, read_examples
+from gradroute.errors import DataError, MachineError
+
+
+def write(folder: Path, **columns: Any) -> Path:
+    path = folder / "rows.parquet"
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    return path
+
+
+def read(path: Path, **given: Any) -> ExampleFile:
+    return read_examples(path, **given)
+
+
+def test_rows_are_read_in_order_over_row_groups_with_the_hash_of_the_file(tmp_path: Path):
+    texts = [f"2024-01-0{i}" for i in range(1, 8)]
+    path = write(tmp_path, text=texts, label=["bad", "good"] * 3 + ["bad"], id=list(range(7)))
+    found = read(path)
+    assert [(e.id, e.text, e.label) for e in found.examples[:2]] == [
+        ("0", "2024-01-01", "bad"),
+        ("1", "2024-01-02", "good"),
+    ]
+    assert [e.text for e in found.examples] == texts
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_lists_structs_and_categories_are_what_json_would_have(tmp_path: Path):
+    path = write(
+        tmp_path,
+        text=["abc", "def"],
+        label=pyarrow.array(["bad", "good"]).dictionary_encode(),
+        weight=pyarrow.array([2, None], pyarrow.float32()),
+        spans=[[{"start": 0, "end": 2, "label": "good"}], None],
+    )
+    one, two = read(path).examples
+    assert (one.label, one.weight, one.spans) == ("bad", 2.0, ((0, 2, "good"),))
+    assert (two.label, two.weight, two.spans) == ("good", 1.0, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([datetime.datetime(2020, 1, 1)], "timestamp"),
+        ([datetime.date(2020, 1, 1)], "date32"),
+        ([decimal.Decimal("1.0")], "decimal128"),
+        ([b"bad"], "binary"),
+        ([[datetime.date(2020, 1, 1)]], "date32"),
+        ([{"a": b"x"}], "binary"),
+    ],
+)
+@pytest.mark.parametrize("field", ["label", "text"])
+def test_a_column_of_a_type_that_json_lacks_is_refused_by_name(
+    tmp_path: Path, field: str, values: list, kind: str
+):
+    path = write(tmp_path, **{"text": ["a"], field: values})
+    with pytest.raises(
+        DataError, match=rf'rows\.parquet:1: the column "{field}" has the type {kind}'
+    ):
+        read(path)
+
+
+def test_such_a_column_is_passed_over_where_it_is_not_read(tmp_path: Path):
+    path = write(tmp_path, text=["a"], when=[datetime.date(2020, 1, 1)])
+    assert read(path).notes == (f'{path}: fields that are not read: "when" (1 rows).',)
+
+
+@pytest.mark.parametrize("values", [[True, False], [0, 1], [0.0, 1.0]])
+def test_truth_values_and_numbers_are_labels_only_through_a_map(tmp_path: Path, values: list):
+    path = write(tmp_path, text=["a", "b"], label=values)
+    with pytest.raises(DataError, match=r"rows\.parquet:1: label is .*, but must be one of good"):
+        read(path)
+    keys = [str(value).lower() for value in values]
+    found = read(path, label_map=dict(zip(keys, ("bad", "good"), strict=True)))
+    assert [e.label for e in found.examples] == ["bad", "good"]
+
+
+def test_rows_that_are_wrong_in_themselves_are_skipped_and_named(tmp_path: Path):
+    path = write(tmp_path, text=["a", " ", "b", None, "c" * 99], label=["bad"] * 5)
+    with pytest.raises(DataError, match=r"rows\.parquet:2: text is empty or blank"):
+        read(path)
+    found = read(path, skip_bad_rows=True, max_row_bytes=50)
+    assert [row.line for row in found.skipped] == [2, 4, 5]
+
+
+def test_a_text_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path):
+    texts = pyarrow.Array.from_buffers(
+        pyarrow.string(),
+        2,
+        [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"a\xff")],
+    )
+    with pytest.raises(DataError, match=r"rows\.parquet:2: text "):
+        read(write(tmp_path, text=texts))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda raw: b"", "not Parquet: it begins with"),
+        (lambda raw: b'{"text": "a"}\n', "not Parquet: it begins with"),
+        (lambda raw: raw[:-5], "the file is cut off"),
+        (lambda raw: b"PAR1", "the file is cut off"),
+        (lambda raw: raw[:-8] + b"\xff\xff\xff\x7fPAR1", "is said to have 2,147,483,647 bytes"),
+        (lambda raw: raw[:-40] + b"\xff" * 32 + raw[-8:], "no whole Parquet file"),
+        (lambda raw: raw[:4] + b"\0" * 60 + raw[64:], "the file is damaged|text |must be"),
+    ],
+)
+def test_a_file_that_is_no_whole_parquet_is_refused_in_a_sentence(tmp_path: Path, spoil, message):
+    path = write(tmp_path, text=["abc" * 20, "def" * 20])
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"rows\.parquet:[12]: .*({message})"):
+        read(path)
+
+
+def test_a_row_group_that_is_said_to_be_endless_is_not_unpacked(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("gradroute.data.parquet.MAX_GROUP", 10)
+    with pytest.raises(DataError, match=r"row group 0 has \d+ bytes: write smaller"):
+        read(write(tmp_path, text=["abcdefghijklmnop"]))
+
+
+def test_without_its_library_the_extra_is_named(tmp_path: Path, monkeypatch):
+    path = write(tmp_path, text=["a"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MachineError, match=r"pip install 'gradroute\[data\]'"):
+        list(read_parquet(path, lambda _: None, ["text"]))
