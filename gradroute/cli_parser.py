@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(late) < len(rest) or (late and options.verb != "train"):
+    if len(late) < len(rest) or (late and "overrides" not in options):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
         options.overrides += late

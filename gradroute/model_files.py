@@ -88,26 +88,42 @@ def read_model(
             **({} if quantize == "nothing" else {"device_map": {"": device}}),
         )
         model, facts = loaded
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder),
-            trust_remote_code=False,
-            local_files_only=True,
-            **({} if gguf_file is None else {"gguf_file": gguf_file}),
-        )
+        tokenizer = _tokenizer(folder, gguf_file)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        first = redacted(str(error).strip().split("\n")[0])[:200]
-        where = f"{gguf_file} is" if gguf_file else "the folder holds"
-        raise ConfigError(
-            f"model {name}: {where} no usable causal LM ({first or type(error).__name__})."
-        ) from error
+        raise _unusable(name, gguf_file, "causal LM", error) from error
     if missing := sorted(facts["missing_keys"]):
         raise ConfigError(
             f"model {name}: its files lack {len(missing)} of its weights, such as {missing[0]}; "
             "they would be random numbers. Give the whole model."
         )
     return model, tokenizer
+
+
+def read_tokenizer(folder: Path, name: str, gguf_file: str | None) -> Tokenizer:
+    """The tokenizer alone; whatever goes wrong inside is the fault of the folder's files."""
+    try:
+        return _tokenizer(folder, gguf_file)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unusable(name, gguf_file, "tokenizer", error) from error
+
+
+def _tokenizer(folder: Path, gguf_file: str | None) -> Tokenizer:
+    return AutoTokenizer.from_pretrained(
+        str(folder),
+        trust_remote_code=False,
+        local_files_only=True,
+        **({} if gguf_file is None else {"gguf_file": gguf_file}),
+    )
+
+
+def _unusable(name: str, gguf_file: str | None, what: str, error: Exception) -> ConfigError:
+    first = redacted(str(error).strip().split("\n")[0])[:200]
+    where = f"{gguf_file} is" if gguf_file else "the folder holds"
+    return ConfigError(f"model {name}: {where} no usable {what} ({first or type(error).__name__}).")
 
 
 def _unpacked() -> Any:
@@ -133,11 +149,11 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
     )
 
 
-def fetched(name: str, gguf_file: str | None) -> Path:
+def fetched(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
     """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
 
     Settings come first and are checked, then the weights that they name, or the GGUF file, of the
-    same revision.
+    same revision. Without `weights` the settings alone, and a GGUF file, which holds them.
     """
     token = hub_token()
     small: list[str] = [*_SETTINGS]
@@ -146,12 +162,14 @@ def fetched(name: str, gguf_file: str | None) -> Path:
         settings = Path(
             snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
         )
-        weights = [gguf_file] if gguf_file else named_weights(settings, name)
+        if not (weights or gguf_file):
+            return settings
+        files = [gguf_file] if gguf_file else named_weights(settings, name)
         whole = snapshot_download(
             name,
             token=token,
             revision=settings.name,
-            allow_patterns=[*small, *weights],
+            allow_patterns=[*small, *files],
             ignore_patterns=below,
         )
     except GradrouteError:
