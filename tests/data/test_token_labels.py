@@ -4,7 +4,9 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers import PreTrainedTokenizerFast, PythonBackend
 
 from gradroute.data.batches import IGNORED, TokenizedExample, TokenizeReport, tokenize
@@ -17,12 +19,14 @@ LABELS = ("bad", "unlabeled", "good")
 BAD, UNLABELED, GOOD = range(3)
 
 
-def tokens(example: Example, tokenizer=BYTES, max_length: int = 64) -> TokenizedExample:
+def tokens(
+    example: Example, tokenizer: Tokenizer = BYTES, max_length: int = 64
+) -> TokenizedExample:
     return tokens_and_report(example, tokenizer, max_length)[0]
 
 
 def tokens_and_report(
-    example: Example, tokenizer=BYTES, max_length: int = 64
+    example: Example, tokenizer: Tokenizer = BYTES, max_length: int = 64
 ) -> tuple[TokenizedExample, TokenizeReport]:
     label_id = LABELS.index(example.label)
     [row], report = tokenize([example], tokenizer, [label_id], max_length, LABELS)
@@ -129,7 +133,9 @@ def test_a_span_under_a_label_without_a_row_is_refused_by_name():
 class Slow(PythonBackend):
     """A tokenizer in plain Python, a token per character; it knows no offsets."""
 
-    vocab_size = 300
+    @property
+    def vocab_size(self):
+        return 300
 
     def get_vocab(self):
         return {chr(i): i for i in range(300)}
@@ -147,14 +153,18 @@ class Slow(PythonBackend):
 def test_a_tokenizer_without_offsets_serves_whole_examples_and_is_refused_by_name_for_spans():
     slow = Slow()
     assert tokens(Example("a", "wx"), slow).input_ids == (ord("w"), ord("x"))
-    for part in ({"spans": (Span(0, 1, "bad"),)}, {"context": ((0, 1),)}):
+    spans, context = (
+        Example("a", "wx", spans=(Span(0, 1, "bad"),)),
+        Example("a", "wx", context=((0, 1),)),
+    )
+    for example in (spans, context):
         with pytest.raises(DataError, match=r"'a' has (spans|context).*tokenizer Slow cannot say"):
-            tokens(Example("a", "wx", **part), slow)
+            tokens(example, slow)
 
 
 def test_marks_of_spaces_without_characters_belong_to_what_follows():
     vocab = {"▁": 0, "a": 1, "b": 2}
-    inner = Tokenizer(models.BPE(vocab, []))
+    inner = RustTokenizer(models.BPE(vocab, []))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     row = tokens(
         Example("a", "ab", "b", spans=(Span(0, 1, "bad"),)),
