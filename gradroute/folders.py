@@ -2,6 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
+              tracking/
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 """
@@ -57,6 +58,11 @@ class RunFolder:
     def audit(self) -> Path:
         """One JSON line per audited step: which route every example took."""
         return self.path / "audit.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        """What `train.report_to` writes for looking at; nothing depends on it."""
+        return self.path / "tracking"
 
     @property
     def checkpoints(self) -> Path:

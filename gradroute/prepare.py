@@ -164,15 +164,16 @@ def tokenized(
 ) -> tuple[list[TokenizedExample], tuple[str, ...]]:
     """Token rows of examples, and what had to be cut or dropped.
 
-    Without a policy, for examples that are only measured, every label id is 0.
+    Without a policy, for examples that are only measured, every label id is 0, spans or not.
 
     Raises:
         DataError: no example is left, or a token has no embedding.
     """
-    label_ids = [0] * len(examples)
+    label_ids, labels = [0] * len(examples), ()
     if policy is not None:
         label_ids = policy.label_ids(example.label for example in examples)
-    rows, report = tokenize(examples, base.tokenizer, label_ids, max_length)
+        labels = policy.labels
+    rows, report = tokenize(examples, base.tokenizer, label_ids, max_length, labels)
     check_token_ids(rows, base.vocabulary)
     return rows, report.notes
 

@@ -23,8 +23,8 @@ Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
 GROUND = ("ground.data", "ground.base", "ground.starts", "ground.gradroute")
-FREE = ("evaluate", "controls")
-"""What is measured, and what is trained beside a run, may change; it is recorded."""
+FREE = ("evaluate", "controls", "train.report_to")
+"""What is measured, trained beside a run or shown of it may change; it is recorded."""
 # Of the hardware: free memory and cores decide no number.
 _DECIDING = ("system", "processor", "threads", "accelerators", "cuda")
 _SHOWN = 48

@@ -48,6 +48,7 @@ NO_MATTER = (
     "train.log_gradients_every",
     "train.measure_every",
     "train.measure_prompts",
+    "train.report_to",
     "evaluate.modes",
     "evaluate.batch_rows",
 )

@@ -4,6 +4,7 @@ Each check costs next to nothing while all is well. What explains a failure may 
 passes, since nothing comes after it.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,12 +30,17 @@ class RowLoss(NamedTuple):
         label: Its routing label.
         nll: Summed negative log likelihood of its target tokens, in nats.
         tokens: Target tokens.
+        labels: The labels of all positions that gradient can reach; more than one only where
+            tokens have labels of their own.
+        target_labels: Of them, those of its target tokens.
     """
 
     id: str
     label: str
     nll: float
     tokens: int
+    labels: tuple[str, ...]
+    target_labels: tuple[str, ...]
 
 
 def check_can_learn(
@@ -54,10 +60,10 @@ def check_can_learn(
     """
     counts: dict[str, int] = {}
     for batch in batches:
-        trained = (batch.targets != IGNORED).any(1)
-        for label_id in batch.label_ids[trained].tolist():
-            label = policy.labels[label_id]
-            counts[label] = counts.get(label, 0) + 1
+        trained = batch.by_example(batch.targets != IGNORED).tolist()
+        for label_ids in itertools.compress(batch.computed_labels(), trained):
+            for label in (policy.labels[label_id] for label_id in label_ids):
+                counts[label] = counts.get(label, 0) + 1
     own = hosted(model)
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     cure = f"Call model.base_model.set_adapter({list(own.adapters)})"
@@ -105,8 +111,9 @@ def check_received(
     """
     counts: dict[str, int] = {}
     for row in rows:
-        if row.tokens and row.nll != 0.0 and policy.table[row.label][name].update > 0:
-            counts[row.label] = counts.get(row.label, 0) + 1
+        for label in row.target_labels if row.tokens and row.nll != 0.0 else ():
+            if policy.table[label][name].update > 0:
+                counts[label] = counts.get(label, 0) + 1
     # Squares of tiny numbers are 0 where the numbers are not.
     if not counts or any(p.grad is not None and bool(p.grad.any()) for p in parameters):
         return
@@ -150,7 +157,9 @@ def check_gradient(
     """
     if math.isfinite(norm):
         return
-    ids = [row.id for row in rows if policy.table[row.label][name].update > 0]
+    ids = [
+        row.id for row in rows if any(policy.table[label][name].update > 0 for label in row.labels)
+    ]
     broken = _broken_weights(model)
     of = broken or "All weights are finite: it has overflowed on the way back."
     raise NumericError(
@@ -239,7 +248,7 @@ def _first_row(batches: Sequence[Batch], wrong: Sequence[str]) -> Batch:
 
 def _finite_under(model: PeftModel, batch: Batch, scales: dict[str, float]) -> bool:
     with torch.no_grad(), ablated(model, AblationMode("looked at", scales)):
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
     return _finite(logits[batch.attention_mask == 1])
 
 

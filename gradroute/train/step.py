@@ -7,7 +7,7 @@ adapter by itself, and to step.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradroute.data.batches import Batch
+from gradroute.data.batches import IGNORED, Batch
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
@@ -62,9 +62,11 @@ class StepReport:
 
     Attributes:
         loss: the step's training loss in nats, averaged as `loss_mean` says.
-        nll: label -> summed negative log likelihood of its target tokens, in nats.
-        tokens: label -> number of target tokens.
-        examples: label -> number of examples.
+        nll: label -> summed negative log likelihood of its target tokens, in nats; whatever the
+            weights of the examples.
+        tokens: label -> number of target tokens: those with it, where tokens have labels of their
+            own.
+        examples: label -> number of examples, each under its own label.
         updated: the adapters whose weights this step changed.
         gradient_norms: adapter -> norm of its gradient before clipping, for updated adapters.
         rows: what the step took of each example, in its order.
@@ -82,28 +84,36 @@ class StepReport:
 def token_losses(
     logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]
 ) -> Float[Tensor, "b t"]:
-    """Negative log likelihood in nats at every position; 0 where the target is -100."""
-    flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return flat.view(targets.shape)
+    """Negative log likelihood in nats at every position; 0 where the target is -100.
+
+    Computed in float32, of a float64 model in float64.
+    """
+    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, targets.flatten(), reduction="none").view(targets.shape)
 
 
-def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor, " b"]]:
+def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor, " e"]]:
     """Per example, the factor by which its summed token loss enters the loss of the global step.
 
-    "token": 1 / target tokens of the whole step, the mean over tokens (as transformers' Trainer).
-    "example": 1 / (examples of the step x target tokens of the example), a mean of means, so that
+    "token": w / target tokens of the whole step, the mean over tokens (as transformers' Trainer).
+    "example": w / (examples of the step x target tokens of the example), a mean of means, so that
     long examples weigh no more than short ones.
+    w is the weight of the example. What is divided by counts tokens and examples, not weights: an
+    example of weight 2 has twice the share that it would have with 1, and the others have the same.
 
     Args:
         batches: all micro-batches of the step.
         loss_mean: "token" or "example".
     """
-    counts = [(batch.targets != -100).sum(1) for batch in batches]
+    counts = [batch.by_example(batch.targets != IGNORED).cpu() for batch in batches]
     if loss_mean == "token":
         total = sum(int(count.sum()) for count in counts)
-        return [torch.full(count.shape, 1.0 / total) for count in counts]
+        return [batch.weights / total for batch in batches]
     examples = sum(len(count) for count in counts)
-    return [1.0 / (examples * count.float()) for count in counts]
+    return [
+        batch.weights / (examples * count.double())
+        for batch, count in zip(batches, counts, strict=True)
+    ]
 
 
 def build_optimizer(
@@ -156,7 +166,8 @@ def train_step(
 
     An adapter that no example of the step updates is skipped whole: its gradient is None, so
     weights, moments and step count stay bit-identical (a zero gradient would not do: AdamW still
-    moves by momentum and decays).
+    moves by momentum and decays). So is one that only labels of positions without a target update,
+    such as those of a prompt whose text has other labels, if no gradient comes back to them.
 
     Args:
         model: a routed model in training mode.
@@ -179,21 +190,23 @@ def train_step(
     check_can_learn(model, optimizer, batches, policy)
     report = accumulate_gradients(model, batches, policy, loss_mean, watch)
     check_loss(model, batches, report.loss, report.rows)
-    labels = {policy.labels[i] for batch in batches for i in batch.label_ids.tolist()}
-    report.updated = policy.updated_by(labels)
+    reached = policy.updated_by(_names(row.labels for row in report.rows))
+    taught = policy.updated_by(_names(row.target_labels for row in report.rows))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["peak"]
         name = group["adapter"]
-        if name not in report.updated:
-            for parameter in group["params"]:
-                parameter.grad = None
-            continue
-        limit = math.inf if group["clip"] is None else group["clip"]
-        norm = float(nn.utils.clip_grad_norm_(group["params"], limit))
-        check_gradient(model, name, norm, report.rows, policy)
-        if norm == 0.0:
-            check_received(name, group["params"], report.rows, policy)
-        report.gradient_norms[name] = norm
+        if name in reached:
+            limit = math.inf if group["clip"] is None else group["clip"]
+            norm = float(nn.utils.clip_grad_norm_(group["params"], limit))
+            check_gradient(model, name, norm, report.rows, policy)
+            if name in taught or norm > 0.0:
+                report.updated.add(name)
+                report.gradient_norms[name] = norm
+                if norm == 0.0:
+                    check_received(name, group["params"], report.rows, policy)
+                continue
+        for parameter in group["params"]:
+            parameter.grad = None
     _act(optimizer, report.updated)
     optimizer.zero_grad(set_to_none=True)
     return report
@@ -226,61 +239,63 @@ def accumulate_gradients(
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
     report = StepReport()
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
-        with routed(model, policy, batch.label_ids) as scope:
-            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        with routed(model, policy, batch.routing_ids) as scope:
+            logits = model(**batch.inputs).logits
             if watch is not None:
                 watch(batch, scope)
-            losses = token_losses(logits, batch.targets).sum(1)
-            loss = (losses * weights.to(losses.device)).sum()
+            losses = token_losses(logits, batch.targets)
+            loss = share_of_loss(batch, losses, weights)
             loss.backward()
         report.loss += loss.item()
         _count(report, batch, losses.detach(), policy)
     return report
 
 
-def label_gradient_norms(
-    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
-) -> dict[str, dict[str, float]]:
-    """Adapter -> label -> norm of that label's share of the step's gradient.
+def share_of_loss(
+    batch: Batch, losses: Float[Tensor, "r t"], weights: Float[Tensor, " e"]
+) -> Float[Tensor, ""]:
+    """A micro-batch's share of the loss of the step, with the factors of `loss_weights`."""
+    summed = batch.by_example(losses)
+    return (summed * weights.to(summed.dtype).to(summed.device)).sum()
 
-    A measurement beside the step: one extra forward and backward per label over that label's
-    rows, weighted as in the whole step. Gradients are None afterwards.
-    """
-    model.zero_grad(set_to_none=True)
-    norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
-    parameters = adapter_parameters(model)
-    weights = loss_weights(batches, loss_mean)
-    present = sorted({i for batch in batches for i in batch.label_ids.tolist()})
-    for label_id in present:
-        for batch, weight in zip(batches, weights, strict=True):
-            rows = (batch.label_ids == label_id).nonzero()[:, 0]
-            if len(rows) == 0:
-                continue
-            part = batch.rows(rows)
-            with routed(model, policy, part.label_ids):
-                output = model(input_ids=part.input_ids, attention_mask=part.attention_mask)
-                losses = token_losses(output.logits, part.targets).sum(1)
-                (losses * weight.to(losses.device)[rows]).sum().backward()
-        for name, own in parameters.items():
-            grads = [p.grad for p in own if p.grad is not None]
-            norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))
-        model.zero_grad(set_to_none=True)
-    return norms
+
+def _names(labels: Iterable[Iterable[str]]) -> set[str]:
+    return {label for own in labels for label in own}
 
 
 def _count(
-    report: StepReport, batch: Batch, losses: Float[Tensor, " b"], policy: RoutingPolicy
+    report: StepReport, batch: Batch, losses: Float[Tensor, "r t"], policy: RoutingPolicy
 ) -> None:
-    tokens = (batch.targets != -100).sum(1).tolist()
-    label_ids = batch.label_ids.tolist()
-    for name, label_id, nll, count in zip(
-        batch.ids, label_ids, losses.tolist(), tokens, strict=True
-    ):
-        label = policy.labels[label_id]
-        report.nll[label] = report.nll.get(label, 0.0) + nll
-        report.tokens[label] = report.tokens.get(label, 0) + count
+    """Add what a micro-batch took of each example, and of each label."""
+    labels = policy.labels
+    sums: list[float] = batch.by_example(losses).tolist()
+    counts: list[int] = batch.by_example(batch.targets != IGNORED).tolist()
+    shares = _shares(batch, losses, sums, counts)
+    computed, taught = batch.computed_labels(), batch.target_labels()
+    for at, (name, label_id) in enumerate(zip(batch.ids, batch.label_ids.tolist(), strict=True)):
+        for own, nll, count in next(shares):
+            label = labels[own]
+            report.nll[label] = report.nll.get(label, 0.0) + nll
+            report.tokens[label] = report.tokens.get(label, 0) + count
+        label = labels[label_id]
         report.examples[label] = report.examples.get(label, 0) + 1
-        report.rows.append(RowLoss(name, label, nll, count))
+        by, of = (tuple(labels[i] for i in ids[at]) for ids in (computed, taught))
+        report.rows.append(RowLoss(name, label, sums[at], counts[at], by, of))
+
+
+def _shares(
+    batch: Batch, losses: Float[Tensor, "r t"], sums: Sequence[float], counts: Sequence[int]
+) -> Iterator[list[tuple[int, float, int]]]:
+    """Of each example: label id, summed loss and number of the targets with it."""
+    if batch.token_label_ids is None:
+        for whole in zip(batch.label_ids.tolist(), sums, counts, strict=True):
+            yield [whole]
+        return
+    losses, wanted = losses.cpu(), (batch.targets != IGNORED).cpu()
+    for row, start, end in batch.places:
+        own, among = batch.token_label_ids[row, start:end], wanted[row, start:end]
+        masks = [(i, (own == i) & among) for i in own[among].unique().tolist()]
+        yield [(i, losses[row, start:end][m].sum().item(), int(m.sum())) for i, m in masks]
 
 
 def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from gradroute.checkpoint import (
     save_checkpoint,
 )
 from gradroute.config import RunConfig, dump_config
-from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
@@ -27,16 +27,18 @@ from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.terminal import printable
 from gradroute.train.audit import Audit
+from gradroute.train.norms import label_gradient_norms
+from gradroute.train.packing import check_packing
 from gradroute.train.step import (
     StepReport,
     build_optimizer,
-    label_gradient_norms,
     load_optimizer_state,
     optimizer_tensors,
     schedule,
     train_step,
 )
 from gradroute.train.stopping import stop_requests
+from gradroute.train.tracking import check_tracker, tracking
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def train(run: Training) -> None:
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1; the step was finished and a checkpoint written.
         NumericError: a loss, gradient or weight is not finite; the step is not saved.
-        ConfigError: an adapter that the table updates cannot learn, see `train_step`.
+        ConfigError: an adapter that the table updates cannot learn, see `train_step`; or the model
+            cannot be trained on packed examples.
         DataError: the audit found an example under another label or route than its own.
         MachineError: the disk refuses, memory runs out even for one example at a time, or more
-            than one process was launched.
+            than one process was launched, or what `train.report_to` names is not installed.
     """
     settings = run.config.train
     accelerator = Accelerator()
@@ -109,10 +112,17 @@ def train(run: Training) -> None:
             f"training was launched on {accelerator.num_processes} processes; it runs on one. "
             "Start it without a launcher."
         )
+    check_tracker(settings.report_to)
     optimizer = build_optimizer(run.model, run.config.adapters, settings.learning_rate)
+    if settings.packing:
+        check_packing(run.model, run.rows, run.pad_id)
     state = _resume(run, _State(optimizer, settings.batch_size))
     run.model.train()
-    with stop_requests() as stop, _progress(run, state.saved) as progress:
+    with (
+        tracking(run.config, run.folder, state.saved, run.say) as track,
+        stop_requests() as stop,
+        _progress(run, state.saved) as progress,
+    ):
         for step in range(state.saved, settings.max_steps):
             began = time.perf_counter()
             row = _one_step(run, state, step)
@@ -121,6 +131,7 @@ def train(run: Training) -> None:
             append_line(run.folder.timings, {"step": step + 1, "step_seconds": seconds})
             progress(step + 1, row)
             _measure(run, state, step + 1)
+            track(step + 1, row)
             last = step + 1 == settings.max_steps
             if last or stop.requested or _due(step + 1, settings.save_every):
                 _save(run, state, step + 1)
@@ -229,9 +240,17 @@ def _due(step: int, every: int) -> bool:
 
 
 def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batch]:
+    """The examples of a step in batches of so many, side by side or packed.
+
+    Which are packed together, and in which order, follows from the step's examples and the size.
+    """
+    packing, width = run.config.train.packing, run.config.data.max_length
+    parts = [[run.rows[i] for i in places[at : at + size]] for at in range(0, len(places), size)]
     return [
-        collate([run.rows[i] for i in places[at : at + size]], run.pad_id).to(run.model.device)
-        for at in range(0, len(places), size)
+        (pack(part, run.pad_id, width) if packing else collate(part, run.pad_id)).to(
+            run.model.device
+        )
+        for part in parts
     ]
 
 

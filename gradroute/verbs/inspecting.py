@@ -1,6 +1,10 @@
 """`data inspect`."""
 
+import argparse
+import sys
 from typing import TYPE_CHECKING
+
+from gradroute.verbs.arguments import add_verb, positive
 
 if TYPE_CHECKING:
     from gradroute.verbs.arguments import Verbs
@@ -8,3 +12,41 @@ if TYPE_CHECKING:
 
 def add(verbs: "Verbs") -> None:
     """Add the verb that shows rows as training sees them."""
+    parser = add_verb(
+        verbs,
+        "inspect",
+        "show rows as training sees them: tokens, targets, labels and routes",
+        _inspect,
+        [
+            "gradroute data inspect caps",
+            "gradroute data inspect my.yaml data.max_length=512 --label bad --rows 2",
+            "gradroute data inspect my.yaml --ids row-17,row-20",
+        ],
+        runs_folder=False,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="last wins")
+    parser.add_argument(
+        "--rows", type=positive, default=3, metavar="N", help="rows of each label (3)"
+    )
+    parser.add_argument(
+        "--ids", default="", metavar="a,b", help="these rows, however many, and no others"
+    )
+    parser.add_argument("--label", help="rows with this label only, or with tokens that have it")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from gradroute.config import find_config, load_config
+
+    config = load_config(find_config(options.config), options.overrides)
+    from gradroute.inspection import inspect_rows, wants_color
+
+    lines = inspect_rows(
+        config,
+        count=options.rows,
+        ids=[name for name in options.ids.split(",") if name],
+        label=options.label,
+        color=wants_color(sys.stdout.isatty()),
+    )
+    for line in lines:
+        print(line)

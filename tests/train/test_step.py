@@ -9,10 +9,10 @@ from gradroute.data.batches import TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.norms import label_gradient_norms
 from gradroute.train.step import (
     accumulate_gradients,
     build_optimizer,
-    label_gradient_norms,
     load_optimizer_state,
     loss_weights,
     optimizer_tensors,

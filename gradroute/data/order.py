@@ -1,0 +1,72 @@
+"""The order of the data: which examples make up a step."""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, eq=False)
+class DataOrder:
+    """Which examples make up a step: a function of its fields alone, so nothing is to be saved.
+
+    The data are endless: epoch after epoch, each a permutation of all examples by (seed, epoch).
+    Step s takes the places s * batch_size up to (s + 1) * batch_size, so that every example
+    comes exactly once an epoch and a batch may hold the end of one epoch and the start of the next.
+
+    Attributes:
+        seed: Seed of the run.
+        total: Number of examples before any was left out.
+        kept: Place of each example among those; examples that are left out leave the order of the
+            others as it is, so that a run and its controls see the same order.
+        early: Rows (indices into `kept`) that come early in the first epoch.
+        front_load: How early, from 0 (no earlier than others) to 1 (before all others); in between
+            they are spread evenly over the first 1 - front_load of the epoch.
+    """
+
+    seed: int
+    total: int
+    kept: tuple[int, ...]
+    early: frozenset[int] = frozenset()
+    front_load: float = 0.0
+
+    def batch(self, step: int, batch_size: int) -> list[int]:
+        """Rows of one step.
+
+        Args:
+            step: Step, from 0.
+            batch_size: Examples per step.
+
+        Raises:
+            ValueError: If step is negative, batch_size is below 1, or there are no rows.
+        """
+        size = len(self.kept)
+        if step < 0 or batch_size < 1 or size < 1:
+            raise ValueError(
+                f"step must be at least 0, batch_size and the number of rows at least 1, got step "
+                f"{step}, batch_size {batch_size}, {size} rows"
+            )
+        places = range(step * batch_size, (step + 1) * batch_size)
+        return [_epoch(self, at // size)[at % size] for at in places]
+
+
+@lru_cache(maxsize=4)
+def _epoch(order: DataOrder, epoch: int) -> tuple[int, ...]:
+    keys = _order_keys(order.seed, epoch, order.total)
+    if not (order.front_load and epoch == 0):
+        return tuple(sorted(range(len(order.kept)), key=lambda row: keys[order.kept[row]]))
+    pull = 1 - order.front_load
+
+    def key(row: int) -> tuple[float, float]:
+        place = keys[order.kept[row]]
+        return (place * pull if row in order.early else place, place)
+
+    return tuple(sorted(range(len(order.kept)), key=key))
+
+
+@lru_cache(maxsize=4)
+def _order_keys(seed: int, epoch: int, size: int) -> tuple[float, ...]:
+    # Python promises the stream of Random.random() for good, but not that of Random.shuffle().
+    digest = hashlib.sha256(f"{seed}:{epoch}:order".encode()).digest()
+    generator = random.Random(int.from_bytes(digest))
+    return tuple(generator.random() for _ in range(size))

@@ -1,0 +1,66 @@
+"""What each label gives to the gradient of a step: a measurement beside training."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+
+from gradroute.data.batches import Batch
+from gradroute.routing.adapters import adapter_parameters, routed
+from gradroute.routing.policy import Route, RoutingPolicy
+from gradroute.train.step import loss_weights, share_of_loss, token_losses
+
+
+def label_gradient_norms(
+    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
+) -> dict[str, dict[str, float]]:
+    """Adapter -> label -> norm of that label's share of the step's gradient.
+
+    A measurement beside the step: one extra forward and backward per label, weighted as in the
+    whole step. The share of a label is what the positions with it give, from the losses there and
+    at later positions; the shares add up to the step's gradient. Gradients are None afterwards.
+    """
+    model.zero_grad(set_to_none=True)
+    norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
+    parameters = adapter_parameters(model)
+    weights = loss_weights(batches, loss_mean)
+    present = {i for batch in batches for own in batch.computed_labels() for i in own}
+    for label_id in sorted(present):
+        for batch, weight in zip(batches, weights, strict=True):
+            _add_share(model, batch, weight, policy, label_id)
+        for name, own in parameters.items():
+            grads = [p.grad for p in own if p.grad is not None]
+            norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))
+        model.zero_grad(set_to_none=True)
+    return norms
+
+
+def _add_share(
+    model: PeftModel,
+    batch: Batch,
+    weights: Float[Tensor, " e"],
+    policy: RoutingPolicy,
+    label_id: int,
+) -> None:
+    """Add the gradient that the positions with one label give: from its rows alone if it can be."""
+    if batch.token_label_ids is None:
+        rows = (batch.label_ids == label_id).nonzero()[:, 0]
+        batch, weights = batch.rows(rows), weights[rows.cpu()]
+    else:
+        policy = _frozen_but(policy, policy.labels[label_id])
+    if len(batch.ids) == 0:
+        return
+    with routed(model, policy, batch.routing_ids):
+        losses = token_losses(model(**batch.inputs).logits, batch.targets)
+        share_of_loss(batch, losses, weights).backward()
+
+
+def _frozen_but(policy: RoutingPolicy, label: str) -> RoutingPolicy:
+    """The same table, under which only this label updates; all else runs and passes as it did."""
+    still = Route("update", 0.0)
+    table = {
+        other: {name: still if route.name == "update" else route for name, route in row.items()}
+        for other, row in policy.table.items()
+    }
+    return RoutingPolicy(policy.name, {**table, label: policy.table[label]})

@@ -1,0 +1,214 @@
+"""What a run's metrics are shown in besides `metrics.jsonl`: TensorBoard, or Weights & Biases.
+
+A tracker is told what `metrics.jsonl` and `eval/during.jsonl` hold, and never more than numbers and
+choices of the configuration: no text, no path. It is for looking at. Nothing depends on it, so one
+that fails is switched off, and training goes on.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from gradroute.config import RunConfig
+from gradroute.errors import MachineError
+from gradroute.files import read_lines, write_text
+from gradroute.folders import RunFolder
+from gradroute.routing.policy import NAMED_POLICIES
+
+Track = Callable[[int, Mapping[str, Any]], None]
+"""Called with a step and its line of `metrics.jsonl`."""
+
+_TRAIN = (
+    "max_steps",
+    "learning_rate",
+    "batch_size",
+    "gradient_accumulation",
+    "warmup_steps",
+    "packing",
+    "loss_mean",
+)
+_DATA = (
+    "train_examples",
+    "max_length",
+    "behavior_fraction",
+    "labeled_fraction",
+    "good_labeled_fraction",
+    "false_positive_rate",
+    "front_load",
+    "relabel",
+    "drop",
+)
+_ADAPTER = ("rank", "alpha", "dropout", "learning_rate", "weight_decay", "clip", "rslora")
+_WANDB_PLACES = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
+
+
+@runtime_checkable
+class _Tracker(Protocol):
+    """What is asked of a tracker of accelerate."""
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+    def log(self, values: dict[str, Any], step: int | None = None) -> None: ...
+    def finish(self) -> None: ...
+
+
+def check_tracker(report_to: str) -> None:
+    """See that what `train.report_to` names is installed.
+
+    Raises:
+        MachineError: It is not; the message says what to install.
+    """
+    if report_to != "none" and find_spec(report_to) is None:
+        raise MachineError(
+            f"train.report_to is {report_to}, and the package {report_to} is not installed: "
+            f"pip install 'gradroute[{report_to}]', or set train.report_to=none."
+        )
+
+
+@contextmanager
+def tracking(
+    config: RunConfig, folder: RunFolder, after: int, say: Callable[[str], None]
+) -> Iterator[Track]:
+    """Show the steps of a run in what `train.report_to` names, under `<run>/tracking/`.
+
+    Args:
+        config: Of the run.
+        folder: Of the run.
+        after: Steps that are done already; those after it that a tracker was told of, and that no
+            checkpoint holds, are replaced.
+        say: Told once, where the tracker fails.
+
+    Yields:
+        What is called after each step; its measurements, if any, are looked up.
+    """
+    tracker: _Tracker | None = None
+
+    def guarded(act: Callable[[], _Tracker | None]) -> None:
+        nonlocal tracker
+        try:
+            tracker = act()
+        except Exception as error:  # of a library, a disk or a server: all the same to training
+            tracker = None
+            first = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            say(
+                f"{folder.name}: {config.train.report_to} failed and is switched off ({first}). "
+                "Training goes on; metrics.jsonl has everything."
+            )
+
+    def track(step: int, row: Mapping[str, Any]) -> None:
+        def log() -> _Tracker | None:
+            if tracker is not None:
+                measured = _measured(folder, step) if config.train.measure_every else {}
+                tracker.log(_numbers({**row, "during": measured}), step=step)
+            return tracker
+
+        if tracker is not None:
+            guarded(log)
+
+    def finish() -> None:
+        if tracker is not None:
+            tracker.finish()
+
+    if config.train.report_to != "none":
+        guarded(lambda: _started(config, folder, after))
+    try:
+        yield track
+    finally:
+        guarded(finish)
+
+
+def shown_config(config: RunConfig) -> dict[str, Any]:
+    """What a tracker is told of a configuration: numbers and choices, by their keys.
+
+    Texts that somebody wrote, such as paths, patterns and names of models, are not among them.
+    """
+    shown: dict[str, Any] = {"seed": config.seed}
+    if isinstance(config.routing, str) and config.routing in NAMED_POLICIES:
+        shown["routing"] = config.routing
+    for name, adapter in config.adapters.items():
+        shown |= {f"adapters.{name}.{key}": getattr(adapter, key) for key in _ADAPTER}
+    shown |= {f"data.{key}": getattr(config.data, key) for key in _DATA}
+    shown |= {f"train.{key}": getattr(config.train, key) for key in _TRAIN}
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _started(config: RunConfig, folder: RunFolder, after: int) -> _Tracker:
+    place = folder.tracking
+    place.mkdir(parents=True, exist_ok=True)
+    if config.train.report_to == "tensorboard":
+        tracker = _tensorboard(place, after)
+    else:
+        tracker = _wandb(place, folder.name, after)
+    if after == 0:
+        tracker.store_init_configuration(shown_config(config))
+    return tracker
+
+
+def _tensorboard(place: Path, after: int) -> _Tracker:
+    from accelerate.tracking import TensorBoardTracker
+
+    # What was written of later steps is skipped by readers.
+    tracker = TensorBoardTracker("tensorboard", place, purge_step=after + 1)
+    tracker.start()
+    return tracker
+
+
+def _wandb(place: Path, name: str, after: int) -> _Tracker:
+    """Without a server unless the user's WANDB_MODE says otherwise, and without a question."""
+    kept = place / "wandb-id.txt"
+    if after == 0 or not kept.is_file():
+        write_text(kept, secrets.token_hex(8))
+    # The library and its helper process read these when they start.
+    before = {key: os.environ.get(key) for key in _WANDB_PLACES}
+    os.environ.update({key: value or str(place / "wandb") for key, value in before.items()})
+    try:
+        import wandb
+        from accelerate.tracking import WandBTracker
+
+        tracker = WandBTracker(
+            "gradroute",
+            dir=str(place),
+            name=name,
+            id=kept.read_text(encoding="utf-8"),
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE") or "offline",
+            settings=wandb.Settings(
+                silent=True,  # nor does a silent one ask for a key
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                save_code=False,
+                x_disable_machine_info=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+        tracker.start()
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+    return tracker
+
+
+def _measured(folder: RunFolder, step: int) -> dict[str, Any]:
+    """What was measured after a step: mode -> numbers."""
+    if not folder.measures.is_file():
+        return {}
+    lines = (dict(line) for line in read_lines(folder.measures) if line["step"] == step)
+    return {line.pop("mode"): {k: v for k, v in line.items() if k != "step"} for line in lines}
+
+
+def _numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
+    """The numbers of a line, nested ones as `loss_per_label/bad`; the step is their place."""
+    found: dict[str, int | float] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            found[f"{prefix}{key}"] = value
+    return found
