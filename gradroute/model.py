@@ -167,29 +167,6 @@ def load_base(
     return Base(model.eval(), tokenizer, identity)
 
 
-def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
-    """Load the tokenizer of a base model alone; weights are neither read nor fetched.
-
-    Args:
-        name: As for `load_base`.
-        gguf_file: As for `load_base`; it holds the tokenizer too.
-
-    Raises:
-        ConfigError: a folder that is not there, is refused or holds no tokenizer.
-        MachineError: a hub model that is gated, unknown or out of reach; a library that is missing.
-    """
-    check_can_read(gguf_file, "nothing", torch.device("cpu"))
-    source = model_source(name)
-    transformers_logging.disable_progress_bar()
-    show_logs_as_text()
-    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file, weights=False)
-    if gguf_file is None:
-        named_weights(folder, name)  # looks at every file of settings, as a stranger's
-    else:
-        check_model_folder(folder, name, gguf_file)
-    return read_tokenizer(folder, name, gguf_file)
-
-
 def load_base_of(config: RunConfig) -> Base:
     """The base that a config names, with everything that it says about it; see `load_base`."""
     return load_base(
@@ -209,8 +186,9 @@ def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
 
     Raises:
         ConfigError: a folder that is not there, is refused or holds no tokenizer.
-        MachineError: a hub model that is gated, unknown or out of reach.
+        MachineError: a hub model that is gated, unknown or out of reach; a library that is missing.
     """
+    check_can_read(gguf_file, "nothing", torch.device("cpu"))
     source = model_source(name)
     transformers_logging.disable_progress_bar()
     show_logs_as_text()

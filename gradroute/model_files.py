@@ -149,11 +149,11 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
     )
 
 
-def fetched(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
+def fetched(name: str, gguf_file: str | None) -> Path:
     """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
 
     Settings come first and are checked, then the weights that they name, or the GGUF file, of the
-    same revision. Without `weights` the settings alone, and a GGUF file, which holds them.
+    same revision.
     """
     settings = fetched_settings(name)
     weights = [gguf_file] if gguf_file else named_weights(settings, name)
@@ -169,27 +169,12 @@ def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
     """The folder of those files at the top of a hub model's repository."""
     token = hub_token()
     try:
-<<<<<<< HEAD
         folder = snapshot_download(
             name,
             token=token,
             revision=revision,
             allow_patterns=patterns,
             ignore_patterns=["*/*"],
-=======
-        settings = Path(
-            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
-        )
-        if not (weights or gguf_file):
-            return settings
-        files = [gguf_file] if gguf_file else named_weights(settings, name)
-        whole = snapshot_download(
-            name,
-            token=token,
-            revision=settings.name,
-            allow_patterns=[*small, *files],
-            ignore_patterns=below,
->>>>>>> tokens
         )
     except Exception as error:  # of the hub, the network or the cache
         first = redacted(" ".join(str(error).split()))[:200]

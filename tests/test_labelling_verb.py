@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.cli import main
-from gradroute.data.examples import read_examples
+from gradroute.data.reading import read_examples
 
 
 @pytest.fixture

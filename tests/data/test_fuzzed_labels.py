@@ -31,7 +31,7 @@ def test_any_file_is_refused_in_words_or_keeps_all_but_its_labels(
     tmp_path: Path, seed: int, damaged: bool
 ):
     draw = random.Random(seed)
-    content = damaged_file(draw) if damaged else valid_file(draw)[0]
+    content = damaged_file(draw, "jsonl") if damaged else valid_file(draw, "jsonl")[0]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     try:
