@@ -21,7 +21,6 @@ from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.model_files import (
     check_can_read,
     fetched,
-    fetched_settings,
     identity_of,
     read_model,
     read_tokenizer,
@@ -167,6 +166,29 @@ def load_base(
     return Base(model.eval(), tokenizer, identity)
 
 
+def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
+    """Load the tokenizer of a base model alone; weights are neither read nor fetched.
+
+    Args:
+        name: As for `load_base`.
+        gguf_file: As for `load_base`; it holds the tokenizer too.
+
+    Raises:
+        ConfigError: a folder that is not there, is refused or holds no tokenizer.
+        MachineError: a hub model that is gated, unknown or out of reach; a library that is missing.
+    """
+    check_can_read(gguf_file, "nothing", torch.device("cpu"))
+    source = model_source(name)
+    transformers_logging.disable_progress_bar()
+    show_logs_as_text()
+    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file, weights=False)
+    if gguf_file is None:
+        named_weights(folder, name)  # looks at every file of settings, as a stranger's
+    else:
+        check_model_folder(folder, name, gguf_file)
+    return read_tokenizer(folder, name, gguf_file)
+
+
 def load_base_of(config: RunConfig) -> Base:
     """The base that a config names, with everything that it says about it; see `load_base`."""
     return load_base(
@@ -175,30 +197,6 @@ def load_base_of(config: RunConfig) -> Base:
         quantize=config.quantize,
         start_adapter=config.start_adapter,
     )
-
-
-def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
-    """Load the tokenizer of a base model alone; its weights are neither read nor fetched.
-
-    Args:
-        name: As for `load_base`.
-        gguf_file: As for `load_base`; it holds the tokenizer, and is fetched for it.
-
-    Raises:
-        ConfigError: a folder that is not there, is refused or holds no tokenizer.
-        MachineError: a hub model that is gated, unknown or out of reach.
-    """
-    source = model_source(name)
-    transformers_logging.disable_progress_bar()
-    show_logs_as_text()
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = fetched(name, gguf_file) if gguf_file else fetched_settings(name)
-    if gguf_file:
-        check_model_folder(folder, name, gguf_file)
-    else:
-        named_weights(folder, name)  # looks at every file of settings, as a stranger's
-    return read_tokenizer(folder, name, gguf_file)
 
 
 def packed_bits(model: PreTrainedModel) -> str:
