@@ -21,7 +21,7 @@ from gradroute.environment import (
     redacted,
     token_places,
 )
-from gradroute.errors import ConfigError, MachineError
+from gradroute.errors import ConfigError, GradrouteError, MachineError
 from gradroute.strangers import check_gguf_name, named_weights
 from gradroute.terminal import shown
 
@@ -149,33 +149,31 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
     )
 
 
-def fetched(name: str, gguf_file: str | None) -> Path:
+def fetched(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
     """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
 
     Settings come first and are checked, then the weights that they name, or the GGUF file, of the
-    same revision.
+    same revision. Without `weights` the settings alone, and a GGUF file, which holds them.
     """
-    settings = fetched_settings(name)
-    weights = [gguf_file] if gguf_file else named_weights(settings, name)
-    return _snapshot(name, [*_SETTINGS, *weights], settings.name)
-
-
-def fetched_settings(name: str) -> Path:
-    """The same with the settings of the model and its tokenizer alone."""
-    return _snapshot(name, [*_SETTINGS], None)
-
-
-def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
-    """The folder of those files at the top of a hub model's repository."""
     token = hub_token()
+    small: list[str] = [*_SETTINGS]
+    below = ["*/*"]
     try:
-        folder = snapshot_download(
+        settings = Path(
+            snapshot_download(name, token=token, allow_patterns=small, ignore_patterns=below)
+        )
+        if not (weights or gguf_file):
+            return settings
+        files = [gguf_file] if gguf_file else named_weights(settings, name)
+        whole = snapshot_download(
             name,
             token=token,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],
+            revision=settings.name,
+            allow_patterns=[*small, *files],
+            ignore_patterns=below,
         )
+    except GradrouteError:
+        raise
     except Exception as error:  # of the hub, the network or the cache
         first = redacted(" ".join(str(error).split()))[:200]
         found = "one was found" if token else "none was found"
@@ -184,7 +182,7 @@ def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
             f"at https://huggingface.co/{name} and give a token; one was looked for in "
             f"{token_places()}, and {found}."
         ) from error
-    return Path(folder)
+    return Path(whole)
 
 
 def identity_of(folder: Path, gguf_file: str | None) -> str:

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_hub import serving
+from fake_hub import asked_instead
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
 from tiny_gguf import write_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gradroute import model_files
 from gradroute.config import load_config
 from gradroute.errors import ConfigError, MachineError
-from gradroute.model import Base, load_base, load_base_of, packed_bits
+from gradroute.model import Base, load_base, load_base_of, load_tokenizer, packed_bits
 from torture.bases import save_base, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*builtin type swig:DeprecationWarning")
@@ -86,21 +85,14 @@ def test_a_gguf_file_of_a_hub_repository_is_fetched_alone(
     shutil.copy(made / "tiny.gguf", folder)
     (folder / "other.gguf").write_bytes(b"x")
     (folder / "model.safetensors").write_bytes(b"x")
-    with serving() as hub:
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        files = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        for name in ("http_proxy", "https_proxy", "all_proxy"):
-            monkeypatch.delenv(name, raising=False)
-            monkeypatch.delenv(name.upper(), raising=False)
-        close_session()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with asked_instead(monkeypatch) as hub:
         hub.serve("org/name", folder)
         found = load_base("org/name", gguf_file="tiny.gguf")
-        close_session()
+        alone = load_tokenizer("org/name", "tiny.gguf")
     assert found.identity == f"hub revision {hub.commit}, tiny.gguf"
     assert hub.fetched == {"tiny.gguf"}
+    assert alone("a fox").input_ids == found.tokenizer("a fox").input_ids
 
 
 @pytest.mark.parametrize(
