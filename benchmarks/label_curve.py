@@ -79,6 +79,8 @@ def table(found: dict[float, dict[str, list[dict[str, Any]]]]) -> list[str]:
     ]
     for share, of in found.items():
         runs = of["routed"]
+        if not runs:
+            continue
         rates = [
             " · ".join(f"{100 * run[mode, *RATE]:.0f}" for run in runs)
             for mode in ("full", "bad_ablated", "good_ablated", "good_x2")

@@ -10,7 +10,7 @@ from gradroute.cli_parser import parse
 
 VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
-    "data label",
+    "data label", "validate", "init", "doctor",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY, TWO
 
+from gradroute import validation
 from gradroute.cli import main
 from gradroute.config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
@@ -92,7 +93,9 @@ def test_estimates_are_of_the_right_size(seen: Validation):
     assert estimate["micro_batch"] == 4 and not estimate["smaller"]
 
 
-def test_a_finished_run_takes_no_more_room_than_was_estimated(seen: Validation, tmp_path: Path):
+def test_a_finished_run_takes_no_more_room_than_was_estimated(
+    seen: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = load_config(find_config("caps"), SMALL)
     folder = train_run(config, tmp_path / "runs", if_exists="fail", bar=False)
     taken = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
@@ -104,6 +107,10 @@ def test_a_finished_run_takes_no_more_room_than_was_estimated(seen: Validation, 
     (problem,) = validate(other, tmp_path / "runs").problems
     assert "was begun with other settings" in str(problem)
     assert "train.learning_rate" in str(problem)
+    here = validation.ground
+    monkeypatch.setattr(validation, "ground", lambda *given: {**here(*given), "data": "another"})
+    (problem,) = validate(config, tmp_path / "runs").problems
+    assert "ground.data" in str(problem)
 
 
 def test_nothing_is_touched(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
