@@ -9,7 +9,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
 from gradroute.export.card import audit_card
 from gradroute.export.choosing import Choice
-from gradroute.export.exporting import hub_name, refuse_failed, subject_of
+from gradroute.export.exporting import hub_name, show_checks, subject_of
 from gradroute.export.placing import CARD, building, check_out, put_in_place, record, write_manifest
 from gradroute.export.proving import forward_checks, load_adapter, reference, weight_check
 from gradroute.export.ranksum import as_one
@@ -58,11 +58,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
             *forward_checks(expected, exported, torch.float32),
             weight_check(built, checkpoint, choice, expected, exported, merged=False),
         ]
-        for check in checks:
-            print(
-                printable(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.text}")
-            )
-        refuse_failed(folder, checks)
+        show_checks(folder, checks)
         about = subject_of(folder, config, checkpoint, choice, "peft", base.identity, adapter)
         (built / CARD).write_text(audit_card(about, checks[0]), encoding="utf-8")
         put_in_place(built, out)

@@ -20,10 +20,12 @@ def evidence(folder: RunFolder, mode: str) -> str:
         folder: The run.
         mode: The ablation mode that was exported.
     """
+    if not folder.results.is_file():
+        return "The run was not measured before it was exported, so nothing is known but this page."
     try:
         run, *others = read_runs([folder, *controls(folder)])
-    except (ConfigError, DataError) as error:
-        return f"Nothing is known of this run's behaviour: {escaped(str(error))}"
+    except (ConfigError, DataError):  # whose message names files of this machine
+        return "The results of the run cannot be read, so nothing is known but this page."
     parts = [_modes(run), _kept(run, others, mode), _controls(run, others)]
     parts += [_verdicts(run, others), _leakage(run, mode)]
     return "\n\n".join(part for part in parts if part)

@@ -35,7 +35,9 @@ from gradroute.export.placing import (
     write_manifest,
 )
 from gradroute.export.proving import (
+    Reference,
     behavior_again,
+    contrast_check,
     forward_checks,
     load_adapter,
     load_merged,
@@ -56,7 +58,7 @@ from gradroute.export.writing import (
 from gradroute.files import write_json
 from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint, ground
-from gradroute.model import Base, load_base, model_source
+from gradroute.model import load_base, model_source
 from gradroute.prepare import Prepared, prepare
 from gradroute.sessions import same_ground
 from gradroute.terminal import printable, say
@@ -84,6 +86,31 @@ class Wanted:
     evaluate: bool = True
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A run with what is to be made of it."""
+
+    folder: RunFolder
+    config: RunConfig
+    checkpoint: Checkpoint
+    choice: Choice
+    prepared: Prepared | None
+    wanted: Wanted
+
+    @property
+    def merged(self) -> bool:
+        """Whether a whole model is written."""
+        return self.wanted.form == "merged"
+
+    @property
+    def places(self) -> list[Path]:
+        """Paths of this machine that have to do with it, and may stand in no file."""
+        source = Path(model_source(self.config.model))
+        places = [Path.home(), Path.cwd(), self.folder.path, self.wanted.out.parent]
+        places += [source] if source.is_dir() else []
+        return [Path(os.path.realpath(place)) for place in places]
+
+
 def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: bool) -> None:
     """Export a finished run without some of its adapters, with the proof; print the proof.
 
@@ -107,13 +134,9 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     for warning in choice.warnings:
         say(f"{folder.name}: warning: {warning}")
     prepared = prepare(config) if wanted.evaluate else None
+    job = _Job(folder, config, checkpoint, choice, prepared, wanted)
     with building(wanted.out) as built:
-        checks = _build(folder, config, checkpoint, choice, prepared, wanted, built)
-        for check in checks:
-            print(
-                printable(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.text}")
-            )
-        refuse_failed(folder, checks)
+        _build(job, built)
         put_in_place(built, wanted.out)
     record(folder, "export", wanted.out, choice.kept)
     print(printable(f"written: {wanted.out}"))
@@ -126,120 +149,100 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
         print(printable(f"pushed: {repo} ({'public' if public else 'private'})"))
 
 
-def _build(
-    folder: RunFolder,
-    config: RunConfig,
-    checkpoint: Checkpoint,
-    choice: Choice,
-    prepared: Prepared | None,
-    wanted: Wanted,
-    built: Path,
-) -> list[Check]:
-    """Fill a fresh folder and prove it; the checks, passed or not."""
-    adapter = as_one(checkpoint, choice.kept)
-    base = load_base(config.model)
-    facts = {"base": base.identity} if prepared is None else ground(prepared, base)
-    same_ground(folder, facts)
-    merged = wanted.form == "merged"
-    dtype = DTYPES[wanted.dtype] if wanted.dtype else base.model.dtype if merged else torch.float32
-    _write(built, adapter, base, config, dtype, merged=merged)
-    write_manifest(built)
-    identity, device = base.identity, base.model.device
-    del base
-    say(f"{folder.name}: comparing {wanted.out.name} with the run under {choice.mode.name}")
-    expected = reference(config, checkpoint, choice, prepared)
+def _build(job: _Job, built: Path) -> None:
+    """Fill a fresh folder and prove it.
+
+    Raises:
+        MachineError: A check has failed.
+    """
+    folder, config, choice = job.folder, job.config, job.choice
+    adapter = as_one(job.checkpoint, choice.kept)
+    dtype, identity = _write(job, adapter, built)
+    say(f"{folder.name}: comparing {job.wanted.out.name} with the run under {choice.mode.name}")
+    expected = reference(config, job.checkpoint, choice, job.prepared)
+    device = expected.base.model.device
     exported = (
-        load_merged(built, device) if merged else load_adapter(built, load_base(config.model))
+        load_merged(built, device) if job.merged else load_adapter(built, load_base(config.model))
     )
     checks = [
         *forward_checks(expected, exported, dtype),
-        weight_check(built, checkpoint, choice, expected, exported, merged=merged),
+        weight_check(built, job.checkpoint, choice, expected, exported, merged=job.merged),
     ]
-    if prepared is not None:
-        checks.append(behavior_again(config, prepared, expected, exported, choice.mode.name))
-    card = export_card(
-        subject_of(folder, config, checkpoint, choice, wanted.form, identity, adapter),
-        config,
-        checks,
-        evidence(folder, choice.mode.name),
-    )
+    if choice.left:
+        checks.append(contrast_check(expected, choice))
+    if job.prepared is not None:
+        again = behavior_again(config, job.prepared, expected, exported, choice.mode.name)
+        checks.append(again)
+    about = subject_of(folder, config, job.checkpoint, choice, job.wanted.form, identity, adapter)
+    card = export_card(about, config, checks, evidence(folder, choice.mode.name))
     (built / CARD).write_text(card, encoding="utf-8")
-    parts = {part for name, _ in exported.model.named_parameters() for part in name.split(".")}
-    places = _places(folder, config, checkpoint, wanted)
-    checks += _leaks(checkpoint, choice, wanted, built, parts, places)
-    proof = {
-        "schema_version": SCHEMA_VERSION,
-        "run": folder.name,
-        "step": checkpoint.step,
-        "checkpoint": checkpoint.identity,
-        "base": identity,
-        "format": wanted.form,
-        "dtype": str(dtype).removeprefix("torch."),
-        "kept": list(choice.kept),
-        "left_out": list(choice.left),
-        "mode": choice.mode.name,
-        "warnings": list(choice.warnings),
-        "passed": all(check.passed for check in checks),
-        "checks": [check.to_dict() for check in checks],
-        "statement": STATEMENT,
-        "provenance": provenance(),
-    }
-    write_json(built / PROOF, proof)
-    if leak := text_leak(built / PROOF, places):
-        raise MachineError(f"run {folder.name} is not exported: {leak}.")
-    return checks
+    checks += _leaks(job, built, expected)
+    show_checks(folder, checks)
+    _write_proof(job, built, checks, dtype=dtype, identity=identity)
 
 
-def _write(
-    built: Path,
-    adapter: OneAdapter,
-    base: Base,
-    config: RunConfig,
-    dtype: torch.dtype,
-    *,
-    merged: bool,
-) -> None:
-    """The files of the artefact itself; what is left out is not known here."""
-    if merged:
+def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
+    """The files of the artefact itself; what is left out is not known here.
+
+    Returns:
+        The type of the weights, and what tells the base from others.
+    """
+    base = load_base(job.config.model)
+    facts = ground(job.prepared, base) if job.prepared else {"base": base.identity}
+    same_ground(job.folder, facts)
+    dtype = base.model.dtype if job.merged else torch.float32
+    if job.wanted.dtype:
+        dtype = DTYPES[job.wanted.dtype]
+    if job.merged:
         for module in adapter.modules:
             mergeable(base.model, module)
         merge(base.model, adapter, dtype)
         write_model(built, base.model, dtype)
     else:
-        name = hub_name(config)
-        write_adapter(built, adapter, base.model, base_name=name, dtype=dtype)
+        write_adapter(built, adapter, base.model, base_name=hub_name(job.config), dtype=dtype)
     write_tokenizer(built, base.tokenizer)
+    write_manifest(built)
+    return dtype, base.identity
 
 
-def _leaks(
-    checkpoint: Checkpoint,
-    choice: Choice,
-    wanted: Wanted,
-    built: Path,
-    parts: set[str],
-    places: Sequence[Path],
-) -> list[Check]:
+def _leaks(job: _Job, built: Path, expected: Reference) -> list[Check]:
     """Look through the built folder; a left-out name that the base's own modules have says nothing.
 
     (An adapter called `model` is not found by its name, but its bytes are.)
     """
+    parts = {part for name in expected.weights for part in name.split(".")}
+    left = job.choice.left
     return leak_checks(
         built,
-        allowed=lambda name: _belongs(name, merged=wanted.form == "merged"),
-        left=[name for name in choice.left if name not in parts],
-        windows=windows_of(adapter_tensors(checkpoint, name) for name in choice.left),
-        places=places,
+        allowed=lambda name: _belongs(name, merged=job.merged),
+        left=[name for name in left if name not in parts],
+        windows=windows_of(adapter_tensors(job.checkpoint, name) for name in left),
+        places=job.places,
     )
 
 
-def _places(
-    folder: RunFolder, config: RunConfig, checkpoint: Checkpoint, wanted: Wanted
-) -> list[Path]:
-    """Paths of this machine that have to do with the export."""
-    source = Path(model_source(config.model))
-    places = [Path.home(), Path.cwd(), folder.path, checkpoint.path, wanted.out.parent]
-    places += [source] if source.is_dir() else []
-    return [Path(os.path.realpath(place)) for place in places]
+def _write_proof(
+    job: _Job, built: Path, checks: Sequence[Check], *, dtype: torch.dtype, identity: str
+) -> None:
+    proof = {
+        "schema_version": SCHEMA_VERSION,
+        "run": job.folder.name,
+        "step": job.checkpoint.step,
+        "checkpoint": job.checkpoint.identity,
+        "base": identity,
+        "format": job.wanted.form,
+        "dtype": str(dtype).removeprefix("torch."),
+        "kept": list(job.choice.kept),
+        "left_out": list(job.choice.left),
+        "mode": job.choice.mode.name,
+        "warnings": list(job.choice.warnings),
+        "checks": [check.to_dict() for check in checks],
+        "statement": STATEMENT,
+        "provenance": provenance(),
+    }
+    write_json(built / PROOF, proof)
+    if leak := text_leak(built / PROOF, job.places):
+        raise MachineError(f"run {job.folder.name} is not exported: {leak}.")
 
 
 def _belongs(name: str, *, merged: bool) -> bool:
@@ -294,16 +297,17 @@ def subject_of(
     )
 
 
-def refuse_failed(folder: RunFolder, checks: Sequence[Check]) -> None:
-    """Stop where a check has failed.
+def show_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
+    """Print checks, and stop where one has failed.
 
     Raises:
         MachineError: One has.
     """
-    failed = [check for check in checks if not check.passed]
+    for check in checks:
+        print(printable(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.text}"))
+    failed = [check.name for check in checks if not check.passed]
     if failed:
-        told = "; ".join(f"{check.name}: {check.text}" for check in failed)
         raise MachineError(
-            f"run {folder.name} is not exported: of {len(checks)} checks {len(failed)} failed "
-            f"({told}). Nothing is left of the export."
+            f"run {folder.name} is not exported: of {len(checks)} checks {', '.join(failed)} "
+            "failed, as written above. Nothing is left of the export."
         )

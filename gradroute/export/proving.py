@@ -1,5 +1,6 @@
 """The proof of an export: the artefact, loaded from disk by plain libraries, beside the run."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,14 @@ class Reference:
         rows: Tokens that logits were computed for, [rows, length].
         logits: They, [rows, length, vocab].
         samples: Judged completions; None where there was no evaluation.
+        contrast: Largest difference of these logits from those under `full`.
     """
 
     base: Base
     rows: Tensor
     logits: Tensor
     samples: Samples | None
+    contrast: float
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -96,12 +99,18 @@ def reference(
         samples = sampled(config, prepared, write)
     with ablated(model, choice.mode):
         rows, logits = continued(inner, probe_rows(inner, texts))
-    return Reference(base, rows, logits, samples)
+    contrast = (logits_of(inner, rows) - logits).abs().max().item()
+    return Reference(base, rows, logits, samples, contrast)
 
 
 def load_adapter(folder: Path, base: Base) -> Exported:
     """A PEFT folder on a freshly loaded base, which is changed."""
-    model = PeftModel.from_pretrained(base.model, str(folder)).eval()
+    with warnings.catch_warnings():
+        # PEFT asks a model by a name that newer releases of transformers call deprecated.
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
+        model = PeftModel.from_pretrained(base.model, str(folder)).eval()
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
     return Exported(model, inner, _tokenizer(folder))
@@ -141,6 +150,18 @@ def forward_checks(expected: Reference, exported: Exported, dtype: torch.dtype) 
         logits_check(expected.logits, found, coarsest(own, dtype)),
         Check("tokenizer", same, text if same else "the exported tokenizer is another"),
     ]
+
+
+def contrast_check(expected: Reference, choice: Choice) -> Check:
+    """How much what is left out had to say; for reading, it never fails."""
+    largest = expected.logits.abs().max().item()
+    left = ", ".join(choice.left)
+    text = (
+        f"with {left} the logits differ by up to {expected.contrast:.2e} (largest {largest:.1f})"
+        if expected.contrast
+        else f"with {left} the logits are the same: what is left out does nothing"
+    )
+    return Check("left_out", True, text, {"difference": expected.contrast})
 
 
 def behavior_again(
