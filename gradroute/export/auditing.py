@@ -55,7 +55,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
         expected = reference(config, checkpoint, choice, None)
         exported = load_adapter(built, base)
         checks = [
-            *forward_checks(expected, exported, torch.float32),
+            *forward_checks(built, expected, exported, torch.float32, merged=False),
             weight_check(built, checkpoint, choice, expected, exported, merged=False),
         ]
         show_checks(folder, checks)

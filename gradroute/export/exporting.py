@@ -165,7 +165,7 @@ def _build(job: _Job, built: Path) -> None:
         load_merged(built, device) if job.merged else load_adapter(built, load_base(config.model))
     )
     checks = [
-        *forward_checks(expected, exported, dtype),
+        *forward_checks(built, expected, exported, dtype, merged=job.merged),
         weight_check(built, job.checkpoint, choice, expected, exported, merged=job.merged),
     ]
     if choice.left:

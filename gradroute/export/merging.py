@@ -78,7 +78,7 @@ def distance_in_ulps(found: Tensor, exact: Tensor) -> float:
     bits = MANTISSA[found.dtype]
     _, exponent = torch.frexp(exact.abs().clamp_min(limits.smallest_normal))
     unit = torch.ldexp(torch.ones_like(exact), exponent - 1 - bits)
-    distance = float(((found.double() - exact).abs() / unit).max())
+    distance = float(((found.detach().double() - exact).abs() / unit).max())
     return distance if math.isfinite(distance) else math.inf
 
 

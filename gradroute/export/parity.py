@@ -1,6 +1,8 @@
 """Whether an exported model computes what the ablated one does: logits, greedy tokens, weights."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -74,30 +76,62 @@ def logits_check(
         found: Of the exported one.
         dtype: The coarsest type that either computes or stores weights in.
     """
-    error = (found - expected).abs().max().item()
-    largest = expected.abs().max().item()
+    error, largest, numbers, told = _compared(expected, found)
     allowed = TOLERANCE[dtype] * largest
+    passed = error <= allowed and not numbers["tokens_differ_beyond_margin"]
+    return Check(
+        "logits",
+        passed,
+        f"logits differ by {error:.2e} at most, {allowed:.2e} allowed ({TOLERANCE[dtype]:g} of the "
+        f"largest, {largest:.1f}); {told}",
+        {**numbers, "allowed_relative": TOLERANCE[dtype]},
+    )
+
+
+def as_stored_check(
+    expected: Float[Tensor, "rows length vocab"],
+    found: Float[Tensor, "rows length vocab"],
+    dtype: torch.dtype,
+) -> Check:
+    """The same for a model that also computes in the type that its weights are stored in.
+
+    How far its logits are off is for reading: rounding of what is computed on the way is no fault
+    of the files. They must be finite, which float16 may fail, and decided tokens must be equal.
+
+    Args:
+        expected: Of the ablated model.
+        found: Of the exported one.
+        dtype: In which it is stored and computes.
+    """
+    error, largest, numbers, told = _compared(expected, found)
+    passed = math.isfinite(error) and not numbers["tokens_differ_beyond_margin"]
+    name = str(dtype).removeprefix("torch.")
+    text = f"computed in {name} too, logits differ by {error:.2e} (largest {largest:.1f}); {told}"
+    return Check("logits_as_stored", passed, text, numbers)
+
+
+def _compared(expected: Tensor, found: Tensor) -> tuple[float, float, dict[str, Any], str]:
+    """Largest difference, largest logit, both with more as plain values, tokens in words."""
+    error = (found - expected).abs().max().item()
+    error = error if math.isfinite(error) else math.inf
+    largest = expected.abs().max().item()
     top = expected.topk(2).values
     decided = top[..., 0] - top[..., 1] > 2 * error
     other = found.argmax(-1) != expected.argmax(-1)
     wrong = int((other & decided).sum())
-    finite = bool(found.isfinite().all())
-    return Check(
-        "logits",
-        finite and error <= allowed and not wrong,
-        f"logits differ by {error:.2e} at most, {allowed:.2e} allowed ({TOLERANCE[dtype]:g} of the "
-        f"largest, {largest:.1f}); {int(other.sum())} of {other.numel()} most probable tokens "
-        f"differ, {wrong} of them where the margin is over twice the difference (0 allowed)",
-        {
-            "difference": error,
-            "largest_logit": largest,
-            "relative": error / largest if largest else 0.0,
-            "allowed_relative": TOLERANCE[dtype],
-            "positions": other.numel(),
-            "tokens_differ": int(other.sum()),
-            "tokens_differ_beyond_margin": wrong,
-        },
+    numbers = {
+        "difference": error,
+        "largest_logit": largest,
+        "relative": error / largest if largest else 0.0,
+        "positions": other.numel(),
+        "tokens_differ": int(other.sum()),
+        "tokens_differ_beyond_margin": wrong,
+    }
+    told = (
+        f"{int(other.sum())} of {other.numel()} most probable tokens differ, {wrong} of them where "
+        "the margin is over twice the difference (0 allowed)"
     )
+    return error, largest, numbers, told
 
 
 def merged_weights_check(

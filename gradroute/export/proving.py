@@ -1,6 +1,5 @@
 """The proof of an export: the artefact, loaded from disk by plain libraries, beside the run."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from gradroute.export.checks import Check
 from gradroute.export.choosing import Choice
 from gradroute.export.parity import (
     adapter_weights_check,
+    as_stored_check,
     coarsest,
     continued,
     logits_check,
@@ -32,7 +32,7 @@ from gradroute.files import read_json
 from gradroute.measure import complete, restore
 from gradroute.model import Base
 from gradroute.prepare import Prepared
-from gradroute.routing.adapters import ablated
+from gradroute.routing.adapters import ablated, peft_at_work
 
 SENTENCE = "Once there was a day - and a second one, 12 of them!"
 """What two tokenizers are compared on besides their vocabularies."""
@@ -105,21 +105,27 @@ def reference(
 
 def load_adapter(folder: Path, base: Base) -> Exported:
     """A PEFT folder on a freshly loaded base, which is changed."""
-    with warnings.catch_warnings():
-        # PEFT asks a model by a name that newer releases of transformers call deprecated.
-        warnings.filterwarnings(
-            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-        )
+    with peft_at_work():
         model = PeftModel.from_pretrained(base.model, str(folder)).eval()
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
     return Exported(model, inner, _tokenizer(folder))
 
 
-def load_merged(folder: Path, device: torch.device) -> Exported:
-    """A transformers folder as its readers will load it."""
+def load_merged(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Exported:
+    """A transformers folder as its readers will load it.
+
+    Args:
+        folder: The folder.
+        device: Where to.
+        dtype: In which it computes; None for that in which it is stored.
+    """
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True
+        str(folder),
+        dtype=dtype or "auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
     )
     torch.nn.Module.to(model, device)
     return Exported(model.eval(), model, _tokenizer(folder))
@@ -131,16 +137,28 @@ def _tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def forward_checks(expected: Reference, exported: Exported, dtype: torch.dtype) -> list[Check]:
+def forward_checks(
+    folder: Path, expected: Reference, exported: Exported, dtype: torch.dtype, *, merged: bool
+) -> list[Check]:
     """Logits and tokenizer of the artefact against those of the run.
 
+    A model that is stored in another type than the run computes in is loaded in the run's for
+    that: what is compared is what the files hold.
+
     Args:
+        folder: Of the artefact.
         expected: Of the run.
         exported: The artefact.
         dtype: In which its weights are stored.
+        merged: Whether it is a whole model.
     """
     own = expected.base.model.dtype
     found = logits_of(exported.model, expected.rows)
+    checks = []
+    if merged and dtype != own:
+        checks.append(as_stored_check(expected.logits, found, dtype))
+        computed = load_merged(folder, expected.base.model.device, own)
+        found = logits_of(computed.model, expected.rows)
     first, second = expected.base.tokenizer, exported.tokenizer
     same = first.get_vocab() == second.get_vocab() and (
         first.encode(SENTENCE) == second.encode(SENTENCE)
@@ -148,6 +166,7 @@ def forward_checks(expected: Reference, exported: Exported, dtype: torch.dtype) 
     text = "the exported tokenizer is the base's: same vocabulary, same tokens of a sentence"
     return [
         logits_check(expected.logits, found, coarsest(own, dtype)),
+        *checks,
         Check("tokenizer", same, text if same else "the exported tokenizer is another"),
     ]
 

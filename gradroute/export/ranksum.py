@@ -59,7 +59,7 @@ def as_one(checkpoint: Checkpoint, adapters: Sequence[str]) -> OneAdapter:
     if len(adapters) == 1:
         modules = {module: (own.A, own.B) for module, own in first.items()}
         rslora = bool(described[0].get("use_rslora"))
-        alpha = described[0]["lora_alpha"]
+        alpha = float(described[0]["lora_alpha"])
         return OneAdapter(modules, described[0]["r"], alpha, rslora, transposed)
     if any(other.keys() != first.keys() for other in others):
         raise ConfigError(

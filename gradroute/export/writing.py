@@ -179,5 +179,5 @@ def _short(modules: Sequence[str]) -> tuple[list[str], list[int] | None, str | N
     return last, sorted({int(match[2]) for match in found}), lists.pop()
 
 
-def _whole(number: float) -> float:
+def _whole(number: float) -> int | float:
     return int(number) if number == int(number) else number
