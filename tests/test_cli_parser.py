@@ -9,7 +9,8 @@ import pytest
 from gradroute.cli_parser import parse
 
 VERBS = (
-    "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema"
+    "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
+    "export", "audit-adapter", "purge",
 )  # fmt: skip
 
 
