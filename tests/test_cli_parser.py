@@ -35,7 +35,7 @@ def test_the_help_lists_every_verb(capsys) -> None:
     with pytest.raises(SystemExit):
         parse(["--help"])
     out = capsys.readouterr().out
-    listed = set(re.findall(r"\n    ([a-z-]+) ", out))
+    listed = set(re.findall(r"\n    ([a-z-]+)\s", out))
     assert listed == {verb.split()[0] for verb in VERBS}
 
 
