@@ -16,7 +16,7 @@ from gradroute.export.ranksum import as_one
 from gradroute.export.writing import write_adapter, write_tokenizer
 from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint
-from gradroute.model import load_base
+from gradroute.model import load_base_of
 from gradroute.sessions import same_ground
 from gradroute.terminal import printable, say
 
@@ -46,7 +46,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
     (full,) = read_modes(["full"], (), adapters)
     choice = Choice(adapters, (), full, ())
     adapter = as_one(checkpoint, adapters)
-    base = load_base(config.model)
+    base = load_base_of(config)
     same_ground(folder, {"base": base.identity})
     with building(out) as built:
         write_adapter(built, adapter, base.model, base_name=hub_name(config), dtype=torch.float32)

@@ -6,6 +6,7 @@ all checks passed         -> the folder gets its name
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ from gradroute.export.writing import (
 from gradroute.files import write_json
 from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint, ground
-from gradroute.model import load_base, model_source
+from gradroute.model import load_base_of, model_source
 from gradroute.prepare import Prepared, prepare
 from gradroute.sessions import same_ground
 from gradroute.terminal import printable, say
@@ -107,6 +108,8 @@ class _Job:
         """Paths of this machine that have to do with it, and may stand in no file."""
         source = Path(model_source(self.config.model))
         places = [Path.home(), Path.cwd(), self.folder.path, self.wanted.out.parent]
+        starts = [self.config.start_adapter, *(a.start for a in self.config.adapters.values())]
+        places += [Path(place).expanduser() for place in starts if place]
         places += [source] if source.is_dir() else []
         return [Path(os.path.realpath(place)) for place in places]
 
@@ -162,7 +165,7 @@ def _build(job: _Job, built: Path) -> None:
     expected = reference(config, job.checkpoint, choice, job.prepared)
     device = expected.base.model.device
     exported = (
-        load_merged(built, device) if job.merged else load_adapter(built, load_base(config.model))
+        load_merged(built, device) if job.merged else load_adapter(built, load_base_of(config))
     )
     checks = [
         *forward_checks(built, expected, exported, dtype, merged=job.merged),
@@ -187,7 +190,7 @@ def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, st
     Returns:
         The type of the weights, and what tells the base from others.
     """
-    base = load_base(job.config.model)
+    base = load_base_of(job.config)
     facts = ground(job.prepared, base) if job.prepared else {"base": base.identity}
     same_ground(job.folder, facts)
     dtype = base.model.dtype if job.merged else torch.float32
@@ -282,7 +285,7 @@ def subject_of(
 ) -> Subject:
     """What a card is about."""
     source = model_source(config.model)
-    revision = identity.removeprefix("hub revision ") if "hub revision" in identity else None
+    at = re.match(r"hub revision ([0-9a-f]+)", identity)
     return Subject(
         run=folder.name,
         step=checkpoint.step,
@@ -291,7 +294,7 @@ def subject_of(
         left=choice.left,
         base_name=hub_name(config),
         base=identity,
-        licence=base_licence(source, revision),
+        licence=base_licence(source, at[1] if at else None),
         rank=adapter.rank,
         warnings=choice.warnings,
     )

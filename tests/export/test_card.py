@@ -49,9 +49,9 @@ def test_a_base_on_the_hub_that_cannot_be_reached_has_an_unknown_licence():
 
 def test_the_head_of_a_card_is_read_by_the_hubs_own_reader():
     text = export_card(SUBJECT, load_config(None), [Check("logits", True, "a_b <c>")], "| x |")
-    card = ModelCard(text)
-    assert card.data.license == "gemma" and card.data.base_model == "org/model"
-    assert card.data.library_name == "transformers" and "gradient-routing" in card.data.tags
+    head = ModelCard(text).data.to_dict()
+    assert (head["license"], head["base_model"]) == ("gemma", "org/model")
+    assert head["library_name"] == "transformers" and "gradient-routing" in head["tags"]
     assert "Look \\<here>." in text and "a_b \\<c>" in text
     assert "on `org/model` (hub revision abc; licence gemma)" in text
 

@@ -1,5 +1,7 @@
 """Merging: `W + s B A` rounded once, and only into weights that are nobody else's."""
 
+from typing import Any
+
 import pytest
 import torch
 from small_llama import small_llama
@@ -13,6 +15,10 @@ from gradroute.export.ranksum import OneAdapter
 NAME = "model.layers.1.mlp.up_proj"
 
 
+def layer_of(model, name=NAME) -> Any:
+    return model.get_submodule(name)
+
+
 def adapter_for(weight, name=NAME, rank=3, transposed=False):
     generator = torch.Generator().manual_seed(0)
     outputs, inputs = reversed(weight.shape) if transposed else weight.shape
@@ -24,7 +30,7 @@ def adapter_for(weight, name=NAME, rank=3, transposed=False):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_merged_weight_is_the_nearest_number_to_the_exact_sum(dtype):
     model = small_llama()
-    weight = model.get_submodule(NAME).weight
+    weight = layer_of(model).weight
     adapter = adapter_for(weight)
     down, up = (part.double() for part in adapter.modules[NAME])
     # Where the update nearly cancels the weight, a product in float32 would not do.
@@ -32,7 +38,7 @@ def test_a_merged_weight_is_the_nearest_number_to_the_exact_sum(dtype):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     merge(model, adapter, dtype)
     exact = before[f"{NAME}.weight"].double() + 5 / 3 * up @ down
-    merged = model.get_submodule(NAME).weight
+    merged = layer_of(model).weight
     assert merged.dtype == dtype
     assert distance_in_ulps(merged, exact) < 0.51
     up, down = up.float(), down.float()
@@ -46,7 +52,7 @@ def test_weights_that_are_stored_transposed_get_the_update_transposed():
     torch.manual_seed(0)
     model = small_llama()
     layer = Conv1D(5, 4)
-    model.model.layers[1].mlp.up_proj = layer
+    layer_of(model, "model.layers.1.mlp").up_proj = layer
     before = layer.weight.detach().clone()
     adapter = adapter_for(before, transposed=True)
     merge(model, adapter, torch.float32)
@@ -78,8 +84,8 @@ class Linear4bit(nn.Linear):
 
 def test_quantised_and_tied_weights_are_refused_by_name():
     model = small_llama()
-    adapter = adapter_for(model.get_submodule(NAME).weight)
-    layer = model.model.layers[1].mlp
+    adapter = adapter_for(layer_of(model).weight)
+    layer = layer_of(model, "model.layers.1.mlp")
     layer.up_proj.__class__ = Linear4bit
     with pytest.raises(ConfigError, match=rf"{NAME} is of the kind Linear4bit.*--format peft"):
         merge(model, adapter, torch.float32)
