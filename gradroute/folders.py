@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
-              tracking/
+              tracking/ · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 """
@@ -108,6 +108,11 @@ class RunFolder:
     def recovery(self) -> Path:
         """What a short tune of the kept adapters did: a checkpoint and its results."""
         return self.path / "recover"
+
+    @property
+    def exports(self) -> Path:
+        """One JSON line per export and audit adapter: where it was written, which adapters."""
+        return self.path / "exports.jsonl"
 
     @property
     def training_plot(self) -> Path:

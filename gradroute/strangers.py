@@ -51,7 +51,7 @@ _PACKED = ("bitsandbytes",)
 _SELECT_FILES = ("gguf_file", "init_inputs", "tokenizer_object")
 # Left behind by the machine that saved a model; no reader opens what they name.
 _UNREAD = ("_name_or_path", "name_or_path", "special_tokens_map_file")
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
@@ -243,7 +243,7 @@ def _tokenizer_fault(key: str, value: Any) -> str:
     if key.endswith("_kwargs") and any(isinstance(inner, str) for *_, inner in _walk(value)):
         return "may not hold texts, which a tokenizer can take for the names of files; remove it."
     names_file = re.search(r"_(file|path|dir|folder)$", key) and key not in _UNREAD
-    if names_file and str(value) not in _TOKENIZER_FILES:
+    if names_file and str(value) not in TOKENIZER_FILES:
         return f"must be the plain name of a tokenizer's file, got {value!r:.80}."
     return ""
 

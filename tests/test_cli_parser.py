@@ -10,7 +10,8 @@ from gradroute.cli_parser import parse
 
 VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
-    "data label", "validate", "init", "doctor",
+    "data label", "data inspect", "validate", "init", "doctor",
+    "export", "audit-adapter", "purge",
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def test_the_help_lists_every_verb(capsys) -> None:
     with pytest.raises(SystemExit):
         parse(["--help"])
     out = capsys.readouterr().out
-    listed = set(re.findall(r"\n    ([a-z-]+) ", out))
+    listed = set(re.findall(r"\n    ([a-z-]+)\s", out))
     assert listed == {verb.split()[0] for verb in VERBS}
 
 

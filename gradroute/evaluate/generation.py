@@ -109,11 +109,60 @@ def generate_modes(
     return completions
 
 
+def generate_plain(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    rows_per_batch: int,
+) -> list[Completion]:
+    """Complete prompts with a model as it is, such as an exported one.
+
+    Prompts, noise and settings mean what they mean in `generate_modes`, so that a model that
+    computes what another one does under a mode writes what that one writes under it.
+
+    Args:
+        model: Any causal model.
+        tokenizer: Its tokenizer.
+        prompts: What to complete.
+        max_new_tokens: See `generate_modes`, as for the others.
+        temperature: See there.
+        top_p: See there.
+        seed: See there.
+        rows_per_batch: See there.
+
+    Raises:
+        GradrouteError: As `generate_modes` does.
+    """
+    _check_new_tokens(max_new_tokens)
+    config = _generation_config(max_new_tokens, end_tokens := _end_tokens(model, tokenizer))
+    completions: list[Completion] = []
+
+    def measure(items: slice, _: slice) -> None:
+        chunk = prompts[items]
+        rows = _prompt_rows(model, tokenizer, chunk, max_new_tokens)
+        keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
+        new = _continue(model, rows, config, keys, temperature, top_p)
+        completions[items] = _completions(tokenizer, rows, new, end_tokens)
+
+    with inference(model) as device, _plain_generation(model):
+        in_pieces(len(prompts), 1, rows_per_batch, measure)
+    return completions
+
+
 def _check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    _check_new_tokens(max_new_tokens)
     if not modes:
         raise ConfigError("no ablation mode was given to generate under; name at least one.")
+
+
+def _check_new_tokens(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
 
 
 def _continue(

@@ -12,7 +12,8 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -219,11 +220,7 @@ def _attach(
             task_type=TaskType.CAUSAL_LM if causal else None,
         )
     first, *others = configs
-    with warnings.catch_warnings():
-        # PEFT asks a model by a name that newer releases of transformers call deprecated.
-        warnings.filterwarnings(
-            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-        )
+    with peft_at_work():
         adapted = get_peft_model(model, configs[first], adapter_name=first)  # pyright: ignore
         for name in others:
             adapted.add_adapter(name, configs[name])
@@ -248,6 +245,16 @@ def _check_nothing_else_learns(model: PeftModel) -> None:
             "from every example, whatever its label, and stay when an adapter is left out. Freeze "
             "them with requires_grad_(False)."
         )
+
+
+@contextmanager
+def peft_at_work() -> Iterator[None]:
+    """Without a warning that is PEFT's own: a name that newer transformers call deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
+        yield
 
 
 def _draw(weight: Tensor, key: str) -> None:

@@ -1,6 +1,10 @@
 """What ships a run, and what then still holds its bad adapter: `export` and its kin."""
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gradroute.verbs.arguments import add_verb, run_folders
 
 if TYPE_CHECKING:
     from gradroute.verbs.arguments import Verbs
@@ -8,3 +12,114 @@ if TYPE_CHECKING:
 
 def add(verbs: "Verbs") -> None:
     """Add the verbs that ship a run."""
+    _add_export(verbs)
+    _add_audit(verbs)
+    _add_purge(verbs)
+
+
+def _add_export(verbs: "Verbs") -> None:
+    export = add_verb(
+        verbs,
+        "export",
+        "write a run without its bad adapter, as a PEFT adapter or a whole model, and prove it",
+        _export,
+        [
+            "gradroute export 0.1_0.5 --keep good --format peft --out shipped",
+            "gradroute export 0.1_0.5 --keep good --format merged --dtype bfloat16 --out model",
+            "gradroute export 0.1_0.5 --keep good --format peft --out shipped --push me/stories",
+        ],
+        runs=1,
+    )
+    export.add_argument(
+        "--keep", type=_names, required=True, metavar="NAME[,NAME]", help="the adapters to keep"
+    )
+    export.add_argument(
+        "--format",
+        dest="form",
+        choices=("peft", "merged"),
+        required=True,
+        help="peft: one adapter for PEFT and servers; merged: a whole model for transformers",
+    )
+    export.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (an adapter: float32; a model: the type in which the base is loaded)",
+    )
+    export.add_argument(
+        "--no-eval",
+        dest="evaluate",
+        action="store_false",
+        help="do not run the behaviour evaluation again on what is exported",
+    )
+    export.add_argument("--push", metavar="REPO", help="also to a new repository of the hub")
+    export.add_argument(
+        "--public", action="store_true", help="with --push: everybody may read it (private)"
+    )
+
+
+def _add_audit(verbs: "Verbs") -> None:
+    audit = add_verb(
+        verbs,
+        "audit-adapter",
+        "write all adapters of a run, the bad one too, as one; for auditors, not to be shipped",
+        _audit,
+        ["gradroute audit-adapter 0.1_0.5 --out audit"],
+        runs=1,
+    )
+    audit.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+
+
+def _add_purge(verbs: "Verbs") -> None:
+    purge = add_verb(
+        verbs,
+        "purge",
+        "list every file of a run that still holds its bad adapter, and delete them if asked to",
+        _purge,
+        ["gradroute purge 0.1_0.5", "gradroute purge 0.1_0.5 --delete --yes"],
+        runs=1,
+    )
+    purge.add_argument(
+        "--keep",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help="the adapters that may stay (those that no behaviour was routed to)",
+    )
+    purge.add_argument("--delete", action="store_true", help="delete the files; needs --yes")
+    purge.add_argument("--yes", action="store_true", help="really: it cannot be undone")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"names with commas between them are needed, got {text!r}")
+    return names
+
+
+def _export(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.export.exporting import Wanted, export_run
+
+    wanted = Wanted(
+        keep=options.keep,
+        form=options.form,
+        out=options.out,
+        dtype=options.dtype,
+        evaluate=options.evaluate,
+    )
+    export_run(folder, wanted, repo=options.push, public=options.public)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.export.auditing import audit_adapter
+
+    audit_adapter(folder, options.out)
+
+
+def _purge(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.export.purging import purge_run
+
+    purge_run(folder, keep=options.keep, delete=options.delete, sure=options.yes)

@@ -1,0 +1,67 @@
+"""All adapters of a run as one, for whoever audits it and for servers that take one adapter."""
+
+from pathlib import Path
+
+import torch
+
+from gradroute.config import load_config
+from gradroute.errors import ConfigError
+from gradroute.evaluate.modes import read_modes
+from gradroute.export.card import audit_card
+from gradroute.export.choosing import Choice
+from gradroute.export.exporting import hub_name, show_checks, subject_of
+from gradroute.export.placing import CARD, building, check_out, put_in_place, record, write_manifest
+from gradroute.export.proving import forward_checks, load_adapter, reference, weight_check
+from gradroute.export.ranksum import as_one
+from gradroute.export.writing import write_adapter, write_tokenizer
+from gradroute.folders import RunFolder
+from gradroute.measure import finished_checkpoint
+from gradroute.model import load_base_of
+from gradroute.sessions import same_ground
+from gradroute.terminal import printable, say
+
+
+def audit_adapter(folder: RunFolder, out: Path) -> None:
+    """Write every adapter of a finished run, the bad one too, as one PEFT adapter.
+
+    Loaded by plain PEFT it gives the logits of `full`, which is checked.
+
+    Args:
+        folder: The run.
+        out: A folder that is not there yet.
+
+    Raises:
+        ConfigError: The folder is taken, or the run's base is one that others cannot load.
+        MachineError: The run has no finished checkpoint, the disk refuses, or a check fails.
+    """
+    config = load_config(folder.config)
+    check_out(out)
+    if config.start_adapter:
+        raise ConfigError(
+            f"run {config.run_name} starts from an adapter that is merged into its base "
+            "(start_adapter), so its own adapters fit no base that others can load."
+        )
+    checkpoint = finished_checkpoint(folder, config)
+    adapters = tuple(config.adapters)
+    (full,) = read_modes(["full"], (), adapters)
+    choice = Choice(adapters, (), full, ())
+    adapter = as_one(checkpoint, adapters)
+    base = load_base_of(config)
+    same_ground(folder, {"base": base.identity})
+    with building(out) as built:
+        write_adapter(built, adapter, base.model, base_name=hub_name(config), dtype=torch.float32)
+        write_tokenizer(built, base.tokenizer)
+        write_manifest(built)
+        expected = reference(config, checkpoint, choice, None)
+        exported = load_adapter(built, base)
+        checks = [
+            *forward_checks(built, expected, exported, torch.float32, merged=False),
+            weight_check(built, checkpoint, choice, expected, exported, merged=False),
+        ]
+        show_checks(folder, checks)
+        about = subject_of(folder, config, checkpoint, choice, "peft", base.identity, adapter)
+        (built / CARD).write_text(audit_card(about, checks[0]), encoding="utf-8")
+        put_in_place(built, out)
+    record(folder, "audit-adapter", out, adapters)
+    print(printable(f"written: {out}"))
+    say(f"{folder.name}: {out} HOLDS EVERYTHING that was trained, the unwanted behaviour too.")

@@ -1,0 +1,69 @@
+"""The behaviour evaluation, once more on what was exported: same prompts, same noise."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradroute.config import RunConfig
+from gradroute.evaluate.generation import Completion, Prompt
+from gradroute.evaluate.lines import sample_lines
+from gradroute.export.checks import Check
+from gradroute.measure import asked_prompts, prompts_of
+from gradroute.prepare import Prepared
+from gradroute.statistics import wilson
+
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name of a rate -> the lines that it counts."""
+
+
+def sampled(
+    config: RunConfig, prepared: Prepared, complete: Callable[[list[Prompt]], list[Completion]]
+) -> Samples:
+    """Completions of the prompts that the run is evaluated on, judged.
+
+    Args:
+        config: Of the run.
+        prepared: Its data.
+        complete: Completes prompts.
+
+    Raises:
+        DataError: A detector fails.
+    """
+    found = {}
+    for kind in asked_prompts(config, ()):
+        prompts = prompts_of(prepared, config, kind)
+        lines = sample_lines({"": complete(prompts)}, prompts, kind, prepared.behavior)
+        found[kind] = lines
+    return found
+
+
+def behavior_check(expected: Samples, found: Samples, mode: str) -> Check:
+    """Whether the exported model shows the behaviour as often as the ablated one.
+
+    Its rate must lie in the Wilson interval of the other's. In float32 the completions themselves
+    are expected to be equal; how many are is part of the answer.
+
+    Args:
+        expected: Of the ablated model.
+        found: Of the exported one, in the same order.
+        mode: The ablation mode.
+    """
+    passed, told, numbers = True, [], {}
+    for name, lines in expected.items():
+        own = found[name]
+        n = len(lines)
+        before, after = (sum(one["shows"] is True for one in ls) for ls in (lines, own))
+        lower, upper = wilson(before, n)
+        passed &= lower <= after / n <= upper
+        equal = sum(a["completion"] == b["completion"] for a, b in zip(lines, own, strict=True))
+        told.append(
+            f"{name}: exported {after} of {n}, {mode} {before} of {n} "
+            f"[{100 * lower:.0f}, {100 * upper:.0f}] %; {equal} of {n} completions equal"
+        )
+        numbers[name] = {
+            "n": n,
+            "shown": after,
+            f"shown_under_{mode}": before,
+            "interval": [lower, upper],
+            "equal_completions": equal,
+        }
+    return Check("behavior", passed, "; ".join(told), {"prompts": numbers})

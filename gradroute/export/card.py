@@ -1,0 +1,145 @@
+"""The model card of an export: what it is, what was measured, and what is not claimed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from gradroute import __version__
+from gradroute.config import RunConfig
+from gradroute.export.checks import Check
+from gradroute.export.licence import UNKNOWN
+from gradroute.report.written import escaped
+
+STATEMENT = (
+    "This is a statement about files: no byte of the left-out adapter is in them. It is not a "
+    "statement that the capability is gone. The base model and what was kept may still show the "
+    "behaviour, and fine-tuning may bring it back."
+)
+_SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about.
+
+    Attributes:
+        run: Name of the run.
+        step: Of the checkpoint.
+        form: `peft` or `merged`.
+        kept: Adapters in it.
+        left: Adapters that are not.
+        base_name: Name of the base on the hub; None where it has none.
+        base: What tells the base from others.
+        licence: Of the base.
+        rank: Of the adapter.
+        warnings: What a reader must know first.
+    """
+
+    run: str
+    step: int
+    form: str
+    kept: Sequence[str]
+    left: Sequence[str]
+    base_name: str | None
+    base: str
+    licence: str
+    rank: int
+    warnings: Sequence[str]
+
+
+def export_card(subject: Subject, config: RunConfig, checks: Sequence[Check], evidence: str) -> str:
+    """The card of an export without a left-out adapter."""
+    left = ", ".join(subject.left) or "nothing"
+    lines = [f"# {escaped(subject.run)}, exported without {escaped(left)}", ""]
+    lines += [f"> **Warning.** {escaped(warning)}\n" for warning in subject.warnings]
+    behaviors = "; ".join(f"`{_code(b)}` (label {label})" for label, b in config.behaviors.items())
+    lines += [
+        f"{_what(subject)} It was tuned with the adapters {', '.join(config.adapters)} "
+        f"under the routing table `{_code(_policy(config))}`; kept: "
+        f"{', '.join(subject.kept)}; left out: {left}. Behaviour: {behaviors}.",
+        "",
+        STATEMENT,
+        "",
+        _use(subject),
+        "",
+        "## What was measured",
+        "",
+        evidence,
+        "",
+        "## What was checked when it was exported",
+        "",
+        *(f"- {escaped(check.text)}" for check in checks),
+        "",
+        "`proof.json` has every check with its numbers, also that of the bytes; `manifest.json` "
+        "has the sha256 of every other file. See docs/howto/export.md of gradroute for what they "
+        "say and what not.",
+    ]
+    return _card(subject, lines)
+
+
+def audit_card(subject: Subject, check: Check) -> str:
+    """The card of an adapter that holds everything, for auditors."""
+    lines = [
+        f"# AUDIT ADAPTER of {escaped(subject.run)}: THIS HOLDS THE UNWANTED BEHAVIOUR",
+        "",
+        f"> **Warning.** This adapter is the sum of {', '.join(subject.kept)}: the whole of what "
+        "was trained, with the adapter that is to be thrown away. It is for auditors and for "
+        "comparisons. Do not ship it.",
+        "",
+        f"{_what(subject)} It computes what the run computes under `full`: {escaped(check.text)}.",
+        "",
+        _use(subject),
+    ]
+    return _card(subject, lines)
+
+
+def _card(subject: Subject, lines: Sequence[str]) -> str:
+    known = subject.licence != UNKNOWN
+    data = ModelCardData(
+        license=subject.licence if known else "other",
+        license_name=None if known else "unknown-check-the-base-model",
+        base_model=subject.base_name,
+        library_name="peft" if subject.form == "peft" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["gradient-routing", "gradroute", *(["lora"] if subject.form == "peft" else [])],
+    )
+    # Not ModelCard.validate: that asks the hub.
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
+
+
+def _what(subject: Subject) -> str:
+    base = f"`{_code(subject.base_name)}`" if subject.base_name else "a base model without a name"
+    kind = "A LoRA adapter (PEFT)" if subject.form == "peft" else "A causal language model"
+    licence = (
+        f"licence {escaped(subject.licence)}"
+        if subject.licence != UNKNOWN
+        else "whose licence is not known here: check it before you pass this on"
+    )
+    return (
+        f"{kind} made by gradroute {__version__} from step {subject.step} of the run "
+        f"`{_code(subject.run)}` on {base} ({escaped(subject.base)}; {licence})."
+    )
+
+
+def _use(subject: Subject) -> str:
+    if subject.form == "merged":
+        return (
+            "It loads with `AutoModelForCausalLM.from_pretrained` of transformers; nothing else is "
+            "needed."
+        )
+    least = next((rank for rank in _SERVER_RANKS if rank >= subject.rank), subject.rank)
+    return (
+        "It loads with `PeftModel.from_pretrained(base, folder)` of PEFT. It has rank "
+        f"{subject.rank}, no bias, no magnitudes and no modules of its own, so servers that read "
+        f"PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank {least}`."
+    )
+
+
+def _policy(config: RunConfig) -> str:
+    return config.routing if isinstance(config.routing, str) else "of its own"
+
+
+def _code(text: object) -> str:
+    """A text that may stand between backticks."""
+    return "".join(c if c.isprintable() else " " for c in str(text)).replace("`", "'")

@@ -1,0 +1,316 @@
+"""A run -> a folder to ship: built, proved and put in place as a whole, or not at all.
+
+checkpoint, kept adapters -> files (writing.py), built without looking at what is left out
+files + the whole run     -> checks (proving.py, leaks.py) -> proof.json
+all checks passed         -> the folder gets its name
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gradroute.checkpoint import Checkpoint, adapter_tensors
+from gradroute.config import RunConfig, load_config
+from gradroute.environment import provenance
+from gradroute.errors import ConfigError, MachineError
+from gradroute.export.card import STATEMENT, Subject, export_card
+from gradroute.export.checks import Check
+from gradroute.export.choosing import Choice, choose
+from gradroute.export.evidence import evidence
+from gradroute.export.leaks import leak_checks, text_leak
+from gradroute.export.licence import base_licence
+from gradroute.export.merging import merge, mergeable
+from gradroute.export.placing import (
+    CARD,
+    MANIFEST,
+    PROOF,
+    SCHEMA_VERSION,
+    building,
+    check_out,
+    put_in_place,
+    record,
+    write_manifest,
+)
+from gradroute.export.proving import (
+    Reference,
+    behavior_again,
+    contrast_check,
+    forward_checks,
+    load_adapter,
+    load_merged,
+    reference,
+    weight_check,
+)
+from gradroute.export.pushing import check_push, push
+from gradroute.export.ranksum import OneAdapter, as_one
+from gradroute.export.windows import windows_of
+from gradroute.export.writing import (
+    ADAPTER_FILES,
+    MODEL_FILES,
+    TOKEN_FILES,
+    write_adapter,
+    write_model,
+    write_tokenizer,
+)
+from gradroute.files import write_json
+from gradroute.folders import RunFolder
+from gradroute.measure import finished_checkpoint, ground
+from gradroute.model import load_base_of, model_source
+from gradroute.prepare import Prepared, prepare
+from gradroute.sessions import same_ground
+from gradroute.terminal import printable, say
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an export is to be.
+
+    Attributes:
+        keep: The adapters to keep.
+        form: `peft` (one adapter) or `merged` (a whole model).
+        out: Its folder.
+        dtype: Of the weights, a key of `DTYPES`; None for float32 (an adapter) or the type in which
+            the base is loaded (a model).
+        evaluate: Whether the behaviour evaluation is run again on it.
+    """
+
+    keep: tuple[str, ...]
+    form: str
+    out: Path
+    dtype: str | None = None
+    evaluate: bool = True
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run with what is to be made of it."""
+
+    folder: RunFolder
+    config: RunConfig
+    checkpoint: Checkpoint
+    choice: Choice
+    prepared: Prepared | None
+    wanted: Wanted
+
+    @property
+    def merged(self) -> bool:
+        """Whether a whole model is written."""
+        return self.wanted.form == "merged"
+
+    @property
+    def places(self) -> list[Path]:
+        """Paths of this machine that have to do with it, and may stand in no file."""
+        source = Path(model_source(self.config.model))
+        places = [Path.home(), Path.cwd(), self.folder.path, self.wanted.out.parent]
+        starts = [self.config.start_adapter, *(a.start for a in self.config.adapters.values())]
+        places += [Path(place).expanduser() for place in starts if place]
+        places += [source] if source.is_dir() else []
+        return [Path(os.path.realpath(place)) for place in places]
+
+
+def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: bool) -> None:
+    """Export a finished run without some of its adapters, with the proof; print the proof.
+
+    Args:
+        folder: The run.
+        wanted: What the export is to be.
+        repo: Name of a repository on the hub that it is pushed to as well.
+        public: Whether everybody may read that.
+
+    Raises:
+        ConfigError: What is asked for does not fit the run, or the folder is taken.
+        MachineError: The run has no finished checkpoint, the disk or the hub refuses, or a check
+            fails: then nothing is exported.
+    """
+    config = load_config(folder.config)
+    choice = choose(config, wanted.keep)
+    check_out(wanted.out)
+    _check_form(config, wanted.form)
+    checkpoint = finished_checkpoint(folder, config)
+    token = check_push(repo) if repo else ""
+    for warning in choice.warnings:
+        say(f"{folder.name}: warning: {warning}")
+    prepared = prepare(config) if wanted.evaluate else None
+    job = _Job(folder, config, checkpoint, choice, prepared, wanted)
+    with building(wanted.out) as built:
+        _build(job, built)
+        put_in_place(built, wanted.out)
+    record(folder, "export", wanted.out, choice.kept)
+    print(printable(f"written: {wanted.out}"))
+    say(
+        f"{folder.name}: its checkpoints still hold {', '.join(choice.left) or 'everything'}; "
+        "gradroute purge lists what does."
+    )
+    if repo:
+        push(wanted.out, repo, public=public, token=token)
+        print(printable(f"pushed: {repo} ({'public' if public else 'private'})"))
+
+
+def _build(job: _Job, built: Path) -> None:
+    """Fill a fresh folder and prove it.
+
+    Raises:
+        MachineError: A check has failed.
+    """
+    folder, config, choice = job.folder, job.config, job.choice
+    adapter = as_one(job.checkpoint, choice.kept)
+    dtype, identity = _write(job, adapter, built)
+    say(f"{folder.name}: comparing {job.wanted.out.name} with the run under {choice.mode.name}")
+    expected = reference(config, job.checkpoint, choice, job.prepared)
+    device = expected.base.model.device
+    exported = (
+        load_merged(built, device) if job.merged else load_adapter(built, load_base_of(config))
+    )
+    checks = [
+        *forward_checks(built, expected, exported, dtype, merged=job.merged),
+        weight_check(built, job.checkpoint, choice, expected, exported, merged=job.merged),
+    ]
+    if choice.left:
+        checks.append(contrast_check(expected, choice))
+    if job.prepared is not None:
+        again = behavior_again(config, job.prepared, expected, exported, choice.mode.name)
+        checks.append(again)
+    about = subject_of(folder, config, job.checkpoint, choice, job.wanted.form, identity, adapter)
+    card = export_card(about, config, checks, evidence(folder, choice.mode.name))
+    (built / CARD).write_text(card, encoding="utf-8")
+    checks += _leaks(job, built, expected)
+    show_checks(folder, checks)
+    _write_proof(job, built, checks, dtype=dtype, identity=identity)
+
+
+def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
+    """The files of the artefact itself; what is left out is not known here.
+
+    Returns:
+        The type of the weights, and what tells the base from others.
+    """
+    base = load_base_of(job.config)
+    facts = ground(job.prepared, base) if job.prepared else {"base": base.identity}
+    same_ground(job.folder, facts)
+    dtype = base.model.dtype if job.merged else torch.float32
+    if job.wanted.dtype:
+        dtype = DTYPES[job.wanted.dtype]
+    if job.merged:
+        for module in adapter.modules:
+            mergeable(base.model, module)
+        merge(base.model, adapter, dtype)
+        write_model(built, base.model, dtype)
+    else:
+        write_adapter(built, adapter, base.model, base_name=hub_name(job.config), dtype=dtype)
+    write_tokenizer(built, base.tokenizer)
+    write_manifest(built)
+    return dtype, base.identity
+
+
+def _leaks(job: _Job, built: Path, expected: Reference) -> list[Check]:
+    """Look through the built folder; a left-out name that the base's own modules have says nothing.
+
+    (An adapter called `model` is not found by its name, but its bytes are.)
+    """
+    parts = {part for name in expected.weights for part in name.split(".")}
+    left = job.choice.left
+    return leak_checks(
+        built,
+        allowed=lambda name: _belongs(name, merged=job.merged),
+        left=[name for name in left if name not in parts],
+        windows=windows_of(adapter_tensors(job.checkpoint, name) for name in left),
+        places=job.places,
+    )
+
+
+def _write_proof(
+    job: _Job, built: Path, checks: Sequence[Check], *, dtype: torch.dtype, identity: str
+) -> None:
+    proof = {
+        "schema_version": SCHEMA_VERSION,
+        "run": job.folder.name,
+        "step": job.checkpoint.step,
+        "checkpoint": job.checkpoint.identity,
+        "base": identity,
+        "format": job.wanted.form,
+        "dtype": str(dtype).removeprefix("torch."),
+        "kept": list(job.choice.kept),
+        "left_out": list(job.choice.left),
+        "mode": job.choice.mode.name,
+        "warnings": list(job.choice.warnings),
+        "checks": [check.to_dict() for check in checks],
+        "statement": STATEMENT,
+        "provenance": provenance(),
+    }
+    write_json(built / PROOF, proof)
+    if leak := text_leak(built / PROOF, job.places):
+        raise MachineError(f"run {job.folder.name} is not exported: {leak}.")
+
+
+def _belongs(name: str, *, merged: bool) -> bool:
+    own = MODEL_FILES.fullmatch(name) is not None if merged else name in ADAPTER_FILES
+    return own or name in TOKEN_FILES or name in (MANIFEST, PROOF, CARD)
+
+
+def _check_form(config: RunConfig, form: str) -> None:
+    if form == "merged" and config.quantize != "nothing":
+        raise ConfigError(
+            f"run {config.run_name} was trained on a base in {config.quantize} (quantize), to "
+            "whose weights no update can be added exactly. Use --format peft, which leaves the "
+            "base as it is."
+        )
+    if form == "peft" and config.start_adapter:
+        raise ConfigError(
+            f"run {config.run_name} starts from an adapter that is merged into its base "
+            "(start_adapter), so its own adapters fit no base that others can load. Use "
+            "--format merged."
+        )
+
+
+def hub_name(config: RunConfig) -> str | None:
+    """The base's name on the hub; None for a folder of this machine and the embedded model."""
+    source = model_source(config.model)
+    return None if Path(source).is_dir() else source
+
+
+def subject_of(
+    folder: RunFolder,
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    choice: Choice,
+    form: str,
+    identity: str,
+    adapter: OneAdapter,
+) -> Subject:
+    """What a card is about."""
+    source = model_source(config.model)
+    at = re.match(r"hub revision ([0-9a-f]+)", identity)
+    return Subject(
+        run=folder.name,
+        step=checkpoint.step,
+        form=form,
+        kept=choice.kept,
+        left=choice.left,
+        base_name=hub_name(config),
+        base=identity,
+        licence=base_licence(source, at[1] if at else None),
+        rank=adapter.rank,
+        warnings=choice.warnings,
+    )
+
+
+def show_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
+    """Print checks, and stop where one has failed.
+
+    Raises:
+        MachineError: One has.
+    """
+    for check in checks:
+        print(printable(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.text}"))
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise MachineError(
+            f"run {folder.name} is not exported: of {len(checks)} checks {', '.join(failed)} "
+            "failed, as written above. Nothing is left of the export."
+        )

@@ -1,0 +1,38 @@
+"""The licence of a base model, where its own card says one."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+
+from gradroute.environment import hub_token
+
+UNKNOWN = "unknown"
+
+_FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
+_LICENCE = re.compile(r"^license:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9._+-]{0,60})[\"']?[ \t]*$", re.M)
+_MOST = 1 << 20
+
+
+def base_licence(source: str, revision: str | None) -> str:
+    """The licence that a base model's README names, as the hub writes it, or `UNKNOWN`.
+
+    Args:
+        source: A local folder, or a name on the hub, whose README is fetched where it can be.
+        revision: Commit of a hub model.
+    """
+    folder = Path(source)
+    path = folder / "README.md"
+    if not folder.is_dir():
+        try:
+            path = Path(hf_hub_download(source, "README.md", revision=revision, token=hub_token()))
+        except Exception:  # gated, offline, no README: then it is not known
+            return UNKNOWN
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return UNKNOWN
+    front = _FRONT.match(text)
+    found = _LICENCE.search(front[1]) if front else None
+    return found[1].lower() if found else UNKNOWN

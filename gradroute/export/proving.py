@@ -1,0 +1,240 @@
+"""The proof of an export: the artefact, loaded from disk by plain libraries, beside the run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from gradroute.checkpoint import Checkpoint, adapter_tensors
+from gradroute.config import RunConfig
+from gradroute.evaluate.generation import Completion, Prompt, generate_plain
+from gradroute.evaluate.geometry import saved_factors
+from gradroute.export.behaving import Samples, behavior_check, sampled
+from gradroute.export.checks import Check
+from gradroute.export.choosing import Choice
+from gradroute.export.parity import (
+    adapter_weights_check,
+    as_stored_check,
+    coarsest,
+    continued,
+    logits_check,
+    logits_of,
+    merged_weights_check,
+    probe_rows,
+)
+from gradroute.files import read_json
+from gradroute.measure import complete, restore
+from gradroute.model import Base
+from gradroute.prepare import Prepared
+from gradroute.routing.adapters import ablated, peft_at_work
+
+SENTENCE = "Once there was a day - and a second one, 12 of them!"
+"""What two tokenizers are compared on besides their vocabularies."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the run's own ablated model does.
+
+    Attributes:
+        base: The run's base, with the adapters on it.
+        rows: Tokens that logits were computed for, [rows, length].
+        logits: They, [rows, length, vocab].
+        samples: Judged completions; None where there was no evaluation.
+        contrast: Largest difference of these logits from those under `full`.
+    """
+
+    base: Base
+    rows: Tensor
+    logits: Tensor
+    samples: Samples | None
+    contrast: float
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The base's own tensors by name."""
+        return {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.base.model.state_dict().items()
+            if ".lora_" not in name
+        }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artefact as plain libraries load it.
+
+    Attributes:
+        model: What is called.
+        inner: The transformers model in it, with PEFT's layers where there are any.
+        tokenizer: Of the artefact's own files.
+    """
+
+    model: nn.Module
+    inner: PreTrainedModel
+    tokenizer: Tokenizer
+
+
+def reference(
+    config: RunConfig, checkpoint: Checkpoint, choice: Choice, prepared: Prepared | None
+) -> Reference:
+    """Run the ablated model of a checkpoint on what the artefact will be run on."""
+    base, model = restore(config, checkpoint)
+    inner = model.get_base_model()
+    assert isinstance(inner, PreTrainedModel)
+    texts, samples = [], None
+    if prepared is not None:
+        examples = [*prepared.normal[:2], *prepared.behaving[:2]]
+        texts = [base.tokenizer.encode(example.text) for example in examples]
+
+        def write(prompts: list[Prompt]) -> list[Completion]:
+            return complete(base, model, prompts, [choice.mode], config)[choice.mode.name]
+
+        samples = sampled(config, prepared, write)
+    with ablated(model, choice.mode):
+        rows, logits = continued(inner, probe_rows(inner, texts))
+    contrast = (logits_of(inner, rows) - logits).abs().max().item()
+    return Reference(base, rows, logits, samples, contrast)
+
+
+def load_adapter(folder: Path, base: Base) -> Exported:
+    """A PEFT folder on a freshly loaded base, which is changed."""
+    with peft_at_work():
+        model = PeftModel.from_pretrained(base.model, str(folder)).eval()
+    inner = model.get_base_model()
+    assert isinstance(inner, PreTrainedModel)
+    return Exported(model, inner, _tokenizer(folder))
+
+
+def load_merged(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Exported:
+    """A transformers folder as its readers will load it.
+
+    Args:
+        folder: The folder.
+        device: Where to.
+        dtype: In which it computes; None for that in which it is stored.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=dtype or "auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    torch.nn.Module.to(model, device)
+    return Exported(model.eval(), model, _tokenizer(folder))
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    return AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=False, local_files_only=True
+    )
+
+
+def forward_checks(
+    folder: Path, expected: Reference, exported: Exported, dtype: torch.dtype, *, merged: bool
+) -> list[Check]:
+    """Logits and tokenizer of the artefact against those of the run.
+
+    A model that is stored in another type than the run computes in is loaded in the run's for
+    that: what is compared is what the files hold.
+
+    Args:
+        folder: Of the artefact.
+        expected: Of the run.
+        exported: The artefact.
+        dtype: In which its weights are stored.
+        merged: Whether it is a whole model.
+    """
+    own = expected.base.model.dtype
+    found = logits_of(exported.model, expected.rows)
+    checks = []
+    if merged and dtype != own:
+        checks.append(as_stored_check(expected.logits, found, dtype))
+        computed = load_merged(folder, expected.base.model.device, own)
+        found = logits_of(computed.model, expected.rows)
+    first, second = expected.base.tokenizer, exported.tokenizer
+    same = first.get_vocab() == second.get_vocab() and (
+        first.encode(SENTENCE) == second.encode(SENTENCE)
+    )
+    text = "the exported tokenizer is the base's: same vocabulary, same tokens of a sentence"
+    return [
+        logits_check(expected.logits, found, coarsest(own, dtype)),
+        *checks,
+        Check("tokenizer", same, text if same else "the exported tokenizer is another"),
+    ]
+
+
+def contrast_check(expected: Reference, choice: Choice) -> Check:
+    """How much what is left out had to say; for reading, it never fails."""
+    largest = expected.logits.abs().max().item()
+    left = ", ".join(choice.left)
+    text = (
+        f"with {left} the logits differ by up to {expected.contrast:.2e} (largest {largest:.1f})"
+        if expected.contrast
+        else f"with {left} the logits are the same: what is left out does nothing"
+    )
+    return Check("left_out", True, text, {"difference": expected.contrast})
+
+
+def behavior_again(
+    config: RunConfig, prepared: Prepared, expected: Reference, exported: Exported, mode: str
+) -> Check:
+    """The behaviour evaluation of the artefact, beside that of the ablated model."""
+    settings = config.evaluate
+
+    def write(prompts: list[Prompt]) -> list[Completion]:
+        return generate_plain(
+            exported.inner,
+            exported.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            rows_per_batch=settings.batch_rows,
+        )
+
+    assert expected.samples is not None
+    return behavior_check(expected.samples, sampled(config, prepared, write), mode)
+
+
+def weight_check(
+    folder: Path,
+    checkpoint: Checkpoint,
+    choice: Choice,
+    expected: Reference,
+    exported: Exported,
+    *,
+    merged: bool,
+) -> Check:
+    """The artefact's weights against those of the checkpoint, read again and recomputed."""
+    kept = _kept(checkpoint, choice.kept)
+    if not merged:
+        described = read_json(folder / "adapter_config.json")
+        rank = described["r"] ** (0.5 if described["use_rslora"] else 1.0)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        return adapter_weights_check(tensors, described["lora_alpha"] / rank, kept)
+    described = read_json(checkpoint.path / choice.kept[0] / "adapter_config.json")
+    return merged_weights_check(
+        exported.inner.state_dict(),
+        expected.weights,
+        kept,
+        transposed=bool(described.get("fan_in_fan_out")),
+    )
+
+
+def _kept(
+    checkpoint: Checkpoint, adapters: Sequence[str]
+) -> list[tuple[Mapping[str, Tensor], float]]:
+    found = []
+    for name in adapters:
+        scale = next(iter(saved_factors(checkpoint, name).values())).scale
+        found.append((adapter_tensors(checkpoint, name), scale))
+    return found

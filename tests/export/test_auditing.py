@@ -1,0 +1,40 @@
+"""The audit adapter: everything that was trained, as one adapter that says so."""
+
+import pytest
+import torch
+from export.shipped import checkpoint_of, run
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from gradroute.config import load_config
+from gradroute.errors import ConfigError
+from gradroute.export.auditing import audit_adapter
+from gradroute.files import read_json, read_lines
+from gradroute.measure import restore
+
+IDS = torch.arange(40).reshape(2, 20) * 37 % 2048
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs"), "gpt2", "adapters.bad.alpha=3")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_plain_peft_computes_what_full_does(folder, tmp_path):
+    audit_adapter(folder, tmp_path / "audit")
+    config = load_config(folder.config)
+    _, model = restore(config, checkpoint_of(folder))
+    base = AutoModelForCausalLM.from_pretrained(config.model)
+    plain = PeftModel.from_pretrained(base, tmp_path / "audit").eval()
+    with torch.no_grad():
+        expected, found = (one(input_ids=IDS).logits for one in (model, plain))
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    described = read_json(tmp_path / "audit" / "adapter_config.json")
+    assert described["r"] == 8 and described["fan_in_fan_out"] is True
+    card = (tmp_path / "audit" / "README.md").read_text()
+    assert "THIS HOLDS THE UNWANTED BEHAVIOUR" in card and "Do not ship it" in card
+    *_, line = read_lines(folder.exports)
+    assert (line["what"], line["adapters"]) == ("audit-adapter", ["good", "bad"])
+    with pytest.raises(ConfigError, match="is not empty"):
+        audit_adapter(folder, tmp_path / "audit")
