@@ -21,7 +21,6 @@ from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.model_files import (
     check_can_read,
     fetched,
-    fetched_settings,
     identity_of,
     read_model,
     read_tokenizer,
@@ -192,13 +191,11 @@ def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
     source = model_source(name)
     transformers_logging.disable_progress_bar()
     show_logs_as_text()
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = fetched(name, gguf_file) if gguf_file else fetched_settings(name)
-    if gguf_file:
-        check_model_folder(folder, name, gguf_file)
-    else:
+    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file, weights=False)
+    if gguf_file is None:
         named_weights(folder, name)  # looks at every file of settings, as a stranger's
+    else:
+        check_model_folder(folder, name, gguf_file)
     return read_tokenizer(folder, name, gguf_file)
 
 
