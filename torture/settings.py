@@ -63,6 +63,8 @@ CHANGED: Mapping[str, str] = {
     "train.warmup_steps": "2",
     "train.save_every": "5",
     "train.loss_mean": "example",
+    "train.packing": "true",
+    "train.report_to": "tensorboard",
     "train.log_gradients_every": "5",
     "train.measure_every": "23",
     "train.measure_prompts": "1",
@@ -82,7 +84,7 @@ CHANGED: Mapping[str, str] = {
 }
 # What is done to the run, rather than to its config: the name of another run.
 ELSEWHERE = ("run_name",)
-FREE = ("evaluate.", "controls")
+FREE = ("evaluate.", "controls", "train.report_to")
 # What goes along with a key: another file is another data set, too.
 ALONG = {
     "model": ("ground.base",),
