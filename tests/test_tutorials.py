@@ -13,9 +13,6 @@ from gradroute.folders import RunFolder
 
 FOLDER = Path(__file__).parent.parent / "docs" / "tutorials"
 
-# Verbs that other branches bring. A step that needs one is left out until it is here: empty this.
-PENDING = (("data", "label"), ("data", "inspect"), ("export",), ("purge",))
-
 IN_SMALL = (
     "train.max_steps=2",
     "train.batch_size=4",
@@ -43,24 +40,21 @@ def test_a_file_of_ones_own_becomes_a_shipped_adapter(tmp_path: Path, monkeypatc
     page = FOLDER / "your-own-jsonl.md"
     done = []
     for language, code in blocks(page):
-        if language == "python" and not ("shipped" in code and ("export",) in PENDING):
+        if language == "python":
             run_python(
                 code.replace("rows(3000, 7)", "rows(300, 7)"), page, {"__name__": "__main__"}
             )
         for line in code.splitlines() if language == "sh" else ():
             words = shlex.split(line)
             assert words[0] == "gradroute"
-            pending = any(tuple(words[1 : 1 + len(verb)]) == verb for verb in PENDING)
             small = IN_SMALL if words[1] == "train" else ()
-            if not pending:
-                assert main([*words[1:], *small]) == 0, (line, capsys.readouterr().err)
-                done.append(words[1])
-    assert done[-1] == ("report" if ("purge",) in PENDING else "purge")
-    assert {"init", "validate", "train", "eval", "sample", "report"} <= set(done)
+            assert main([*words[1:], *small]) == 0, (line, capsys.readouterr().err)
+            done.append(words[1])
+    flow = "data init data validate train eval sample report export purge"
+    assert done == flow.split()
     assert RunFolder(tmp_path / "runs" / "mine-filter").results.is_file()
     assert (tmp_path / "comparison" / "report.html").is_file()
-    if ("export",) not in PENDING:
-        assert (tmp_path / "shipped" / "proof.json").is_file()
+    assert (tmp_path / "shipped" / "proof.json").is_file()
 
 
 def test_a_loop_of_ones_own_trains_and_leaves_alone_what_nobody_updates(tmp_path, monkeypatch):
@@ -79,10 +73,3 @@ def test_a_loop_of_ones_own_trains_and_leaves_alone_what_nobody_updates(tmp_path
     saved = {path.name for path in (tmp_path / "adapters" / "good").iterdir()}
     assert "adapter_model.safetensors" in saved
     assert [path.name for path in (tmp_path / "adapters").iterdir() if path.is_dir()] == ["good"]
-
-
-@pytest.mark.parametrize("verb", PENDING, ids=" ".join)
-def test_a_verb_that_is_here_is_not_pending(verb: tuple[str, ...]):
-    from tools.make_reference import pages
-
-    assert f"## gradroute {' '.join(verb)}\n" not in pages()["cli.md"]
