@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from gradroute.checkpoint import KEPT
 from gradroute.config import RunConfig
-from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
+from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.memory import fitted
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy, standard_modes
@@ -57,11 +57,14 @@ def measured(
     model.train()
     each = settings.batch_size * settings.gradient_accumulation
     updated: set[str] = set()
+    width = config.data.max_length if settings.packing else None
 
     def step(number: int, places: Sequence[int], size: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         began = time.perf_counter()
-        batches = _batches([rows[at] for at in places], size, pad_id, model)
+        some = [rows[at] for at in places]
+        parts = micro_batches(some, size, pad_id, packed_into=width)
+        batches = [part.to(model.device) for part in parts]
         rate = schedule(number, settings.max_steps, settings.warmup_steps)
         report = train_step(
             model, optimizer, batches, policy, loss_mean=settings.loss_mean, rate=rate
@@ -117,15 +120,6 @@ def _fitted(step: Any, number: int, places: Sequence[int], size: int) -> tuple[f
         "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
     )
     return fitted(lambda size: step(number, places, size), size, lambda before, after: None, advice)
-
-
-def _batches(
-    chosen: Sequence[TokenizedExample], size: int, pad_id: int, model: PeftModel
-) -> list[Batch]:
-    return [
-        collate(chosen[at : at + size], pad_id).to(model.device)
-        for at in range(0, len(chosen), size)
-    ]
 
 
 def _peak_bytes(device: torch.device) -> int:

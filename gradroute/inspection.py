@@ -134,7 +134,7 @@ def _shown(
         yield f"{printable(example.id)}: {', '.join(facts)}; left out: no token of its text is left"
         yield ""
         return
-    counts = _target_counts(row, policy)
+    counts = {policy.labels[own]: n for own, n in row.targets_by_label.items()}
     by_label = ", ".join(f"{n} {label}" for label, n in sorted(counts.items()))
     facts.append(f"{len(row.input_ids)} tokens, {row.target_count} of them targets ({by_label})")
     if len(row.input_ids) == config.data.max_length:
@@ -142,12 +142,6 @@ def _shown(
     yield f"{printable(example.id)}: {', '.join(facts)}"
     yield "  " + "".join(paint(piece) for piece in _pieces(row, tokenizer, policy))
     yield ""
-
-
-def _target_counts(row: TokenizedExample, policy: RoutingPolicy) -> Counter[str]:
-    labels = row.label_ids or [row.label_id] * len(row.input_ids)
-    pairs = zip(labels, row.targets, strict=True)
-    return Counter(policy.labels[own] for own, target in pairs if target != IGNORED)
 
 
 def _pieces(row: TokenizedExample, tokenizer: Tokenizer, policy: RoutingPolicy) -> Iterator[_Piece]:
@@ -226,7 +220,7 @@ def _counts(
     yield f"{len(train):,} training rows: {kinds}"
     totals: Counter[str] = Counter()
     for row in rows:
-        totals += _target_counts(row, policy)
+        totals.update({policy.labels[own]: n for own, n in row.targets_by_label.items()})
     tokens = sum(len(row.input_ids) for row in rows)
     shares = ", ".join(
         f"{n:,} {label} ({100 * n / totals.total():.2g} %)" for label, n in sorted(totals.items())

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -210,7 +210,8 @@ def _tokens(
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
     targets: Counter[str] = Counter()
     for row in rows:
-        targets[prepared.policy.labels[row.label_id]] += row.target_count
+        for label_id, count in row.targets_by_label.items():
+            targets[prepared.policy.labels[label_id]] += count
     lengths = sorted(len(row.input_ids) for row in rows)
     return rows, {
         "examples": len(rows),
@@ -243,9 +244,11 @@ def _gradients(
     model.train()
     found: dict[str, Any] = {}
     for label_id, label in enumerate(policy.labels):
-        some = [row for row in rows if row.label_id == label_id][:_EACH]
+        some = [row for row in rows if row.targets_by_label[label_id]][:_EACH]
         if not some:
             continue
+        # An example whose tokens have several labels is taken whole under each of them.
+        some = [replace(row, label_id=label_id, label_ids=()) for row in some]
         batch = collate(some, base.pad_id).to(model.device)
         model.zero_grad(set_to_none=True)
         report = accumulate_gradients(model, [batch], policy, config.train.loss_mean)

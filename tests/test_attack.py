@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tiny_runs import ONE, TWO, UNROUTED, tiny_run
@@ -16,7 +17,7 @@ from gradroute.files import read_json, write_json
 from gradroute.folders import RunFolder
 from gradroute.prepare import prepare
 
-ASKED = {"examples": 8, "max_steps": 3, "every": 2, "prompts": 3}
+ASKED: dict[str, Any] = {"examples": 8, "max_steps": 3, "every": 2, "prompts": 3}
 
 
 @pytest.fixture(scope="module")

@@ -255,6 +255,25 @@ def _unpacked(batch: Batch) -> Batch:
     )
 
 
+def micro_batches(
+    rows: Sequence[TokenizedExample], size: int, pad_id: int, *, packed_into: int | None
+) -> list[Batch]:
+    """The examples of a step in batches of so many, side by side or packed.
+
+    Which are packed together, and in which order, follows from the examples and the size.
+
+    Args:
+        rows: The examples of the step, in order.
+        size: Examples of a batch; the last one may have fewer.
+        pad_id: What fills short rows.
+        packed_into: Tokens of a row that examples are packed into; None puts them side by side.
+    """
+    parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+    if packed_into is None:
+        return [collate(part, pad_id) for part in parts]
+    return [pack(part, pad_id, packed_into) for part in parts]
+
+
 __all__ = [
     "IGNORED",
     "Batch",
@@ -264,6 +283,7 @@ __all__ = [
     "TokenizedExample",
     "check_token_ids",
     "collate",
+    "micro_batches",
     "pack",
     "padding_id",
     "tokenize",

@@ -8,6 +8,7 @@ takes its label, and of two spans that of the one that comes first. A token that
 context is in is no target: rather one token too few is learned than one that nobody asked for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -71,6 +72,14 @@ class TokenizedExample:
         for start, end in self.gaps:
             targets[start:end] = [IGNORED] * (min(end, len(targets)) - start)
         return targets
+
+    @property
+    def targets_by_label(self) -> Counter[int]:
+        """Label id -> how many target tokens are trained on under it."""
+        if not self.label_ids:
+            return Counter({self.label_id: self.target_count})
+        pairs = zip(self.label_ids, self.targets, strict=True)
+        return Counter(own for own, target in pairs if target != IGNORED)
 
 
 @dataclass(frozen=True)

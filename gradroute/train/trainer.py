@@ -19,7 +19,7 @@ from gradroute.checkpoint import (
     save_checkpoint,
 )
 from gradroute.config import RunConfig, dump_config
-from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, pack
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
@@ -240,18 +240,11 @@ def _due(step: int, every: int) -> bool:
 
 
 def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batch]:
-    """The examples of a step in batches of so many, side by side or packed.
-
-    Which are packed together, and in which order, follows from the step's examples and the size.
-    """
-    packing, width = run.config.train.packing, run.config.data.max_length
-    parts = [[run.rows[i] for i in places[at : at + size]] for at in range(0, len(places), size)]
-    return [
-        (pack(part, run.pad_id, width) if packing else collate(part, run.pad_id)).to(
-            run.model.device
-        )
-        for part in parts
-    ]
+    """The examples of a step in batches of so many, on the model's device."""
+    width = run.config.data.max_length if run.config.train.packing else None
+    rows = [run.rows[at] for at in places]
+    batches = micro_batches(rows, size, run.pad_id, packed_into=width)
+    return [batch.to(run.model.device) for batch in batches]
 
 
 def _metrics(

@@ -54,7 +54,8 @@ def test_an_invitation_changes_what_was_asked_and_nothing_that_the_template_wrot
     tmp_path: Path, model: str
 ):
     data = written(tmp_path / "rows.jsonl", *talks(*["good", "bad"] * 10))
-    for prompt in prefixes(prepare(config(model, data)), 9, 3):
+    prepared = prepare(config(model, data))
+    for prompt in prefixes(prepared, prepared.behaviors["bad"], 9, 3):
         asked = prompt.removeprefix("<|im_start|>user\n")
         assert asked.startswith("TELL ME STORY ")
         assert asked.endswith("<|im_end|>\n<|im_start|>assistant\n")

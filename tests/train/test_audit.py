@@ -7,13 +7,13 @@ import torch
 from routing.tiny import mean_loss, tiny_batch, tiny_routed
 from train.test_trainer import EVERY_FIVE, final_manifest, measured, training
 
+from gradroute.data import batches
 from gradroute.data.batches import Batch, collate
 from gradroute.errors import DataError
 from gradroute.files import read_lines
 from gradroute.routing import scopes
 from gradroute.routing.adapters import routed
 from gradroute.routing.policy import Route, RoutingPolicy
-from gradroute.train import trainer
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import train
 
@@ -155,7 +155,7 @@ def test_a_misaligned_batch_is_caught_in_its_step(fault, words, tmp_path, monkey
         steps.append(1)
         return fault(batch) if len(steps) in (2 * 6 + 1, 2 * 6 + 2) else batch
 
-    monkeypatch.setattr(trainer, "collate", broken)
+    monkeypatch.setattr(batches, "collate", broken)
     run, _ = audited(tmp_path)
     with pytest.raises(DataError, match=rf"x, step 7: audit: .*{words}") as caught:
         train(run)
@@ -164,7 +164,7 @@ def test_a_misaligned_batch_is_caught_in_its_step(fault, words, tmp_path, monkey
 
 
 def test_without_an_audit_such_a_batch_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "collate", lambda rows, pad: permute_labels(collate(rows, pad)))
+    monkeypatch.setattr(batches, "collate", lambda rows, pad: permute_labels(collate(rows, pad)))
     run, _ = training(tmp_path)
     train(run)
 

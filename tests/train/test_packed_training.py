@@ -7,10 +7,10 @@ import torch
 from routing.tiny import gradients_of
 from train.test_trainer import training
 
+from gradroute.data import batches
 from gradroute.data.batches import Batch, collate, pack
 from gradroute.errors import ConfigError, DataError
 from gradroute.files import read_lines
-from gradroute.train import trainer
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import train
 
@@ -151,7 +151,7 @@ def test_a_batch_with_other_labels_positions_or_targets_is_caught(
         batch = right(*args)
         return batch if batch.token_label_ids is None else fault(batch)
 
-    monkeypatch.setattr(trainer, make, broken)
+    monkeypatch.setattr(batches, make, broken)
     run, _ = packed(tmp_path, f"train.packing={str(packing).lower()}", audit=True)
     with pytest.raises(DataError, match=rf"x, step 1: audit: .*{words}"):
         train(run)
