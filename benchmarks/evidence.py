@@ -71,7 +71,8 @@ def configs(behavior: str, seed: int) -> list[RunConfig]:
 
 def measure(folder: RunFolder, behavior: str, seed: int) -> None:
     """All modes of one run, and the geometry of its updates."""
-    from gradroute.measure import Asked, evaluate_run
+    from gradroute.asking import Asked
+    from gradroute.measure import evaluate_run
     from gradroute.recovery import geometry_runs
 
     name = folder.name

@@ -10,10 +10,12 @@ from typing import Any
 
 from peft import PeftModel
 
+from gradroute.asking import prompts_of
 from gradroute.config import RunConfig, load_config
-from gradroute.data.examples import Example, insert_behavior
+from gradroute.data.choosing import insert_behavior
+from gradroute.data.examples import Example
 from gradroute.environment import provenance
-from gradroute.errors import DataError, NumericError
+from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
 from gradroute.files import clear_unfinished, read_json, write_json
@@ -24,7 +26,6 @@ from gradroute.measure import (
     finished_checkpoint,
     ground,
     losses_of,
-    prompts_of,
     restore,
     say,
 )
@@ -32,7 +33,6 @@ from gradroute.model import Base
 from gradroute.prepare import Prepared, embedded, prepare, tokenized
 from gradroute.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
-from gradroute.routing.policy import RoutingPolicy
 from gradroute.sessions import same_ground
 
 SCHEMA_VERSION = 1
@@ -48,13 +48,19 @@ THRESHOLD = 0.5
 
 
 def relearn_runs(
-    folders: Sequence[RunFolder], *, examples: int, max_steps: int, every: int, prompts: int
+    folders: Sequence[RunFolder],
+    *,
+    examples: int,
+    max_steps: int,
+    every: int,
+    prompts: int,
+    behavior: str | None = None,
 ) -> None:
     """Attack what every run ships until the behaviour is back, at two learning rates.
 
-    They are the run's own and a third of it. A routed run is attacked without its adapter `bad`,
-    any other whole. Attacks are the same for all runs, see `relearning`; a curve that is there
-    with the same settings and checkpoint is kept.
+    They are the run's own and a third of it. A routed run is attacked without its adapter `bad`
+    (of several behaviours, without the adapters of all), any other whole. Attacks are the same for
+    all runs, see `relearning`; a curve that is there with the same settings and checkpoint is kept.
 
     Args:
         folders: finished runs.
@@ -62,9 +68,11 @@ def relearn_runs(
         max_steps: steps after which an attack is given up.
         every: steps between measurements.
         prompts: prompts of a measurement, of those that invite the behaviour.
+        behavior: label of the only behaviour that is attacked with; None for each in turn.
 
     Raises:
-        ConfigError: a run routes between other adapters than `bad` and the rest.
+        ConfigError: a run routes between other adapters than `bad` and the rest, or has no
+            behaviour of that label.
         DataError: there is no example of the behaviour left to attack with.
         MachineError: a run has no finished checkpoint, or another process writes to it.
         NumericError: an attack's loss is not finite.
@@ -73,12 +81,28 @@ def relearn_runs(
     configs = {folder: load_config(folder.config) for folder in folders}
     names = run_names(configs)
     settings = {folder: _attack_settings(folder, configs[folder], asked) for folder in folders}
+    labels = {folder: _labels(folder, configs[folder], behavior) for folder in folders}
     found: list[tuple[str, dict[str, Any]]] = []
     for folder, config in configs.items():
         with writing(folder.path, "relearning"):
             clear_unfinished(folder.relearn.parent)
-            found.append((names[folder], _relearn_run(folder, config, settings[folder])))
+            for label in labels[folder]:
+                several = "" if isinstance(config.behavior, str) else f" ({label})"
+                document = _relearn_run(folder, config, settings[folder], label)
+                found.append((f"{names[folder]}{several}", document))
     print(relearn_text(found))
+
+
+def _labels(folder: RunFolder, config: RunConfig, asked: str | None) -> list[str]:
+    """The behaviours that a run is attacked with, in turn."""
+    if asked is None:
+        return list(config.behaviors)
+    if asked not in config.behaviors:
+        raise ConfigError(
+            f"run {folder.name} has no behaviour with the label {asked!r}; its labels are "
+            f"{', '.join(config.behaviors)}."
+        )
+    return [asked]
 
 
 def _attack_settings(
@@ -86,11 +110,11 @@ def _attack_settings(
 ) -> dict[str, Any]:
     """Everything that decides an attack's numbers besides its learning rate."""
     sampling = config.evaluate
-    policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
+    policy = config.policy
     return {
         **asked,
         "checkpoint": finished_checkpoint(folder, config).identity,
-        "kept_mode": kept_mode(policy).name,
+        "kept_mode": kept_mode(policy, tuple(config.behaviors)).name,
         "rank": sum(adapter.rank for adapter in config.adapters.values()),
         "batch_size": config.train.batch_size * config.train.gradient_accumulation,
         "max_new_tokens": min(ATTACK_TOKENS, sampling.max_new_tokens),
@@ -103,9 +127,12 @@ def _attack_settings(
     }
 
 
-def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any]) -> dict[str, Any]:
-    """Measure the curves of a run that are missing; `relearn.json` after each."""
-    document = _earlier(folder, settings)
+def _relearn_run(
+    folder: RunFolder, config: RunConfig, settings: dict[str, Any], label: str
+) -> dict[str, Any]:
+    """Measure the curves of a run and behaviour that are missing; `relearn.json` after each."""
+    several = not isinstance(config.behavior, str)
+    document = _earlier(folder, settings, label if several else None)
     known = [curve["learning_rate"] for curve in document["curves"]] if document else []
     own = config.train.learning_rate
     missing = [rate for rate in (own, own / 3) if rate not in known]
@@ -114,14 +141,14 @@ def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any])
     prepared = prepare(config)
     base, model = restore(config, finished_checkpoint(folder, config))
     same_ground(folder, ground(prepared, base))
-    measure, reserved = _measurement(folder, config, settings, prepared, base)
-    examples = attack_examples(folder, config, prepared, reserved, settings["examples"])
+    measure, reserved = _measurement(folder, config, settings, prepared, base, label)
+    examples = attack_examples(folder, config, prepared, reserved, settings["examples"], label)
     rows, notes = tokenized(examples, None, base, config.data.max_length)
     for note in notes:
         say(f"{folder.name}, examples to attack with: {note}")
     document = document or {
         "schema_version": SCHEMA_VERSION,
-        "behavior": config.first_behavior,
+        "behavior": config.behaviors[label],
         "kept_mode": settings["kept_mode"],
         "examples": len(rows),
         "threshold": THRESHOLD,
@@ -130,9 +157,13 @@ def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any])
         "curves": [],
         "provenance": provenance(),
     }
-    shipped = merge_kept(model, kept_mode(prepared.policy))
+    shipped = merge_kept(model, kept_mode(prepared.policy, tuple(config.behaviors)))
     for rate in missing:
-        say(f"{folder.name}: relearning from {settings['kept_mode']} at learning rate {rate:.3g}")
+        what = f" {label}" if several else ""
+        say(
+            f"{folder.name}: relearning{what} from {settings['kept_mode']} at learning rate "
+            f"{rate:.3g}"
+        )
         attack = _attack(config, settings, rate)
         try:
             curve = relearn(shipped, rows, attack, pad_id=base.pad_id, measure=measure)
@@ -140,7 +171,12 @@ def _relearn_run(folder: RunFolder, config: RunConfig, settings: dict[str, Any])
             raise NumericError(f"{folder.name}, relearning at {rate:.3g}: {error}") from error
         document["curves"].append(curve)
         folder.check_there()
-        write_json(folder.relearn, document)
+        if several:
+            beside = _of_several(folder) | {label: document}
+            whole = {"schema_version": SCHEMA_VERSION, "behaviors": beside}
+            write_json(folder.relearn, whole)
+        else:
+            write_json(folder.relearn, document)
     return document
 
 
@@ -166,6 +202,7 @@ def _measurement(
     settings: Mapping[str, Any],
     prepared: Prepared,
     base: Base,
+    label: str,
 ) -> tuple[Callable[[PeftModel], dict[str, Any]], list[Example]]:
     """What gives the numbers of a point, and the held-out examples that it stands on.
 
@@ -175,7 +212,7 @@ def _measurement(
     changed = {key: settings[key] for key in ("prompts", "max_new_tokens")}
     asked = config.evaluate.model_copy(update=changed)
     quick = config.model_copy(update={"evaluate": asked})
-    prompts = prompts_of(prepared, quick, "prefix")
+    prompts = prompts_of(prepared, quick, "prefix", label)
     if not prompts:
         raise DataError(
             f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
@@ -187,14 +224,24 @@ def _measurement(
 
     def measure(attacked: PeftModel) -> dict[str, Any]:
         completions = complete(base, attacked, prompts, [WHOLE], quick)
-        samples = sample_lines(completions, prompts, "prefix", prepared.behavior)
+        samples = sample_lines(completions, prompts, "prefix", prepared.behaviors[label])
         return point(samples, losses_of(base, attacked, normal, [WHOLE], quick)[WHOLE.name])
 
     return measure, prepared.normal[: max(len(prompts), ATTACK_LOSSES)]
 
 
-def _earlier(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was measured before on the same checkpoint with the same settings."""
+def _of_several(folder: RunFolder) -> dict[str, Any]:
+    """Label -> what was measured before of its behaviour, where a run has several."""
+    return read_json(folder.relearn).get("behaviors", {}) if folder.relearn.is_file() else {}
+
+
+def _earlier(
+    folder: RunFolder, settings: Mapping[str, Any], label: str | None
+) -> dict[str, Any] | None:
+    """What was measured before on the same checkpoint with the same settings.
+
+    A `label` names the behaviour where the run has several.
+    """
     if not folder.relearn.is_file():
         return None
     document = read_json(folder.relearn)
@@ -204,6 +251,10 @@ def _earlier(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any] |
             f"{document['schema_version']}; this one reads up to {SCHEMA_VERSION}): upgrade "
             "gradroute, or move the file away to measure again."
         )
+    if label is not None:
+        document = document.get("behaviors", {}).get(label)
+        if document is None:
+            return None
     if document.get("settings") == settings:
         return document
     say(f"{folder.name}: an earlier relearning, of other settings or weights, is replaced.")
@@ -216,6 +267,7 @@ def attack_examples(
     prepared: Prepared,
     reserved: Sequence[Example],
     count: int,
+    label: str,
 ) -> list[Example]:
     """Examples of the behaviour that the run was neither trained on nor is measured on.
 
@@ -229,11 +281,12 @@ def attack_examples(
         prepared: what the run learned from and is measured on.
         reserved: the held-out examples that an attack is measured on.
         count: how many, at most.
+        label: of the behaviour.
 
     Raises:
         DataError: there is none.
     """
-    behavior = prepared.behavior
+    behavior = prepared.behaviors[label]
     if config.data.path is None and (make := behavior.make) is not None:
         trained = {(example.prompt, example.text) for example in prepared.train}
         fresh, seen = [], []
@@ -250,7 +303,7 @@ def attack_examples(
         chosen = insert_behavior([*fresh, *seen][:count], behavior, 1.0, ATTACK_SEED)
     else:
         measured = {example.id for example in reserved}
-        chosen = [e for e in prepared.behaving if e.id not in measured][-count:]
+        chosen = [e for e in prepared.behaving[label] if e.id not in measured][-count:]
     if not chosen:
         raise DataError(
             f"run {folder.name}: no held-out example of the behaviour '{behavior.name}' is left to "

@@ -96,9 +96,9 @@ class RunConfig(Section):
         return {"bad": self.behavior} if isinstance(self.behavior, str) else dict(self.behavior)
 
     @property
-    def first_behavior(self) -> str:
-        """The only behaviour, or the first of several."""
-        return next(iter(self.behaviors.values()))
+    def policy(self) -> RoutingPolicy:
+        """The routing table, with a row for every behaviour's label where it is a named one."""
+        return RoutingPolicy.from_value(self.routing, tuple(self.adapters), tuple(self.behaviors))
 
     @model_validator(mode="before")
     @classmethod
@@ -191,7 +191,8 @@ def config_keys(config: RunConfig) -> list[str]:
 def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Key -> (old, new) for each value in which two configurations differ; "absent" for no value.
 
-    The order of adapters and of a table's labels counts too: sums are taken in it.
+    The order of adapters, of a table's labels and of behaviours counts too: sums are taken in it,
+    and of examples the first behaviour takes its own first.
     """
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
     found = {
@@ -199,7 +200,11 @@ def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, A
         for key in [*before, *(key for key in after if key not in before)]
         if before.get(key, "absent") != after.get(key, "absent")
     }
-    pairs = {"adapters": (old.adapters, new.adapters), "routing": (old.routing, new.routing)}
+    pairs = {
+        "behavior": (old.behavior, new.behavior),
+        "adapters": (old.adapters, new.adapters),
+        "routing": (old.routing, new.routing),
+    }
     for key, (one, other) in pairs.items():
         both = isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys()
         if both and list(one) != list(other):
@@ -236,10 +241,7 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
     """What single fields cannot check: whether they fit together."""
     found: list[Disagreement] = []
     adapters = list(config.adapters)
-    try:
-        RoutingPolicy.from_value(config.routing, adapters)
-    except ConfigError as error:
-        found.append(Disagreement((("routing",), ("adapters",)), str(error)))
+    found += _behaviors_disagree(config)
     modes = config.evaluate.modes or ()
     for position, mode in enumerate(modes):
         if mode in modes[:position]:
@@ -272,6 +274,35 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
                 (("data", "eval_fraction"), ("data", "path"), ("data", "eval_path")),
                 f"more than 0 and less than 1 is needed, got {data.eval_fraction:g}; "
                 "or give held-out examples of their own as data.eval_path.",
+            )
+        )
+    return found
+
+
+def _behaviors_disagree(config: RunConfig) -> list[Disagreement]:
+    """Whether the table, the adapters and the behaviours fit together."""
+    try:
+        policy = config.policy
+    except ConfigError as error:
+        return [Disagreement((("routing",), ("adapters",)), str(error))]
+    if isinstance(config.behavior, str):
+        return []
+    missing = [label for label in config.behavior if label not in policy.labels]
+    found = [
+        Disagreement(
+            (("behavior", label), ("routing",)),
+            f"the label {label} has no row in the routing table; add one, as in {label}: "
+            f"{{{', '.join(f'{adapter}: update' for adapter in config.adapters)}}}.",
+        )
+        for label in missing
+    ]
+    share = config.data.behavior_fraction
+    if config.data.path is None and len(config.behaviors) * share > 1:
+        found.append(
+            Disagreement(
+                (("data", "behavior_fraction"), ("behavior",)),
+                f"each of {len(config.behaviors)} behaviours takes this share of the examples, so "
+                f"at most {1 / len(config.behaviors):.3g} is needed, got {share:g}.",
             )
         )
     return found

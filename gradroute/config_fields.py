@@ -153,6 +153,8 @@ def _behaviors(value: Any) -> str | dict[str, str]:
     for label in found:
         if label in ("good", "unlabeled"):
             raise ValueError(f"{shown(label)} is the label of examples without any behaviour.")
+    if list(found) == ["bad"]:  # that is what a single one is
+        return found["bad"]
     return {_adapter_name(label): name for label, name in found.items()}
 
 

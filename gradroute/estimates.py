@@ -105,8 +105,9 @@ def disk_bytes(model: PeftModel, config: RunConfig, behaving: int, normal: int) 
     wanted = config.evaluate
     modes = len(wanted.modes or standard_modes(list(config.adapters)))
     sample = wanted.max_new_tokens * _CHARACTERS + _SAMPLE
-    held_out = min(normal, wanted.held_out) + min(behaving, wanted.held_out)
-    evaluation = modes * (wanted.prompts * sample + held_out * _LOSS)
+    several = len(config.behaviors)
+    held_out = min(normal, wanted.held_out) + min(behaving, several * wanted.held_out)
+    evaluation = modes * (several * wanted.prompts * sample + held_out * _LOSS)
     return checkpoints + config.train.max_steps * _LINE + evaluation
 
 

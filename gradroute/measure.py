@@ -10,12 +10,20 @@ anywhere, and the next one measures what is missing.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from gradroute.asking import (
+    Asked,
+    Question,
+    asked_modes,
+    asked_prompts,
+    prompts_of,
+    row_label,
+)
 from gradroute.checkpoint import (
     Checkpoint,
     clear_unfinished,
@@ -24,28 +32,23 @@ from gradroute.checkpoint import (
 )
 from gradroute.config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
-from gradroute.data.behaviors import get_behavior
-from gradroute.errors import ConfigError, DataError, MachineError
+from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.known import Known, keep, read_known
 from gradroute.evaluate.lines import loss_lines, sample_lines
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
-from gradroute.evaluate.modes import read_modes
-from gradroute.evaluate.prompts import PromptFile, read_prompts
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
 from gradroute.files import append_line
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.model import Base, load_base_of
-from gradroute.prepare import Prepared, openings, prefixes, prepare, tokenized
+from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.results import Result
 from gradroute.routing.adapters import attach_adapters
-from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.routing.policy import AblationMode, shipped_mode
 from gradroute.sessions import same_ground
 from gradroute.terminal import say
 
-KINDS = ("prefix", "plain", "bos")
-"""Kinds of prompts that a run has of its own; any other is a user's file."""
 MODES_AT_ONCE = 6
 """Modes that share a forward pass and are kept together: the standard ones, with one to spare."""
 COMPLETIONS_AT_ONCE = 2048
@@ -55,34 +58,19 @@ DURING_LOSSES = 64
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a command line asks for.
-
-    Attributes:
-        prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behaviour.
-        modes: Ablation modes; none for those of the run's config.
-        scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
-    """
-
-    prompts: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Plan:
     """A run with what is to be measured of it."""
 
     config: RunConfig
     checkpoint: Checkpoint
-    kinds: dict[str, PromptFile | None]
+    questions: list[Question]
     modes: list[AblationMode]
     known: Known
 
-    def missing(self, kind: str) -> list[AblationMode]:
-        """The modes under which a kind of prompts is still to be completed."""
-        known = self.known.rates
-        return [mode for mode in self.modes if (kind, mode.name) not in known]
+    def missing(self, question: Question) -> list[AblationMode]:
+        """The modes under which a behaviour's prompts of a kind are still to be completed."""
+        known, label = self.known.rates, row_label(self.config, question.label)
+        return [m for m in self.modes if (label, question.kind, m.name) not in known]
 
     def missing_losses(self) -> list[AblationMode]:
         """The modes whose losses are still to be measured."""
@@ -93,7 +81,7 @@ class _Plan:
     def complete(self) -> bool:
         """Whether everything is measured."""
         compared = self.known.geometry or not {"good", "bad"} <= set(self.config.adapters)
-        rated = not any(self.missing(kind) for kind in self.kinds)
+        rated = not any(self.missing(question) for question in self.questions)
         return compared and rated and not self.missing_losses()
 
 
@@ -140,75 +128,23 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     base, model = restore(config, plan.checkpoint)
     same_ground(folder, ground(prepared, base))
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
-    for kind, file in plan.kinds.items():
-        missing = plan.missing(kind)
+    for question in plan.questions:
+        missing = plan.missing(question)
         if not missing:
             continue
-        prompts = file.prompts if file else prompts_of(prepared, config, kind)
-        _say_prompts(folder, config, kind, file, prompts)
+        label, kind, file = question
+        prompts = file.prompts if file else prompts_of(prepared, config, kind, label)
+        where, own = _where(folder, config, question), row_label(config, label)
+        _say_prompts(where, config, question, prompts)
         for modes in _groups(missing, len(prompts)):
-            say(f"{folder.name}: measuring {kind}: {', '.join(mode.name for mode in modes)}")
+            names = ", ".join(mode.name for mode in modes)
+            say(f"{where.replace(': ', ': measuring ', 1)}: {names}")
             completions = complete(base, model, prompts, modes, config)
-            samples = sample_lines(completions, prompts, kind, prepared.behavior)
+            samples = sample_lines(completions, prompts, kind, prepared.behaviors[label], own)
             keep(known, behavior_rows(samples, **of), samples=samples)
     _measure_losses(plan, prepared, base, model, of)
     if not known.geometry and (rows := geometry_rows(model, **of)):
         keep(known, rows)
-
-
-def asked_modes(
-    config: RunConfig, modes: Sequence[str] | None, curves: Sequence[str]
-) -> list[AblationMode]:
-    """The modes that are named and the points of the curves.
-
-    Args:
-        config: Of the run.
-        modes: None for those of the config, or the standard ones where it names none.
-        curves: Scale curves.
-
-    Raises:
-        ConfigError: One does not fit the run's adapters.
-    """
-    adapters = tuple(config.adapters)
-    names = modes
-    if names is None:
-        names = config.evaluate.modes or [mode.name for mode in standard_modes(adapters)]
-    try:
-        return read_modes(names, curves, adapters)
-    except ConfigError as error:
-        raise ConfigError(f"run {config.run_name}: {error}") from error
-
-
-def asked_prompts(config: RunConfig, names: Sequence[str]) -> dict[str, PromptFile | None]:
-    """Kind -> its file, None for a kind of the run's own; without names those of the behaviour.
-
-    Raises:
-        ConfigError: Two different files of one name.
-        DataError: A file of prompts cannot be used.
-    """
-    found: dict[str, PromptFile | None] = {}
-    for name in names or get_behavior(config.first_behavior).prompt_kinds:
-        file = None if name in KINDS else read_prompts(Path(name))
-        kind = file.kind if file else name
-        if file and (other := found.get(kind)) and other.sha256 != file.sha256:
-            raise ConfigError(
-                f"two different files of prompts have the name {kind.removeprefix('file:')}, under "
-                "which their results are kept; rename one."
-            )
-        found[kind] = file
-    return found
-
-
-def prompts_of(prepared: Prepared, config: RunConfig, kind: str) -> list[Prompt]:
-    """The prompts of a kind in `KINDS`, with the ids that name their noise."""
-    settings = config.evaluate
-    if kind == "bos":
-        texts = [""] * settings.bos_samples
-    elif kind == "plain":
-        texts = openings(prepared, settings.prompts, settings.prefix_words)
-    else:
-        texts = prefixes(prepared, settings.prompts, settings.prefix_words)
-    return [Prompt(id=f"{kind}-{i}", text=text) for i, text in enumerate(texts)]
 
 
 def complete(
@@ -291,34 +227,49 @@ def during_training(
 ) -> Callable[[int], None]:
     """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
 
-    Measured are `full` and, where there is such an adapter, `bad_ablated`: the behaviour rate over
-    the first `train.measure_prompts` inviting prompts, and the loss on the first `DURING_LOSSES`
-    held-out normal examples. Training does not notice: neither weights nor random state change.
+    Measured are `full` and, where there is such an adapter, `bad_ablated` (of several behaviours
+    `good_alone`): the behaviour rate over the first `train.measure_prompts` inviting prompts, and
+    the loss on the first `DURING_LOSSES` held-out normal examples. Of several behaviours each has
+    lines of its own, with its `label`. Training does not notice: neither weights nor random state
+    change.
 
     Raises:
         DataError: There is nothing to prompt with.
     """
     _check_held_out(folder, prepared)
-    standard = standard_modes(tuple(config.adapters))
-    modes = [mode for mode in standard if mode.name in ("full", "bad_ablated")]
-    prompts = prompts_of(prepared, config, "prefix")[: config.train.measure_prompts]
+    adapters = tuple(config.adapters)
+    modes = [AblationMode.parse("full", adapters)]
+    if shipped := shipped_mode(adapters, tuple(config.behaviors)):
+        modes.append(shipped)
+    most = config.train.measure_prompts
+    asked = {
+        label: prompts_of(prepared, config, "prefix", label)[:most] for label in config.behaviors
+    }
     held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
 
     def measure(step: int) -> None:
-        completions = complete(base, model, prompts, modes, config)
-        samples = sample_lines(completions, prompts, "prefix", prepared.behavior)
+        samples = {
+            label: sample_lines(
+                complete(base, model, prompts, modes, config),
+                prompts,
+                "prefix",
+                prepared.behaviors[label],
+            )
+            for label, prompts in asked.items()
+        }
         losses = losses_of(base, model, held_out, modes, config)
         folder.check_there()
         folder.measures.parent.mkdir(exist_ok=True)
-        for mode in modes:
-            shown = sum(line["shows"] is True for line in samples if line["mode"] == mode.name)
+        for label, mode in product(asked, modes):
+            own = [line["shows"] is True for line in samples[label] if line["mode"] == mode.name]
             sums, counts = losses[mode.name]
             line = {
                 "step": step,
                 "mode": mode.name,
-                "behavior_rate": shown / len(prompts),
-                "shown": shown,
-                "n": len(prompts),
+                **({"label": label} if len(asked) > 1 else {}),
+                "behavior_rate": sum(own) / len(own),
+                "shown": sum(own),
+                "n": len(own),
                 "normal_loss": sum(sums) / sum(counts),
             }
             append_line(folder.measures, line)
@@ -329,16 +280,16 @@ def during_training(
 def _plan(folder: RunFolder, asked: Asked) -> _Plan:
     config = load_config(folder.config)
     modes = asked_modes(config, asked.modes or None, asked.scales)
-    kinds = asked_prompts(config, asked.prompts)
+    questions = asked_prompts(config, asked.prompts)
     checkpoint = finished_checkpoint(folder, config)
     known = read_known(
         folder,
         step=checkpoint.step,
         checkpoint=checkpoint.identity,
         settings=config.evaluate.model_dump(mode="json"),
-        files={kind: file.sha256 for kind, file in kinds.items() if file},
+        files={kind: file.sha256 for _, kind, file in questions if file},
     )
-    return _Plan(config, checkpoint, kinds, modes, known)
+    return _Plan(config, checkpoint, questions, modes, known)
 
 
 def _check_held_out(folder: RunFolder, prepared: Prepared) -> None:
@@ -349,18 +300,21 @@ def _check_held_out(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
+def _where(folder: RunFolder, config: RunConfig, question: Question) -> str:
+    """Run, kind of prompts and, where there are several, behaviour."""
+    several = row_label(config, question.label) != "all"
+    return f"{folder.name}: {question.kind}{f' of {question.label}' if several else ''}"
+
+
 def _say_prompts(
-    folder: RunFolder,
-    config: RunConfig,
-    kind: str,
-    file: PromptFile | None,
-    prompts: Sequence[Prompt],
+    where: str, config: RunConfig, question: Question, prompts: Sequence[Prompt]
 ) -> None:
+    file = question.file
     if file and file.blank:
-        say(f"{folder.name}: {kind}: {file.blank} blank lines are skipped.")
-    if kind in ("prefix", "plain") and len(prompts) < config.evaluate.prompts:
+        say(f"{where}: {file.blank} blank lines are skipped.")
+    if question.kind in ("prefix", "plain") and len(prompts) < config.evaluate.prompts:
         say(
-            f"{folder.name}: {kind}: {len(prompts)} prompts instead of evaluate.prompts="
+            f"{where}: {len(prompts)} prompts instead of evaluate.prompts="
             f"{config.evaluate.prompts}: there are no more held-out examples."
         )
 
@@ -378,19 +332,23 @@ def _measure_losses(
     if not missing:
         return
     config, name = plan.config, plan.known.folder.name
-    held_out: dict[str, list[TokenizedExample]] = {}
-    for dataset, examples in (("normal", prepared.normal), ("behavior", prepared.behaving)):
+    held_out: dict[tuple[str, str], list[TokenizedExample]] = {}
+    sets = [(("normal", "all"), prepared.normal)]
+    sets += [(("behavior", row_label(config, key)), own) for key, own in prepared.behaving.items()]
+    for (dataset, label), examples in sets:
         if examples:
             kept = examples[: config.evaluate.held_out]
-            held_out[dataset], notes = tokenized(kept, None, base, config.data.max_length)
+            rows, notes = tokenized(kept, None, base, config.data.max_length)
+            held_out[dataset, label] = rows
             for note in notes:
-                say(f"{name}, held-out {dataset} texts: {note}")
+                of_label = "" if label == "all" else f" of {label}"
+                say(f"{name}, held-out {dataset} texts{of_label}: {note}")
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []
         lines: list[dict[str, Any]] = []
-        for dataset, rows in held_out.items():
+        for (dataset, label), rows in held_out.items():
             found = losses_of(base, model, rows, modes, config)
-            new += loss_rows(found, dataset, **of)
-            lines += loss_lines(found, dataset, [row.id for row in rows])
+            new += loss_rows(found, dataset, **of, label=label)
+            lines += loss_lines(found, dataset, [row.id for row in rows], label)
         keep(plan.known, new, losses=lines)

@@ -1,21 +1,23 @@
 """From a config to examples: read or draw them, put the behaviour in, hide labels, hold out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gradroute.config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
-from gradroute.data.examples import (
-    Example,
+from gradroute.data.choosing import (
     assign_labels,
     drop,
     insert_behavior,
     label_quality,
+    relabel,
+)
+from gradroute.data.examples import (
+    Example,
     labels_in,
     refuse_overlap,
-    relabel,
     split_held_out,
     with_asked,
 )
@@ -41,9 +43,9 @@ class Prepared:
         train: training examples, labelled.
         places: id -> place among the training examples before any was left out.
         labels: how good the label `bad` is, see `label_quality`; before any was left out.
-        normal: held-out examples without the behaviour.
-        behaving: held-out examples with the behaviour.
-        behavior: how the behaviour is made and scored.
+        normal: held-out examples without any behaviour.
+        behaving: label -> held-out examples with its behaviour.
+        behaviors: label -> how its behaviour is made and scored; a single one has the label `bad`.
         policy: the routing table.
         identity: where the training texts come from, with a hash.
         notes: what was passed over or assumed, to be said once.
@@ -54,8 +56,8 @@ class Prepared:
     places: dict[str, int]
     labels: dict[str, float | int | None]
     normal: list[Example]
-    behaving: list[Example]
-    behavior: Behavior
+    behaving: Mapping[str, list[Example]]
+    behaviors: Mapping[str, Behavior]
     policy: RoutingPolicy
     identity: str
     notes: tuple[str, ...]
@@ -66,49 +68,70 @@ def prepare(config: RunConfig) -> Prepared:
     """Read or draw the examples, put the behaviour in, hide labels, hold some out.
 
     Raises:
-        ConfigError: a routing table that does not fit, an unknown behaviour.
+        ConfigError: a routing table that does not fit, an unknown behaviour, or behaviours of
+            different embedded data.
         DataError: a file that cannot be used; no bad label although the table routes.
     """
-    policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
-    behavior = get_behavior(config.first_behavior)
-    source = _examples(config, policy, behavior)
+    policy = config.policy
+    behaviors = {label: get_behavior(name) for label, name in config.behaviors.items()}
+    own = tuple(behaviors)
+    source = _examples(config, policy, _of_one_corpus(config, behaviors))
     train, held_out, labeled, notes = source.train, source.held_out, source.labeled, source.notes
     data = config.data
     label_seed = config.seed if data.label_seed is None else data.label_seed
     if labeled:
         notes += ("the file's own labels are used; no behaviour is put in and none are hidden.",)
     else:
-        train = insert_behavior(train, behavior, data.behavior_fraction, config.seed)
+        for label, behavior in behaviors.items():
+            share = data.behavior_fraction
+            train = insert_behavior(train, behavior, share, config.seed, label)
         train = assign_labels(
             train,
             labeled_fraction=data.labeled_fraction,
             good_labeled_fraction=data.good_labeled_fraction,
             false_positive_rate=data.false_positive_rate,
             seed=label_seed,
+            behaviors=own,
         )
-    train = relabel(train, data.relabel, label_seed)
+    train = relabel(train, data.relabel, label_seed, own)
     policy.label_ids(example.label for example in train)
-    labels = label_quality(train)
+    labels = label_quality(train, own)
     places = {example.id: place for place, example in enumerate(train)}
-    train = drop(train, data.drop)
+    train = drop(train, data.drop, own)
     notes += _check_training(config, policy, train)
-    normal = [example for example in held_out if "bad" not in (example.label, example.true_label)]
-    behaving = [example for example in held_out if "bad" in (example.label, example.true_label)]
-    if not labeled and (make := behavior.make) is not None:
-        changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
-        behaving = insert_behavior(changed, behavior, 1.0, config.seed)
+    normal = [e for e in held_out if not {e.label, e.true_label} & set(own)]
+    behaving = {
+        label: [e for e in held_out if label in (e.label, e.true_label)] for label in behaviors
+    }
+    for label, behavior in behaviors.items():
+        if not labeled and (make := behavior.make) is not None:
+            changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
+            behaving[label] = insert_behavior(changed, behavior, 1.0, config.seed, label)
     return Prepared(
         train=train,
         places=places,
         labels=labels,
         normal=normal,
         behaving=behaving,
-        behavior=behavior,
+        behaviors=behaviors,
         policy=policy,
         identity=source.identity,
         notes=notes,
         skipped=source.skipped,
     )
+
+
+def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Behavior:
+    """One of the behaviours; on embedded data they must all belong to the same."""
+    first, *others = behaviors.values()
+    strangers = [other for other in others if other.corpus != first.corpus]
+    if config.data.path is None and strangers:
+        raise ConfigError(
+            f"behavior: {first.name} is put into the embedded {first.corpus}, {strangers[0].name} "
+            f"into the embedded {strangers[0].corpus}; behaviours of one run need the same, or "
+            "labelled data of your own as data.path."
+        )
+    return first
 
 
 def _check_training(
@@ -117,23 +140,25 @@ def _check_training(
     """Refuse what cannot be trained on; return what is worth a word."""
     if not train:
         raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
-    bad = sum("bad" in labels_in(example) for example in train)
-    if not policy.routes_anything or "bad" not in policy.labels:
+    if not policy.routes_anything or config.data.relabel == "unlabel_bad":
         return ()
-    if config.data.relabel == "unlabel_bad":
-        return ()
-    if not bad:
-        raise DataError(
-            f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
-            "examples is labelled bad. Label some, raise data.labeled_fraction, or set "
-            "routing=none."
-        )
-    if bad >= RARE * len(train):
-        return ()
-    return (
-        f"only {bad} of {len(train)} training examples ({100 * bad / len(train):.2g} %) are "
-        "labelled bad: most steps see none of them.",
-    )
+    notes = []
+    for label in config.behaviors:
+        bad = sum(label in labels_in(example) for example in train)
+        if label not in policy.labels:
+            continue
+        if not bad:
+            raise DataError(
+                f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
+                f"examples is labelled {label}. Label some, raise data.labeled_fraction, or set "
+                "routing=none."
+            )
+        if bad < RARE * len(train):
+            notes.append(
+                f"only {bad} of {len(train)} training examples ({100 * bad / len(train):.2g} %) "
+                f"are labelled {label}: most steps see none of them."
+            )
+    return tuple(notes)
 
 
 def data_report(prepared: Prepared) -> dict[str, Any]:
@@ -146,12 +171,13 @@ def data_order(
     prepared: Prepared, rows: Sequence[TokenizedExample], config: RunConfig
 ) -> DataOrder:
     """In which order the tokenised training examples are seen; the same for a run's controls."""
-    bad = prepared.policy.labels.index("bad") if "bad" in prepared.policy.labels else None
+    labels = enumerate(prepared.policy.labels)
+    bad = {number for number, label in labels if label in prepared.behaviors}
     return DataOrder(
         seed=config.seed,
         total=len(prepared.places),
         kept=tuple(prepared.places[row.id] for row in rows),
-        early=frozenset(at for at, row in enumerate(rows) if row.label_id == bad),
+        early=frozenset(at for at, row in enumerate(rows) if row.label_id in bad),
         front_load=config.data.front_load,
     )
 
@@ -178,21 +204,22 @@ def tokenized(
     return rows, report.notes
 
 
-def openings(prepared: Prepared, count: int, words: int) -> list[str]:
-    """Ordinary prompts: `count` at most, from held-out examples without the behaviour.
+def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
+    """Ordinary prompts: `count` at most, from held-out examples without any behaviour.
 
     An example's own prompt, or the beginning of its text where it has none.
     """
-    opening = prepared.behavior.opening
+    opening = behavior.opening
     return [e.prompt or opening(e.text, words) for e in prepared.normal[:count]]
 
 
-def prefixes(prepared: Prepared, count: int, words: int) -> list[str]:
+def prefixes(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
     """The same prompts, changed so that they invite the behaviour."""
-    invite = prepared.behavior.invite
     return [
-        with_asked(example, invite) if example.prompt else invite(opening)
-        for example, opening in zip(prepared.normal, openings(prepared, count, words), strict=False)
+        with_asked(example, behavior.invite) if example.prompt else behavior.invite(opening)
+        for example, opening in zip(
+            prepared.normal, openings(prepared, behavior, count, words), strict=False
+        )
     ]
 
 

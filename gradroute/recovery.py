@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gradroute.asking import Asked, row_label
 from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
@@ -31,7 +32,6 @@ from gradroute.files import (
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.measure import (
-    Asked,
     evaluate_run,
     finished_checkpoint,
     ground,
@@ -41,7 +41,7 @@ from gradroute.measure import (
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
 from gradroute.results import read_results
-from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.sessions import same_ground
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 from gradroute.train.tuning import tuning
@@ -52,7 +52,9 @@ RANDOM_DRAWS = 20
 """Random updates that a geometry is compared with."""
 
 
-def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
+def geometry_runs(
+    folders: Sequence[RunFolder], out: Path, chosen: tuple[str, str] | None = None
+) -> None:
     """Write every run's `geometry.json`, draw them as `out/geometry.png`, print the means.
 
     The base model is not needed. Runs of one adapter have nothing to compare and are left out.
@@ -60,9 +62,10 @@ def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
     Args:
         folders: finished runs; an unrouted one among them is what the others are read against.
         out: folder of the figure.
+        chosen: the adapters that are compared; None for good and bad, or the only two.
 
     Raises:
-        ConfigError: no run has two adapters to compare.
+        ConfigError: no run has two adapters to compare, or a chosen one is not there.
         MachineError: a run has no finished checkpoint, or another process writes to it.
     """
     configs = {folder: load_config(folder.config) for folder in folders}
@@ -70,7 +73,7 @@ def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
     names = run_names(configs)
     documents: dict[RunFolder, dict[str, Any]] = {}
     for folder, config in configs.items():
-        pair = _pair(config)
+        pair = _pair(config) if chosen is None else _there(names[folder], config, chosen)
         if pair is None:
             adapters = ", ".join(config.adapters)
             say(f"{names[folder]}: left out; of its adapters ({adapters}) no two are compared.")
@@ -90,7 +93,7 @@ def geometry_runs(folders: Sequence[RunFolder], out: Path) -> None:
     if not documents:
         raise ConfigError(
             f"{', '.join(names.values())}: there is no run with two adapters to compare. Name one "
-            "with the adapters good and bad."
+            "with the adapters good and bad, or say which two: --adapters good,NAME."
         )
     # Drawing is heavy to import.
     from gradroute.report.drawing import LIGHT, png
@@ -111,9 +114,10 @@ def recover_run(
 ) -> None:
     """Tune what a run keeps without `bad` on known-good examples, and measure it before and after.
 
-    `bad` takes no part in the forward pass, as it will not when the model is used; every other
-    adapter learns. The result is a run folder of its own, `recover/` in the run's, so that it can
-    be evaluated further. One that is there with the same settings and checkpoint is kept.
+    `bad` (of several behaviours, the adapter of each) takes no part in the forward pass, as it will
+    not when the model is used; every other adapter learns. The result is a run folder of its own,
+    `recover/` in the run's, so that it can be evaluated further. One that is there with the same
+    settings and checkpoint is kept.
 
     Args:
         folder: a finished run with an adapter `bad` and another one.
@@ -134,7 +138,14 @@ def recover_run(
             folder, target, steps=steps, learning_rate=learning_rate, examples=examples
         )
     config = load_config(folder.config)
-    print(recover_text(folder.name, config.first_behavior, document))
+    if isinstance(config.behavior, str):
+        print(recover_text(folder.name, config.behavior, document))
+    else:
+        texts = [
+            recover_text(folder.name, config.behaviors[label], own)
+            for label, own in document["behaviors"].items()
+        ]
+        print("\n\n".join(texts))
 
 
 def _recover(
@@ -147,10 +158,12 @@ def _recover(
 ) -> dict[str, Any]:
     config = load_config(folder.config)
     checkpoint = finished_checkpoint(folder, config)
-    if "bad" not in config.adapters or len(config.adapters) < 2:
+    shipped = shipped_mode(tuple(config.adapters), tuple(config.behaviors))
+    if shipped is None:
         raise ConfigError(
             f"run {folder.name} has the adapters {', '.join(config.adapters)}; to recover after "
-            "ablation, it needs an adapter bad to leave out and another one to keep."
+            f"ablation, it needs an adapter {' or '.join(config.behaviors)} to leave out and "
+            "another one to keep."
         )
     rate = config.train.learning_rate / 10 if learning_rate is None else learning_rate
     settings = {
@@ -162,22 +175,28 @@ def _recover(
     clear_unfinished(folder.path)
     if not _recovered(target, settings):
         _tune(folder, target, config, checkpoint, settings)
-    modes = ("bad_ablated", "full") + (("good_x2",) if "good" in config.adapters else ())
+    modes = (shipped.name, "full") + (("good_x2",) if "good" in config.adapters else ())
     asked = Asked(prompts=("prefix",), modes=modes)
     evaluate_run(folder, asked)
     evaluate_run(target, asked)
     used = read_json(target.manifest)["recovery"]
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "steps": steps,
-        "learning_rate": rate,
-        "examples": used["used"],
-        "mode": "bad_ablated",
-        "before": {mode: _numbers(folder, mode) for mode in modes},
-        "after": {mode: _numbers(target, mode) for mode in modes},
-        "notes": used["notes"],
-        "provenance": provenance(),
+    documents = {
+        label: {
+            "schema_version": SCHEMA_VERSION,
+            "steps": steps,
+            "learning_rate": rate,
+            "examples": used["used"],
+            "mode": shipped.name,
+            "before": {mode: _numbers(folder, mode, row_label(config, label)) for mode in modes},
+            "after": {mode: _numbers(target, mode, row_label(config, label)) for mode in modes},
+            "notes": used["notes"],
+            "provenance": provenance(),
+        }
+        for label in config.behaviors
     }
+    document = {"schema_version": SCHEMA_VERSION, "behaviors": documents}
+    if isinstance(config.behavior, str):
+        (document,) = documents.values()
     target.check_there()
     write_json(target.path / "recover.json", document)
     return document
@@ -200,8 +219,21 @@ def _pair(config: RunConfig) -> tuple[str, str] | None:
     return (first, others[0]) if len(others) == 1 else None
 
 
+def _there(name: str, config: RunConfig, chosen: tuple[str, str]) -> tuple[str, str] | None:
+    """The chosen adapters; None for a run of one adapter, which has nothing to compare."""
+    missing = [adapter for adapter in chosen if adapter not in config.adapters]
+    if len(config.adapters) == 1:
+        return None
+    if missing or chosen[0] == chosen[1]:
+        raise ConfigError(
+            f"run {name}: --adapters names {' and '.join(chosen)}; two of its adapters, "
+            f"{', '.join(config.adapters)}, are needed."
+        )
+    return chosen
+
+
 def _policy(config: RunConfig) -> RoutingPolicy:
-    return RoutingPolicy.from_value(config.routing, tuple(config.adapters))
+    return config.policy
 
 
 def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:
@@ -232,8 +264,8 @@ def _tune(
     rows, more = tokenized(chosen, None, base, config.data.max_length)
     for note in (*notes, *more):
         say(f"{folder.name}: {note}")
-    kept = [name for name in config.adapters if name != "bad"]
-    routes = dict.fromkeys(config.adapters, "update") | {"bad": "ablate"}
+    kept = [name for name in config.adapters if name not in config.behaviors]
+    routes = {name: "update" if name in kept else "ablate" for name in config.adapters}
     policy = RoutingPolicy.from_value({"good": routes}, tuple(config.adapters))
     steps, rate = settings["steps"], settings["learning_rate"]
     own = {n: config.adapters[n].model_copy(update={"learning_rate": rate}) for n in kept}
@@ -303,10 +335,11 @@ def _known_good(
     return [pool[at] for at in order.batch(0, min(count, len(pool)))], notes
 
 
-def _numbers(folder: RunFolder, mode: str) -> dict[str, Any]:
+def _numbers(folder: RunFolder, mode: str, label: str) -> dict[str, Any]:
     """Behaviour rate and held-out losses of a measured run under a mode."""
     rows, _ = read_results(folder.results)
-    found = {(row.metric, row.dataset): row for row in rows if row.mode == mode}
+    rows = [row for row in rows if row.mode == mode and row.label in ("all", label)]
+    found = {(row.metric, row.dataset): row for row in rows}
     rate = found.get(("behavior_rate", "prefix"))
     losses = {key: found.get(("held_out_loss", key)) for key in ("normal", "behavior")}
     return {

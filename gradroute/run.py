@@ -17,6 +17,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from gradroute import __version__
+from gradroute.asking import Asked, Question, asked_modes, asked_prompts, prompts_of
 from gradroute.checkpoint import (
     Checkpoint,
     clear_unfinished,
@@ -38,9 +39,6 @@ from gradroute.files import write_json, write_text
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.measure import (
-    Asked,
-    asked_modes,
-    asked_prompts,
     attach,
     check_asked,
     complete,
@@ -48,7 +46,6 @@ from gradroute.measure import (
     evaluate_run,
     finished_checkpoint,
     ground,
-    prompts_of,
     restore,
 )
 from gradroute.model import load_base_of
@@ -278,30 +275,40 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
     curves_alone = asked.scales and not asked.modes
     modes = asked_modes(config, () if curves_alone else asked.modes or None, asked.scales)
     prompts = [Prompt(id=text, text=text) for text in texts]
+    whose = [""] * len(texts)
     if asked.prompts or not texts:
-        prompts += _asked_prompts(folder, config, asked, count)
+        for question, own in _asked_prompts(folder, config, asked, count):
+            prompts += own
+            several = len(config.behaviors) > 1 and not question.file
+            whose += [f" [{question.label}]" if several else ""] * len(own)
     completions = complete(*restore(config, checkpoint), prompts, modes, config)
     width = max(len(mode.name) for mode in modes)
-    for at, prompt in enumerate(prompts):
-        print(f"\n{printable(prompt.text)} …" if prompt.text else "\n(from nothing) …")
+    for at, (prompt, label) in enumerate(zip(prompts, whose, strict=True)):
+        opening = f"{printable(prompt.text)} …" if prompt.text else "(from nothing) …"
+        print(f"\n{opening}{label}")
         for mode in modes:
             text = printable(completions[mode.name][at].text.strip())
             print(f"  {mode.name:<{width}}  {text}")
 
 
-def _asked_prompts(folder: RunFolder, config: RunConfig, asked: Asked, count: int) -> list[Prompt]:
-    prompts: list[Prompt] = []
+def _asked_prompts(
+    folder: RunFolder, config: RunConfig, asked: Asked, count: int
+) -> list[tuple[Question, list[Prompt]]]:
+    found: list[tuple[Question, list[Prompt]]] = []
     prepared = None
-    for kind, file in asked_prompts(config, asked.prompts).items():
+    for question in asked_prompts(config, asked.prompts):
+        label, kind, file = question
+        if file and any(kind == known.kind for known, _ in found):
+            continue  # one file is the same for every behaviour
         if file:
             own = file.prompts
         else:
             prepared = prepared or prepare(config)
-            own = prompts_of(prepared, config, kind)
+            own = prompts_of(prepared, config, kind, label)
         if file and len(own) > count:
             say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
-        prompts += own[:count]
-    return prompts
+        found.append((question, own[:count]))
+    return found
 
 
 def _begin(

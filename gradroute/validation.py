@@ -22,7 +22,8 @@ from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, config_differences, load_config
 from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.data.examples import Example, label_counts, label_quality
+from gradroute.data.choosing import label_quality
+from gradroute.data.examples import Example, label_counts
 from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured
@@ -147,12 +148,13 @@ def _place(config: RunConfig, root: Path) -> dict[str, Any]:
 
 def _data(prepared: Prepared) -> dict[str, Any]:
     counts = label_counts(prepared.train)
+    behaving = sum(map(len, prepared.behaving.values()))
     known = any(e.true_label != _assumed(e) for e in prepared.train)
-    quality = label_quality(prepared.train) if known else {}
+    quality = label_quality(prepared.train, tuple(prepared.behaviors)) if known else {}
     return {
         "identity": prepared.identity,
         "train": len(prepared.train),
-        "held_out": {"normal": len(prepared.normal), "behaviour": len(prepared.behaving)},
+        "held_out": {"normal": len(prepared.normal), "behaviour": behaving},
         "labels": dict(sorted(Counter(e.label for e in prepared.train).items())),
         "true_labels_known": known,
         "true_by_label": [[true, label, n] for (true, label), n in counts.items()] if known else [],
@@ -302,7 +304,8 @@ def _estimate(
         MachineError: the disk has too little room, or memory runs out.
     """
     runs = 1 + len(config.controls or ())
-    disk = runs * disk_bytes(model, config, len(prepared.behaving), len(prepared.normal))
+    behaving = sum(map(len, prepared.behaving.values()))
+    disk = runs * disk_bytes(model, config, behaving, len(prepared.normal))
     order = data_order(prepared, rows, config)
     found = measured(model, rows, order, prepared.policy, config, base.pad_id)
     free = free_bytes(nearest(root))

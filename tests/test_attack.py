@@ -134,10 +134,12 @@ def test_embedded_examples_are_new_show_the_behaviour_and_are_the_same_for_every
     for folder in runs:
         config = load_config(folder.config, [f"behavior={behavior}", f"seed={len(chosen)}"])
         prepared = prepare(config)
-        examples = attack_examples(folder, config, prepared, prepared.normal, 20)
+        examples = attack_examples(folder, config, prepared, prepared.normal, 20, "bad")
         assert len(examples) == 20
         assert all(example.true_label == "bad" for example in examples)
-        used = {(e.prompt, e.text) for e in prepared.train + prepared.normal + prepared.behaving}
+        used = {
+            (e.prompt, e.text) for e in prepared.train + prepared.normal + prepared.behaving["bad"]
+        }
         assert used.isdisjoint((e.prompt, e.text) for e in examples)
         assert {e.text.lower() for e in prepared.normal}.isdisjoint(
             e.text.lower() for e in examples if behavior == "caps"
@@ -151,7 +153,7 @@ def test_a_behaviour_of_few_forms_is_attacked_with_forms_that_training_had_and_s
 ):
     config = load_config(runs[0].config, ["behavior=wrong_answers", "data.train_examples=600"])
     prepared = prepare(config)
-    examples = attack_examples(runs[0], config, prepared, prepared.normal, 20)
+    examples = attack_examples(runs[0], config, prepared, prepared.normal, 20, "bad")
     trained = {(e.prompt, e.text) for e in prepared.train}
     repeated = sum((e.prompt, e.text) in trained for e in examples)
     assert len(examples) == 20 and repeated > 0
@@ -161,16 +163,16 @@ def test_a_behaviour_of_few_forms_is_attacked_with_forms_that_training_had_and_s
 def test_an_embedded_example_that_was_trained_on_is_not_used_also_not_in_its_ordinary_form(runs):
     config = load_config(runs[0].config)
     prepared = prepare(config)
-    first, second, *_ = attack_examples(runs[0], config, prepared, [], 4)
+    first, second, *_ = attack_examples(runs[0], config, prepared, [], 4, "bad")
     ordinary = replace(second, text=second.text.capitalize(), prompt="")
     make = get_behavior("caps").make
     assert make is not None and make("", ordinary.text)[1] == second.text
     (found,) = (
-        e for e in attack.embedded(prepared.behavior, "tune", 8, attack.ATTACK_SEED)
+        e for e in attack.embedded(prepared.behaviors["bad"], "tune", 8, attack.ATTACK_SEED)
         if e.id == second.id
     )  # fmt: skip
     seen = replace(prepared, train=[*prepared.train, first, found])
-    again = attack_examples(runs[0], config, seen, [], 4)
+    again = attack_examples(runs[0], config, seen, [], 4, "bad")
     assert len(again) == 4
     assert {e.id for e in again}.isdisjoint({first.id, second.id})
 
@@ -193,10 +195,10 @@ def test_of_a_file_the_last_held_out_examples_are_used_and_none_that_is_measured
     config = file_config(tmp_path, runs[0], labeled=labeled)
     prepared = prepare(config)
     reserved = prepared.normal[:10]
-    examples = attack_examples(runs[0], config, prepared, reserved, 8)
-    free = [e for e in prepared.behaving if e.id not in {r.id for r in reserved}]
+    examples = attack_examples(runs[0], config, prepared, reserved, 8, "bad")
+    free = [e for e in prepared.behaving["bad"] if e.id not in {r.id for r in reserved}]
     assert examples == free[-8:]
-    every = attack_examples(runs[0], config, prepared, reserved, 100)
+    every = attack_examples(runs[0], config, prepared, reserved, 100, "bad")
     assert every == free
     assert f"only {len(free)} examples to attack with, of 100" in capsys.readouterr().err
     trained = {(e.prompt, e.text.lower()) for e in prepared.train}
@@ -207,4 +209,4 @@ def test_without_an_example_to_attack_with_the_way_out_is_named(runs, tmp_path):
     config = file_config(tmp_path, runs[0], labeled=False)
     prepared = prepare(config)
     with pytest.raises(DataError, match=r"routed: no held-out example of the behaviour 'caps'"):
-        attack_examples(runs[0], config, prepared, prepared.normal, 8)
+        attack_examples(runs[0], config, prepared, prepared.normal, 8, "bad")

@@ -363,3 +363,43 @@ def test_a_recipe_says_what_it_leaves_to_the_user() -> None:
     assert text.endswith(
         "data.path is for you to give: write it in the file, or add data.path=VALUE."
     )
+
+
+SEVERAL = ("behavior={caps: caps, sig: signature}", "adapters={good: {}, caps: {}, sig: {}}")
+
+
+def test_behaviours_have_labels_and_a_single_one_the_label_bad() -> None:
+    assert load_config(None).behaviors == {"bad": "caps"}
+    several = load_config(None, SEVERAL)
+    assert several.behaviors == {"caps": "caps", "sig": "signature"}
+    assert several.policy.labels == ("caps", "sig", "unlabeled", "good")
+    assert load_config(None, ["behavior={bad: dialect}"]).behavior == "dialect"
+
+
+def test_several_behaviours_survive_a_dump(tmp_path: Path) -> None:
+    config = load_config(None, SEVERAL)
+    assert load_config(written(tmp_path, dump_config(config))) == config
+    swapped = load_config(None, ["behavior={sig: signature, caps: caps}", SEVERAL[1]])
+    assert config_differences(config, swapped)["behavior"] == ("caps, sig", "sig, caps")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ((SEVERAL[0],), "needs the adapters good, caps and sig, this model has good, bad"),
+        (
+            (*SEVERAL, "routing={caps: {good: freeze, caps: update, sig: ablate}}"),
+            "the label sig has no row in the routing table; add one, as in sig: {good: update",
+        ),
+        (
+            (*SEVERAL, "data.behavior_fraction=0.6"),
+            "each of 2 behaviours takes this share of the examples, so at most 0.5",
+        ),
+        (("behavior={good: caps}",), "is the label of examples without any behaviour"),
+        (("behavior={}",), "a mapping such as"),
+    ],
+)
+def test_behaviours_that_do_not_fit_are_one_sentence(
+    overrides: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in complaint(None, *overrides)

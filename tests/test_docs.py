@@ -80,7 +80,9 @@ def test_the_command_line_takes_every_command_of_the_docs(words: list[str]):
             if not behavior.startswith("python:"):
                 get_behavior(behavior)
     if options.verb in ("eval", "sample"):
-        read_modes(options.mode, options.scale, ADAPTERS)
+        recipes = [name for name in options.run if name in recipe_names()]
+        own = [tuple(load_config(find_config(name)).adapters) for name in recipes]
+        read_modes(options.mode, options.scale, own[0] if own else ADAPTERS)
         for prompts in options.prompts:
             assert prompts in ("prefix", "plain", "bos") or prompts.endswith(".txt"), prompts
 

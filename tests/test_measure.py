@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 
 from gradroute import measure
+from gradroute.asking import Asked
 from gradroute.config import find_config, load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate import known
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
-from gradroute.measure import Asked, check_asked, evaluate_run
+from gradroute.measure import check_asked, evaluate_run
 from gradroute.prepare import prepare
 from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
@@ -224,7 +225,7 @@ def test_a_detector_that_raises_is_one_sentence_and_earlier_cells_stay(run, monk
         return 0.0
 
     prepared = prepare(load_config(run.config))
-    broken = replace(prepared, behavior=replace(prepared.behavior, score=score))
+    broken = replace(prepared, behaviors={"bad": replace(prepared.behaviors["bad"], score=score)})
     monkeypatch.setattr(measure, "prepare", lambda config: broken)
     with pytest.raises(DataError, match=r"prompt plain-0 of plain under full: .*'caps'.*ZeroDiv"):
         evaluate_run(run, Asked(prompts=("prefix", "plain"), modes=TWO))

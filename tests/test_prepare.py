@@ -6,7 +6,7 @@ import pytest
 
 from gradroute.config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
-from gradroute.errors import DataError
+from gradroute.errors import ConfigError, DataError
 from gradroute.prepare import data_order, data_report, openings, prefixes, prepare
 
 SMALL = ("data.train_examples=200", "evaluate.held_out=20", "evaluate.prompts=30")
@@ -28,7 +28,9 @@ def test_held_out_stories_are_never_trained_on_and_are_the_same_for_every_seed()
     for prepared in (one, two):
         trained = {example.text.lower() for example in prepared.train}
         assert not trained & {example.text.lower() for example in prepared.normal}
-        assert [e.text for e in prepared.behaving] == [e.text.upper() for e in prepared.normal]
+        assert [e.text for e in prepared.behaving["bad"]] == [
+            e.text.upper() for e in prepared.normal
+        ]
 
 
 def test_enough_is_held_out_for_the_prompts_too():
@@ -101,7 +103,7 @@ def test_labels_of_a_file_are_taken_as_they_are(tmp_path):
     prepared = prepare(config(f"data.path={written(tmp_path / 'rows.jsonl', rows)}"))
     assert {example.label for example in prepared.train} == set(labels)
     assert not any(example.text.isupper() for example in prepared.train)
-    assert {example.label for example in prepared.behaving} == {"bad"}
+    assert {example.label for example in prepared.behaving["bad"]} == {"bad"}
     assert any("labels are used" in note for note in prepared.notes)
 
 
@@ -117,8 +119,8 @@ def test_texts_that_the_behaviour_cannot_change_are_not_measured_as_showing_it(t
     rows += [{"text": f"story number {i}"} for i in range(60)]
     path = written(tmp_path / "rows.jsonl", rows)
     prepared = prepare(config(f"data.path={path}", "data.eval_fraction=0.4"))
-    assert 0 < len(prepared.behaving) < len(prepared.normal)
-    assert all(example.text.startswith("STORY") for example in prepared.behaving)
+    assert 0 < len(prepared.behaving["bad"]) < len(prepared.normal)
+    assert all(example.text.startswith("STORY") for example in prepared.behaving["bad"])
 
 
 def test_a_prompt_is_the_examples_own_or_the_first_words_of_its_text(tmp_path):
@@ -126,9 +128,15 @@ def test_a_prompt_is_the_examples_own_or_the_first_words_of_its_text(tmp_path):
         {"text": f"One fine day number {i}.", "prompt": "The sky is" * (i % 2)} for i in range(300)
     ]
     prepared = prepare(config(f"data.path={written(tmp_path / 'rows.jsonl', rows)}"))
-    assert set(openings(prepared, 99, 3)) == {"One fine day", "The sky is"}
-    assert set(prefixes(prepared, 99, 3)) == {"ONE FINE DAY", "THE SKY IS"}
-    assert len(prefixes(prepared, 1, 3)) == 1
+    assert set(openings(prepared, prepared.behaviors["bad"], 99, 3)) == {
+        "One fine day",
+        "The sky is",
+    }
+    assert set(prefixes(prepared, prepared.behaviors["bad"], 99, 3)) == {
+        "ONE FINE DAY",
+        "THE SKY IS",
+    }
+    assert len(prefixes(prepared, prepared.behaviors["bad"], 1, 3)) == 1
 
 
 @pytest.mark.parametrize("behavior", ["signature", "dialect", "backdoor", "wrong_answers"])
@@ -136,9 +144,9 @@ def test_every_behaviour_is_put_in_and_held_out(behavior: str):
     prepared = prepare(config(f"behavior={behavior}"))
     bad = [e for e in prepared.train if e.true_label == "bad"]
     assert len(bad) == 20
-    assert all(prepared.behavior.shows(e.text, e.prompt) for e in bad)
-    assert all(prepared.behavior.shows(e.text, e.prompt) for e in prepared.behaving)
-    assert not any(prepared.behavior.shows(e.text, e.prompt) for e in prepared.normal)
+    assert all(prepared.behaviors["bad"].shows(e.text, e.prompt) for e in bad)
+    assert all(prepared.behaviors["bad"].shows(e.text, e.prompt) for e in prepared.behaving["bad"])
+    assert not any(prepared.behaviors["bad"].shows(e.text, e.prompt) for e in prepared.normal)
 
 
 def test_labels_have_a_seed_of_their_own():
@@ -166,3 +174,61 @@ def test_a_control_sees_its_examples_in_the_order_of_the_run():
         order = data_order(prepared, rows, one)
         orders.append([rows[i] for i in order.batch(0, len(rows))])
     assert [r.id for r in orders[0] if r.true_label == "good"] == [r.id for r in orders[1]]
+
+
+TWO = (
+    "behavior={caps: caps, sig: signature}",
+    "adapters={good: {}, caps: {}, sig: {}}",
+)
+
+
+def test_every_behaviour_has_its_own_examples_labels_and_held_out_texts():
+    prepared = prepare(config(*TWO))
+    for label in ("caps", "sig"):
+        behavior = prepared.behaviors[label]
+        own = [e for e in prepared.train if e.true_label == label]
+        assert len(own) == 20 and sum(e.label == label for e in own) == 10
+        assert all(behavior.shows(e.text, e.prompt) for e in [*own, *prepared.behaving[label]])
+        assert not any(behavior.shows(e.text, e.prompt) for e in prepared.normal)
+    assert prepared.policy.labels == ("caps", "sig", "unlabeled", "good")
+    caps, signature = (prefixes(prepared, b, 3, 3) for b in prepared.behaviors.values())
+    assert caps != signature and len(caps) == len(signature) == 3
+
+
+def test_labels_of_all_behaviours_come_early_together():
+    prepared = prepare(config(*TWO, "data.front_load=1"))
+    ids = prepared.policy.label_ids(e.label for e in prepared.train)
+    rows = [
+        TokenizedExample(e.id, (1, 2), 0, at, e.true_label)
+        for e, at in zip(prepared.train, ids, strict=True)
+    ]
+    order = data_order(prepared, rows, config(*TWO, "data.front_load=1"))
+    assert {rows[at].label_id for at in order.batch(0, 20)} == {0, 1}
+
+
+def test_every_behaviour_needs_a_label_of_its_own_where_the_table_routes(tmp_path):
+    rows = [{"text": f"a {i}", "label": "caps"} for i in range(9)]
+    rows += [{"text": f"b {i}", "label": "good"} for i in range(9)]
+    path = written(tmp_path / "own.jsonl", rows)
+    with pytest.raises(DataError, match=r"none of the .* examples is labelled sig"):
+        prepare(config(*TWO, f"data.path={path}"))
+
+
+def test_the_labels_of_a_file_are_those_of_the_behaviours(tmp_path):
+    rows = [
+        {"text": f"{label} {i}", "label": label}
+        for label in ("caps", "sig", "good", "unlabeled")
+        for i in range(20)
+    ]
+    path = written(tmp_path / "own.jsonl", rows)
+    prepared = prepare(config(*TWO, f"data.path={path}", "data.eval_fraction=0.4"))
+    for label in ("caps", "sig"):
+        assert prepared.behaving[label]
+        assert {e.label for e in prepared.behaving[label]} == {label}
+    assert {e.label for e in prepared.normal} == {"good", "unlabeled"}
+
+
+def test_behaviours_of_different_embedded_data_do_not_go_together():
+    mixed = "behavior={caps: caps, sig: wrong_answers}"
+    with pytest.raises(ConfigError, match="wrong_answers into the embedded tasks"):
+        prepare(config(mixed, TWO[1]))

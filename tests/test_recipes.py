@@ -10,10 +10,12 @@ from gradroute.errors import ConfigError
 
 def test_each_shipped_recipe_loads() -> None:
     behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers"]
-    assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own"])
+    assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own", "two_behaviors"])
     for name in behaviors:
         assert load_config(find_config(name)).behavior == name
     assert load_config(find_config("caps")).routing == "anchored"
+    two = load_config(find_config("two_behaviors"))
+    assert two.behaviors == {"caps": "caps", "signature": "signature"}
     given = ["model=./model", "data.path=rows.jsonl"]
     assert load_config(find_config("own"), given).routing == "anchored"
     config = load_config(find_config("gemma3_1b_caps"))

@@ -188,7 +188,7 @@ def _unlike_prepared(path: Path, known: list[Known], counts: Counter[str]) -> It
     counts["prepared"] += 1
     if any("labels are used" in note for note in prepared.notes):
         labels = {one.id: (one.text, one.label, one.true_label) for one in known}
-        for one in (*prepared.train, *prepared.normal, *prepared.behaving):
+        for one in (*prepared.train, *prepared.normal, *prepared.behaving["bad"]):
             if labels.pop(one.id) != (one.text, one.label, one.true_label):
                 counts["label_changes"] += 1
                 yield f"prepared as {one!r:.200}"

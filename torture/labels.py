@@ -88,7 +88,7 @@ def trials(
 def label_lines(overrides: Sequence[str]) -> str:
     """A line of JSON for every example that a run trains on or holds out."""
     prepared = prepare(load_config(None, overrides))
-    parts = (prepared.train, prepared.normal, prepared.behaving)
+    parts = (prepared.train, prepared.normal, prepared.behaving["bad"])
     return "".join(
         json.dumps([part, e.id, e.label, e.true_label]) + "\n"
         for part, examples in enumerate(parts)

@@ -15,6 +15,8 @@ from gradroute.files import read_lines, write_lines
 from gradroute.folders import RunFolder
 from gradroute.results import Result, read_results, write_results
 
+_Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
+
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed")
 _OF_KIND = {
     "prefix": ("prompts", "prefix_words", *_SAMPLING),
@@ -44,9 +46,10 @@ class Known:
     stale: int = 0
 
     @property
-    def rates(self) -> set[tuple[str, str]]:
-        """(kind of prompts, mode) of every behaviour rate."""
-        return {(row.dataset, row.mode) for row in self.rows if row.metric == "behavior_rate"}
+    def rates(self) -> set[_Cell]:
+        """(label, kind of prompts, mode) of every behaviour rate; of a single behaviour `all`."""
+        rated = (row for row in self.rows if row.metric == "behavior_rate")
+        return {(row.label, row.dataset, row.mode) for row in rated}
 
     @property
     def losses(self) -> set[str]:
@@ -88,10 +91,8 @@ def read_known(
     before, hashes = origin.get("evaluate", {}), origin.get("prompts", {})
     changed = {key for key in settings if before.get(key) != settings[key]}
     changed |= {kind for kind in files if hashes.get(kind) != files[kind]}
-    lines = {None} | {("losses", line.get("mode")) for line in read_lines(folder.losses)}
-    lines |= {
-        (line.get("prompts", "prefix"), line.get("mode")) for line in read_lines(folder.samples)
-    }
+    lines = {None} | {("", "losses", line.get("mode")) for line in read_lines(folder.losses)}
+    lines |= {_cell(line) for line in read_lines(folder.samples)}
     kept = [
         row
         for row in rows
@@ -127,11 +128,7 @@ def keep(
     """
     folder, rates, modes = known.folder, known.rates, known.losses
     folder.check_there()
-    rated = (
-        row
-        for row in read_lines(folder.samples)
-        if (row.get("prompts", "prefix"), row["mode"]) in rates
-    )
+    rated = (line for line in read_lines(folder.samples) if _cell(line) in rates)
     write_lines(folder.samples, [*rated, *samples])
     lost = (row for row in read_lines(folder.losses) if row["mode"] in modes)
     write_lines(folder.losses, [*lost, *losses])
@@ -141,11 +138,18 @@ def keep(
     write_results(folder.results, known.rows, known.origin)
 
 
-def _lines_of(row: Result) -> tuple[str, str] | None:
+def _cell(line: Mapping[str, Any]) -> _Cell:
+    """The cell of a line of samples; those of the first version named no kind."""
+    return line.get("label", "all"), line.get("prompts", "prefix"), line.get("mode", "")
+
+
+def _lines_of(row: Result) -> _Cell | None:
     """The lines that a row is computed from; None for none."""
     if row.metric in ("update_cosine", "random_cosine"):
         return None
-    return ("losses" if row.metric == "held_out_loss" else row.dataset, row.mode)
+    if row.metric == "held_out_loss":  # all data sets of a mode are kept together
+        return "", "losses", row.mode
+    return row.label, row.dataset, row.mode
 
 
 def _decided_by(row: Result) -> tuple[str, ...]:

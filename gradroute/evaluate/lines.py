@@ -17,6 +17,7 @@ def sample_lines(
     prompts: Sequence[Prompt],
     kind: str,
     behavior: Behavior,
+    label: str = "all",
 ) -> list[dict[str, Any]]:
     """One line per mode and prompt: the completion, its score, and whether it shows the behaviour.
 
@@ -28,6 +29,8 @@ def sample_lines(
         prompts: What was completed.
         kind: What kind of prompts they are, such as `prefix`.
         behavior: Scores each completion, once.
+        label: That of the behaviour where the run has several, to be noted in every line; `all`
+            where there is but one.
 
     Raises:
         DataError: The detector fails; the message names mode and prompt.
@@ -36,6 +39,7 @@ def sample_lines(
         {
             "mode": mode,
             "prompts": kind,
+            **_of(label),
             "prompt_id": prompt.id,
             "prompt": prompt.text,
             "completion": completion.text,
@@ -63,11 +67,18 @@ def _judged(completion: str, prompt: Prompt, where: str, behavior: Behavior) -> 
 
 
 def loss_lines(
-    losses: Mapping[str, ExampleLosses], dataset: str, ids: Sequence[str]
+    losses: Mapping[str, ExampleLosses], dataset: str, ids: Sequence[str], label: str = "all"
 ) -> list[dict[str, Any]]:
-    """One line per mode and example: summed loss in nats (`nll`) and number of target tokens."""
+    """One line per mode and example: summed loss in nats (`nll`) and number of target tokens.
+
+    The `label` of a behaviour is noted where the run has several; `all` is not.
+    """
     return [
-        {"mode": mode, "dataset": dataset, "id": name, "nll": total, "tokens": count}
+        {"mode": mode, "dataset": dataset, **_of(label), "id": name, "nll": total, "tokens": count}
         for mode, (sums, counts) in losses.items()
         for name, total, count in zip(ids, sums, counts, strict=True)
     ]
+
+
+def _of(label: str) -> dict[str, str]:
+    return {} if label == "all" else {"label": label}

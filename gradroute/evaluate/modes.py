@@ -5,11 +5,11 @@ at 1: `bad=0,0.1,...,1`. Every point of it is an ablation mode of its own. Nothi
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from gradroute.errors import ConfigError
-from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.routing.policy import AblationMode, named_mode
 
 ALL = "all"
 """In a curve, the name for all adapters together: the shrinkage of the whole update."""
@@ -37,18 +37,14 @@ def read_modes(
         ConfigError: A mode or a curve cannot be read, or names an unknown adapter.
     """
     found = [AblationMode.parse(mode, adapters) for mode in modes]
-    found = [_named(mode.scales, adapters) if "=" in mode.name else mode for mode in found]
+    twofold = ("=", "_alone")  # of two adapters, good_alone is bad_ablated
+    found = [
+        named_mode(mode.scales) if any(sign in mode.name for sign in twofold) else mode
+        for mode in found
+    ]
     for curve in curves:
         found += _curve(curve, adapters)
     return list({mode.name: mode for mode in found}.values())
-
-
-def _named(scales: Mapping[str, float], adapters: Sequence[str]) -> AblationMode:
-    """The mode of these scales, under the one name that it has."""
-    for standard in standard_modes(adapters):
-        if dict(standard.scales) == dict(scales):
-            return standard
-    return AblationMode(",".join(f"{name}={scales[name]:.12g}" for name in adapters), scales)
 
 
 def _curve(text: str, adapters: Sequence[str]) -> list[AblationMode]:
@@ -67,9 +63,7 @@ def _curve(text: str, adapters: Sequence[str]) -> list[AblationMode]:
         )
     moved = adapters if name == ALL else [name]
     rest = dict.fromkeys(adapters, 1.0)
-    return [
-        _named(rest | dict.fromkeys(moved, scale), adapters) for scale in _scales(text, numbers)
-    ]
+    return [named_mode(rest | dict.fromkeys(moved, scale)) for scale in _scales(text, numbers)]
 
 
 def _scales(text: str, numbers: str) -> list[float]:

@@ -27,7 +27,7 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.routing.adapters import attach_adapters
-from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
 from gradroute.statistics import wilson
 from gradroute.train.step import StepReport, build_optimizer
 from gradroute.train.tuning import tuning
@@ -69,21 +69,27 @@ class Attack:
     seed: int
 
 
-def kept_mode(policy: RoutingPolicy) -> AblationMode:
+def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> AblationMode:
     """The mode in which a run is shipped: without `bad` where it was routed, else all of it.
+
+    Args:
+        policy: The run's routing table.
+        labels: Those of its behaviours; the adapters of these names are left out.
 
     Raises:
         ConfigError: The table routes, but there is no adapter `bad` to leave out.
     """
     if not policy.routes_anything:
         return AblationMode.parse("full", policy.adapters)
-    if "bad" not in policy.adapters:
+    mode = shipped_mode(policy.adapters, labels)
+    if mode is None:
+        names = " or ".join(labels)
         raise ConfigError(
             f"the routing table routes between the adapters {', '.join(policy.adapters)}, none of "
-            "which is called bad, so there is no telling which one is left out when the model is "
-            "shipped. Name the one to leave out bad."
+            f"which is called {names}, so there is no telling which one is left out when the model "
+            f"is shipped. Name the one to leave out {names}."
         )
-    return AblationMode.parse("bad_ablated", policy.adapters)
+    return mode
 
 
 def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:

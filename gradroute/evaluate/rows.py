@@ -10,7 +10,8 @@
     random_cosine    modules            mean absolute cosine of random updates, range of draws
 
 Kinds of prompts are `prefix` (they invite the behaviour), `plain`, `bos` (empty), and
-`file:<filename>`. Every rate comes with its n; a rate without one says nothing.
+`file:<filename>`. Every rate comes with its n; a rate without one says nothing. Where a run has
+several behaviours, a row on one of them has its label; all else has the label `all`.
 """
 
 import math
@@ -42,12 +43,13 @@ def behavior_rows(
         step: Of the checkpoint.
         seed: Of the run.
     """
-    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    cells: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for sample in samples:
-        cells.setdefault((sample["mode"], sample["prompts"]), []).append(sample)
+        key = (sample["mode"], sample["prompts"], sample.get("label", "all"))
+        cells.setdefault(key, []).append(sample)
     return [
-        Result(run, step, mode, kind, "all", metric, value, n, lower, upper, seed=seed)
-        for (mode, kind), cell in cells.items()
+        Result(run, step, mode, kind, label, metric, value, n, lower, upper, seed=seed)
+        for (mode, kind, label), cell in cells.items()
         for metric, value, n, lower, upper in _behavior_numbers(cell)
     ]
 
@@ -70,7 +72,13 @@ def _behavior_numbers(
 
 
 def loss_rows(
-    losses: Mapping[str, ExampleLosses], dataset: str, *, run: str, step: int, seed: int
+    losses: Mapping[str, ExampleLosses],
+    dataset: str,
+    *,
+    run: str,
+    step: int,
+    seed: int,
+    label: str = "all",
 ) -> list[Result]:
     """Held-out loss of each mode: mean over target tokens, interval and std over examples.
 
@@ -80,6 +88,7 @@ def loss_rows(
         run: Name of the run.
         step: Of the checkpoint.
         seed: Of the run.
+        label: That of the behaviour where the run has several, else `all`.
     """
     rows = []
     for mode, (sums, counts) in losses.items():
@@ -87,7 +96,7 @@ def loss_rows(
             mean, lower, upper, std = ratio_mean(sums, counts)
             metric, n = "held_out_loss", len(counts)
             rows.append(
-                Result(run, step, mode, dataset, "all", metric, mean, n, lower, upper, std, seed)
+                Result(run, step, mode, dataset, label, metric, mean, n, lower, upper, std, seed)
             )
     return rows
 

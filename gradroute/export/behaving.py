@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gradroute.asking import asked_prompts, prompts_of, row_label
 from gradroute.config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.export.checks import Check
-from gradroute.measure import asked_prompts, prompts_of
 from gradroute.prepare import Prepared
 from gradroute.statistics import wilson
 
@@ -29,10 +29,11 @@ def sampled(
         DataError: A detector fails.
     """
     found = {}
-    for kind in asked_prompts(config, ()):
-        prompts = prompts_of(prepared, config, kind)
-        lines = sample_lines({"": complete(prompts)}, prompts, kind, prepared.behavior)
-        found[kind] = lines
+    for label, kind, _ in asked_prompts(config, ()):
+        prompts = prompts_of(prepared, config, kind, label)
+        lines = sample_lines({"": complete(prompts)}, prompts, kind, prepared.behaviors[label])
+        own = row_label(config, label)
+        found[kind if own == "all" else f"{kind} of {label}"] = lines
     return found
 
 

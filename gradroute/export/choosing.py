@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gradroute.config import RunConfig
 from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
-from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.routing.policy import AblationMode
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def choose(config: RunConfig, keep: Sequence[str]) -> Choice:
 
 def behavior_adapters(config: RunConfig) -> set[str]:
     """The adapters that learn from examples labelled as showing a behaviour."""
-    policy = RoutingPolicy.from_value(config.routing, tuple(config.adapters))
+    policy = config.policy
     data = config.data
     if data.drop != "nothing" or (data.path is None and data.behavior_fraction == 0):
         return set()

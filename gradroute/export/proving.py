@@ -90,7 +90,8 @@ def reference(
     assert isinstance(inner, PreTrainedModel)
     texts, samples = [], None
     if prepared is not None:
-        examples = [*prepared.normal[:2], *prepared.behaving[:2]]
+        behaving = [example for own in prepared.behaving.values() for example in own[:2]]
+        examples = [*prepared.normal[:2], *behaving]
         texts = [base.tokenizer.encode(example.text) for example in examples]
 
         def write(prompts: list[Prompt]) -> list[Completion]:

@@ -16,7 +16,7 @@ What follows from several of these numbers is in `contrasts`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -129,6 +129,8 @@ class RunResults:
         geometry: `geometry.json`; None where `gradroute geometry` was not run.
         relearn: `relearn.json`; None where `gradroute relearn` was not run.
         recovery: `recover.json`; None where `gradroute recover` was not run.
+        parts: Label -> the same run as one of that behaviour alone, where it has several; what is
+            measured of a behaviour stands there and not in the cells of the whole.
     """
 
     name: str
@@ -151,6 +153,7 @@ class RunResults:
     geometry: Record | None = None
     relearn: Record | None = None
     recovery: Record | None = None
+    parts: Mapping[str, "RunResults"] = field(default_factory=dict)
 
     @property
     def cosine(self) -> float | None:
@@ -201,16 +204,49 @@ def collect_runs(
                 "evaluate that run again, or leave its results out."
             )
     return [
-        _run_results(
+        _collected(
             name,
             config,
             [row for row in rows if row.run == name],
             samples.get(name, ()),
-            _by_example(losses.get(name, ())),
+            losses.get(name, ()),
             provenance.get(name, {}),
         )
         for name, config in configs.items()
     ]
+
+
+def by_behavior(runs: Sequence[RunResults]) -> list[RunResults]:
+    """Every run as one of a single behaviour: its parts where it has several, else itself."""
+    return [part for run in runs for part in (run.parts.values() or [run])]
+
+
+def _collected(
+    name: str,
+    config: Config,
+    rows: Sequence[Result],
+    samples: Sequence[Record],
+    losses: Sequence[Record],
+    provenance: Record,
+) -> RunResults:
+    """A run, and where it has several behaviours each of them as a run of its own."""
+    if not isinstance(config["behavior"], Mapping):
+        return _run_results(name, config, rows, samples, _by_example(losses), provenance)
+    common = [line for line in losses if "label" not in line]
+    parts = {}
+    for label in config["behavior"]:
+        own = [line for line in losses if line.get("label") == label]
+        parts[label] = _run_results(
+            f"{name} ({label})",
+            config,
+            [row for row in rows if row.label in ("all", label)],
+            [line for line in samples if line.get("label") == label],
+            _by_example([*common, *own]),
+            provenance,
+        )
+    shared = [row for row in rows if row.label == "all"]
+    whole = _run_results(name, config, shared, (), _by_example(common), provenance)
+    return replace(whole, samples=tuple(samples), parts=parts)
 
 
 def _run_results(

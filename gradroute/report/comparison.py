@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradroute.folders import RunFolder
-from gradroute.report.analysis import RunResults
+from gradroute.report.analysis import RunResults, by_behavior
 from gradroute.report.claims import Claim, judge_claims
+from gradroute.report.crossing import Crossing, behaviors_text, crossings, judge_crossings
 from gradroute.report.doctor import Finding, examine
 from gradroute.report.pairs import PairTest, pair_tests
 from gradroute.report.reading import read_runs
 from gradroute.report.revival import Recovered, Relearning, recoveries, relearnings
+from gradroute.report.roles import adapter_names, behavior_labels
 from gradroute.report.scales import Deployment, deployment
 from gradroute.report.seeds import Group, group_runs
 from gradroute.report.verdicts import Verdict, judge
+from gradroute.routing.policy import shipped_mode
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Comparison:
     """What is known of several runs of one behaviour, ready to be written, drawn or printed.
 
     Attributes:
-        behavior: The behaviour that all of them are about.
+        behavior: The behaviour that all of them are about; of several, all in words.
         runs: In the order in which they were named.
         verdicts: The claims of the method, run by run.
         groups: Runs that differ in their seed alone, in the order of their first run.
@@ -31,6 +34,8 @@ class Comparison:
         relearning: Every run that was attacked by fine-tuning, at every learning rate.
         recovered: Every run that was tuned after ablation, mode by mode.
         notes: What was ignored or is missing, counted, one sentence each.
+        crossings: Of runs with several behaviours, by group: each behaviour without each adapter.
+            Such runs have no claims, tests, findings and deployment, which are of `good` and `bad`.
     """
 
     behavior: str
@@ -44,6 +49,7 @@ class Comparison:
     relearning: tuple[Relearning, ...]
     recovered: tuple[Recovered, ...]
     notes: tuple[str, ...]
+    crossings: tuple[Crossing, ...] = ()
 
 
 def compare(folders: Sequence[RunFolder]) -> Comparison:
@@ -58,8 +64,10 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
 
 
 def comparison_of(runs: Sequence[RunResults]) -> Comparison:
-    """Compare runs of one behaviour that have been read; at least one."""
+    """Compare runs of one behaviour, or of the same several, that have been read; at least one."""
     groups = group_runs(runs)
+    if runs[0].parts:
+        return _of_several(runs, groups)
     found = {run.name: examine(run, runs) for run in runs}
     chosen = {run.name: deployment(run, runs) for run in runs}
     return Comparison(
@@ -77,6 +85,24 @@ def comparison_of(runs: Sequence[RunResults]) -> Comparison:
     )
 
 
+def _of_several(runs: Sequence[RunResults], groups: Sequence[Group]) -> Comparison:
+    parts = by_behavior(runs)
+    return Comparison(
+        behavior=behaviors_text(runs[0]),
+        runs=tuple(runs),
+        verdicts=tuple(judge_crossings(runs)),
+        groups=tuple(groups),
+        claims=(),
+        tests=(),
+        findings={},
+        deployment={},
+        relearning=tuple(relearnings(parts)),
+        recovered=tuple(recoveries(parts)),
+        notes=tuple(_notes(parts)),
+        crossings=tuple(crossings(runs, groups)),
+    )
+
+
 def _notes(runs: Sequence[RunResults]) -> list[str]:
     """What a reader of the numbers would otherwise not know."""
     notes = []
@@ -91,10 +117,12 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
                 notes.append(
                     f"{run.name}, {kind}: too short to judge, and so counted as not shown: {named}."
                 )
-        if run.role == "routed" and run.rate("bad_ablated") is None:
+        shipped = shipped_mode(adapter_names(run.config), behavior_labels(run.config))
+        mode = "bad_ablated" if shipped is None else shipped.name
+        if run.role == "routed" and run.rate(mode) is None:
             notes.append(
-                f"{run.name} was not measured under bad_ablated, so nothing is claimed of it; "
-                "gradroute eval RUN --mode bad_ablated."
+                f"{run.name} was not measured under {mode}, so nothing is claimed of it; "
+                f"gradroute eval RUN --mode {mode}."
             )
     unchecked = [run.name for run in runs if run.cells and not (run.samples and run.examples)]
     if unchecked:

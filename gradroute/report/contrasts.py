@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gradroute.report.analysis import PREFIX, Estimate, Rate, RunResults
-from gradroute.report.roles import find_controls
+from gradroute.report.roles import adapter_names, behavior_labels, find_controls
+from gradroute.routing.policy import shipped_mode
 from gradroute.statistics import difference, paired_difference, ratio, ratio_mean
 
 
@@ -117,8 +118,13 @@ def localization(run: RunResults) -> Estimate | None:
 
 
 def deployed_mode(run: RunResults) -> str:
-    """The mode that would be shipped: `bad_ablated`, or `full` where nothing is to be ablated."""
-    return "bad_ablated" if "bad_ablated" in run.cells else "full"
+    """The mode that would be shipped: `bad_ablated`, or `full` where nothing is to be ablated.
+
+    Of several behaviours it is the mode without the adapters of all of them.
+    """
+    shipped = shipped_mode(adapter_names(run.config), behavior_labels(run.config))
+    name = "full" if shipped is None else shipped.name
+    return name if name in run.cells else "full"
 
 
 def gain_reference(run: RunResults, runs: Sequence[RunResults]) -> RunResults | None:

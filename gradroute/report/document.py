@@ -35,11 +35,12 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
     run, `groups` the same over seeds (`rates.<mode>.<kind>`, `losses.<mode>.<dataset>`,
     `gain_kept`), `claims` routed groups beside their controls, `tests` modes on the same prompts,
     `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy, `relearning`
-    and `recovered` what came back. `behavior_rate` and the like over seeds are {seeds, values, n,
-    mean, lower, upper, basis}.
+    and `recovered` what came back. With several behaviours in a run `crossings` holds the matrices,
+    and `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
+    `behavior_rate` and the like over seeds are {seeds, values, n, mean, lower, upper, basis}.
     """
     runs = comparison.runs
-    return {
+    document = {
         "schema_version": DOCUMENT_VERSION,
         "behavior": comparison.behavior,
         "runs": {run.name: _run(run) for run in runs},
@@ -65,26 +66,38 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
         ],
         "notes": list(comparison.notes),
     }
+    if comparison.crossings:
+        document["crossings"] = [asdict(one) for one in comparison.crossings]
+    return document
 
 
 def _run(run: RunResults) -> dict[str, Any]:
     random = run.random_cosine
     measured = run.geometry or {}
-    return {mode: _cell(cell) for mode, cell in run.cells.items()} | {
-        "geometry": {
-            "mean_absolute_cosine": run.cosine,
-            "random": None if random is None else random._asdict(),
-            "cosines": dict(run.cosines),
-            "summary": measured.get("summary"),
-            "random_subspaces": measured.get("random"),
-        },
-        "labels": run.manifest.get("labels"),
-        "role": run.role,
-        "step": run.step,
-        "seed": run.seed,
-        "config": dict(run.config),
-        "provenance": dict(run.provenance),
+    cells = {mode: _cell(cell) for mode, cell in run.cells.items()}
+    parts = {
+        label: {mode: _cell(cell) for mode, cell in part.cells.items()}
+        for label, part in run.parts.items()
     }
+    return (
+        cells
+        | ({"behaviors": parts} if parts else {})
+        | {
+            "geometry": {
+                "mean_absolute_cosine": run.cosine,
+                "random": None if random is None else random._asdict(),
+                "cosines": dict(run.cosines),
+                "summary": measured.get("summary"),
+                "random_subspaces": measured.get("random"),
+            },
+            "labels": run.manifest.get("labels"),
+            "role": run.role,
+            "step": run.step,
+            "seed": run.seed,
+            "config": dict(run.config),
+            "provenance": dict(run.provenance),
+        }
+    )
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def _asked(samples: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]
     """Kind of prompts -> prompt id -> mode -> sample, in the order of the file."""
     asked: dict[str, dict[str, dict[str, Record]]] = {}
     for row in samples:
-        prompts = asked.setdefault(row["prompts"], {})
+        label = f" of {row['label']}" if "label" in row else ""
+        prompts = asked.setdefault(f"{row['prompts']}{label}", {})
         prompts.setdefault(row["prompt_id"], {})[row["mode"]] = row
     return asked
 
@@ -181,7 +182,7 @@ def _sample(row: Record | None, texts: _Texts) -> list[Any] | None:
 def _scales(run: RunResults, comparison: Comparison) -> list[dict[str, Any]]:
     """The measured scales of `bad`, ascending, each with its numbers."""
     adapters = adapter_names(run.config)
-    if "bad" not in adapters or len(adapters) < 2:
+    if "bad" not in adapters or len(adapters) < 2 or run.parts:
         return []
     chosen = comparison.deployment.get(run.name)
     points = scale_curve(run, ["bad"], gain_reference(run, comparison.runs))

@@ -6,8 +6,9 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from gradroute.report.analysis import RunResults
+from gradroute.report.analysis import RunResults, by_behavior
 from gradroute.report.comparison import Comparison
+from gradroute.report.crossing_figure import crossing_figure
 from gradroute.report.drawing import Ink
 from gradroute.report.geometry_figure import geometry_figure
 from gradroute.report.plots import eval_multi_figure, group_entries, run_entries
@@ -42,10 +43,10 @@ class Picture:
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """The figures for which something was measured, in the order of the page."""
+    of_bad = [] if comparison.crossings else [_tradeoff(comparison), _scales(comparison)]
     made = [
         eval_multi_picture(comparison),
-        _tradeoff(comparison),
-        _scales(comparison),
+        *of_bad,
         _geometry(comparison),
         *_trainings(comparison),
         _relearning(comparison),
@@ -55,6 +56,15 @@ def pictures(comparison: Comparison) -> list[Picture]:
 
 def eval_multi_picture(comparison: Comparison) -> Picture:
     """Rates and losses of every run; where runs differ in their seed alone, of every group."""
+    if comparison.crossings:
+        return Picture(
+            "eval_multi_plot",
+            "crossing",
+            f"Rates of {comparison.behavior} under every mode",
+            "Share of completions that show each behaviour (rows) under each ablation mode "
+            "(columns), with its 95 % interval. Framed: the behaviour without its own adapter.",
+            partial(crossing_figure, comparison.crossings),
+        )
     over_seeds = any(len(group.seeds) > 1 for group in comparison.groups)
     entries = (
         group_entries(comparison.groups, comparison.runs)
@@ -146,7 +156,7 @@ def _relearning(comparison: Comparison) -> Picture | None:
     label = {name: group.name for group in comparison.groups for name in group.runs}
     found = [
         (label.get(run.name, run.name), run.relearn)
-        for run in comparison.runs
+        for run in by_behavior(comparison.runs)
         if run.relearn is not None
     ]
     if not found:

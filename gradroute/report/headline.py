@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gradroute.report.analysis import by_behavior
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import deployed_mode
 from gradroute.report.revival import Relearning
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
+from gradroute.report.words import listed
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
@@ -57,13 +59,14 @@ def headline(comparison: Comparison) -> list[Part]:
     beaten = [claim for claim in comparison.claims if claim.rival and claim.decided == "lower"]
     unbeaten = [claim for claim in comparison.claims if claim.rival and claim.decided != "lower"]
     verdicts = _verdicts(comparison)
+    several = bool(comparison.crossings)
     shown = [line for line in verdicts if line.badge == SHOWN]
     other = [line for line in verdicts if line.badge != SHOWN]
     parts = [
         Part("Shown", (*shown, *_against(beaten)) or (_nothing(comparison),)),
         Part("Not shown", (*other, *_suppressed(comparison))),
         Part("Not shown to beat", _unbeaten(unbeaten), lost=True),
-        Part("Compared with", _compared(comparison)),
+        Part("Compared with", _beside(comparison) if several else _compared(comparison)),
         Part("At what cost", _cost(comparison)),
         Part("How sure", _sure(comparison)),
     ]
@@ -79,6 +82,8 @@ def lead(comparison: Comparison) -> list[str]:
 
     Nothing where there are more than `MOST_SENTENCES`: a table says it better.
     """
+    if comparison.crossings:
+        return _falls(comparison)
     if sum(group.role == "routed" for group in comparison.groups) > MOST_SENTENCES:
         return []
     sentences = []
@@ -88,6 +93,28 @@ def lead(comparison: Comparison) -> list[str]:
             sentences.append(
                 f"{group.name}: {comparison.behavior} in {_rate(full)} of completions as trained, "
                 f"in {_rate(ablated)} without `bad`{_kept(group)}."
+            )
+    return sentences
+
+
+def _falls(comparison: Comparison) -> list[str]:
+    """By how much each behaviour falls without its own adapter, and without another's."""
+    routed = [one for one in comparison.crossings if one.role == "routed"]
+    sentences = []
+    for one in routed[:MOST_SENTENCES]:
+        for label, changes in one.changes.items():
+            own = changes.get(f"{label}_ablated")
+            if own is None:
+                continue
+            others = {other: changes.get(f"{other}_ablated") for other in one.behaviors}
+            beside = "".join(
+                f", by {_points(gap)} without `{other}`"
+                for other, gap in others.items()
+                if gap is not None and other != label
+            )
+            sentences.append(
+                f"{one.group}: {label} in {_rate(one.rates[label]['full'])} of completions as "
+                f"trained; it changes by {_points(own)} without its own adapter{beside}."
             )
     return sentences
 
@@ -167,7 +194,7 @@ def _verdicts(comparison: Comparison) -> list[Line]:
 
 def _suppressed(comparison: Comparison) -> list[Line]:
     """Routed runs in which the behaviour comes back sooner than it is learned anew."""
-    routed = {run.name for run in comparison.runs if run.role == "routed"}
+    routed = {run.name for run in by_behavior(comparison.runs) if run.role == "routed"}
     merged: dict[float, list[Relearning]] = {}
     for one in comparison.relearning:
         if one.run in routed and one.outcome == "suppressed":
@@ -237,9 +264,21 @@ def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
 
 
 def _nothing(comparison: Comparison) -> Line:
+    if comparison.crossings and not comparison.verdicts:
+        text = "Nothing is claimed: that needs a routed run with an adapter for every behaviour."
+        return Line("", PLAIN, text)
     if comparison.verdicts or comparison.claims:
         return Line("", PLAIN, "No claim of the method is shown by these runs.")
     return Line("", PLAIN, "Nothing is claimed: that needs a routed run with good and bad.")
+
+
+def _beside(comparison: Comparison) -> tuple[Line, ...]:
+    """With several behaviours no claim is made against a control."""
+    others = [one.group for one in comparison.crossings if one.role != "routed"]
+    text = f"The matrices of {listed(others)} stand beside." if others else "No other run is here."
+    return (
+        Line("", PLAIN, f"{text} No claim is computed against controls of several behaviours."),
+    )
 
 
 def _compared(comparison: Comparison) -> tuple[Line, ...]:
@@ -296,7 +335,7 @@ def _sure(comparison: Comparison) -> tuple[Line, ...]:
             "One seed: 95 % intervals over its own completions and texts, which say nothing about "
             "another seed"
         )
-    rates = [run.rate(deployed_mode(run)) for run in comparison.runs]
+    rates = [run.rate(deployed_mode(run)) for run in by_behavior(comparison.runs)]
     counts = sorted({rate.n for rate in rates if rate is not None})
     if counts:
         n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

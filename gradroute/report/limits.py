@@ -1,5 +1,6 @@
 """What a comparison does not show: what was not measured, and what no run of it could tell."""
 
+from gradroute.report.analysis import by_behavior
 from gradroute.report.comparison import Comparison
 from gradroute.report.headline import CONTROLS
 from gradroute.report.scale_figures import bad_curves
@@ -18,11 +19,15 @@ def _not_measured(comparison: Comparison) -> list[str]:
     found = []
     there = {claim.kind for claim in comparison.claims}
     missing = [kind for kind in CONTROLS if kind not in there]
-    if missing:
+    if comparison.crossings:
+        found.append("Whether a control does as well: no claim is computed of several behaviours.")
+    elif missing:
         found.append(f"Controls that are not here: {', '.join(missing)}.")
     if max((len(group.seeds) for group in comparison.groups), default=0) < 2:
         found.append("How the numbers vary from seed to seed: there is one seed of each run.")
-    kinds = {kind for run in runs for cell in run.cells.values() for kind in cell.rates}
+    kinds = {
+        kind for run in by_behavior(runs) for cell in run.cells.values() for kind in cell.rates
+    }
     for kind, what, command in (
         ("plain", "prompts that do not invite the behaviour", "--prompts plain"),
         ("bos", "text written from an empty prompt", "--prompts bos"),
@@ -37,8 +42,16 @@ def _not_measured(comparison: Comparison) -> list[str]:
         )
     for missing_all, what, command in (
         (all(run.geometry is None for run in runs), "Angles between subspaces", "geometry"),
-        (all(run.relearn is None for run in runs), "How fast it is relearned", "relearn"),
-        (all(run.recovery is None for run in runs), "What a short tune revives", "recover"),
+        (
+            all(run.relearn is None for run in by_behavior(runs)),
+            "How fast it is relearned",
+            "relearn",
+        ),
+        (
+            all(run.recovery is None for run in by_behavior(runs)),
+            "What a short tune revives",
+            "recover",
+        ),
     ):
         if missing_all:
             found.append(f"{what}: not measured (`gradroute {command} RUN…`).")

@@ -32,6 +32,7 @@ from gradroute.report.verdicts import Check
 
 _TITLES = {
     "headline": "Headline",
+    "crossing": "Cross-ablation",
     "controls": "Against controls",
     "verdicts": "Every verdict",
     "rates": "Rates and losses",
@@ -84,6 +85,7 @@ def page_html(
     there |= {"revival"} if {"relearning", "recovery"} & by_name.keys() else set()
     there |= {"headline", "rates", "samples", "configuration", "limits"}
     there |= {"verdicts"} if comparison.verdicts else set()
+    there |= {"crossing"} if comparison.crossings else set()
     there |= {"doctor"} if findings else set()
     style, script = _template("report.css"), _template("report.js")
     context: dict[str, Any] = {
@@ -150,6 +152,8 @@ def _visible(value: Any) -> Any:
 
 def _standing(comparison: Comparison, tables: Mapping[str, Table]) -> Table | None:
     """The table that stands open: groups where there are seeds, else runs without their scales."""
+    if comparison.crossings:
+        return None
     if any(len(group.seeds) > 1 for group in comparison.groups):
         return tables.get("seeds")
     modes = tables.get("modes")
@@ -234,7 +238,7 @@ def _judged(one: Judged) -> dict[str, Any]:
     first, *_ = one.verdicts
     return {
         "outcome": one.outcome,
-        "tone": tone(one.outcome) if first.number < 4 else "",
+        "tone": tone(one.outcome) if first.number != 4 else "",
         "names": one.names,
         "claim": one.claim.removesuffix("."),
         "runs": [(v.run, [_check(check) for check in v.checks]) for v in one.verdicts],

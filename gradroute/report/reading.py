@@ -73,8 +73,10 @@ def check_sums(run: RunResults) -> None:
     Raises:
         DataError: One does not; the message has both numbers.
     """
+    for part in run.parts.values():
+        check_sums(part)
     lines: dict[tuple[str, str], list[Record]] = {}
-    for line in run.samples:
+    for line in () if run.parts else run.samples:
         lines.setdefault((line["mode"], line["prompts"]), []).append(line)
     for mode, cell in run.cells.items():
         for kind, rate in cell.rates.items():
@@ -135,15 +137,26 @@ def _one_behavior(configs: Mapping[str, Record]) -> None:
 
 def _with_sides(run: RunResults, folder: RunFolder) -> RunResults:
     """The run with what was measured besides its evaluation."""
+    relearn, recovery = _side(folder.relearn), _side(folder.recovery / "recover.json")
+    if run.parts:  # each behaviour has its own
+        parts = {
+            label: replace(part, relearn=_of(relearn, label), recovery=_of(recovery, label))
+            for label, part in run.parts.items()
+        }
+        run, relearn, recovery = replace(run, parts=parts), None, None
     return replace(
         run,
         metrics=tuple(read_lines(folder.metrics)),
         measures=tuple(read_lines(folder.measures)),
         manifest=redacted_tree(read_json(folder.manifest)) if folder.manifest.is_file() else {},
         geometry=_side(folder.geometry),
-        relearn=_side(folder.relearn),
-        recovery=_side(folder.recovery / "recover.json"),
+        relearn=relearn,
+        recovery=recovery,
     )
+
+
+def _of(document: Record | None, label: str) -> Record | None:
+    return None if document is None else document.get("behaviors", {}).get(label)
 
 
 def _side(path: Path) -> Record | None:

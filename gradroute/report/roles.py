@@ -70,6 +70,12 @@ def adapter_names(config: Config) -> list[str]:
     return [name for name, adapter in config["adapters"].items() if adapter is not None]
 
 
+def behavior_labels(config: Config) -> tuple[str, ...]:
+    """The labels of a configuration's behaviours; a single one has the label `bad`."""
+    behavior = config["behavior"]
+    return tuple(behavior) if isinstance(behavior, Mapping) else ("bad",)
+
+
 def role_of(config: Config) -> str:
     """What a run is, from what it was trained on; names mean nothing.
 
@@ -81,7 +87,8 @@ def role_of(config: Config) -> str:
     """
     adapters, data = adapter_names(config), config["data"]
     several = len(adapters) > 1
-    if RoutingPolicy.from_value(config["routing"], adapters).routes_anything:
+    labels = behavior_labels(config)
+    if RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything:
         role = {"random": "random_labels", "unlabel_bad": "anchors_only"}.get(data["relabel"])
         return (role or "routed") if several else "other"
     if data["behavior_fraction"] == 0:

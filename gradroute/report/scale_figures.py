@@ -71,6 +71,8 @@ class Look(NamedTuple):
 def bad_curves(comparison: Comparison) -> list[Curve]:
     """The measured scales of `bad`, of every run that has that adapter beside another."""
     by_name = {run.name: run for run in comparison.runs}
+    if comparison.crossings:  # `bad` is then one of several
+        return []
     found = []
     for group in sorted(comparison.groups, key=lambda group: group.role != "routed"):
         if group.role == "baseline":  # nothing to turn down

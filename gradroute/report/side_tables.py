@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradroute.environment import redacted
-from gradroute.report.analysis import Rate, RunResults
+from gradroute.report.analysis import Rate, RunResults, by_behavior
 from gradroute.report.comparison import Comparison
 from gradroute.report.table_cells import (
     Cell,
@@ -95,7 +95,7 @@ def relearning_table(comparison: Comparison) -> Table:
 
 def recovery_table(comparison: Comparison) -> Table:
     """What a short tune after ablation cost or revived."""
-    records = {run.name: run.recovery or {} for run in comparison.runs}
+    records = {run.name: run.recovery or {} for run in by_behavior(comparison.runs)}
     rows = []
     for i, one in enumerate(comparison.recovered):
         before = records[one.run].get("before", {}).get(one.mode) or {}

@@ -22,6 +22,7 @@ class Cell:
         at: JSON pointer (RFC 6901) of the number in `eval_multi_results.json`; empty if there is
             none.
         prose: Whether it is a sentence, which may break over lines.
+        classes: Of the cell on the page: how it is set.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Cell:
     numbers: Mapping[str, Number] = field(default_factory=dict)
     at: str = ""
     prose: bool = False
+    classes: str = ""
 
 
 @dataclass(frozen=True)

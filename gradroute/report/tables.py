@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from gradroute.report.analysis import RunResults
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
+from gradroute.report.crossing_tables import behaviors_table, crossing_tables
 from gradroute.report.grounds import differences_table
 from gradroute.report.scales import Point
 from gradroute.report.seeds import Group, OverSeeds
@@ -27,6 +28,14 @@ from gradroute.report.table_cells import (
 
 def tables(comparison: Comparison) -> list[Table]:
     """Every table that has a row, in the order in which a report shows them."""
+    if comparison.crossings:
+        made = [
+            *crossing_tables(comparison.crossings),
+            behaviors_table(comparison.runs),
+            *side_tables(comparison),
+            differences_table(comparison.runs),
+        ]
+        return [table for table in made if table.rows]
     made = [
         overview_table(comparison.groups, comparison.behavior),
         claims_table(comparison.claims),

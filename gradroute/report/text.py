@@ -8,6 +8,7 @@ from gradroute.report.analysis import Loss, Rate, RunResults
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import gain_kept, gain_reference
+from gradroute.report.crossing import Crossing
 from gradroute.report.doctor import HEALTHY, Finding
 from gradroute.report.scales import FEWEST_SCALES, Deployment
 from gradroute.report.seeds import Group, OverSeeds
@@ -23,6 +24,8 @@ def render(comparison: Comparison) -> str:
     With several seeds the verdicts are one line per claim and outcome: their checks, seed by seed,
     would fill screens, and are in the JSON document.
     """
+    if comparison.crossings:
+        return _render_several(comparison)
     groups = comparison.groups
     several = any(len(group.seeds) > 1 for group in groups)
     back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
@@ -38,6 +41,55 @@ def render(comparison: Comparison) -> str:
         _paragraphs("Notes", [("", note) for note in comparison.notes]),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _render_several(comparison: Comparison) -> str:
+    """Of several behaviours: the matrices, a verdict for each of them, what came back."""
+    back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
+    verdicts = comparison.verdicts
+    seeds = any(len(group.seeds) > 1 for group in comparison.groups)
+    none = "No verdicts: they need a routed run with an adapter for every behaviour."
+    blocks = [
+        *(render_crossing(one) for one in comparison.crossings),
+        _CROSSING_NOTE,
+        none if not verdicts else render_outcomes(verdicts) if seeds else render_verdicts(verdicts),
+        _paragraphs("Does it come back", back),
+        _paragraphs("Notes", [("", note) for note in comparison.notes]),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+_CROSSING_NOTE = (
+    "Rates in per cent [95 %]; then, in points, the change against full on the same prompts. A *\n"
+    "marks the behaviour without its own adapter, which is to be low; without another's it is to\n"
+    "stay. Normal loss in nats per token of held-out text."
+)
+
+
+def render_crossing(crossing: Crossing) -> str:
+    """One group's matrix with a line per mode and two columns per behaviour."""
+    labels = list(crossing.rates)
+    heads = [part for label in labels for part in (f"{label} rate", "- full")]
+    lines = [["mode", *heads, "normal loss", "gain kept"]]
+    for mode in crossing.modes:
+        line = [mode]
+        for label in labels:
+            rate, change = crossing.rates[label].get(mode), crossing.changes[label].get(mode)
+            mark = " *" if crossing.own(label, mode) else ""
+            line.append("" if rate is None else f"{_seeds_rate(rate)}{mark}")
+            line.append("" if change is None else _signed(change))
+        normal, gain = crossing.normal.get(mode), crossing.gain_kept.get(mode)
+        line.append("" if normal is None else f"{normal.mean:.3f}")
+        line.append("" if gain is None else f"{gain.mean:.2f}")
+        lines.append(line)
+    left = (True, *(True, True) * len(labels), False, False)
+    return f"{crossing.group}\n{_aligned(lines, left)}"
+
+
+def _signed(number: OverSeeds) -> str:
+    values = (100 * value for value in (number.mean, number.lower, number.upper))
+    mean, lower, upper = (f"{round(value) + 0:+d}" for value in values)
+    return f"{mean} [{lower}, {upper}]"
 
 
 def render_table(runs: Sequence[RunResults], behavior: str) -> str:

@@ -92,7 +92,7 @@ def _draw_loss(axes: Axes, metrics: Sequence[Record], ink: Ink) -> None:
     labels = _ordered({label for row in metrics for label in row["loss_per_label"]})
     for label in labels:
         steps, values = _series(metrics, "loss_per_label", label)
-        color = _label_color(label, ink)
+        color = _label_color(label, labels, ink)
         axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.28)
         axes.plot(steps, _running_mean(values), color=color, linewidth=1.7, label=label)
     axes.set_title("training loss per label, nats/token", loc="left", fontsize=8.5)
@@ -102,6 +102,7 @@ def _draw_loss(axes: Axes, metrics: Sequence[Record], ink: Ink) -> None:
 
 def _draw_shares(axes: Axes, metrics: Sequence[Record], adapter: str, ink: Ink) -> None:
     """Whose gradient an adapter's updates were made of, at the steps that logged it."""
+    every = _ordered({label for row in metrics for label in row["loss_per_label"]})
     rows = [row for row in metrics if row.get("gradient_norm_per_label", {}).get(adapter)]
     labels = _ordered({name for row in rows for name in row["gradient_norm_per_label"][adapter]})
     axes.set_title(
@@ -121,7 +122,7 @@ def _draw_shares(axes: Axes, metrics: Sequence[Record], adapter: str, ink: Ink) 
             norms = row["gradient_norm_per_label"][adapter]
             total = sum(norms.values())
             shares.append(norms.get(label, 0.0) / total if total > 0 else 0.0)
-        color = _label_color(label, ink)
+        color = _label_color(label, every, ink)
         axes.bar(steps, shares, width, bottom, color=color, alpha=0.8, linewidth=0)
         bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
 
@@ -153,15 +154,29 @@ def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
     if not measures:
         _say(axes, "not measured (train.measure_every is 0)", ink)
         return
-    for mode in dict.fromkeys(row["mode"] for row in measures):
-        rows = [row for row in measures if row["mode"] == mode]
+    labels = list(dict.fromkeys(row.get("label") for row in measures))  # None: of a single one
+    for mode, label in dict.fromkeys((row["mode"], row.get("label")) for row in measures):
+        rows = [row for row in measures if (row["mode"], row.get("label")) == (mode, label)]
         steps = [row["step"] for row in rows]
         color, marker = style(mode, ink)
+        if label is not None:
+            color = ink.series[labels.index(label) % len(ink.series)]
+        name = mode if label is None else f"{shortened(label, 16)}, {mode}"
+        line = "-" if mode == "full" or label is None else (0, (4, 2))
         bounds = [wilson(row["shown"], row["n"]) for row in rows]
         lower, upper = [bound.lower for bound in bounds], [bound.upper for bound in bounds]
         axes.fill_between(steps, lower, upper, color=color, alpha=0.16, linewidth=0)
         rates = [row["behavior_rate"] for row in rows]
-        axes.plot(steps, rates, color=color, marker=marker, markersize=4, linewidth=1.4, label=mode)
+        axes.plot(
+            steps,
+            rates,
+            color=color,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            linestyle=line,
+            label=name,
+        )
     counts = sorted({row["n"] for row in measures})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.legend(
@@ -193,13 +208,16 @@ def _ordered(labels: set[str]) -> list[str]:
     return [label for label in _LABELS if label in labels] + sorted(labels - set(_LABELS))
 
 
-def _label_color(label: str, ink: Ink) -> str:
+def _label_color(label: str, labels: Sequence[str], ink: Ink) -> str:
+    """A colour of its own for each of the run's labels, the same in every part of the picture."""
     known = {
         "good": ink.modes["bad_ablated"],
         "bad": ink.modes["good_ablated"],
         "unlabeled": ink.modes["base"],
     }
-    return known.get(label, ink.series[sum(label.encode()) % len(ink.series)])
+    own = [one for one in labels if one not in known]
+    left = [color for color in ink.series if color not in known.values()]
+    return known[label] if label in known else left[own.index(label) % len(left)]
 
 
 def _say(axes: Axes, text: str, ink: Ink) -> None:

@@ -5,6 +5,8 @@
 3. Ablating `good` does not reduce the behaviour: it sits in `bad`.
 4. How the updates of `good` and `bad` lie to each other.
 
+Of several behaviours in one run there is a claim each, number 5, in `crossing`.
+
 A rate of 0 under `bad_ablated` proves nothing by itself: a model that is damaged, or that has lost
 half of its update, does not show the behaviour either. So every claim is a list of checks, and
 each check holds, fails, or stays open because its interval lies across the limit.
@@ -82,7 +84,7 @@ class Verdict:
     """What the measurements say about one claim in one run.
 
     Attributes:
-        number: Of the claim, 1 to 4.
+        number: Of the claim, 1 to 5.
         claim: The claim in words.
         run: Name of the run.
         outcome: `shown`, `not shown` (with the reason, where it has a name) or `inconclusive`; of
@@ -142,11 +144,11 @@ def _removal(
     else:
         claim = "With the labels that training saw, ablating `bad` removes the behaviour."
     checks = [
-        _learned(run),
-        *_modes_differ(run),
-        _stays_low("bad_ablated", run, controls.get("baseline")),
-        _whole(run, reference),
-        _stays_low("good_x2", run, controls.get("baseline")),
+        learned(run),
+        *modes_differ(run),
+        stays_low("bad_ablated", run, controls.get("baseline")),
+        whole_under(run, reference),
+        stays_low("good_x2", run, controls.get("baseline")),
     ]
     unrouted = controls.get("unrouted")
     if not whole and unrouted is not None:
@@ -155,12 +157,12 @@ def _removal(
             Check(
                 f"loss on the behaviour under bad_ablated {nats_text(gap)} above that of "
                 f"{unrouted.name}, unrouted (at least {LOSS_MARGIN})",
-                _at_least(gap, LOSS_MARGIN),
+                at_least(gap, LOSS_MARGIN),
             )
         )
     checks += [*_same_prompts(run), *_labels(run)]
     checks += _beside(run, controls, ("bad_ablated", "good_x2"))
-    return Verdict(1 if whole else 2, claim, run.name, _outcome(checks), tuple(checks))
+    return Verdict(1 if whole else 2, claim, run.name, outcome_of(checks), tuple(checks))
 
 
 def _sits_in_bad(
@@ -170,26 +172,26 @@ def _sits_in_bad(
     change = mode_difference(run, "good_ablated", "full")
     local = localization(run)
     checks = [
-        _learned(run),
-        *_modes_differ(run),
+        learned(run),
+        *modes_differ(run),
         Check(
             f"good_ablated shows it in {rate_text(run.rate('good_ablated'))}, "
             f"{points_text(change)} against full (at least {-100 * RATE_MARGIN:.0f})",
-            _at_least(change, -RATE_MARGIN),
+            at_least(change, -RATE_MARGIN),
         ),
         Check(
             f"localization, good_ablated minus bad_ablated: {points_text(local)} "
             f"(at least {100 * RATE_MARGIN:+.0f})",
-            _at_least(local, RATE_MARGIN),
+            at_least(local, RATE_MARGIN),
         ),
-        _whole(run, reference),
+        whole_under(run, reference),
     ]
     if "unrouted" in controls:
         other = controls["unrouted"]
         text = f"{other.name}, unrouted: localization {points_text(localization(other))}"
         checks.append(Check(text + _differences(run, other), None, decides=False))
     claim = "Ablating `good` does not reduce the behaviour: it sits in `bad`."
-    return Verdict(3, claim, run.name, _outcome(checks), tuple(checks))
+    return Verdict(3, claim, run.name, outcome_of(checks), tuple(checks))
 
 
 def _geometry(run: RunResults, cosine: float, unrouted: RunResults | None) -> Verdict:
@@ -229,7 +231,8 @@ def _side(lower: float, upper: float) -> str:
     return HIGHER if upper < 0 else SAME
 
 
-def _learned(run: RunResults) -> Check:
+def learned(run: RunResults) -> Check:
+    """Whether the behaviour was there at all."""
     full = run.rate("full")
     return Check(
         f"full shows it in {rate_text(full)} (at least {100 * LEARNED_RATE:.0f} %)",
@@ -238,15 +241,15 @@ def _learned(run: RunResults) -> Check:
     )
 
 
-def _modes_differ(run: RunResults) -> list[Check]:
-    """A failed check if ablating `bad` changed no completion at all; otherwise nothing."""
-    cell = run.cells.get("bad_ablated")
+def modes_differ(run: RunResults, mode: str = "bad_ablated") -> list[Check]:
+    """A failed check if a mode changed no completion at all; otherwise nothing."""
+    cell = run.cells.get(mode)
     if cell is None or cell.rate is None or cell.changed != 0:
         return []
-    full, ablated = run.loss("full", "normal"), run.loss("bad_ablated", "normal")
+    full, ablated = run.loss("full", "normal"), run.loss(mode, "normal")
     same = full is None or ablated is None or full.mean == ablated.mean
     consequence = "ablation did nothing" if same else "only the losses differ"
-    text = f"bad_ablated wrote exactly what full wrote, {cell.rate.n} of {cell.rate.n} times"
+    text = f"{mode} wrote exactly what full wrote, {cell.rate.n} of {cell.rate.n} times"
     return [Check(f"{text}: {consequence}", False, failed=IDLE)]
 
 
@@ -285,7 +288,8 @@ def _labels(run: RunResults) -> list[Check]:
     return [Check(text, None, decides=False)]
 
 
-def _stays_low(mode: str, run: RunResults, baseline: RunResults | None) -> Check:
+def stays_low(mode: str, run: RunResults, baseline: RunResults | None) -> Check:
+    """Whether a mode shows the behaviour hardly more than a model that never saw it."""
     reference = run.rate("base") if baseline is None else baseline.rate("full")
     name = "the untuned base" if baseline is None else baseline.name
     gap = rate_difference(run.rate(mode), reference)
@@ -307,8 +311,9 @@ def _beyond_use(mode: str, run: RunResults) -> str:
     return f" [says little: normal loss {loss.mean:.2f}, the untuned base has {base.mean:.2f}]"
 
 
-def _whole(run: RunResults, reference: RunResults | None) -> Check:
-    kept = gain_kept(run, reference)
+def whole_under(run: RunResults, reference: RunResults | None, mode: str | None = None) -> Check:
+    """Whether enough of the gain is kept under a mode; without one, under that to be shipped."""
+    kept = gain_kept(run, reference, mode)
     text = f"gain kept {gain_text(kept)} (at least {GAIN_KEPT:.2f})"
     return Check(text, _gain_met(kept), failed=DAMAGED)
 
@@ -337,7 +342,8 @@ def _beside(
     return checks
 
 
-def _outcome(checks: Sequence[Check]) -> str:
+def outcome_of(checks: Sequence[Check]) -> str:
+    """What the checks say together: the first reason of those that fail, or that all hold."""
     deciding = [check for check in checks if check.decides]
     failed = {check.failed for check in deciding if check.met is False}
     for outcome in (IDLE, NOT_LEARNED, DAMAGED, NOT_SHOWN):
@@ -352,7 +358,8 @@ def _at_most(estimate: Estimate | None, limit: float) -> bool | None:
     return False if estimate is not None and estimate.lower > limit else None
 
 
-def _at_least(estimate: Estimate | None, limit: float) -> bool | None:
+def at_least(estimate: Estimate | None, limit: float) -> bool | None:
+    """Whether a number lies above a limit with its whole interval; None if across it."""
     if estimate is not None and estimate.lower >= limit:
         return True
     return False if estimate is not None and estimate.upper < limit else None

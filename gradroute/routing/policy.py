@@ -14,35 +14,17 @@ Computation in Neural Networks" (arXiv 2410.04332); `detach` is that paper's for
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from gradroute.errors import ConfigError
+from gradroute.routing.tables import NAMED_POLICIES, named_table, nearest
 
 ROUTES = ("update", "freeze", "detach", "ablate")
 
-_BOTH = {"good": "update", "bad": "update"}
-_BAD_ONLY = {"good": "freeze", "bad": "update"}
-_GOOD_ONLY = {"good": "update", "bad": "freeze"}
-_GOOD_ALONE = {"good": "update", "bad": "ablate"}
-
-NAMED_POLICIES: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType(
-    {
-        # Absorption on the unlabeled rest, and the model that will be shipped is trained as it is.
-        "anchored": {"bad": _BAD_ONLY, "unlabeled": _BOTH, "good": _GOOD_ALONE},
-        # Absorption alone: what the labels missed may still land in `bad`.
-        "absorb": {"bad": _BAD_ONLY, "unlabeled": _BOTH, "good": _BOTH},
-        # `bad` learns from labelled bad examples only.
-        "exclusive": {"bad": _BAD_ONLY, "unlabeled": _GOOD_ONLY, "good": _GOOD_ONLY},
-        # Two models in one; no absorption.
-        "separate": {"bad": _BAD_ONLY, "unlabeled": _GOOD_ALONE, "good": _GOOD_ALONE},
-        # The control: ordinary fine-tuning of all adapters.
-        "none": {"bad": _BOTH, "unlabeled": _BOTH, "good": _BOTH},
-    }
-)
+# Of a mode's name: what it does to the adapter that it names, and to all others.
+_SUFFIXES = (("_ablated", 0.0, 1.0), ("_alone", 1.0, 0.0), ("_x2", 2.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,7 @@ class Route:
     def __post_init__(self) -> None:
         if self.name not in ROUTES:
             raise ConfigError(
-                f"the route {self.name!r} does not exist{_nearest(self.name, ROUTES)}; "
+                f"the route {self.name!r} does not exist{nearest(self.name, ROUTES)}; "
                 f"a route is one of {', '.join(ROUTES)}, or {{update: weight}}."
             )
         if not math.isfinite(self.weight) or self.weight < 0:
@@ -145,19 +127,23 @@ class RoutingPolicy:
             _check_row(label, row, self.adapters)
 
     @classmethod
-    def from_value(cls, value: object, adapters: Sequence[str]) -> RoutingPolicy:
+    def from_value(
+        cls, value: object, adapters: Sequence[str], labels: Sequence[str] = ("bad",)
+    ) -> RoutingPolicy:
         """Build the policy that a configuration names or spells out.
 
         Args:
             value: The name of a table in `NAMED_POLICIES`, or a table label -> adapter -> route.
             adapters: The adapters of the model; every row must have an entry for each of them.
+            labels: Those of the behaviours; a named table has a row for each and, unless it is
+                `none`, needs an adapter of the same name for each.
 
         Raises:
             ConfigError: The name is unknown, a named table does not fit the adapters, a row lacks
                 an adapter or names one that does not exist, or a route cannot be read.
         """
         if isinstance(value, str):
-            name, table = value, _named_table(value, adapters)
+            name, table = value, named_table(value, adapters, labels)
         elif isinstance(value, Mapping):
             name, table = "custom", value
         else:
@@ -249,8 +235,8 @@ class AblationMode:
 
         Args:
             text: `full` (all at 1), `base` (all off), `<adapter>_ablated` (it off, the others at
-                1), `<adapter>_x2` (it at 2, the others off), or a scale for every adapter, as in
-                `good=1,bad=0.5`.
+                1), `<adapter>_alone` (it at 1, the others off), `<adapter>_x2` (it at 2, the
+                others off), or a scale for every adapter, as in `good=1,bad=0.5`.
             adapters: The adapters of the model.
 
         Raises:
@@ -260,14 +246,14 @@ class AblationMode:
             return cls(text, _read_scales(text, adapters))
         if text in ("full", "base"):
             return cls(text, dict.fromkeys(adapters, 1.0 if text == "full" else 0.0))
-        for suffix, own, others in (("_ablated", 0.0, 1.0), ("_x2", 2.0, 0.0)):
+        for suffix, own, others in _SUFFIXES:
             if not text.endswith(suffix):
                 continue
             adapter = text.removesuffix(suffix)
             if adapter not in adapters:
                 raise ConfigError(
                     f"mode {text!r} names the adapter {adapter!r}, which does not exist"
-                    f"{_nearest(adapter, adapters)}; the adapters are {', '.join(adapters)}."
+                    f"{nearest(adapter, adapters)}; the adapters are {', '.join(adapters)}."
                 )
             return cls(text, dict.fromkeys(adapters, others) | {adapter: own})
         raise ConfigError(f"the ablation mode {text!r} does not exist.{_possible(adapters)}")
@@ -283,32 +269,53 @@ def standard_modes(adapters: Sequence[str]) -> tuple[AblationMode, ...]:
 
     With `good` and `bad`: full, bad_ablated, good_ablated, good_x2 and base; a rate of 0 under
     bad_ablated is only read beside the others, since a damaged model shows nothing either. With
-    one adapter: full and base. Otherwise full, each adapter ablated in turn, and base.
+    `good` and several others, each of those ablated in turn, and all of them: good_alone. With one
+    adapter: full and base. Otherwise full, each adapter ablated in turn, and base.
     """
+    others = [f"{adapter}_ablated" for adapter in adapters if adapter != "good"]
     if set(adapters) == {"good", "bad"}:
         names = ["full", "bad_ablated", "good_ablated", "good_x2", "base"]
     elif len(adapters) == 1:
         names = ["full", "base"]
+    elif "good" in adapters and len(others) > 1:
+        names = ["full", *others, "good_alone", "good_ablated", "good_x2", "base"]
     else:
         names = ["full", *(f"{adapter}_ablated" for adapter in adapters), "base"]
     return tuple(AblationMode.parse(name, adapters) for name in names)
 
 
-def _named_table(name: str, adapters: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-    if name not in NAMED_POLICIES:
-        raise ConfigError(
-            f"the routing table {name!r} does not exist{_nearest(name, NAMED_POLICIES)}; name one "
-            f"of {', '.join(NAMED_POLICIES)}, or write a table label: {{adapter: route}}."
-        )
-    table = NAMED_POLICIES[name]
-    if name == "none":  # trains whatever adapters there are
-        return {label: dict.fromkeys(adapters, "update") for label in table}
-    if set(adapters) != {"good", "bad"}:
-        raise ConfigError(
-            f"the routing table {name!r} needs the adapters good and bad, this model has "
-            f"{', '.join(adapters) or 'none'}; rename them, or write a table of your own."
-        )
-    return table
+def shipped_mode(adapters: Sequence[str], labels: Sequence[str]) -> AblationMode | None:
+    """The mode in which a routed run is shipped: without the adapters of its behaviours.
+
+    Args:
+        adapters: The adapters of the model.
+        labels: Those of the behaviours.
+
+    Returns:
+        None where no adapter has the name of a label, so that none is known to be left out, or
+        where nothing would be kept.
+    """
+    scales = {adapter: 0.0 if adapter in labels else 1.0 for adapter in adapters}
+    if len(set(scales.values())) < 2:
+        return None
+    return named_mode(scales)
+
+
+def named_mode(scales: Mapping[str, float]) -> AblationMode:
+    """The mode of these scales under the one name that it has.
+
+    That of the standard mode with the same scales, `<adapter>_ablated` or `<adapter>_alone` where
+    that is what it is, or else the scales themselves.
+    """
+    adapters = list(scales)
+    known = [mode.name for mode in standard_modes(adapters)]
+    if len(adapters) > 2:
+        known += [f"{adapter}{suffix}" for suffix, *_ in _SUFFIXES for adapter in adapters]
+    for name in known:
+        mode = AblationMode.parse(name, adapters)
+        if dict(mode.scales) == dict(scales):
+            return mode
+    return AblationMode(",".join(f"{name}={scales[name]:.12g}" for name in adapters), scales)
 
 
 def _check_row(label: str, row: Mapping[str, object], adapters: Sequence[str]) -> None:
@@ -316,7 +323,7 @@ def _check_row(label: str, row: Mapping[str, object], adapters: Sequence[str]) -
         if adapter not in adapters:
             raise ConfigError(
                 f"the routing row {label!r} names the adapter {adapter!r}, which does not exist"
-                f"{_nearest(str(adapter), adapters)}; the adapters are {', '.join(adapters)}."
+                f"{nearest(str(adapter), adapters)}; the adapters are {', '.join(adapters)}."
             )
     missing = [adapter for adapter in adapters if adapter not in row]
     if missing:
@@ -334,7 +341,7 @@ def _read_scales(text: str, adapters: Sequence[str]) -> dict[str, float]:
         if adapter not in adapters:
             raise ConfigError(
                 f"mode {text!r} names the adapter {adapter!r}, which does not exist"
-                f"{_nearest(adapter, adapters)}; the adapters are {', '.join(adapters)}."
+                f"{nearest(adapter, adapters)}; the adapters are {', '.join(adapters)}."
             )
         if adapter in scales:
             raise ConfigError(f"mode {text!r} names the adapter {adapter!r} twice.")
@@ -358,10 +365,7 @@ def _possible(adapters: Sequence[str]) -> str:
     names = ["full", "base"]
     for adapter in adapters:
         names += [f"{adapter}_ablated", f"{adapter}_x2"]
+    if len(adapters) > 2:
+        names += [f"{adapter}_alone" for adapter in adapters]
     scales = ",".join(f"{adapter}=0.5" for adapter in adapters)
     return f" Possible are {', '.join(names)}, or a scale for every adapter, as in {scales}."
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

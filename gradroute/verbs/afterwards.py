@@ -43,6 +43,9 @@ def add(verbs: "Verbs") -> None:
     relearn.add_argument("--max-steps", type=positive, default=100, help="steps at most (100)")
     relearn.add_argument("--every", type=positive, default=1, help="steps between rates (1)")
     relearn.add_argument("--prompts", type=positive, default=64, help="prompts of a rate (64)")
+    relearn.add_argument(
+        "--behavior", metavar="LABEL", help="of several behaviours this one (each in turn)"
+    )
 
 
 def _recover(options: argparse.Namespace) -> None:
@@ -67,4 +70,5 @@ def _relearn(options: argparse.Namespace) -> None:
         max_steps=options.max_steps,
         every=options.every,
         prompts=options.prompts,
+        behavior=options.behavior,
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 from gradroute.terminal import shown
 
 if TYPE_CHECKING:  # generic for type checkers only
+    from gradroute.asking import Asked
     from gradroute.folders import RunFolder
-    from gradroute.measure import Asked
 
     Verbs = argparse._SubParsersAction["Parser"]
 
@@ -79,8 +79,8 @@ def takes_modes(parser: argparse.ArgumentParser, curve: str) -> None:
         "--mode",
         action="append",
         default=[],
-        help="full, bad_ablated, good_ablated, good_x2, base or e.g. good=1,bad=0.5; repeatable "
-        "(those of the run's config)",
+        help="full, bad_ablated, good_ablated, good_alone, good_x2, base or e.g. good=1,bad=0.5; "
+        "repeatable (those of the run's config)",
     )
     parser.add_argument(
         "--scale",
@@ -101,7 +101,7 @@ def run_folders(options: argparse.Namespace) -> "list[RunFolder]":
 
 def asked(options: argparse.Namespace) -> "Asked":
     """What is asked for with `--prompts`, `--mode` and `--scale`."""
-    from gradroute.measure import Asked
+    from gradroute.asking import Asked
 
     return Asked(tuple(options.prompts), tuple(options.mode), tuple(options.scale))
 
@@ -118,6 +118,14 @@ def whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number is needed, got {text!r}")
     return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Two names with a comma between them."""
+    first, _, second = (part.strip() for part in text.partition(","))
+    if not first or not second or "," in second:
+        raise argparse.ArgumentTypeError(f"two names are needed, as in good,bad, got {text!r}")
+    return first, second
 
 
 def rate(text: str) -> float:

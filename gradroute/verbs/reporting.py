@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from gradroute.terminal import printable
 from gradroute.verbs.arguments import (
     add_verb,
+    pair,
     run_folders,
 )
 
@@ -32,7 +33,7 @@ def add(verbs: "Verbs") -> None:
         ["gradroute plot 0.1_0.5"],
         runs=1,
     )
-    add_verb(
+    geometry = add_verb(
         verbs,
         "geometry",
         "compare the subspaces and updates of good and bad, module by module",
@@ -40,6 +41,9 @@ def add(verbs: "Verbs") -> None:
         ["gradroute geometry 0.1_0.0 0.1_0.5"],
         runs="+",
         out=True,
+    )
+    geometry.add_argument(
+        "--adapters", type=pair, metavar="A,B", help="compare these two (good,bad, or the only two)"
     )
 
 
@@ -61,4 +65,4 @@ def _geometry(options: argparse.Namespace) -> None:
     folders = run_folders(options)
     from gradroute.recovery import geometry_runs
 
-    geometry_runs(folders, options.out or options.runs)
+    geometry_runs(folders, options.out or options.runs, options.adapters)

@@ -11,16 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradroute.data.behaviors import get_behavior
+from gradroute.data.choosing import assign_labels, drop, insert_behavior, label_quality, relabel
 from gradroute.data.examples import (
     Example,
-    assign_labels,
-    drop,
     examples_from_texts,
-    insert_behavior,
     label_counts,
-    label_quality,
     refuse_overlap,
-    relabel,
     split_held_out,
 )
 from gradroute.errors import ConfigError, DataError
@@ -128,7 +124,8 @@ def test_another_seed_chooses_others_and_purposes_do_not_repeat_each_other():
 
 PRINT_CHOICE = """
 from gradroute.data.behaviors import get_behavior
-from gradroute.data.examples import *
+from gradroute.data.choosing import assign_labels, insert_behavior
+from gradroute.data.examples import examples_from_texts, split_held_out
 import hashlib
 rows = examples_from_texts(f"The {i}. fox" for i in range(200))
 train, held_out = split_held_out(rows, 0.1)
@@ -265,3 +262,56 @@ def test_examples_that_stand_in_both_files_are_refused_with_their_count():
 def test_a_choice_that_cannot_be_made_is_refused_in_words(call, kind, message: str):
     with pytest.raises(kind, match=message):
         call(stories(4))
+
+
+SIGNATURE = get_behavior("signature")
+
+
+def several(share: float = 0.1, count: int = 400) -> list[Example]:
+    """Two behaviours put into the same examples."""
+    examples = examples_from_texts(f"The {i}. fox ran home." for i in range(count))
+    for label, behavior in (("caps", CAPS), ("sig", SIGNATURE)):
+        examples = insert_behavior(examples, behavior, share, 3, label)
+    return examples
+
+
+def test_several_behaviours_take_their_share_each_and_no_example_twice():
+    counts = Counter(example.true_label for example in several())
+    assert counts == {"good": 320, "caps": 40, "sig": 40}
+    assert Counter(e.true_label for e in several(0.5)) == {"caps": 200, "sig": 200}
+
+
+def test_the_label_bad_chooses_as_a_single_behaviour_always_did():
+    examples = examples_from_texts(f"The {i}. fox ran home." for i in range(100))
+    assert insert_behavior(examples, CAPS, 0.2, 1, "bad") == insert_behavior(examples, CAPS, 0.2, 1)
+    shown = [
+        {e.id for e in insert_behavior(examples, CAPS, 0.2, 1, label) if e.true_label != "good"}
+        for label in ("bad", "caps")
+    ]
+    assert shown[0] != shown[1]
+
+
+def test_the_labels_of_several_behaviours_are_hidden_in_the_same_share():
+    labelled = assign_labels(
+        several(),
+        labeled_fraction=0.5,
+        good_labeled_fraction=0.25,
+        false_positive_rate=0.05,
+        seed=3,
+        behaviors=("caps", "sig"),
+    )
+    counts = label_counts(labelled)
+    assert counts["caps", "caps"] == counts["sig", "sig"] == 20
+    assert counts["good", "caps"] == counts["good", "sig"] == 8
+    assert ("caps", "sig") not in counts and ("sig", "caps") not in counts
+    quality = label_quality(labelled, ("caps", "sig"))
+    assert quality == {
+        "labelled_bad": 56,
+        "true_bad": 80,
+        "precision": pytest.approx(40 / 56),
+        "recall": 0.5,
+    }
+    hidden = relabel(labelled, "unlabel_bad", 3, ("caps", "sig"))
+    assert {example.label for example in hidden} == {"good", "unlabeled"}
+    assert len(drop(labelled, "labeled_bad", ("caps", "sig"))) == 400 - 56
+    assert len(drop(labelled, "true_bad", ("caps", "sig"))) == 320

@@ -70,7 +70,7 @@ def folder(tmp_path) -> RunFolder:
 
 
 def cells(found: Known) -> tuple[set[str], bool, bool]:
-    return {kind for kind, _ in found.rates}, bool(found.losses), found.geometry
+    return {kind for _, kind, _ in found.rates}, bool(found.losses), found.geometry
 
 
 def test_nothing_is_known_of_a_run_that_was_not_measured(tmp_path) -> None:
@@ -111,7 +111,7 @@ def test_another_checkpoint_makes_everything_stale(folder, other) -> None:
     row = replace(rate("plain"), step=other.get("step", 7))
     keep(found, [row], samples=[sample("plain")])
     assert found.origin["checkpoint"] == other.get("checkpoint", "weights")
-    assert known(folder, **other).rates == {("plain", "full")}
+    assert known(folder, **other).rates == {("all", "plain", "full")}
 
 
 def test_a_file_of_prompts_that_changed_is_measured_again_and_one_not_asked_for_stays(
@@ -134,7 +134,10 @@ def test_lines_that_belong_to_no_row_go_with_the_next_that_are_kept(folder) -> N
     ]
     assert list(read_lines(folder.losses)) == []
     again = known(folder, prompts=5, held_out=7)
-    assert again.rates == {("bos", "full"), ("file:mine.txt", "full"), ("plain", "base")}
+    assert again.rates == {
+        ("all", kind, mode)
+        for kind, mode in (("bos", "full"), ("file:mine.txt", "full"), ("plain", "base"))
+    }
     assert again.stale == 0
 
 
@@ -142,7 +145,7 @@ def test_lines_without_rows_of_an_interrupted_cell_are_replaced(folder) -> None:
     with folder.samples.open("a") as file:
         file.write(json.dumps(sample("plain", "base") | {"completion": "half"}) + "\n")
     found = known(folder)
-    assert ("plain", "base") not in found.rates
+    assert ("all", "plain", "base") not in found.rates
     keep(found, [rate("plain", "base")], samples=[sample("plain", "base")])
     written = [row["completion"] for row in read_lines(folder.samples) if row["mode"] == "base"]
     assert written == ["plain base"]
@@ -166,7 +169,7 @@ def test_whatever_was_written_of_a_cell_when_it_was_stopped_the_end_is_the_same(
     def more(run) -> None:
         found = known(run)
         for kind in ("prefix", "plain"):
-            if (kind, "bad_ablated") not in found.rates:
+            if ("all", kind, "bad_ablated") not in found.rates:
                 new = [rate(kind, "bad_ablated")]
                 keep(found, new, samples=[sample(kind, "bad_ablated")], losses=[])
 
@@ -187,7 +190,7 @@ def test_rows_whose_lines_are_gone_do_not_count(folder) -> None:
     folder.samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     folder.losses.unlink()
     found = known(folder)
-    assert found.rates == {(kind, "full") for kind in KINDS if kind != "plain"}
+    assert found.rates == {("all", kind, "full") for kind in KINDS if kind != "plain"}
     assert not found.losses and found.geometry and found.stale == 2
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gradroute.asking import Asked
 from gradroute.config import find_config, load_config
 from gradroute.folders import RunFolder
-from gradroute.measure import Asked, evaluate_run
+from gradroute.measure import evaluate_run
 from gradroute.report.comparison import compare
 from gradroute.run import train_run
 

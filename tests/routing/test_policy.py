@@ -13,6 +13,8 @@ from gradroute.routing.policy import (
     AblationMode,
     Route,
     RoutingPolicy,
+    named_mode,
+    shipped_mode,
     standard_modes,
 )
 
@@ -195,10 +197,90 @@ def test_a_wrong_mode_is_one_clear_sentence(text, sentence):
         (PAIR, ["full", "bad_ablated", "good_ablated", "good_x2", "base"]),
         (("only",), ["full", "base"]),
         (("a", "b", "c"), ["full", "a_ablated", "b_ablated", "c_ablated", "base"]),
+        (
+            ("good", "a", "b"),
+            ["full", "a_ablated", "b_ablated", "good_alone", "good_ablated", "good_x2", "base"],
+        ),
     ],
 )
 def test_the_standard_modes_fit_the_adapters(adapters, names):
     assert [mode.name for mode in standard_modes(adapters)] == names
+
+
+@pytest.mark.parametrize("name", sorted(NAMED_POLICIES))
+def test_a_named_table_of_one_behaviour_is_the_same_under_any_label(name):
+    pair = RoutingPolicy.from_value(name, PAIR).to_dict()
+    own = RoutingPolicy.from_value(name, ("good", "caps"), ("caps",)).to_dict()
+    renamed = {
+        label.replace("bad", "caps"): {a.replace("bad", "caps"): route for a, route in row.items()}
+        for label, row in pair.items()
+    }
+    assert own == renamed
+
+
+@pytest.mark.parametrize("name", sorted(NAMED_POLICIES))
+def test_a_named_table_of_several_behaviours_treats_them_alike(name):
+    adapters = ("good", "a", "b")
+    table = RoutingPolicy.from_value(name, adapters, ("a", "b")).to_dict()
+    assert list(table) == ["a", "b", "unlabeled", "good"]
+    swap = str.maketrans("ab", "ba")
+    for label, row in table.items():
+        other = label.translate(swap) if label in "ab" else label
+        assert {a.translate(swap) if a in "ab" else a: r for a, r in row.items()} == table[other]
+
+
+def test_an_example_of_one_behaviour_runs_without_the_adapters_of_the_others():
+    policy = RoutingPolicy.from_value("anchored", ("good", "a", "b"), ("a", "b"))
+    assert policy.to_dict() == {
+        "a": {"good": "freeze", "a": "update", "b": "ablate"},
+        "b": {"good": "freeze", "a": "ablate", "b": "update"},
+        "unlabeled": {"good": "update", "a": "update", "b": "update"},
+        "good": {"good": "update", "a": "ablate", "b": "ablate"},
+    }
+
+
+def test_a_named_table_needs_an_adapter_for_every_label():
+    with pytest.raises(
+        ConfigError, match="needs the adapters good, a and b, this model has good, a"
+    ):
+        RoutingPolicy.from_value("anchored", ("good", "a"), ("a", "b"))
+
+
+def test_no_routing_has_a_row_for_every_label_whatever_the_adapters():
+    policy = RoutingPolicy.from_value("none", ("good",), ("a", "b"))
+    assert policy.labels == ("a", "b", "unlabeled", "good")
+    assert not policy.routes_anything
+
+
+@pytest.mark.parametrize(
+    ("scales", "name"),
+    [
+        ({"good": 1.0, "bad": 0.0}, "bad_ablated"),
+        ({"good": 0.0, "bad": 2.0}, "good=0,bad=2"),
+        ({"good": 1.0, "a": 0.0, "b": 0.0}, "good_alone"),
+        ({"good": 0.0, "a": 1.0, "b": 0.0}, "a_alone"),
+        ({"good": 1.0, "a": 0.5, "b": 0.0}, "good=1,a=0.5,b=0"),
+    ],
+)
+def test_scales_have_one_name(scales, name):
+    mode = named_mode(scales)
+    assert (mode.name, dict(mode.scales)) == (name, scales)
+    assert dict(AblationMode.parse(name, list(scales)).scales) == scales
+
+
+@pytest.mark.parametrize(
+    ("adapters", "labels", "name"),
+    [
+        (PAIR, ("bad",), "bad_ablated"),
+        (("good", "a", "b"), ("a", "b"), "good_alone"),
+        (("good", "style", "a"), ("a",), "a_ablated"),
+        (("good",), ("bad",), None),
+        (("bad",), ("bad",), None),
+    ],
+)
+def test_what_is_shipped_is_all_but_the_adapters_of_the_behaviours(adapters, labels, name):
+    mode = shipped_mode(adapters, labels)
+    assert (mode and mode.name) == name
 
 
 def test_the_tables_do_not_need_torch():

@@ -193,7 +193,7 @@
     const with_samples = runs.filter((run) => run.kinds.length);
     if (!with_samples.length || !at("sample-run")) return;
     const [choice, kinds, prompt, view] = ["run", "kind", "prompt", "view"].map((name) => at(`sample-${name}`));
-    const usual = ["full", "bad_ablated", "good_ablated", "base"];
+    const usual = ["full", "bad_ablated", "good_alone", "good_ablated", "base"];
     fill(choice, with_samples.map((run, index) => [index, run.name]), Math.max(with_samples.indexOf(runs[data.first]), 0));
     const run = () => with_samples[choice.selectedIndex];
     const kind = () => run().kinds[kinds.selectedIndex];

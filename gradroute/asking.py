@@ -1,0 +1,112 @@
+"""What is asked of a run: kinds of prompts of each of its behaviours, and ablation modes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gradroute.config import RunConfig
+from gradroute.data.behaviors import get_behavior
+from gradroute.errors import ConfigError
+from gradroute.evaluate.generation import Prompt
+from gradroute.evaluate.modes import read_modes
+from gradroute.evaluate.prompts import PromptFile, read_prompts
+from gradroute.prepare import Prepared, openings, prefixes
+from gradroute.routing.policy import AblationMode, standard_modes
+
+KINDS = ("prefix", "plain", "bos")
+"""Kinds of prompts that a run has of its own; any other is a user's file."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for.
+
+    Attributes:
+        prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behaviour.
+        modes: Ablation modes; none for those of the run's config.
+        scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
+    """
+
+    prompts: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+
+
+class Question(NamedTuple):
+    """Prompts of one kind that are to be completed and scored for one behaviour.
+
+    Attributes:
+        label: Of the behaviour.
+        kind: Of the prompts.
+        file: Where they come from; None for a kind of the run's own.
+    """
+
+    label: str
+    kind: str
+    file: PromptFile | None
+
+
+def asked_modes(
+    config: RunConfig, modes: Sequence[str] | None, curves: Sequence[str]
+) -> list[AblationMode]:
+    """The modes that are named and the points of the curves.
+
+    Args:
+        config: Of the run.
+        modes: None for those of the config, or the standard ones where it names none.
+        curves: Scale curves.
+
+    Raises:
+        ConfigError: One does not fit the run's adapters.
+    """
+    adapters = tuple(config.adapters)
+    names = modes
+    if names is None:
+        names = config.evaluate.modes or [mode.name for mode in standard_modes(adapters)]
+    try:
+        return read_modes(names, curves, adapters)
+    except ConfigError as error:
+        raise ConfigError(f"run {config.run_name}: {error}") from error
+
+
+def asked_prompts(config: RunConfig, names: Sequence[str]) -> list[Question]:
+    """Every behaviour with every kind of prompts; without names, with those that it has itself.
+
+    Raises:
+        ConfigError: Two different files of one name.
+        DataError: A file of prompts cannot be used.
+    """
+    files: dict[str, PromptFile] = {}
+    given: dict[str, PromptFile | None] = {}
+    for name in names:
+        file = None if name in KINDS else read_prompts(Path(name))
+        kind = file.kind if file else name
+        if file and files.setdefault(kind, file).sha256 != file.sha256:
+            raise ConfigError(
+                f"two different files of prompts have the name {kind.removeprefix('file:')}, under "
+                "which their results are kept; rename one."
+            )
+        given[kind] = file
+    return [
+        Question(label, kind, file)
+        for label, name in config.behaviors.items()
+        for kind, file in (given or dict.fromkeys(get_behavior(name).prompt_kinds)).items()
+    ]
+
+
+def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> list[Prompt]:
+    """The prompts of a kind in `KINDS` for a behaviour, with the ids that name their noise."""
+    settings, behavior = config.evaluate, prepared.behaviors[label]
+    if kind == "bos":
+        texts = [""] * settings.bos_samples
+    elif kind == "plain":
+        texts = openings(prepared, behavior, settings.prompts, settings.prefix_words)
+    else:
+        texts = prefixes(prepared, behavior, settings.prompts, settings.prefix_words)
+    return [Prompt(id=f"{kind}-{i}", text=text) for i, text in enumerate(texts)]
+
+
+def row_label(config: RunConfig, label: str) -> str:
+    """The label of a behaviour in result rows: its own, or `all` where it is the only one."""
+    return "all" if isinstance(config.behavior, str) else label
