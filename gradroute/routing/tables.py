@@ -65,8 +65,8 @@ def _for_several(
 ) -> Mapping[str, Mapping[str, str]]:
     """A table of `good` and `bad` with an adapter for each behaviour in the place of `bad`.
 
-    An example of one behaviour runs without the adapters of the others: what these have absorbed
-    must not do the work of its own, or ablating one would take from the other.
+    An example of one behaviour runs without the adapters of the others, so that no adapter learns
+    to lean on another: where they ran along frozen, a model without one of them was damaged.
     """
     rows = {}
     for label in labels:
