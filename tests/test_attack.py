@@ -99,7 +99,7 @@ def test_curves_that_are_there_are_kept_and_an_interrupted_attack_goes_on(
 
 def test_other_settings_and_other_weights_are_measured_anew_and_said(runs, capsys):
     folder = runs[0]
-    relearn_runs([folder], **ASKED | {"max_steps": 1})
+    relearn_runs([folder], **{**ASKED, "max_steps": 1})
     assert read_json(folder.relearn)["curves"][0]["max_steps"] == 1
     relearn_runs([folder], **ASKED)
     assert "is replaced" in capsys.readouterr().err

@@ -339,12 +339,13 @@ def test_a_bad_data_file_is_named_with_its_line(content, code, words, tmp_path, 
 
 def test_a_hub_model_without_token_names_model_and_places_and_never_the_token(tmp_path):
     (tmp_path / ".env").write_text("HF_TOKEN=hf_canaryCanaryCanaryCanary\nOTHER=secret\n")
-    told = gradroute("train", "gemma3_1b_caps", "data.path=rows.jsonl", cwd=tmp_path)
+    own = ["data.path=rows.jsonl", "data.columns=null", "data.eval_split=null"]
+    told = gradroute("train", "gemma3_1b_caps", *own, cwd=tmp_path)
     assert told.returncode == 3  # the data file is looked for first
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"text": f"one two three {i}"}) + "\n" for i in range(60))
     )
-    told = gradroute("train", "gemma3_1b_caps", "data.path=rows.jsonl", cwd=tmp_path)
+    told = gradroute("train", "gemma3_1b_caps", *own, cwd=tmp_path)
     assert told.returncode == 4
     assert "google/gemma-3-1b-it" in told.stderr and ".env" in told.stderr
     assert "Traceback" not in told.stderr
