@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config import RunConfig
+from gradroute.environment import without_hub_code
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.folders import RunFolder
 from gradroute.memory import is_out_of_memory
@@ -160,6 +161,7 @@ def _cell(
     overrides: Sequence[str],
     audit: bool,
 ) -> None:
+    without_hub_code()  # this is a process of its own
     import torch
 
     torch.set_num_threads(1)

@@ -142,3 +142,12 @@ def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monk
     found = cells.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=False)
     assert [folder.name for folder in found] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kernels", sys)  # put back, or taken away, afterwards
+    monkeypatch.delitem(sys.modules, "kernels")
+    config = load_config(find_config("caps"), ["data.path=nowhere.jsonl", "run_name=x"])
+    with pytest.raises(DataError, match="nowhere"):
+        cells._cell(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
+    assert sys.modules["kernels"] is None
