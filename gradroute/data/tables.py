@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradroute.data.jsonl import MAX_ROW_BYTES, read_objects, refuse, shown
+from gradroute.data.delimited import read_csv
+from gradroute.data.jsonl import read_objects
 from gradroute.errors import ConfigError, DataError
 
 LABEL = "label"
@@ -26,7 +27,7 @@ class TableRow(NamedTuple):
 
     Attributes:
         line: Where it begins, from 1.
-        values: Its fields.
+        values: Its fields; None is one that is null or, in a CSV file, empty.
         typed: Whether a number is a number; in a CSV file everything is a text.
     """
 
@@ -35,9 +36,8 @@ class TableRow(NamedTuple):
     typed: bool
 
     def given(self, name: str) -> Any:
-        """The value of a field; None where it is missing, null or, in a CSV file, empty."""
-        value = self.values.get(name)
-        return None if value == "" and not self.typed else value
+        """The value of a field; None where it is missing, too."""
+        return self.values.get(name)
 
 
 class Table(NamedTuple):
@@ -131,71 +131,24 @@ def _past(text: str, at: int) -> int:
 
 
 def _read_csv(path: Path) -> Table:
-    content = _content(path)
-    text = _decoded(path, content)
-    lines = list(_records(path, text))
-    (_, header), *records = lines or [(1, [])]
-    _check_header(path, header)
-    rows: list[TableRow] = []
-    for line, fields in records:
-        if fields and len(fields) != len(header):
-            refuse(path, line, f"{len(fields)} fields where the first line names {len(header)}")
-        if fields:
-            rows.append(TableRow(line, dict(zip(header, fields, strict=True)), typed=False))
+    first: list[bytes] = []
+    digest = hashlib.sha256()
+
+    def keep(piece: bytes) -> None:
+        first.extend([] if first else [piece])
+        digest.update(piece)
+
+    rows = [TableRow(line, values, typed=False) for line, values in read_csv(path, keep)]
 
     def labelled(labels: Sequence[str]) -> bytes:
+        header = list(rows[0].values)
         names = header if LABEL in header else [*header, LABEL]
         out = io.StringIO(newline="")
-        ends = "\r\n" if text.split("\n", 1)[0].endswith("\r") else "\n"
-        writer = csv.writer(out, lineterminator=ends)
+        writer = csv.writer(out, lineterminator="\r\n" if first[0].endswith(b"\r\n") else "\n")
         writer.writerow(names)
         for row, label in zip(rows, labels, strict=True):
             values = {**row.values, LABEL: label}
-            writer.writerow([values[name] for name in names])
+            writer.writerow([values[name] for name in names])  # None is written as an empty cell
         return out.getvalue().encode()
 
-    return Table(rows, hashlib.sha256(content).hexdigest(), labelled)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: give the path of a JSONL or CSV file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        refuse(path, line, f"not UTF-8 (byte {error.start + 1} of the file): save it as UTF-8")
-
-
-def _records(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """(first line, fields) of every record, the blank ones too."""
-    before = csv.field_size_limit(MAX_ROW_BYTES)
-    found: list[tuple[int, list[str]]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        line = 1
-        for fields in reader:
-            found.append((line, fields))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        refuse(path, reader.line_num, f"broken CSV: {error}")
-    finally:
-        csv.field_size_limit(before)
-    return found
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header:
-        refuse(path, 1, "the first line must name the columns, as in text,score")
-    for name in header:
-        if not name.strip():
-            refuse(path, 1, "a column has no name: name every one")
-        if header.count(name) > 1:
-            refuse(path, 1, f"the column {shown(name)} is named twice: rename one")
+    return Table(rows, digest.hexdigest(), labelled)
