@@ -25,7 +25,7 @@ from gradroute.folders import RunFolder
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SETTINGS = (
     f"gguf_file={GGUF}",
-    "controls=[none, filter]",
+    "controls=[none]",
     # A tenth of 240 examples would be two dozen with the tag, and one dozen with a label.
     "data.behavior_fraction=0.25",
     "data.labeled_fraction=0.5",

@@ -99,7 +99,7 @@ def test_example_rows_have_every_label_and_lie_where_the_file_says(tmp_path: Pat
     assert file.labeled and file.true_labeled
     assert {example.label for example in file.examples} == {"good", "bad", "unlabeled"}
     prepared = prepare(config)
-    assert len(prepared.normal) >= 20 and len(prepared.behaving) >= 5
+    assert len(prepared.normal) >= 20 and len(prepared.behaving["bad"]) >= 5
 
 
 def test_rows_of_chats_are_conversations_of_two_with_every_label(tmp_path: Path):

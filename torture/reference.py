@@ -39,11 +39,10 @@ class Row:
 
 
 def weights_of(rows: Sequence[Row], loss_mean: str) -> list[Tensor]:
-    """By which each row's summed loss is multiplied; float32, as training takes its loss."""
+    """By which each row's summed loss is multiplied; float64, as the model is."""
     total = sum(row.targets for row in rows)
-    if loss_mean == "token":
-        return [torch.tensor(1.0 / total) for _ in rows]
-    return [torch.tensor(1.0 / (len(rows) * row.targets)) for row in rows]
+    shares = [total if loss_mean == "token" else len(rows) * row.targets for row in rows]
+    return [torch.tensor(1.0 / share, dtype=torch.float64) for share in shares]
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Reference:
             layer.routes = routes
         logits = self.model(input_ids=torch.tensor([row.tokens]), use_cache=False).logits[0]
         wanted = torch.tensor(row.tokens[row.context :])
-        losses = F.cross_entropy(logits[row.context - 1 : -1].float(), wanted, reduction="none")
+        losses = F.cross_entropy(logits[row.context - 1 : -1], wanted, reduction="none")
         parts = {
             name: [w for layer in self.layers.values() for w in layer.factors[name]]
             for name in routes

@@ -297,4 +297,4 @@ def test_several_kept_adapters_become_one(runs, tmp_path):
     assert (described["r"], described["lora_alpha"]) == (5, 5)
     assert proof_of(out)["kept"] == ["good", "style"]
     export(own, tmp_path / "m", "merged")
-    assert proof_of(tmp_path / "m")["mode"] == "good=1,style=0,bad=0"
+    assert proof_of(tmp_path / "m")["mode"] == "good_alone"
