@@ -1,6 +1,6 @@
 """Exports in both formats on models of three families, and on the embedded one: their proofs.
 
-    python benchmarks/exports.py --runs /tmp/exports
+    python benchmarks/exports.py --runs runs/exports
 
 A run of a few steps on each tiny model, and a demo-sized one on the embedded model. Every proof
 is written to `benchmarks/results/exports/<family>-<format>.json`, and a table is printed. About
