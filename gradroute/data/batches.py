@@ -47,6 +47,8 @@ class Batch:
         token_label_ids: Routing label of every position, where an example's own does not say it:
             some example has labels by token, or shares its row. None otherwise.
         position_ids: Of packed examples, the place of every token in its own. None otherwise.
+        states: What leaves the model's lower layers for these tokens, where it is known; 0 at
+            padding. See `with_states`.
     """
 
     input_ids: Int[Tensor, "r t"]
@@ -59,6 +61,7 @@ class Batch:
     weights: Float[Tensor, " e"]
     token_label_ids: Int[Tensor, "r t"] | None = None
     position_ids: Int[Tensor, "r t"] | None = None
+    states: Float[Tensor, "r t d"] | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor | bool | None]:
@@ -83,7 +86,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on another device; weights and labels by token stay where they are."""
-        positions = self.position_ids
+        positions, states = self.position_ids, self.states
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -91,7 +94,16 @@ class Batch:
             targets=self.targets.to(device),
             label_ids=self.label_ids.to(device),
             position_ids=None if positions is None else positions.to(device),
+            states=None if states is None else states.to(device),
         )
+
+    def with_states(self, states: Sequence[Float[Tensor, "n d"]]) -> "Batch":
+        """Return the batch with what leaves the lower layers for each example, in their order."""
+        first = states[0]
+        whole = first.new_zeros(*self.input_ids.shape, first.shape[1])
+        for (row, start, end), own in zip(self.places, states, strict=True):
+            whole[row, start:end] = own
+        return replace(self, states=whole)
 
     def rows(self, index: Int[Tensor, " k"] | Bool[Tensor, " e"]) -> "Batch":
         """Return the examples of these numbers, or of this mask, a row each.
@@ -100,7 +112,7 @@ class Batch:
         """
         chosen = torch.arange(len(self.ids), device=index.device)[index].tolist()
         batch = self if self.position_ids is None else _unpacked(self)
-        tokens = batch.token_label_ids
+        tokens, states = batch.token_label_ids, batch.states
         return replace(
             batch,
             input_ids=batch.input_ids[index],
@@ -112,6 +124,7 @@ class Batch:
             places=[batch.places[at]._replace(row=row) for row, at in enumerate(chosen)],
             weights=batch.weights[chosen],
             token_label_ids=None if tokens is None else tokens[chosen],
+            states=None if states is None else states[index],
         )
 
     def kinds(self, labels: Sequence[str]) -> dict[tuple[str, str], Bool[Tensor, " e"]]:
@@ -238,12 +251,12 @@ def _unpacked(batch: Batch) -> Batch:
     width = max(end - start for _, start, end in batch.places)
 
     def apart(values: Tensor, filling: int) -> Tensor:
-        rows = values.new_full((len(batch.places), width), filling)
+        rows = values.new_full((len(batch.places), width, *values.shape[2:]), filling)
         for at, (row, start, end) in enumerate(batch.places):
             rows[at, : end - start] = values[row, start:end]
         return rows
 
-    labels = batch.token_label_ids
+    labels, states = batch.token_label_ids, batch.states
     return replace(
         batch,
         input_ids=apart(batch.input_ids, 0),
@@ -252,6 +265,7 @@ def _unpacked(batch: Batch) -> Batch:
         places=[Place(at, 0, end - start) for at, (_, start, end) in enumerate(batch.places)],
         token_label_ids=None if labels is None else apart(labels, 0),
         position_ids=None,
+        states=None if states is None else apart(states, 0),
     )
 
 

@@ -9,11 +9,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gradroute.data.batches import IGNORED, TokenizedExample, collate
+from gradroute.data.batches import IGNORED, Batch, TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_pieces, inference
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
+from gradroute.routing.reusing import entering, lower_layers
 
 LOGITS_AT_ONCE = 2**27
 """Logits of one forward pass, at most: with a large vocabulary they are most of the memory."""
@@ -43,8 +44,8 @@ def held_out_losses(
 
     The loss of example i is `-sum_t log p(target_t | tokens before it)` over its target
     positions. Logits are taken to float32 and summed in float64. Examples of like length share a
-    batch and all modes share a forward pass, rows grouped by mode; neither changes a loss but for
-    rounding.
+    batch and all modes share a forward pass, rows grouped by mode, of which the layers below the
+    first adapted one run once for all modes; none of this changes a loss but for rounding.
 
     Args:
         model: A model with routed adapters.
@@ -71,7 +72,10 @@ def held_out_losses(
     def measure(items: slice, some: slice) -> None:
         chosen, together = order[items], modes[some]
         batch = collate([rows[index] for index in chosen], pad_id)
-        with ablated(model, together):
+        states = _shared_states(model, batch, rows) if len(together) > 1 else None
+        if states is not None:
+            states = states.repeat(len(together), 1, 1)
+        with ablated(model, together), entering(model, states):
             logits = model(
                 input_ids=batch.input_ids.repeat(len(together), 1).to(device),
                 attention_mask=batch.attention_mask.repeat(len(together), 1).to(device),
@@ -90,6 +94,17 @@ def held_out_losses(
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
         for index, mode in enumerate(modes)
     }
+
+
+def _shared_states(
+    model: PeftModel, batch: Batch, rows: Sequence[TokenizedExample]
+) -> Float[Tensor, "b t d"] | None:
+    """What leaves the layers below the adapters; None where they cannot be run by themselves."""
+    try:
+        lower = lower_layers(model, [row.input_ids for row in rows])
+    except ConfigError:  # nobody has asked for it, so nothing is said
+        return None
+    return lower.states(model, {**batch.to(model.device).inputs, "use_cache": False})
 
 
 def _check_finite(

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradroute.errors import ConfigError
+from gradroute.routing.lower import LowerLayers
 from gradroute.routing.ops import Gate, Rows, Term
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
 
@@ -194,11 +195,14 @@ class RoutingState:
     Attributes:
         scope: What is in force; None outside of any scope.
         adapters: The adapters in the order in which they were attached.
+        lower: The layers below the first adapted one, or why they cannot be told apart; None as
+            long as nobody has asked, see `reusing.lower_layers`.
     """
 
     def __init__(self, adapters: Sequence[str]):
         self.adapters = tuple(adapters)
         self.scope: Scope | None = None
+        self.lower: LowerLayers | str | None = None
 
     def run(self, scope: Scope | None, function: Callable[..., Any], *args: Any) -> Any:
         """Call the function with this scope in force."""

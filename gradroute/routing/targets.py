@@ -101,6 +101,11 @@ def describe_targets(
     return f"{text}; left out: {', '.join(told)}" if told else text
 
 
+def transformer_layers(model: nn.Module) -> list[str]:
+    """The names of a model's transformer layers, in order; none where there is no list of them."""
+    return _blocks(model, _linear(model))
+
+
 def is_tied(model: nn.Module, module: nn.Module) -> bool:
     """Whether a module's weight is the model's embedding too."""
     if not isinstance(model, PreTrainedModel):

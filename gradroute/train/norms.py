@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gradroute.data.batches import Batch
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import Route, RoutingPolicy
+from gradroute.routing.reusing import entering
 from gradroute.train.step import loss_weights, share_of_loss, token_losses
 
 
@@ -51,7 +52,7 @@ def _add_share(
         policy = _frozen_but(policy, policy.labels[label_id])
     if len(batch.ids) == 0:
         return
-    with routed(model, policy, batch.routing_ids):
+    with routed(model, policy, batch.routing_ids), entering(model, batch.states):
         losses = token_losses(model(**batch.inputs).logits, batch.targets)
         share_of_loss(batch, losses, weights).backward()
 

@@ -22,6 +22,7 @@ from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.reusing import entering
 from gradroute.routing.scopes import RoutedScope
 from gradroute.train.checks import (
     RowLoss,
@@ -239,7 +240,7 @@ def accumulate_gradients(
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
     report = StepReport()
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
-        with routed(model, policy, batch.routing_ids) as scope:
+        with routed(model, policy, batch.routing_ids) as scope, entering(model, batch.states):
             logits = model(**batch.inputs).logits
             if watch is not None:
                 watch(batch, scope)
