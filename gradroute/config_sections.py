@@ -130,6 +130,10 @@ class TrainConfig(Section):
     """Steps of linear warm-up; a cosine to 0 follows."""
     packing: Flag = False
     """Put examples one after another in rows of data.max_length tokens rather than pad each."""
+    reuse_frozen: Flag = False
+    """Compute the layers below the adapters once per example; kept in .states beside the runs."""
+    reuse_gib: Above0 = 8.0
+    """GiB that these hidden states of a run may take; where they need more they are left out."""
     report_to: ReportTo = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
     save_every: Count = 100

@@ -160,7 +160,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "hardware": {
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "processor": processor(),
             "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
             "memory_gib": _memory_gib(),
             **_torch_facts(),
@@ -204,7 +204,8 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name as the system has it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -47,6 +47,7 @@ from gradroute.results import Result
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, shipped_mode
 from gradroute.sessions import same_ground
+from gradroute.states import KeptStates, kept_states
 from gradroute.terminal import say
 
 MODES_AT_ONCE = 6
@@ -175,10 +176,16 @@ def losses_of(
     rows: Sequence[TokenizedExample],
     modes: Sequence[AblationMode],
     config: RunConfig,
+    states: KeptStates | None = None,
 ) -> dict[str, ExampleLosses]:
-    """Losses of tokenised examples under modes, by mode name."""
+    """Losses of tokenised examples under modes, by mode name; from kept states where there are."""
     return held_out_losses(
-        model, rows, modes, pad_id=base.pad_id, rows_per_batch=config.evaluate.batch_rows
+        model,
+        rows,
+        modes,
+        pad_id=base.pad_id,
+        rows_per_batch=config.evaluate.batch_rows,
+        states=states.of([row.input_ids for row in rows]) if states else None,
     )
 
 
@@ -246,6 +253,7 @@ def during_training(
         label: prompts_of(prepared, config, "prefix", label)[:most] for label in config.behaviors
     }
     held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
+    states = _kept(folder, config, base, model, held_out)
 
     def measure(step: int) -> None:
         samples = {
@@ -257,7 +265,7 @@ def during_training(
             )
             for label, prompts in asked.items()
         }
-        losses = losses_of(base, model, held_out, modes, config)
+        losses = losses_of(base, model, held_out, modes, config, states)
         folder.check_there()
         folder.measures.parent.mkdir(exist_ok=True)
         for label, mode in product(asked, modes):
@@ -275,6 +283,18 @@ def during_training(
             append_line(folder.measures, line)
 
     return measure
+
+
+def _kept(
+    folder: RunFolder,
+    config: RunConfig,
+    base: Base,
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+) -> KeptStates | None:
+    """What leaves the lower layers for these examples, where `train.reuse_frozen` asks for it."""
+    tokens = [row.input_ids for row in rows]
+    return kept_states(config, folder.path.resolve().parent, model, base.identity, tokens, say)
 
 
 def _plan(folder: RunFolder, asked: Asked) -> _Plan:
@@ -333,6 +353,7 @@ def _measure_losses(
         return
     config, name = plan.config, plan.known.folder.name
     held_out: dict[tuple[str, str], list[TokenizedExample]] = {}
+    every: list[TokenizedExample] = []
     sets = [(("normal", "all"), prepared.normal)]
     sets += [(("behavior", row_label(config, key)), own) for key, own in prepared.behaving.items()]
     for (dataset, label), examples in sets:
@@ -340,15 +361,17 @@ def _measure_losses(
             kept = examples[: config.evaluate.held_out]
             rows, notes = tokenized(kept, None, base, config.data.max_length)
             held_out[dataset, label] = rows
+            every += rows
             for note in notes:
                 of_label = "" if label == "all" else f" of {label}"
                 say(f"{name}, held-out {dataset} texts{of_label}: {note}")
+    states = _kept(plan.known.folder, config, base, model, every)
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []
         lines: list[dict[str, Any]] = []
         for (dataset, label), rows in held_out.items():
-            found = losses_of(base, model, rows, modes, config)
+            found = losses_of(base, model, rows, modes, config, states)
             new += loss_rows(found, dataset, **of, label=label)
             lines += loss_lines(found, dataset, [row.id for row in rows], label)
         keep(plan.known, new, losses=lines)

@@ -63,6 +63,7 @@ from gradroute.sessions import (
     say_changes,
 )
 from gradroute.starts import load_starts
+from gradroute.states import kept_states
 from gradroute.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
@@ -100,7 +101,7 @@ def train_run(
         if start.step >= config.train.max_steps:
             _finished(folder, config, start)
         else:
-            _train(folder, config, start, anew=if_exists == "new", bar=bar, audit=audit)
+            _train(folder, root, config, start, anew=if_exists == "new", bar=bar, audit=audit)
     return folder
 
 
@@ -181,7 +182,14 @@ def _finished(folder: RunFolder, config: RunConfig, start: _Start) -> None:
 
 
 def _train(
-    folder: RunFolder, config: RunConfig, start: _Start, *, anew: bool, bar: bool, audit: bool
+    folder: RunFolder,
+    root: Path,
+    config: RunConfig,
+    start: _Start,
+    *,
+    anew: bool,
+    bar: bool,
+    audit: bool,
 ) -> None:
     prepared = prepare(config)
     base = load_base_of(config)
@@ -211,19 +219,23 @@ def _train(
         + f"), table {prepared.policy.name}, {config.train.max_steps} steps on "
         f"{base.model.device}"
     )
+    order = data_order(prepared, rows, config)
+    each = config.train.batch_size * config.train.gradient_accumulation
+    visited = [rows[at].input_ids for at in order.visited(config.train.max_steps, each)]
     train(
         Training(
             config=config,
             folder=folder,
             model=model,
             rows=rows,
-            order=data_order(prepared, rows, config),
+            order=order,
             policy=prepared.policy,
             pad_id=base.pad_id,
             say=say,
             bar=bar,
             measure=watch,
             audit=trace,
+            states=kept_states(config, root, model, base.identity, visited, say),
         )
     )
 

@@ -76,6 +76,8 @@ CHANGED: Mapping[str, str] = {
     "train.save_every": "5",
     "train.loss_mean": "example",
     "train.packing": "true",
+    "train.reuse_frozen": "true",
+    "train.reuse_gib": "2",
     "train.report_to": "tensorboard",
     "train.log_gradients_every": "5",
     "train.measure_every": "23",

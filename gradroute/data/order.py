@@ -49,6 +49,15 @@ class DataOrder:
         places = range(step * batch_size, (step + 1) * batch_size)
         return [_epoch(self, at // size)[at % size] for at in places]
 
+    def visited(self, steps: int, batch_size: int) -> list[int]:
+        """The rows that so many steps take, each once, in the order of the rows."""
+        found: set[int] = set()
+        for step in range(steps):
+            found.update(self.batch(step, batch_size))
+            if len(found) == len(self.kept):
+                break
+        return sorted(found)
+
 
 @lru_cache(maxsize=4)
 def _epoch(order: DataOrder, epoch: int) -> tuple[int, ...]:

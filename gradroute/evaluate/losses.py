@@ -1,6 +1,7 @@
 """Teacher-forced loss of held-out examples under several ablation modes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ def held_out_losses(
     *,
     pad_id: int,
     rows_per_batch: int,
+    states: Sequence[Float[Tensor, "n d"]] | None = None,
 ) -> dict[str, ExampleLosses]:
     """Negative log-likelihood of every example's target tokens under every mode.
 
@@ -54,6 +56,8 @@ def held_out_losses(
         pad_id: Token that fills short rows; it is masked, so any token will do.
         rows_per_batch: Rows (examples times modes) that run at once, at least one example; fewer
             where their logits would be more than `LOGITS_AT_ONCE`, or where memory runs out.
+        states: What leaves the lower layers for each example, where it is known, see
+            `gradroute.states`.
 
     Returns:
         Per mode name the sums and counts, in the order of `rows`.
@@ -72,10 +76,14 @@ def held_out_losses(
     def measure(items: slice, some: slice) -> None:
         chosen, together = order[items], modes[some]
         batch = collate([rows[index] for index in chosen], pad_id)
-        states = _shared_states(model, batch, rows) if len(together) > 1 else None
         if states is not None:
-            states = states.repeat(len(together), 1, 1)
-        with ablated(model, together), entering(model, states):
+            batch = batch.with_states([states[index] for index in chosen])
+        elif len(together) > 1:
+            batch = _through_lower_layers(model, batch, rows)
+        kept = batch.states
+        if kept is not None:
+            kept = kept.to(device).repeat(len(together), 1, 1)
+        with ablated(model, together), entering(model, kept):
             logits = model(
                 input_ids=batch.input_ids.repeat(len(together), 1).to(device),
                 attention_mask=batch.attention_mask.repeat(len(together), 1).to(device),
@@ -96,15 +104,16 @@ def held_out_losses(
     }
 
 
-def _shared_states(
+def _through_lower_layers(
     model: PeftModel, batch: Batch, rows: Sequence[TokenizedExample]
-) -> Float[Tensor, "b t d"] | None:
-    """What leaves the layers below the adapters; None where they cannot be run by themselves."""
+) -> Batch:
+    """The batch with what leaves the layers below the adapters, if these can run by themselves."""
     try:
         lower = lower_layers(model, [row.input_ids for row in rows])
     except ConfigError:  # nobody has asked for it, so nothing is said
-        return None
-    return lower.states(model, {**batch.to(model.device).inputs, "use_cache": False})
+        return batch
+    inputs = {**batch.to(model.device).inputs, "use_cache": False}
+    return replace(batch, states=lower.states(model, inputs))
 
 
 def _check_finite(

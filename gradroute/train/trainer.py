@@ -25,6 +25,7 @@ from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
 from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.states import KeptStates
 from gradroute.terminal import printable
 from gradroute.train.audit import Audit
 from gradroute.train.norms import label_gradient_norms
@@ -59,6 +60,7 @@ class Training:
             the last; it must leave the model and the random state as they were.
         audit: follows every example of every step to its routes; nothing that training computes
             depends on it.
+        states: what leaves the lower layers for every example that is visited, where it is reused.
     """
 
     config: RunConfig
@@ -72,6 +74,7 @@ class Training:
     bar: bool = False
     measure: Callable[[int], None] | None = None
     audit: Audit | None = None
+    states: KeptStates | None = None
 
 
 @dataclass
@@ -244,6 +247,13 @@ def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batc
     width = run.config.data.max_length if run.config.train.packing else None
     rows = [run.rows[at] for at in places]
     batches = micro_batches(rows, size, run.pad_id, packed_into=width)
+    if run.states is not None:
+        tokens = [row.input_ids for row in rows]
+        parts = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+        batches = [
+            batch.with_states(run.states.of(part))
+            for batch, part in zip(batches, parts, strict=True)
+        ]
     return [batch.to(run.model.device) for batch in batches]
 
 
