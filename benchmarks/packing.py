@@ -1,11 +1,12 @@
-"""What packing saves: the time of a packed step over that of a padded one.
+"""What packing and steps of like lengths save: time over that of padded steps as they are drawn.
 
     python benchmarks/packing.py
 
 The embedded model with the default adapters, and the same examples for both layouts: embedded
 stories, once as they are (of like lengths) and once each cut to a share between a tenth and all of
-its words. Steps of both layouts take turns, on two copies of the model, and which comes first
-changes from step to step. One JSON file under `benchmarks/results/packing/`; a few minutes on one
+its words. Steps take turns, each layout on a copy of the model of its own, and which comes first
+changes from step to step. Steps of like lengths (`train.length_window`) have other examples than
+the others, but windows of them have the same, so these are compared by their sums. One JSON file under `benchmarks/results/packing/`; a few minutes on one
 core.
 """
 
@@ -14,6 +15,7 @@ import json
 import random
 import statistics
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ from gradroute.train.step import build_optimizer, train_step
 
 CONFIG = load_config(None, ["data.max_length=128", "train.batch_size=16"])
 POLICY = RoutingPolicy.from_value(CONFIG.routing, tuple(CONFIG.adapters))
-WARM = 3  # steps that are not counted
+WINDOW = 8  # steps whose examples are sorted by length
+WARM = WINDOW  # steps that are not counted
 
 
 def texts(kind: str, count: int, seed: int) -> list[str]:
@@ -59,27 +62,33 @@ def compare(rows: list[TokenizedExample], pad_id: int, steps: int, seed: int) ->
     """Seconds, positions and losses of the same steps in both layouts."""
     width, size = CONFIG.data.max_length, CONFIG.train.batch_size
     order = DataOrder(seed, len(rows), tuple(range(len(rows))))
-    models = {"padded": trained(), "packed": trained()}
+    lengths = tuple(len(row.input_ids) for row in rows)
+    sorted_order = replace(order, window=WINDOW, lengths=lengths)
+    models = {name: trained() for name in ("padded", "packed", "sorted")}
     check_packing(models["packed"][0], rows, pad_id)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     losses: dict[str, list[float]] = {name: [] for name in models}
-    positions = dict.fromkeys(models, 0)
-    targets = 0
+    positions, tokens = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     for step in range(WARM + steps):
         chosen = [rows[at] for at in order.batch(step, size)]
+        alike = [rows[at] for at in sorted_order.batch(step, size)]
         for name in sorted(models, reverse=step % 2 == 1):
             model, optimizer = models[name]
+            mine = alike if name == "sorted" else chosen
             began = time.perf_counter()
-            batch: Batch = (
-                pack(chosen, pad_id, width) if name == "packed" else collate(chosen, pad_id)
-            )
+            batch: Batch = pack(mine, pad_id, width) if name == "packed" else collate(mine, pad_id)
             report = train_step(model, optimizer, [batch], POLICY, loss_mean="token", rate=1.0)
             if step >= WARM:
                 seconds[name].append(time.perf_counter() - began)
                 losses[name].append(report.loss)
                 positions[name] += batch.input_ids.numel()
-        targets += sum(row.target_count for row in chosen) if step >= WARM else 0
+                tokens[name] += sum(len(row.input_ids) for row in mine)
     medians = {name: statistics.median(found) for name, found in seconds.items()}
+    windows = {
+        name: [sum(found[at : at + WINDOW]) for at in range(0, steps, WINDOW)]
+        for name, found in seconds.items()
+    }
+    ratios = [s / p for s, p in zip(windows["sorted"], windows["padded"], strict=True)]
     pairs = zip(losses["packed"], losses["padded"], strict=True)
     return {
         "examples": len(rows),
@@ -89,7 +98,9 @@ def compare(rows: list[TokenizedExample], pad_id: int, steps: int, seed: int) ->
         "steps": steps,
         "median_seconds": medians,
         "packed_over_padded": medians["packed"] / medians["padded"],
-        "positions_per_target": {name: positions[name] / targets for name in models},
+        "sorted_over_padded": statistics.median(ratios),
+        "sorted_over_padded_windows": ratios,
+        "padding_share": {name: 1 - tokens[name] / positions[name] for name in models},
         "largest_difference_of_losses": max(abs(one - other) for one, other in pairs),
     }
 
@@ -97,13 +108,13 @@ def compare(rows: list[TokenizedExample], pad_id: int, steps: int, seed: int) ->
 def main() -> None:
     """Measure both kinds of data."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40, help=f"a multiple of {WINDOW}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "packing")
     options = parser.parse_args()
     base = load_base("embedded")
     record: dict[str, Any] = {
-        "question": "the time of a step on packed examples over that on padded ones",
+        "question": "the time of a step on packed, or sorted, examples over that on padded ones",
         "command": f"python benchmarks/packing.py --steps {options.steps} --seed {options.seed}",
         "date": date.today().isoformat(),
         "provenance": provenance(),
@@ -111,11 +122,15 @@ def main() -> None:
         "max_length": CONFIG.data.max_length,
     }
     for kind in ("mixed", "like"):
-        found = [Example(str(at), text) for at, text in enumerate(texts(kind, 400, options.seed))]
+        count = CONFIG.train.batch_size * (WARM + options.steps)  # an epoch
+        found = [Example(str(at), one) for at, one in enumerate(texts(kind, count, options.seed))]
         label_ids = [at % len(POLICY.labels) for at in range(len(found))]
         rows, _ = tokenize(found, base.tokenizer, label_ids, CONFIG.data.max_length)
         record[kind] = compare(rows, base.pad_id, options.steps, options.seed)
-        print(f"{kind}: packed / padded = {record[kind]['packed_over_padded']:.2f}")
+        print(
+            f"{kind}: packed / padded = {record[kind]['packed_over_padded']:.2f}, "
+            f"sorted / padded = {record[kind]['sorted_over_padded']:.2f}"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"embedded_seed{options.seed}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

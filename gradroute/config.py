@@ -267,6 +267,14 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
                 f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
             )
         )
+    if train.length_window and data.front_load:
+        found.append(
+            Disagreement(
+                (("train", "length_window"), ("data", "front_load")),
+                "sorting by length would move examples that data.front_load puts first; "
+                "set one of the two to 0.",
+            )
+        )
     own = data.eval_path or data.eval_split
     if data.path and not own and not 0 < data.eval_fraction < 1:
         found.append(

@@ -134,6 +134,8 @@ class TrainConfig(Section):
     """Compute the layers below the adapters once per example; kept in .states beside the runs."""
     reuse_gib: Above0 = 8.0
     """GiB that these hidden states of a run may take; where they need more they are left out."""
+    length_window: Count = 0
+    """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
     report_to: ReportTo = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
     save_every: Count = 100

@@ -179,6 +179,8 @@ def data_order(
         kept=tuple(prepared.places[row.id] for row in rows),
         early=frozenset(at for at, row in enumerate(rows) if row.label_id in bad),
         front_load=config.data.front_load,
+        window=config.train.length_window,
+        lengths=tuple(len(row.input_ids) for row in rows),
     )
 
 

@@ -22,6 +22,13 @@ class DataOrder:
         early: Rows (indices into `kept`) that come early in the first epoch.
         front_load: How early, from 0 (no earlier than others) to 1 (before all others); in between
             they are spread evenly over the first 1 - front_load of the epoch.
+        window: Steps among which examples trade places so that those of like lengths share one, for
+            less padding; 0 leaves them where they were drawn. In each run of so many steps of an
+            epoch the examples are sorted by length and cut into steps, which come in an order of
+            their own by (seed, epoch). A step that holds the end of one epoch and the start of the
+            next stays as drawn. Then the order follows from `batch_size` and `lengths` too, and
+            where examples are left out, the others move within such windows.
+        lengths: Tokens of each row; needed for a window.
     """
 
     seed: int
@@ -29,6 +36,8 @@ class DataOrder:
     kept: tuple[int, ...]
     early: frozenset[int] = frozenset()
     front_load: float = 0.0
+    window: int = 0
+    lengths: tuple[int, ...] = ()
 
     def batch(self, step: int, batch_size: int) -> list[int]:
         """Rows of one step.
@@ -47,6 +56,8 @@ class DataOrder:
                 f"{step}, batch_size {batch_size}, {size} rows"
             )
         places = range(step * batch_size, (step + 1) * batch_size)
+        if self.window:
+            return [_by_length(self, at // size, batch_size)[at % size] for at in places]
         return [_epoch(self, at // size)[at % size] for at in places]
 
     def visited(self, steps: int, batch_size: int) -> list[int]:
@@ -57,6 +68,23 @@ class DataOrder:
             if len(found) == len(self.kept):
                 break
         return sorted(found)
+
+
+@lru_cache(maxsize=4)
+def _by_length(order: DataOrder, epoch: int, batch_size: int) -> tuple[int, ...]:
+    rows = _epoch(order, epoch)
+    head = min(len(rows), -epoch * len(rows) % batch_size)  # what the step before still takes
+    tail = head + (len(rows) - head) // batch_size * batch_size
+    draws = _draws(f"{order.seed}:{epoch}:steps")
+    found = [*rows[:head]]
+    for start in range(head, tail, order.window * batch_size):
+        end = min(start + order.window * batch_size, tail)
+        part = sorted(rows[start:end], key=lambda row: order.lengths[row])
+        steps = [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
+        keys = [draws.random() for _ in steps]
+        for at in sorted(range(len(steps)), key=keys.__getitem__):
+            found += steps[at]
+    return (*found, *rows[tail:])
 
 
 @lru_cache(maxsize=4)
@@ -75,7 +103,10 @@ def _epoch(order: DataOrder, epoch: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _order_keys(seed: int, epoch: int, size: int) -> tuple[float, ...]:
+    draws = _draws(f"{seed}:{epoch}:order")
+    return tuple(draws.random() for _ in range(size))
+
+
+def _draws(of: str) -> random.Random:
     # Python promises the stream of Random.random() for good, but not that of Random.shuffle().
-    digest = hashlib.sha256(f"{seed}:{epoch}:order".encode()).digest()
-    generator = random.Random(int.from_bytes(digest))
-    return tuple(generator.random() for _ in range(size))
+    return random.Random(int.from_bytes(hashlib.sha256(of.encode()).digest()))
