@@ -6,8 +6,8 @@ The embedded model with the default adapters, and the same examples for both lay
 stories, once as they are (of like lengths) and once each cut to a share between a tenth and all of
 its words. Steps take turns, each layout on a copy of the model of its own, and which comes first
 changes from step to step. Steps of like lengths (`train.length_window`) have other examples than
-the others, but windows of them have the same, so these are compared by their sums. One JSON file under `benchmarks/results/packing/`; a few minutes on one
-core.
+the others, but windows of them have the same, so these are compared by their sums. One JSON file
+under `benchmarks/results/packing/`; a few minutes on one core.
 """
 
 import argparse

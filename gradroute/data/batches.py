@@ -4,8 +4,9 @@ What comes before, the tokens of one example (`tokens.py`) and the order of the 
 is had from here too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from gradroute.data.tokens import (
     padding_id,
     tokenize,
 )
+from gradroute.devices import sent
 
 
 class Place(NamedTuple):
@@ -49,6 +51,10 @@ class Batch:
         position_ids: Of packed examples, the place of every token in its own. None otherwise.
         states: What leaves the model's lower layers for these tokens, where it is known; 0 at
             padding. See `with_states`.
+        home: Of a batch on another device, the same on the CPU; what is known of it is read there,
+            where nobody waits for it. None on the CPU.
+        bare: The model gets no mask: it is known to let no position see a later one, and padding
+            comes last.
     """
 
     input_ids: Int[Tensor, "r t"]
@@ -62,16 +68,27 @@ class Batch:
     token_label_ids: Int[Tensor, "r t"] | None = None
     position_ids: Int[Tensor, "r t"] | None = None
     states: Float[Tensor, "r t d"] | None = None
+    home: "Batch | None" = None
+    bare: bool = False
+
+    @property
+    def on_cpu(self) -> "Batch":
+        """The same batch with all its tensors on the CPU, for reading."""
+        return self if self.home is None else self.home
 
     @property
     def inputs(self) -> dict[str, Tensor | bool | None]:
         """What a causal model of transformers is called with.
 
         Packed examples are kept apart by positions that begin anew: without a mask and without a
-        cache, transformers lets every position see its own example only.
+        cache, transformers lets every position see its own example only. Of a mask it asks first
+        whether it masks anything; on another device than the CPU that is a wait, so there a mask
+        that does not is left out.
         """
         if self.position_ids is None:
-            return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+            full = self.home is not None and bool(self.home.attention_mask.all())
+            mask = None if self.bare or full else self.attention_mask
+            return {"input_ids": self.input_ids, "attention_mask": mask}
         return {
             "input_ids": self.input_ids,
             "attention_mask": None,
@@ -82,19 +99,21 @@ class Batch:
     @property
     def routing_ids(self) -> Int[Tensor, " e"] | Int[Tensor, "r t"]:
         """The labels that `routed` takes: by example where that says all, else by position."""
-        return self.label_ids if self.token_label_ids is None else self.token_label_ids
+        own = self.on_cpu
+        return own.label_ids if own.token_label_ids is None else own.token_label_ids
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on another device; weights and labels by token stay where they are."""
         positions, states = self.position_ids, self.states
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            targets=self.targets.to(device),
-            label_ids=self.label_ids.to(device),
-            position_ids=None if positions is None else positions.to(device),
-            states=None if states is None else states.to(device),
+            input_ids=sent(self.input_ids, device),
+            attention_mask=sent(self.attention_mask, device),
+            targets=sent(self.targets, device),
+            label_ids=sent(self.label_ids, device),
+            position_ids=None if positions is None else sent(positions, device),
+            states=None if states is None else sent(states, device),
+            home=None if torch.device(device).type == "cpu" else self.on_cpu,
         )
 
     def with_states(self, states: Sequence[Float[Tensor, "n d"]]) -> "Batch":
@@ -125,6 +144,7 @@ class Batch:
             weights=batch.weights[chosen],
             token_label_ids=None if tokens is None else tokens[chosen],
             states=None if states is None else states[index],
+            home=None if self.home is None else self.home.rows(index.cpu()),
         )
 
     def kinds(self, labels: Sequence[str]) -> dict[tuple[str, str], Bool[Tensor, " e"]]:
@@ -149,29 +169,35 @@ class Batch:
             return values.sum(1)
         return torch.stack([values[row, start:end].sum() for row, start, end in self.places])
 
+    def target_counts(self) -> Int[Tensor, " e"]:
+        """Number of targets of each example; on the CPU."""
+        own = self.on_cpu
+        return own.by_example(own.targets != IGNORED)
+
     def target_labels(self) -> list[list[int]]:
         """For each example the label ids of the positions that predict a target, in order."""
-        return [found[wanted].unique().tolist() for found, wanted, _ in self._labels()]
+        return [taught for _, taught in self.on_cpu._labels]
 
     def computed_labels(self) -> list[list[int]]:
         """For each example the label ids of all positions up to its last target, in order.
 
         They are those that gradient can reach, since later positions attend to earlier ones.
         """
-        return [found[:last].unique().tolist() for found, _, last in self._labels()]
+        return [computed for computed, _ in self.on_cpu._labels]
 
-    def _labels(self) -> Iterator[tuple[Int[Tensor, " n"], Bool[Tensor, " n"], int]]:
-        """Of each example: label id by position, where targets are, and the end of the last."""
-        wanted = (self.targets != IGNORED).cpu()
-        by_example = self.label_ids.tolist()
-        for place, label_id in zip(self.places, by_example, strict=True):
-            here = slice(place.start, place.end)
-            own = wanted[place.row, here]
-            if self.token_label_ids is None:
-                labels = torch.full(own.shape, label_id)
-            else:
-                labels = self.token_label_ids[place.row, here]
-            yield labels, own, int(own.nonzero().max()) + 1 if bool(own.any()) else 0
+    @cached_property
+    def _labels(self) -> list[tuple[list[int], list[int]]]:
+        """Of each example: the labels up to its last target, and those of its targets."""
+        wanted = self.targets != IGNORED
+        if self.token_label_ids is None:
+            ids, counts = self.label_ids.tolist(), self.by_example(wanted).tolist()
+            return [([own], [own]) if n else ([], []) for own, n in zip(ids, counts, strict=True)]
+        found = []
+        for row, start, end in self.places:
+            labels, own = self.token_label_ids[row, start:end], wanted[row, start:end]
+            last = int(own.nonzero().max()) + 1 if bool(own.any()) else 0
+            found.append((labels[:last].unique().tolist(), labels[own].unique().tolist()))
+        return found
 
 
 def collate(rows: Sequence[TokenizedExample], pad_id: int) -> Batch:

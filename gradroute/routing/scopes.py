@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradroute.devices import sent
 from gradroute.errors import ConfigError
 from gradroute.routing.lower import LowerLayers
 from gradroute.routing.ops import Gate, Rows, Term
@@ -140,8 +141,8 @@ class RoutedScope:
             return known.pop()
         gate = self._lookup(values, positions)
         if known <= {0.0, 1.0}:
-            return (gate > 0).to(device)
-        return (gate.float() if device.type == "mps" else gate).to(device)  # mps has no float64
+            return sent(gate > 0, device)
+        return sent(gate.float() if device.type == "mps" else gate, device)  # mps has no float64
 
     def _lookup(self, values: Sequence[float], positions: Tensor) -> Float[Tensor, " n"]:
         """The value of each position's label; values are in the order of `present`."""
@@ -254,4 +255,4 @@ def _rows(indices: Int[Tensor, " m"], device: torch.device) -> Rows:
     """The rows as a slice where they are contiguous: views instead of copies."""
     if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices.to(device)
+    return sent(indices, device)

@@ -6,14 +6,15 @@ passes, since nothing comes after it.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 
-from gradroute.data.batches import IGNORED, Batch
+from gradroute.data.batches import Batch
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import ablated, adapter_parameters
 from gradroute.routing.hosting import adapter_weights, hosted
@@ -60,7 +61,7 @@ def check_can_learn(
     """
     counts: dict[str, int] = {}
     for batch in batches:
-        trained = batch.by_example(batch.targets != IGNORED).tolist()
+        trained = batch.target_counts().tolist()
         for label_ids in itertools.compress(batch.computed_labels(), trained):
             for label in (policy.labels[label_id] for label_id in label_ids):
                 counts[label] = counts.get(label, 0) + 1
@@ -168,23 +169,37 @@ def check_gradient(
     )
 
 
-def check_weights(groups: Sequence[Mapping[str, object]], updated: set[str]) -> None:
+def check_weights(
+    groups: Sequence[Mapping[str, object]], names: Collection[str], norm: float | None = None
+) -> None:
     """After the optimizer acted: what it updated is finite.
+
+    Args:
+        groups: Of the optimizer.
+        names: The adapters that are looked at.
+        norm: `weights_norm` of them, where it is known.
 
     Raises:
         NumericError: It is not; the message names the adapters.
     """
-    touched = {str(g["adapter"]): g for g in groups if g["adapter"] in updated}
-    every = [weight.detach() for group in touched.values() for weight in _weights(group)]
     # A finite norm has finite parts only. It is several times as fast as looking at each.
-    if math.isfinite(float(nn.utils.get_total_norm(every))):
+    if math.isfinite(float(weights_norm(groups, names)) if norm is None else norm):
         return
+    touched = {str(g["adapter"]): g for g in groups if g["adapter"] in names}
     wrong = {
         name: group for name, group in touched.items() if not all(map(_finite, _weights(group)))
     }
     if wrong:
         named = ", ".join(f"'{name}' (learning rate {g['lr']:.3g})" for name, g in wrong.items())
         raise NumericError(f"the update has made weights of adapter {named} infinite or NaN.")
+
+
+def weights_norm(
+    groups: Sequence[Mapping[str, object]], names: Collection[str]
+) -> Float[Tensor, ""]:
+    """Norm of all weights of some adapters, on their device."""
+    of = [group for group in groups if group["adapter"] in names]
+    return nn.utils.get_total_norm([w.detach() for group in of for w in _weights(group)])
 
 
 def _weights(group: Mapping[str, object]) -> Sequence[Tensor]:

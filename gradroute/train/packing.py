@@ -1,4 +1,4 @@
-"""Before packed training: see that the model keeps the examples of a row apart.
+"""Before training: see that the model keeps packed examples apart, or needs no mask for padding.
 
 Packed examples are kept apart by their positions, which begin anew with each (`Batch.inputs`). Most
 models of transformers make their attention masks from these. One that does not would let an example
@@ -70,6 +70,34 @@ def check_packing(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
             f"train.packing: in the model {kind} an example behind another in its row computes "
             f"other numbers than by itself (a difference of {apart:.2g} of the largest). {_CURE}"
         )
+
+
+def needs_no_mask(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: int) -> bool:
+    """Whether padding on the right may go without an attention mask (`Batch.bare`).
+
+    It may where no position sees a later one, as in any causal model. It is tried as packing is: no
+    gradient may flow from an example to the padding behind it, and it must compute what it does
+    under a mask. Weights, gradients, training mode and random state stay as they are.
+
+    Args:
+        model: The routed model on its device.
+        rows: Tokenised examples; the longest is tried, beside the first half of it.
+        pad_id: The padding token.
+    """
+    longest = _cut(max(rows, key=lambda row: len(row.input_ids)))
+    half = replace(longest, input_ids=longest.input_ids[: (len(longest.input_ids) + 1) // 2])
+    batch = collate([longest, half], pad_id).to(model.device)
+    training = model.training
+    model.eval()
+    try:
+        masked, _ = _second(model, batch)
+        bare, reach = _second(model, replace(batch, bare=True))
+    finally:
+        model.train(training)
+    if bool(reach[len(half.input_ids) :].any()):
+        return False
+    apart = float((bare - masked).abs().max() / masked.abs().max())
+    return apart <= _CLOSE.get(model.dtype, _CLOSE_OTHERWISE)
 
 
 def _cut(row: TokenizedExample) -> TokenizedExample:

@@ -7,8 +7,7 @@ adapter by itself, and to step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,7 +16,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradroute.data.batches import IGNORED, Batch
+from gradroute.data.batches import Batch
+from gradroute.devices import sent
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
@@ -25,16 +25,19 @@ from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.reusing import entering
 from gradroute.routing.scopes import RoutedScope
 from gradroute.train.checks import (
-    RowLoss,
     check_can_learn,
     check_gradient,
     check_loss,
     check_received,
     check_weights,
+    weights_norm,
 )
+from gradroute.train.taken import StepReport, Taken, read_step
 
 Watch = Callable[[Batch, RoutedScope], None]
 """Called after the forward pass of every micro-batch, with the scope that it ran under."""
+
+_BEFORE = "weights before the step"
 
 
 @runtime_checkable
@@ -55,31 +58,6 @@ class AdapterSettings(Protocol):
     def clip(self) -> float | None:
         """Largest gradient norm of this adapter alone; None does not clip."""
         ...
-
-
-@dataclass
-class StepReport:
-    """What one optimizer step did.
-
-    Attributes:
-        loss: the step's training loss in nats, averaged as `loss_mean` says.
-        nll: label -> summed negative log likelihood of its target tokens, in nats; whatever the
-            weights of the examples.
-        tokens: label -> number of target tokens: those with it, where tokens have labels of their
-            own.
-        examples: label -> number of examples, each under its own label.
-        updated: the adapters whose weights this step changed.
-        gradient_norms: adapter -> norm of its gradient before clipping, for updated adapters.
-        rows: what the step took of each example, in its order.
-    """
-
-    loss: float = 0.0
-    nll: dict[str, float] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, int] = field(default_factory=dict)
-    updated: set[str] = field(default_factory=set)
-    gradient_norms: dict[str, float] = field(default_factory=dict)
-    rows: list[RowLoss] = field(default_factory=list)
 
 
 def token_losses(
@@ -106,7 +84,7 @@ def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor,
         batches: all micro-batches of the step.
         loss_mean: "token" or "example".
     """
-    counts = [batch.by_example(batch.targets != IGNORED).cpu() for batch in batches]
+    counts = [batch.target_counts() for batch in batches]
     if loss_mean == "token":
         total = sum(int(count.sum()) for count in counts)
         return [batch.weights / total for batch in batches]
@@ -118,7 +96,10 @@ def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor,
 
 
 def build_optimizer(
-    model: PeftModel, adapters: Mapping[str, AdapterSettings], learning_rate: float
+    model: PeftModel,
+    adapters: Mapping[str, AdapterSettings],
+    learning_rate: float,
+    fused: bool | None = None,
 ) -> torch.optim.AdamW:
     """One AdamW with one parameter group per adapter, each with its own rate and weight decay.
 
@@ -126,8 +107,12 @@ def build_optimizer(
         model: a routed model.
         adapters: adapter name -> settings.
         learning_rate: peak rate of the adapters that name none.
+        fused: all of an adapter's weights in one kernel; None does so where all are on CUDA.
+            Elsewhere the numbers would differ by rounding from those of runs so far.
     """
     parameters = adapter_parameters(model)
+    if fused is None:
+        fused = all(p.device.type == "cuda" for own in parameters.values() for p in own)
     groups = [
         {
             "params": parameters[name],
@@ -138,7 +123,9 @@ def build_optimizer(
         }
         for name, settings in adapters.items()
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.AdamW(
+        groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=fused or None
+    )
 
 
 def schedule(step: int, max_steps: int, warmup_steps: int) -> float:
@@ -162,6 +149,8 @@ def train_step(
     loss_mean: str,
     rate: float,
     watch: Watch | None = None,
+    meanwhile: Callable[[], None] | None = None,
+    check_after: bool = True,
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
 
@@ -178,27 +167,42 @@ def train_step(
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
         watch: sees what is run, and may refuse it by raising.
+        meanwhile: called when all has been handed to the device, before its numbers are waited for.
+        check_after: look at the weights after the optimizer has acted, which is a second wait for
+            the device. Without it the next step looks, before its optimizer acts; after the last
+            one `save_checkpoint` does.
 
     Raises:
         ConfigError: an adapter that the table updates in this step cannot learn: it is switched
             off, its weights are fixed or unknown to the optimizer, or no gradient reached it.
         NumericError: loss or gradient is not finite, and the optimizer has not acted; or a weight
-            is not finite after it has.
+            is not finite after it has (without `check_after`, after the step before).
         MachineError: memory ran out while the optimizer acted. (Where it runs out before, the
             weights are untouched, the error is as it came, and the step can be done again.)
     """
     optimizer.zero_grad(set_to_none=True)
     check_can_learn(model, optimizer, batches, policy)
-    report = accumulate_gradients(model, batches, policy, loss_mean, watch)
-    check_loss(model, batches, report.loss, report.rows)
-    reached = policy.updated_by(_names(row.labels for row in report.rows))
-    taught = policy.updated_by(_names(row.target_labels for row in report.rows))
-    for group in optimizer.param_groups:
+    taken = _backward(model, batches, policy, loss_mean, watch)
+    reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
+    taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
+    groups = {group["adapter"]: group for group in optimizer.param_groups}
+    wanted: dict[str, Tensor] = {}
+    for name, group in groups.items():
         group["lr"] = rate * group["peak"]
-        name = group["adapter"]
         if name in reached:
             limit = math.inf if group["clip"] is None else group["clip"]
-            norm = float(nn.utils.clip_grad_norm_(group["params"], limit))
+            wanted[name] = nn.utils.clip_grad_norm_(group["params"], limit)
+    if not check_after:
+        wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
+    if meanwhile is not None:
+        meanwhile()
+    report, norms = read_step(taken, policy, wanted)
+    if not check_after:
+        check_weights(optimizer.param_groups, groups, norms[_BEFORE])
+    check_loss(model, batches, report.loss, report.rows)
+    for name, group in groups.items():
+        if name in reached:
+            norm = norms[name]
             check_gradient(model, name, norm, report.rows, policy)
             if name in taught or norm > 0.0:
                 report.updated.add(name)
@@ -208,16 +212,17 @@ def train_step(
                 continue
         for parameter in group["params"]:
             parameter.grad = None
-    _act(optimizer, report.updated)
+    _act(optimizer, report.updated if check_after else ())
     optimizer.zero_grad(set_to_none=True)
     return report
 
 
-def _act(optimizer: torch.optim.Optimizer, updated: set[str]) -> None:
+def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
     """Change the weights; an error from here on leaves some changed and some not."""
     try:
         optimizer.step()
-        check_weights(optimizer.param_groups, updated)
+        if looked_at:
+            check_weights(optimizer.param_groups, looked_at)
     except Exception as error:
         if is_out_of_memory(error):
             raise MachineError(
@@ -238,7 +243,18 @@ def accumulate_gradients(
     watch: Watch | None = None,
 ) -> StepReport:
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
-    report = StepReport()
+    return read_step(_backward(model, batches, policy, loss_mean, watch), policy, {})[0]
+
+
+def _backward(
+    model: PeftModel,
+    batches: Sequence[Batch],
+    policy: RoutingPolicy,
+    loss_mean: str,
+    watch: Watch | None,
+) -> list[Taken]:
+    """Add the routed gradient to `parameter.grad`; nothing is waited for."""
+    taken = []
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
         with routed(model, policy, batch.routing_ids) as scope, entering(model, batch.states):
             logits = model(**batch.inputs).logits
@@ -247,9 +263,8 @@ def accumulate_gradients(
             losses = token_losses(logits, batch.targets)
             loss = share_of_loss(batch, losses, weights)
             loss.backward()
-        report.loss += loss.item()
-        _count(report, batch, losses.detach(), policy)
-    return report
+        taken.append(Taken(batch, loss.detach(), losses.detach()))
+    return taken
 
 
 def share_of_loss(
@@ -257,46 +272,12 @@ def share_of_loss(
 ) -> Float[Tensor, ""]:
     """A micro-batch's share of the loss of the step, with the factors of `loss_weights`."""
     summed = batch.by_example(losses)
-    return (summed * weights.to(summed.dtype).to(summed.device)).sum()
+    return (summed * sent(weights.to(summed.dtype), summed.device)).sum()
 
 
-def _names(labels: Iterable[Iterable[str]]) -> set[str]:
-    return {label for own in labels for label in own}
-
-
-def _count(
-    report: StepReport, batch: Batch, losses: Float[Tensor, "r t"], policy: RoutingPolicy
-) -> None:
-    """Add what a micro-batch took of each example, and of each label."""
-    labels = policy.labels
-    sums: list[float] = batch.by_example(losses).tolist()
-    counts: list[int] = batch.by_example(batch.targets != IGNORED).tolist()
-    shares = _shares(batch, losses, sums, counts)
-    computed, taught = batch.computed_labels(), batch.target_labels()
-    for at, (name, label_id) in enumerate(zip(batch.ids, batch.label_ids.tolist(), strict=True)):
-        for own, nll, count in next(shares):
-            label = labels[own]
-            report.nll[label] = report.nll.get(label, 0.0) + nll
-            report.tokens[label] = report.tokens.get(label, 0) + count
-        label = labels[label_id]
-        report.examples[label] = report.examples.get(label, 0) + 1
-        by, of = (tuple(labels[i] for i in ids[at]) for ids in (computed, taught))
-        report.rows.append(RowLoss(name, label, sums[at], counts[at], by, of))
-
-
-def _shares(
-    batch: Batch, losses: Float[Tensor, "r t"], sums: Sequence[float], counts: Sequence[int]
-) -> Iterator[list[tuple[int, float, int]]]:
-    """Of each example: label id, summed loss and number of the targets with it."""
-    if batch.token_label_ids is None:
-        for whole in zip(batch.label_ids.tolist(), sums, counts, strict=True):
-            yield [whole]
-        return
-    losses, wanted = losses.cpu(), (batch.targets != IGNORED).cpu()
-    for row, start, end in batch.places:
-        own, among = batch.token_label_ids[row, start:end], wanted[row, start:end]
-        masks = [(i, (own == i) & among) for i in own[among].unique().tolist()]
-        yield [(i, losses[row, start:end][m].sum().item(), int(m.sum())) for i, m in masks]
+def _names(policy: RoutingPolicy, ids: Iterable[Iterable[Iterable[int]]]) -> set[str]:
+    """The labels of these ids, by batch and example."""
+    return {policy.labels[i] for batch in ids for own in batch for i in own}
 
 
 def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -328,5 +309,6 @@ def load_optimizer_state(
                 f"the saved optimizer state does not fit the model: {name} is "
                 f"{list(value.shape)}; go on with the settings that it was saved under."
             )
-        on = "cpu" if key == "step" else parameter.device
+        # A fused optimizer counts where the weights are.
+        on = "cpu" if key == "step" and not optimizer.defaults["fused"] else parameter.device
         optimizer.state[parameter][key] = value.clone().to(on)

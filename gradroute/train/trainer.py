@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -29,9 +30,8 @@ from gradroute.states import KeptStates
 from gradroute.terminal import printable
 from gradroute.train.audit import Audit
 from gradroute.train.norms import label_gradient_norms
-from gradroute.train.packing import check_packing
+from gradroute.train.packing import check_packing, needs_no_mask
 from gradroute.train.step import (
-    StepReport,
     build_optimizer,
     load_optimizer_state,
     optimizer_tensors,
@@ -39,6 +39,7 @@ from gradroute.train.step import (
     train_step,
 )
 from gradroute.train.stopping import stop_requests
+from gradroute.train.taken import StepReport
 from gradroute.train.tracking import check_tracker, tracking
 
 
@@ -77,6 +78,14 @@ class Training:
     states: KeptStates | None = None
 
 
+class _Ahead(NamedTuple):
+    """The batches of a step, with so many examples at a time."""
+
+    step: int
+    size: int
+    batches: list[Batch]
+
+
 @dataclass
 class _State:
     """What changes in the course of a run, besides its weights.
@@ -86,11 +95,15 @@ class _State:
         micro_batch: examples in one forward pass; less than `train.batch_size` after memory ran
             out.
         saved: steps in the newest checkpoint; 0 where there is none.
+        bare: padding goes without an attention mask, see `Batch`.
+        ahead: the next step's batches, where they were made while the device was busy.
     """
 
     optimizer: torch.optim.Optimizer
     micro_batch: int
     saved: int = 0
+    bare: bool = False
+    ahead: _Ahead | None = None
 
 
 def train(run: Training) -> None:
@@ -120,6 +133,8 @@ def train(run: Training) -> None:
     if settings.packing:
         check_packing(run.model, run.rows, run.pad_id)
     state = _resume(run, _State(optimizer, settings.batch_size))
+    if _is_apart(run) and not settings.packing:
+        state.bare = needs_no_mask(run.model, run.rows, run.pad_id)
     run.model.train()
     with (
         tracking(run.config, run.folder, state.saved, run.say) as track,
@@ -193,8 +208,7 @@ def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, An
     """The step with so many examples at a time; the weights are untouched if memory runs out."""
     settings = run.config.train
     state.optimizer.zero_grad(set_to_none=True)
-    places = run.order.batch(step, settings.batch_size * settings.gradient_accumulation)
-    batches = _micro_batches(run, places, size)
+    batches = _batches_of(run, state, step, size)
     norms = {}
     if _due(step + 1, settings.log_gradients_every):
         _seed(run, step)
@@ -210,9 +224,11 @@ def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, An
         loss_mean=settings.loss_mean,
         rate=schedule(step, settings.max_steps, settings.warmup_steps),
         watch=None if run.audit is None else run.audit.check,
+        meanwhile=partial(_look_ahead, run, state, step + 1, size) if _is_apart(run) else None,
+        check_after=not _is_apart(run),
     )
     if run.audit is not None:
-        run.audit.write(step + 1, places)
+        run.audit.write(step + 1, _places(run, step))
     return _metrics(step + 1, report, state.optimizer, norms)
 
 
@@ -242,10 +258,28 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batch]:
+def _is_apart(run: Training) -> bool:
+    """Whether the model's device works behind the CPU's back."""
+    return run.model.device.type != "cpu"
+
+
+def _look_ahead(run: Training, state: _State, step: int, size: int) -> None:
+    """Make the batches of a step and send them, while the device is busy with the one before."""
+    if step < run.config.train.max_steps:
+        state.ahead = _Ahead(step, size, _micro_batches(run, state, step, size))
+
+
+def _batches_of(run: Training, state: _State, step: int, size: int) -> list[Batch]:
+    ahead, state.ahead = state.ahead, None
+    if ahead is not None and (ahead.step, ahead.size) == (step, size):
+        return ahead.batches
+    return _micro_batches(run, state, step, size)
+
+
+def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[Batch]:
     """The examples of a step in batches of so many, on the model's device."""
     width = run.config.data.max_length if run.config.train.packing else None
-    rows = [run.rows[at] for at in places]
+    rows = [run.rows[at] for at in _places(run, step)]
     batches = micro_batches(rows, size, run.pad_id, packed_into=width)
     if run.states is not None:
         tokens = [row.input_ids for row in rows]
@@ -254,7 +288,12 @@ def _micro_batches(run: Training, places: Sequence[int], size: int) -> list[Batc
             batch.with_states(run.states.of(part))
             for batch, part in zip(batches, parts, strict=True)
         ]
-    return [batch.to(run.model.device) for batch in batches]
+    return [replace(batch.to(run.model.device), bare=state.bare) for batch in batches]
+
+
+def _places(run: Training, step: int) -> list[int]:
+    settings = run.config.train
+    return run.order.batch(step, settings.batch_size * settings.gradient_accumulation)
 
 
 def _metrics(

@@ -11,7 +11,8 @@ from gradroute.data.batches import DataOrder, TokenizedExample, collate
 from gradroute.errors import MachineError, NumericError
 from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.step import StepReport, train_step
+from gradroute.train.step import train_step
+from gradroute.train.taken import StepReport
 
 _ADVICE = "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
 
