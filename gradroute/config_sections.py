@@ -14,6 +14,7 @@ from gradroute.config_fields import (
     Flag,
     Length,
     LossMean,
+    LowRankDtype,
     Modes,
     Names,
     NonNegative,
@@ -136,6 +137,8 @@ class TrainConfig(Section):
     """GiB that these hidden states of a run may take; where they need more they are left out."""
     length_window: Count = 0
     """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
+    low_rank_dtype: LowRankDtype = "fp32"
+    """Numbers in which training multiplies with A and B; these themselves are fp32 either way."""
     report_to: ReportTo = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
     save_every: Count = 100

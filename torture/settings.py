@@ -79,6 +79,7 @@ CHANGED: Mapping[str, str] = {
     "train.reuse_frozen": "true",
     "train.reuse_gib": "2",
     "train.length_window": "4",
+    "train.low_rank_dtype": "bf16",
     "train.report_to": "tensorboard",
     "train.log_gradients_every": "5",
     "train.measure_every": "23",

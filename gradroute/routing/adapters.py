@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
-from gradroute.routing.contexts import ablated, routed
+from gradroute.routing.contexts import ablated, low_rank_products, routed
 from gradroute.routing.hosting import (
     adapter_weights,
     check_plain_lora,
@@ -299,6 +299,7 @@ __all__ = [
     "adapter_state",
     "attach_adapters",
     "load_adapter_state",
+    "low_rank_products",
     "route_adapters",
     "routed",
 ]

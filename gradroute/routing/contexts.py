@@ -93,6 +93,26 @@ def ablated(
 
 
 @contextmanager
+def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, the products with A and B are computed in this dtype; None leaves them as they are.
+
+    The weights, their gradients and what the optimizer keeps stay in their own (fp32): A, B and the
+    activations are rounded for each product, and what comes out is added to the base's output in
+    the wider of the two dtypes. Keep the backward pass inside.
+
+    Args:
+        model: A model of `attach_adapters` or `route_adapters`, wrapped or not.
+        dtype: Such as `torch.bfloat16`.
+    """
+    state = hosted(model).state
+    before, state.products = state.products, dtype
+    try:
+        yield
+    finally:
+        state.products = before
+
+
+@contextmanager
 def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
     for module in model.modules():
         checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)

@@ -45,7 +45,7 @@ class GatedDown(nn.Linear):
         terms = _own_terms(self, input)
         if terms is None:
             return super().forward(input)
-        return _gated_forward(self.weight, input, terms, is_up=False)
+        return _gated_forward(self, input, terms)
 
 
 class GatedUp(nn.Linear):
@@ -63,7 +63,7 @@ class GatedUp(nn.Linear):
         terms = _own_terms(self, input)
         if terms is None:
             return super().forward(input)
-        return _gated_forward(self.weight, input, terms, is_up=True)
+        return _gated_forward(self, input, terms)
 
 
 class RoutedLinear(lora.Linear):
@@ -99,6 +99,7 @@ class RoutedLinear(lora.Linear):
             [up for _, up in pairs],
             [self.scaling[name] for name in names],
             terms,
+            self.routing.products,
         )
 
     def _names(self) -> list[str]:
@@ -288,15 +289,13 @@ def _own_terms(module: GatedDown | GatedUp, x: Tensor) -> tuple[Term, ...] | Non
 
 
 def _gated_forward(
-    weight: Float[Tensor, "outputs inputs"],
-    x: Float[Tensor, "*batch inputs"],
-    terms: Sequence[Term],
-    is_up: bool,
+    module: GatedDown | GatedUp, x: Float[Tensor, "*batch inputs"], terms: Sequence[Term]
 ) -> Float[Tensor, "*batch outputs"]:
     """The product x Wᵀ at the rows of the terms, 0 elsewhere.
 
     A gates the gradient to its input, B multiplies by the mode's scale.
     """
+    weight, is_up = module.weight, isinstance(module, GatedUp)
     x2 = x.reshape(-1, x.shape[-1])
     # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
     # zeros for a gradient, so that a data-parallel reduction is complete.
@@ -304,7 +303,8 @@ def _gated_forward(
     results = []
     for term in terms:
         rows = select_rows(x2, term.rows)
-        result = gated_linear(rows, weight, term.update[0], True if is_up else term.passes[0])
+        through = True if is_up else term.passes[0]
+        result = gated_linear(rows, weight, term.update[0], through, module.routing.products)
         results.append(result * term.scales[0] if is_up and term.scales[0] != 1.0 else result)
     if len(terms) == 1 and terms[0].rows is None:
         return results[0].view(*x.shape[:-1], -1)

@@ -60,6 +60,7 @@ def routed_linear(
     ups: Sequence[Float[Tensor, "outputs _"]],
     scalings: Sequence[float],
     terms: Sequence[Term],
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
     """A linear layer with gated low-rank adapters, in one pass and exact.
 
@@ -70,14 +71,16 @@ def routed_linear(
         ups: B_k of every adapter.
         scalings: s_k of every adapter (alpha / rank).
         terms: Which adapters run where, and their gates.
+        dtype: Of the low-rank products; sums with the base's output are then taken in the wider of
+            the two.
 
     Returns:
-        y in the dtype of the base's output. The low-rank products are computed in the autocast
-        dtype where autocast is on, else in the dtype of the adapters.
+        y in the dtype of the base's output. Where no dtype is asked for, the low-rank products are
+        computed in the autocast dtype where autocast is on, else in the dtype of the adapters.
     """
     weight, bias, output = (*base, None) if isinstance(base, tuple) else (None, None, base)
-    dtypes = _dtypes(x, weight, downs)
-    call = _Call(tuple(scalings), tuple(terms), *dtypes)
+    dtypes = _dtypes(x, weight, downs, dtype)
+    call = _Call(tuple(scalings), tuple(terms), *dtypes, asked=dtype is not None)
     if torch.is_grad_enabled():
         y = _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
     else:
@@ -92,12 +95,13 @@ def gated_linear(
     weight: Float[Tensor, "outputs inputs"],
     update: Gate,
     passes: Gate,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "m outputs"]:
     """`x Wᵀ` with gates on its two gradients: dW = Σ u dy xᵀ and dx = p Wᵀ dy.
 
     The gates are those of `Term`. Two of these, one for A and one for B, make an adapter.
     """
-    dtype = _dtypes(x, None, (weight,))[0]
+    dtype = _dtypes(x, None, (weight,), dtype)[0]
     return _GatedLinear.apply(x, weight, update, passes, dtype)
 
 
@@ -116,6 +120,11 @@ class _Call:
     terms: tuple[Term, ...]
     dtype: torch.dtype  # of the low-rank products
     base_dtype: torch.dtype | None  # of the base product; None if the base ran elsewhere
+    asked: bool = False  # the dtype of the products was asked for, so sums may be wider
+
+    def sums(self, other: torch.dtype) -> torch.dtype:
+        """The dtype in which products are added to something of another dtype."""
+        return torch.promote_types(self.dtype, other) if self.asked else self.dtype
 
 
 class _RoutedLinear(Function):
@@ -205,8 +214,9 @@ def _forward(
         y = output.reshape(-1, output.shape[-1])
         ours = False
     result_dtype = y.dtype
-    if result_dtype != call.dtype and call.terms:
-        y, ours = y.to(call.dtype), True
+    wide = call.sums(result_dtype)
+    if result_dtype != wide and call.terms:
+        y, ours = y.to(wide), True
     if not call.terms and not ours:
         y = y.clone()  # a function must not hand back its input
     hidden = []
@@ -214,7 +224,7 @@ def _forward(
         down, up = _stacked(term, call, downs, ups)
         h = select_rows(x2, term.rows).to(call.dtype) @ down.t()
         hidden.append(h)
-        if term.rows is None:
+        if term.rows is None and wide == call.dtype:
             y = y.addmm_(h, up.t()) if ours else torch.addmm(y, h, up.t())
         else:
             y = y if ours else y.clone()
@@ -240,9 +250,9 @@ def _backward(
     dx = None
     if needs_x and weight is not None:
         dx = dy2.to(call.base_dtype) @ weight.to(call.base_dtype)
-        dx = dx.to(call.dtype) if call.terms else dx
+        dx = dx.to(call.sums(dx.dtype)) if call.terms else dx
     elif needs_x:
-        dx = dy2.new_zeros(x2.shape, dtype=call.dtype)
+        dx = dy2.new_zeros(x2.shape, dtype=call.sums(x.dtype))
     low = dy2.to(call.dtype)
     gradients: list[Tensor | None] = [None] * (2 * len(downs))
     for term, h in zip(call.terms, hidden, strict=True):
@@ -314,9 +324,13 @@ def _factor(call: _Call, term: Term, i: int) -> float:
 def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:
     """In place `total[rows] += left @ right`; the other rows are not touched."""
     if isinstance(rows, Tensor):
-        total.index_add_(0, rows, left @ right)
+        total.index_add_(0, rows, (left @ right).to(total.dtype))
+        return
+    part = total if rows is None else total[rows]
+    if part.dtype == left.dtype:
+        part.addmm_(left, right)
     else:
-        (total if rows is None else total[rows]).addmm_(left, right)
+        part.add_(left @ right)
 
 
 def _columns(values: Tensor, ranks: Sequence[int], wanted: Sequence[int]) -> Tensor:
@@ -361,14 +375,14 @@ def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tenso
 
 
 def _dtypes(
-    x: Tensor, weight: Tensor | None, factors: Sequence[Tensor]
+    x: Tensor, weight: Tensor | None, factors: Sequence[Tensor], asked: torch.dtype | None
 ) -> tuple[torch.dtype, torch.dtype | None]:
     """Dtype of the low-rank products and of the base product."""
     own = factors[0].dtype if factors else x.dtype
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         cast = torch.get_autocast_dtype(x.device.type)
-        return cast, None if weight is None else cast
-    return own, None if weight is None else weight.dtype
+        return asked or cast, None if weight is None else cast
+    return asked or own, None if weight is None else weight.dtype
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager:

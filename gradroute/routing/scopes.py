@@ -196,6 +196,7 @@ class RoutingState:
     Attributes:
         scope: What is in force; None outside of any scope.
         adapters: The adapters in the order in which they were attached.
+        products: Dtype of the low-rank products, see `low_rank_products`; None for the usual.
         lower: The layers below the first adapted one, or why they cannot be told apart; None as
             long as nobody has asked, see `reusing.lower_layers`.
     """
@@ -203,6 +204,7 @@ class RoutingState:
     def __init__(self, adapters: Sequence[str]):
         self.adapters = tuple(adapters)
         self.scope: Scope | None = None
+        self.products: torch.dtype | None = None
         self.lower: LowerLayers | str | None = None
 
     def run(self, scope: Scope | None, function: Callable[..., Any], *args: Any) -> Any:

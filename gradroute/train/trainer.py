@@ -25,6 +25,7 @@ from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericE
 from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
 from gradroute.memory import fitted
+from gradroute.routing.adapters import low_rank_products
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.states import KeptStates
 from gradroute.terminal import printable
@@ -41,6 +42,8 @@ from gradroute.train.step import (
 from gradroute.train.stopping import stop_requests
 from gradroute.train.taken import StepReport
 from gradroute.train.tracking import check_tracker, tracking
+
+_PRODUCTS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     )
     try:
         size = state.micro_batch
-        row, _ = fitted(lambda size: _attempt(run, state, step, size), size, smaller, advice)
+        with low_rank_products(run.model, _PRODUCTS[run.config.train.low_rank_dtype]):
+            row, _ = fitted(lambda size: _attempt(run, state, step, size), size, smaller, advice)
     except GradrouteError as error:
         kept = "there is no checkpoint yet"
         if state.saved:
