@@ -1,0 +1,183 @@
+"""From a model's last hidden states to losses of target tokens, without the logits of a batch.
+
+With a large vocabulary the logits [tokens, vocab] and their gradients are most of a step's memory:
+a vocabulary of 262k takes a megabyte a token. Only positions with a target have a loss, so only
+these meet the head; and where their logits would still be many, the loss is taken group by group
+with PyTorch's `linear_cross_entropy`, which makes the gradient of the hidden states as it goes and
+keeps nothing else.
+
+The model is called as it always is, hooks and all. Only its head is stood in for by one that keeps
+its input, and only where the head is a plain frozen linear layer whose output the model returns
+unchanged. That is tried, not assumed: some models cap or scale their logits.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from gradroute.routing.adapters import ablated
+
+LOGITS_AT_ONCE = 2**22
+"""Logits that are computed together without a second thought: 16 MiB in float32."""
+CHUNK = 2**24
+"""Logits of one chunk where there are more than that: 64 MiB in float32."""
+
+_PLAIN_TENSORS = (nn.Parameter, Tensor)
+_returned: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+class Targets(NamedTuple):
+    """The target tokens of a batch, sorted into groups whose losses are summed.
+
+    Attributes:
+        positions: Places in the flattened batch, group after group.
+        tokens: The token that each predicts.
+        sizes: How many of them each group has, at least 1.
+    """
+
+    positions: Int[Tensor, " n"]
+    tokens: Int[Tensor, " n"]
+    sizes: Sequence[int]
+
+
+def plain_head(model: PeftModel) -> nn.Linear | None:
+    """The output head, if it is nothing but a frozen linear layer in front of the logits.
+
+    The first call for a model runs it once, on four tokens, with a stand-in for the head: what
+    that returns must come out as the logits. Call it outside of whatever changes the model's
+    forward pass. Weights, training mode and random state stay as they are.
+
+    Returns:
+        None for a head with hooks, of another kind, or whose weights are trained, sharded or
+        quantized; or where the model does something to the logits (a cap, a scale).
+    """
+    base = model.get_base_model()
+    head = base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
+    if type(head) is not nn.Linear or _is_special(head):
+        return None
+    if base not in _returned:
+        _returned[base] = _returns_output(model, head)
+    return head if _returned[base] else None
+
+
+def summed_losses(
+    model: PeftModel, inputs: Mapping[str, Any], targets: Targets, head: nn.Linear | None
+) -> Float[Tensor, " g"]:
+    """Negative log likelihood in nats, summed over the target tokens of each group.
+
+    `-Σ log softmax(W h + b)[token]` over the group's positions, in float32 at least (of a float64
+    model in float64). Differentiable once. It equals the loss from all logits but for rounding.
+
+    Args:
+        model: A routed model.
+        inputs: What it is called with; the positions count its rows one after another.
+        targets: The target tokens.
+        head: From `plain_head`; None computes the logits of all positions.
+    """
+    return losses_of_states(run_model(model, inputs, head), targets, head)
+
+
+def run_model(
+    model: PeftModel, inputs: Mapping[str, Any], head: nn.Linear | None
+) -> Float[Tensor, "n f"]:
+    """Run a model up to its head, and return what the head would be given at each position.
+
+    Without a head, the logits at each position.
+    """
+    if head is None:
+        return model(**inputs).logits.flatten(0, -2)
+    with _stood_in(head) as kept:
+        model(**inputs)
+    [states] = kept
+    return states.flatten(0, -2)
+
+
+def losses_of_states(
+    states: Float[Tensor, "n f"], targets: Targets, head: nn.Linear | None
+) -> Float[Tensor, " g"]:
+    """The second half of `summed_losses`, of what `run_model` returned."""
+    chosen = states.index_select(0, targets.positions)
+    if head is None:
+        return _summed(chosen, targets)
+    vocabulary = len(head.weight)
+    same = chosen.dtype == head.weight.dtype and not torch.is_autocast_enabled(chosen.device.type)
+    if len(chosen) * vocabulary <= LOGITS_AT_ONCE or not same:
+        return _summed(F.linear(chosen, head.weight, head.bias), targets)
+    rows = max(1, CHUNK // vocabulary)
+    parts = zip(
+        chosen.split(list(targets.sizes)), targets.tokens.split(list(targets.sizes)), strict=True
+    )
+    return torch.stack([_chunked(states, tokens, head, rows) for states, tokens in parts])
+
+
+def _summed(logits: Float[Tensor, "n v"], targets: Targets) -> Float[Tensor, " g"]:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(wide, targets.tokens, reduction="none")
+    return torch.stack([part.sum() for part in losses.split(list(targets.sizes))])
+
+
+def _chunked(
+    states: Float[Tensor, "n f"], tokens: Int[Tensor, " n"], head: nn.Linear, rows: int
+) -> Float[Tensor, ""]:
+    """One group's summed loss; its logits live for one chunk of so many rows at a time."""
+    # The sizes that PyTorch would choose by itself are right for a GPU. On a CPU they are two or
+    # three rows for a vocabulary of 32k, which took 14 times as long.
+    options = nn.LinearCrossEntropyOptions(
+        chunking_method=None, batch_chunk_size=min(rows, len(states)), acc_policy="accurate"
+    )
+    loss = F.linear_cross_entropy(
+        states, head.weight, tokens, linear_bias=head.bias, reduction="sum", options=options
+    )
+    return loss.to(torch.promote_types(loss.dtype, torch.float32))
+
+
+def _is_special(head: nn.Linear) -> bool:
+    hooked = "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks
+    if hooked or head._backward_hooks or head._backward_pre_hooks:
+        return True
+    weights = [weight for weight in (head.weight, head.bias) if weight is not None]
+    return any(w.requires_grad or type(w) not in _PLAIN_TENSORS for w in weights)
+
+
+@contextmanager
+def _stood_in(head: nn.Linear, answer: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """Within, the head keeps what it is given and returns the answer, or next to nothing."""
+    kept: list[Tensor] = []
+
+    def forward(states: Tensor) -> Tensor:
+        kept.append(states)
+        return states[..., :1] if answer is None else answer
+
+    head.forward = forward
+    try:
+        yield kept
+    finally:
+        del head.forward
+
+
+def _returns_output(model: PeftModel, head: nn.Linear) -> bool:
+    """Whether the model's logits are what its head returns, at every position, unchanged."""
+    weight = head.weight
+    length = min(4, len(weight))
+    ids = torch.arange(length, device=weight.device)[None]
+    answer = torch.linspace(-500.0, 500.0, length * len(weight), dtype=weight.dtype)
+    answer = answer.to(weight.device).view(1, length, len(weight))
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), ablated(model, "base"), _stood_in(head, answer) as kept:
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        for module in was_training:
+            module.training = True
+    if len(kept) != 1 or kept[0].shape != (1, length, head.in_features):
+        return False
+    return logits.shape == answer.shape and bool((logits == answer).all())
