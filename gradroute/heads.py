@@ -68,29 +68,17 @@ def plain_head(model: PeftModel) -> nn.Linear | None:
     return head if _returned[base] else None
 
 
-def summed_losses(
-    model: PeftModel, inputs: Mapping[str, Any], targets: Targets, head: nn.Linear | None
-) -> Float[Tensor, " g"]:
-    """Negative log likelihood in nats, summed over the target tokens of each group.
-
-    `-Σ log softmax(W h + b)[token]` over the group's positions, in float32 at least (of a float64
-    model in float64). Differentiable once. It equals the loss from all logits but for rounding.
-
-    Args:
-        model: A routed model.
-        inputs: What it is called with; the positions count its rows one after another.
-        targets: The target tokens.
-        head: From `plain_head`; None computes the logits of all positions.
-    """
-    return losses_of_states(run_model(model, inputs, head), targets, head)
-
-
 def run_model(
     model: PeftModel, inputs: Mapping[str, Any], head: nn.Linear | None
 ) -> Float[Tensor, "n f"]:
-    """Run a model up to its head, and return what the head would be given at each position.
+    """Run a model and return what its head is given at each position, one row after another.
 
-    Without a head, the logits at each position.
+    The first half of a loss; the second is `summed_losses` or `token_losses`.
+
+    Args:
+        model: A routed model.
+        inputs: What it is called with.
+        head: From `plain_head`; None returns the logits of each position.
     """
     if head is None:
         return model(**inputs).logits.flatten(0, -2)
@@ -100,28 +88,55 @@ def run_model(
     return states.flatten(0, -2)
 
 
-def losses_of_states(
+def summed_losses(
     states: Float[Tensor, "n f"], targets: Targets, head: nn.Linear | None
 ) -> Float[Tensor, " g"]:
-    """The second half of `summed_losses`, of what `run_model` returned."""
-    chosen = states.index_select(0, targets.positions)
-    if head is None:
-        return _summed(chosen, targets)
-    vocabulary = len(head.weight)
-    same = chosen.dtype == head.weight.dtype and not torch.is_autocast_enabled(chosen.device.type)
-    if len(chosen) * vocabulary <= LOGITS_AT_ONCE or not same:
-        return _summed(F.linear(chosen, head.weight, head.bias), targets)
-    rows = max(1, CHUNK // vocabulary)
-    parts = zip(
-        chosen.split(list(targets.sizes)), targets.tokens.split(list(targets.sizes)), strict=True
-    )
+    """Negative log likelihood in nats, summed over the target tokens of each group.
+
+    `-Σ log softmax(W h + b)[token]` over the group's positions, in float32 at least (of a float64
+    model in float64). It equals the loss from all logits but for rounding, and can be
+    differentiated once.
+
+    Args:
+        states: From `run_model`.
+        targets: Positions of the states, and the tokens that they predict.
+        head: The same as for `run_model`.
+    """
+    chosen, sizes = states.index_select(0, targets.positions), list(targets.sizes)
+    if head is None or not _is_large(chosen, head):
+        logits = chosen if head is None else F.linear(chosen, head.weight, head.bias)
+        return torch.stack([part.sum() for part in _losses(logits, targets.tokens).split(sizes)])
+    rows = max(1, CHUNK // len(head.weight))
+    parts = zip(chosen.split(sizes), targets.tokens.split(sizes), strict=True)
     return torch.stack([_chunked(states, tokens, head, rows) for states, tokens in parts])
 
 
-def _summed(logits: Float[Tensor, "n v"], targets: Targets) -> Float[Tensor, " g"]:
+@torch.no_grad()
+def token_losses(
+    states: Float[Tensor, "n f"],
+    positions: Int[Tensor, " m"],
+    tokens: Int[Tensor, " m"],
+    head: nn.Linear | None,
+) -> Float[Tensor, " m"]:
+    """Negative log likelihood of each token in nats, without gradient; as for `summed_losses`."""
+    chosen = states.index_select(0, positions)
+    if head is None:
+        return _losses(chosen, tokens)
+    rows = max(1, CHUNK // len(head.weight))
+    parts = zip(chosen.split(rows), tokens.split(rows), strict=True)
+    return torch.cat([_losses(F.linear(c, head.weight, head.bias), t) for c, t in parts])
+
+
+def _is_large(states: Float[Tensor, "n f"], head: nn.Linear) -> bool:
+    """Whether the logits are too many to have at once, and of a type that is taken in chunks."""
+    if states.dtype != head.weight.dtype or torch.is_autocast_enabled(states.device.type):
+        return False
+    return len(states) * len(head.weight) > LOGITS_AT_ONCE
+
+
+def _losses(logits: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(wide, targets.tokens, reduction="none")
-    return torch.stack([part.sum() for part in losses.split(list(targets.sizes))])
+    return F.cross_entropy(wide, tokens, reduction="none")
 
 
 def _chunked(
@@ -131,7 +146,7 @@ def _chunked(
     # The sizes that PyTorch would choose by itself are right for a GPU. On a CPU they are two or
     # three rows for a vocabulary of 32k, which took 14 times as long.
     options = nn.LinearCrossEntropyOptions(
-        chunking_method=None, batch_chunk_size=min(rows, len(states)), acc_policy="accurate"
+        chunking_method=None, batch_chunk_size=min(rows, len(states))
     )
     loss = F.linear_cross_entropy(
         states, head.weight, tokens, linear_bias=head.bias, reduction="sum", options=options
@@ -152,9 +167,9 @@ def _stood_in(head: nn.Linear, answer: Tensor | None = None) -> Iterator[list[Te
     """Within, the head keeps what it is given and returns the answer, or next to nothing."""
     kept: list[Tensor] = []
 
-    def forward(states: Tensor) -> Tensor:
-        kept.append(states)
-        return states[..., :1] if answer is None else answer
+    def forward(input: Tensor) -> Tensor:
+        kept.append(input)
+        return input[..., :1] if answer is None else answer
 
     head.forward = forward
     try:

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from gradroute import heads
-from gradroute.heads import Targets, plain_head, summed_losses
+from gradroute.heads import Targets, plain_head, run_model, summed_losses, token_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
 from gradroute.routing.policy import RoutingPolicy
 
@@ -48,6 +48,10 @@ def reference(model, batch):
     return torch.stack(rows)
 
 
+def losses(model, inputs, targets, head):
+    return summed_losses(run_model(model, inputs, head), targets, head)
+
+
 def gradients(model, sums):
     (sums * torch.linspace(0.5, 2.0, len(sums), dtype=sums.dtype)).sum().backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -67,7 +71,7 @@ def test_losses_and_routed_gradients_are_those_of_all_logits(family, at_once, mo
     with routed(model, POLICY, LABELS):
         wanted = reference(model, BATCH)
         expected = gradients(model, wanted)
-        found = summed_losses(model, BATCH.inputs | {"use_cache": False}, targets_of(BATCH), head)
+        found = losses(model, BATCH.inputs | {"use_cache": False}, targets_of(BATCH), head)
         got = gradients(model, found)
     assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
     assert got.keys() == expected.keys()
@@ -81,7 +85,7 @@ def test_in_float32_chunks_equal_the_plain_loss_within_rounding(monkeypatch):
     with routed(model, POLICY, LABELS):
         wanted = reference(model, BATCH)
         expected = gradients(model, wanted)
-        found = summed_losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
+        found = losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
         got = gradients(model, found)
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), wanted, rtol=1e-6)
@@ -122,7 +126,7 @@ def test_no_tensor_has_the_logits_of_a_batch_nor_of_an_example(whole, monkeypatc
     monkeypatch.setattr(torch.nn.functional, "linear_cross_entropy", spy)
     asked = BATCH.inputs, targets_of(BATCH), None if whole else head
     with routed(model, POLICY, LABELS), Largest() as largest:
-        summed_losses(model, *asked).sum().backward()
+        losses(model, *asked).sum().backward()
     assert (largest.numbers == BATCH.input_ids.numel() * vocabulary) is whole
     assert whole or largest.numbers < 2 * vocabulary
     assert chunks == ([] if whole else [2] * len(LABELS))
@@ -135,7 +139,7 @@ def test_a_model_that_caps_or_scales_its_logits_keeps_its_own_way():
         model = with_adapters(base.double().eval())
         assert plain_head(model) is None
         with routed(model, POLICY, LABELS):
-            found = summed_losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
+            found = losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
             assert torch.allclose(found, reference(model, BATCH), rtol=1e-12)
     plain = GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=1.0))
     assert plain_head(with_adapters(plain.double().eval())) is not None
@@ -148,7 +152,7 @@ def test_a_head_that_somebody_watches_or_trains_is_called_as_it_is():
     hook = head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     assert plain_head(model) is None
     with ablated(model, "full"):
-        summed_losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
+        losses(model, BATCH.inputs, targets_of(BATCH), plain_head(model))
     assert seen == [(6, 6, VOCABULARY)]
     hook.remove()
     assert plain_head(model) is head
@@ -171,7 +175,7 @@ def test_a_forward_pass_that_fails_gives_the_head_back():
     model = with_adapters(tiny_family("llama"))
     head = plain_head(model)
     with ablated(model, "full"), pytest.raises(IndexError):
-        summed_losses(model, {"input_ids": torch.tensor([[99]])}, targets_of(BATCH), head)
+        losses(model, {"input_ids": torch.tensor([[99]])}, targets_of(BATCH), head)
     assert "forward" not in vars(head)
 
 
@@ -180,7 +184,21 @@ def test_a_bfloat16_model_has_its_losses_in_float32(monkeypatch):
     model = with_adapters(tiny_family("llama", dtype=torch.bfloat16))
     head = plain_head(model)
     with ablated(model, "full"):
-        found = summed_losses(model, BATCH.inputs, targets_of(BATCH), head)
+        found = losses(model, BATCH.inputs, targets_of(BATCH), head)
         wanted = reference(model, BATCH)
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), wanted, rtol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_losses_of_tokens_are_those_of_all_logits_whatever_the_chunk(family, monkeypatch):
+    monkeypatch.setattr(heads, "CHUNK", 5 * VOCABULARY)
+    model = with_adapters(tiny_family(family))
+    head = plain_head(model)
+    positions, tokens, sizes = targets_of(BATCH)
+    with ablated(model, "bad_ablated"):
+        found = token_losses(run_model(model, BATCH.inputs, head), positions, tokens, head)
+        whole = token_losses(run_model(model, BATCH.inputs, None), positions, tokens, None)
+        wanted = reference(model, BATCH)
+    assert torch.allclose(found, whole, rtol=1e-12)
+    assert torch.allclose(torch.stack([p.sum() for p in found.split(sizes)]), wanted, rtol=1e-12)

@@ -7,18 +7,19 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gradroute.data.batches import IGNORED, Batch, TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_pieces, inference
+from gradroute.heads import plain_head, run_model, token_losses
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.reusing import entering, lower_layers
 
 LOGITS_AT_ONCE = 2**27
-"""Logits of one forward pass, at most: with a large vocabulary they are most of the memory."""
+"""Logits of one forward pass, at most, of a model whose head cannot be asked for less."""
 
 
 class ExampleLosses(NamedTuple):
@@ -45,7 +46,7 @@ def held_out_losses(
     """Negative log-likelihood of every example's target tokens under every mode.
 
     The loss of example i is `-sum_t log p(target_t | tokens before it)` over its target
-    positions. Logits are taken to float32 and summed in float64. Examples of like length share a
+    positions. Losses are taken in float32 and summed in float64. Examples of like length share a
     batch and all modes share a forward pass, rows grouped by mode, of which the layers below the
     first adapted one run once for all modes; none of this changes a loss but for rounding.
 
@@ -83,20 +84,22 @@ def held_out_losses(
         kept = batch.states
         if kept is not None:
             kept = kept.to(device).repeat(len(together), 1, 1)
+        inputs = {
+            "input_ids": batch.input_ids.repeat(len(together), 1).to(device),
+            "attention_mask": batch.attention_mask.repeat(len(together), 1).to(device),
+            "use_cache": False,
+        }
         with ablated(model, together), entering(model, kept):
-            logits = model(
-                input_ids=batch.input_ids.repeat(len(together), 1).to(device),
-                attention_mask=batch.attention_mask.repeat(len(together), 1).to(device),
-                use_cache=False,
-            ).logits
-        targets = batch.targets.to(device)
-        loss = row_losses(logits, targets.repeat(len(together), 1))
-        sums[some, chosen] = loss.reshape(len(together), -1).cpu()
-        counts[chosen] = (targets != IGNORED).sum(1).cpu()
+            out = run_model(model, inputs, head)
+        targets = batch.targets.repeat(len(together), 1)
+        loss = _row_losses(out, targets, head)
+        sums[some, chosen] = loss.reshape(len(together), -1)
+        counts[chosen] = (batch.targets != IGNORED).sum(1)
 
+    head = plain_head(model)
     with inference(model) as device:
-        rows_at_once = min(rows_per_batch, _rows_at_once(model, rows))
-        in_pieces(len(rows), len(modes), rows_at_once, measure)
+        fitting = rows_per_batch if head is not None else _rows_at_once(model, rows)
+        in_pieces(len(rows), len(modes), min(rows_per_batch, fitting), measure)
     _check_finite(sums, rows, modes)
     return {
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
@@ -136,12 +139,13 @@ def _rows_at_once(model: PeftModel, rows: Sequence[TokenizedExample]) -> int:
     return LOGITS_AT_ONCE // (longest * base.config.get_text_config().vocab_size)
 
 
-def row_losses(
-    logits: Float[Tensor, "rows length vocab"], targets: Int[Tensor, "rows length"]
+def _row_losses(
+    states: Float[Tensor, "n f"], targets: Int[Tensor, "rows length"], head: nn.Linear | None
 ) -> Float[Tensor, " rows"]:
     """Summed negative log-likelihood per row, float64; positions with target -100 are left out."""
-    row, position = (targets != IGNORED).nonzero(as_tuple=True)
-    chosen = logits[row, position].to(torch.float32)
-    losses = torch.nn.functional.cross_entropy(chosen, targets[row, position], reduction="none")
-    total = torch.zeros(len(targets), dtype=torch.float64, device=logits.device)
-    return total.index_add_(0, row, losses.to(torch.float64))
+    row, _ = (targets != IGNORED).nonzero(as_tuple=True)
+    positions = (targets != IGNORED).flatten().nonzero()[:, 0]
+    tokens = targets.flatten()[positions].to(states.device)
+    losses = token_losses(states, positions.to(states.device), tokens, head)
+    total = torch.zeros(len(targets), dtype=torch.float64)
+    return total.index_add_(0, row, losses.to("cpu", torch.float64))
