@@ -11,9 +11,9 @@ its input, and only where the head is a plain frozen linear layer whose output t
 unchanged. That is tried, not assumed: some models cap or scale their logits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from gradroute.data.batches import TargetGroups
 from gradroute.routing.adapters import ablated
 
 LOGITS_AT_ONCE = 2**22
@@ -34,20 +35,6 @@ _PLAIN_TENSORS = (nn.Parameter, Tensor)
 _returned: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-class Targets(NamedTuple):
-    """The target tokens of a batch, sorted into groups whose losses are summed.
-
-    Attributes:
-        positions: Places in the flattened batch, group after group.
-        tokens: The token that each predicts.
-        sizes: How many of them each group has, at least 1.
-    """
-
-    positions: Int[Tensor, " n"]
-    tokens: Int[Tensor, " n"]
-    sizes: Sequence[int]
-
-
 def plain_head(model: PeftModel) -> nn.Linear | None:
     """The output head, if it is nothing but a frozen linear layer in front of the logits.
 
@@ -57,7 +44,8 @@ def plain_head(model: PeftModel) -> nn.Linear | None:
 
     Returns:
         None for a head with hooks, of another kind, or whose weights are trained, sharded or
-        quantized; or where the model does something to the logits (a cap, a scale).
+        quantized; or where the model does something to the logits (a cap, a scale). And on the
+        device "meta", where nothing can be tried.
     """
     base = model.get_base_model()
     head = base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
@@ -89,7 +77,7 @@ def run_model(
 
 
 def summed_losses(
-    states: Float[Tensor, "n f"], targets: Targets, head: nn.Linear | None
+    states: Float[Tensor, "n f"], targets: TargetGroups, head: nn.Linear | None
 ) -> Float[Tensor, " g"]:
     """Negative log likelihood in nats, summed over the target tokens of each group.
 
@@ -103,6 +91,8 @@ def summed_losses(
         head: The same as for `run_model`.
     """
     chosen, sizes = states.index_select(0, targets.positions), list(targets.sizes)
+    if not sizes:
+        return chosen.new_zeros(0)
     if head is None or not _is_large(chosen, head):
         logits = chosen if head is None else F.linear(chosen, head.weight, head.bias)
         return torch.stack([part.sum() for part in _losses(logits, targets.tokens).split(sizes)])
@@ -156,7 +146,7 @@ def _chunked(
 
 def _is_special(head: nn.Linear) -> bool:
     hooked = "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks
-    if hooked or head._backward_hooks or head._backward_pre_hooks:
+    if hooked or head._backward_hooks or head._backward_pre_hooks or head.weight.is_meta:
         return True
     weights = [weight for weight in (head.weight, head.bias) if weight is not None]
     return any(w.requires_grad or type(w) not in _PLAIN_TENSORS for w in weights)

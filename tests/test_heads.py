@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from gradroute import heads
-from gradroute.heads import Targets, plain_head, run_model, summed_losses, token_losses
+from gradroute.data.batches import TargetGroups
+from gradroute.heads import plain_head, run_model, summed_losses, token_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
 from gradroute.routing.policy import RoutingPolicy
 
@@ -35,7 +36,8 @@ def targets_of(batch):
     rows = [(row != -100).nonzero()[:, 0] for row in batch.targets]
     width = batch.targets.shape[1]
     positions = torch.cat([row * width + at for row, at in enumerate(rows)])
-    return Targets(positions, batch.targets.flatten()[positions], [len(at) for at in rows])
+    sizes, numbers = tuple(len(at) for at in rows), tuple(range(len(rows)))
+    return TargetGroups(positions, batch.targets.flatten()[positions], sizes, numbers, numbers)
 
 
 def reference(model, batch):
@@ -195,7 +197,7 @@ def test_losses_of_tokens_are_those_of_all_logits_whatever_the_chunk(family, mon
     monkeypatch.setattr(heads, "CHUNK", 5 * VOCABULARY)
     model = with_adapters(tiny_family(family))
     head = plain_head(model)
-    positions, tokens, sizes = targets_of(BATCH)
+    positions, tokens, sizes, *_ = targets_of(BATCH)
     with ablated(model, "bad_ablated"):
         found = token_losses(run_model(model, BATCH.inputs, head), positions, tokens, head)
         whole = token_losses(run_model(model, BATCH.inputs, None), positions, tokens, None)

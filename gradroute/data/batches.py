@@ -33,6 +33,24 @@ class Place(NamedTuple):
     end: int
 
 
+class TargetGroups(NamedTuple):
+    """The target tokens of a batch, sorted by example and by label.
+
+    Attributes:
+        positions: Places in the flattened batch, group after group.
+        tokens: The token that each predicts.
+        sizes: How many of them each group has, at least 1.
+        examples: The example of each group, as a number.
+        labels: The label id of each group.
+    """
+
+    positions: Int[Tensor, " n"]
+    tokens: Int[Tensor, " n"]
+    sizes: tuple[int, ...]
+    examples: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Examples side by side, a row each, padded on the right; or several in a row (`pack`).
@@ -174,6 +192,13 @@ class Batch:
         own = self.on_cpu
         return own.by_example(own.targets != IGNORED)
 
+    def target_groups(self) -> TargetGroups:
+        """The batch's target tokens by example and label; tensors on the batch's device."""
+        found = self.on_cpu._groups
+        device = self.input_ids.device
+        positions, tokens = sent(found.positions, device), sent(found.tokens, device)
+        return found._replace(positions=positions, tokens=tokens)
+
     def target_labels(self) -> list[list[int]]:
         """For each example the label ids of the positions that predict a target, in order."""
         return [taught for _, taught in self.on_cpu._labels]
@@ -184,6 +209,28 @@ class Batch:
         They are those that gradient can reach, since later positions attend to earlier ones.
         """
         return [computed for computed, _ in self.on_cpu._labels]
+
+    @cached_property
+    def _groups(self) -> TargetGroups:
+        width = self.targets.shape[1]
+        wanted = self.targets != IGNORED
+        found: list[tuple[Tensor, int, int]] = []
+        for at, (row, start, end) in enumerate(self.places):
+            places = wanted[row, start:end].nonzero()[:, 0] + start
+            if self.token_label_ids is None:
+                parts = [(places, int(self.label_ids[at]))] if len(places) else []
+            else:
+                labels = self.token_label_ids[row, places]
+                parts = [(places[labels == own], own) for own in labels.unique().tolist()]
+            found += [(row * width + part, at, own) for part, own in parts]
+        positions = torch.cat([torch.empty(0, dtype=torch.long), *(part for part, _, _ in found)])
+        return TargetGroups(
+            positions,
+            self.targets.flatten()[positions],
+            tuple(len(part) for part, _, _ in found),
+            tuple(at for _, at, _ in found),
+            tuple(own for _, _, own in found),
+        )
 
     @cached_property
     def _labels(self) -> list[tuple[list[int], list[int]]]:
@@ -319,6 +366,7 @@ __all__ = [
     "Batch",
     "DataOrder",
     "Place",
+    "TargetGroups",
     "TokenizeReport",
     "TokenizedExample",
     "check_token_ids",

@@ -7,10 +7,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from gradroute.data.batches import Batch
+from gradroute.heads import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import Route, RoutingPolicy
 from gradroute.routing.reusing import entering
-from gradroute.train.step import loss_weights, share_of_loss, token_losses
+from gradroute.train.step import loss_weights, share_of_loss
 
 
 def label_gradient_norms(
@@ -52,9 +53,11 @@ def _add_share(
         policy = _frozen_but(policy, policy.labels[label_id])
     if len(batch.ids) == 0:
         return
+    head = plain_head(model)
     with routed(model, policy, batch.routing_ids), entering(model, batch.states):
-        losses = token_losses(model(**batch.inputs).logits, batch.targets)
-        share_of_loss(batch, losses, weights).backward()
+        groups = batch.target_groups()
+        losses = summed_losses(run_model(model, batch.inputs, head), groups, head)
+        share_of_loss(groups, losses, weights).backward()
 
 
 def _frozen_but(policy: RoutingPolicy, label: str) -> RoutingPolicy:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gradroute.data.batches import Batch
+from gradroute.data.batches import Batch, TargetGroups
 from gradroute.devices import sent
 from gradroute.errors import ConfigError, MachineError, NumericError
+from gradroute.heads import plain_head, run_model, summed_losses
 from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import RoutingPolicy
@@ -58,17 +58,6 @@ class AdapterSettings(Protocol):
     def clip(self) -> float | None:
         """Largest gradient norm of this adapter alone; None does not clip."""
         ...
-
-
-def token_losses(
-    logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]
-) -> Float[Tensor, "b t"]:
-    """Negative log likelihood in nats at every position; 0 where the target is -100.
-
-    Computed in float32, of a float64 model in float64.
-    """
-    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(wide, targets.flatten(), reduction="none").view(targets.shape)
 
 
 def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor, " e"]]:
@@ -255,24 +244,26 @@ def _backward(
 ) -> list[Taken]:
     """Add the routed gradient to `parameter.grad`; nothing is waited for."""
     taken = []
+    head = plain_head(model)
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
         with routed(model, policy, batch.routing_ids) as scope, entering(model, batch.states):
-            logits = model(**batch.inputs).logits
+            states = run_model(model, batch.inputs, head)
             if watch is not None:
                 watch(batch, scope)
-            losses = token_losses(logits, batch.targets)
-            loss = share_of_loss(batch, losses, weights)
+            groups = batch.target_groups()
+            losses = summed_losses(states, groups, head)
+            loss = share_of_loss(groups, losses, weights)
             loss.backward()
         taken.append(Taken(batch, loss.detach(), losses.detach()))
     return taken
 
 
 def share_of_loss(
-    batch: Batch, losses: Float[Tensor, "r t"], weights: Float[Tensor, " e"]
+    groups: TargetGroups, losses: Float[Tensor, " g"], weights: Float[Tensor, " e"]
 ) -> Float[Tensor, ""]:
     """A micro-batch's share of the loss of the step, with the factors of `loss_weights`."""
-    summed = batch.by_example(losses)
-    return (summed * sent(weights.to(summed.dtype), summed.device)).sum()
+    own = weights[list(groups.examples)].to(losses.dtype)
+    return (losses * sent(own, losses.device)).sum()
 
 
 def _names(policy: RoutingPolicy, ids: Iterable[Iterable[Iterable[int]]]) -> set[str]:

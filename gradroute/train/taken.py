@@ -1,14 +1,13 @@
 """What a step took of its examples: left on the device as it comes, read once at the end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradroute.data.batches import IGNORED, Batch
+from gradroute.data.batches import Batch
 from gradroute.devices import fetched
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.checks import RowLoss
@@ -45,18 +44,12 @@ class Taken(NamedTuple):
     Attributes:
         batch: The examples.
         loss: Its share of the loss of the step.
-        losses: At every position.
+        losses: Summed over each of the batch's groups of targets.
     """
 
     batch: Batch
     loss: Float[Tensor, ""]
-    losses: Float[Tensor, "r t"]
-
-    def tensors(self) -> list[Tensor]:
-        """What is to be read: the loss, the sums by example, and what labels by token ask for."""
-        sums = self.batch.by_example(self.losses)
-        by_position = [] if self.batch.token_label_ids is None else [self.losses]
-        return [self.loss, sums, *by_position]
+    losses: Float[Tensor, " g"]
 
 
 def read_step(
@@ -72,50 +65,34 @@ def read_step(
     Returns:
         The losses per label and example, and the other numbers.
     """
-    left = [one.tensors() for one in taken]
-    numbers = iter(fetched([*(tensor for own in left for tensor in own), *more.values()]))
+    left = [tensor for one in taken for tensor in (one.loss, one.losses)]
+    numbers = iter(fetched([*left, *more.values()]))
     report = StepReport()
-    for one, own in zip(taken, left, strict=True):
-        [loss], sums, *by_position = (next(numbers) for _ in own)
+    for one in taken:
+        [loss], losses = next(numbers), next(numbers)
         report.loss += loss
-        _count(report, one, sums, by_position[0] if by_position else [], policy)
+        _count(report, one.batch, losses, policy)
     return report, {name: next(numbers)[0] for name in more}
 
 
 def _count(
-    report: StepReport,
-    taken: Taken,
-    sums: Sequence[float],
-    by_position: Sequence[float],
-    policy: RoutingPolicy,
+    report: StepReport, batch: Batch, losses: Sequence[float], policy: RoutingPolicy
 ) -> None:
     """Add what a micro-batch took of each example, and of each label."""
-    labels, batch = policy.labels, taken.batch.on_cpu
-    counts: list[int] = batch.target_counts().tolist()
-    losses = torch.tensor(by_position, dtype=taken.losses.dtype)
-    shares = _shares(batch, losses, sums, counts)
+    labels, groups = policy.labels, batch.on_cpu.target_groups()
+    sums, counts = [0.0] * len(batch.ids), [0] * len(batch.ids)
+    for loss, size, at, own in zip(
+        losses, groups.sizes, groups.examples, groups.labels, strict=True
+    ):
+        label = labels[own]
+        report.nll[label] = report.nll.get(label, 0.0) + loss
+        report.tokens[label] = report.tokens.get(label, 0) + size
+        sums[at] += loss
+        counts[at] += size
     computed, taught = batch.computed_labels(), batch.target_labels()
-    for at, (name, label_id) in enumerate(zip(batch.ids, batch.label_ids.tolist(), strict=True)):
-        for own, nll, count in next(shares):
-            label = labels[own]
-            report.nll[label] = report.nll.get(label, 0.0) + nll
-            report.tokens[label] = report.tokens.get(label, 0) + count
+    own_labels: list[int] = batch.on_cpu.label_ids.tolist()
+    for at, (name, label_id) in enumerate(zip(batch.ids, own_labels, strict=True)):
         label = labels[label_id]
         report.examples[label] = report.examples.get(label, 0) + 1
         by, of = (tuple(labels[i] for i in ids[at]) for ids in (computed, taught))
         report.rows.append(RowLoss(name, label, sums[at], counts[at], by, of))
-
-
-def _shares(
-    batch: Batch, losses: Float[Tensor, " n"], sums: Sequence[float], counts: Sequence[int]
-) -> Iterator[list[tuple[int, float, int]]]:
-    """Of each example: label id, summed loss and number of the targets with it."""
-    if batch.token_label_ids is None:
-        for whole in zip(batch.label_ids.tolist(), sums, counts, strict=True):
-            yield [whole]
-        return
-    losses, wanted = losses.view(batch.targets.shape), batch.targets != IGNORED
-    for row, start, end in batch.places:
-        own, among = batch.token_label_ids[row, start:end], wanted[row, start:end]
-        masks = [(i, (own == i) & among) for i in own[among].unique().tolist()]
-        yield [(i, losses[row, start:end][m].sum().item(), int(m.sum())) for i, m in masks]

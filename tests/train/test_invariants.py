@@ -9,6 +9,7 @@ from small_llama import small_llama
 from gradroute.checkpoint import load_adapters, load_optimizer_tensors, save_checkpoint
 from gradroute.config import AdapterConfig
 from gradroute.data.batches import Batch, collate
+from gradroute.heads import plain_head
 from gradroute.routing.adapters import adapter_parameters, attach_adapters, routed
 from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
 from gradroute.train.step import (
@@ -17,7 +18,6 @@ from gradroute.train.step import (
     load_optimizer_state,
     loss_weights,
     optimizer_tensors,
-    token_losses,
     train_step,
 )
 from torture.routings import draw_row, same_bits, tiny_routed
@@ -77,7 +77,10 @@ def test_a_mixed_step_updates_an_adapter_as_its_own_rows_alone_would(table, loss
         part = mixed.rows(own)
         with routed(alone, policy, part.label_ids):
             logits = alone(input_ids=part.input_ids, attention_mask=part.attention_mask).logits
-            (token_losses(logits, part.targets).sum(1) * factors[own]).sum().backward()
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), part.targets, reduction="none"
+            )
+            (losses.sum(1) * factors[own]).sum().backward()
         group = next(g for g in optimizers[1].param_groups if g["adapter"] == name)
         for other in optimizers[1].param_groups:
             if other is not group:
