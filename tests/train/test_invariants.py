@@ -107,6 +107,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_micro_batches_of_other_la
     found = []
     for checkpointed in (False, True):
         model = tiny_routed(ADAPTERS, seed=2)
+        plain_head(model)  # runs the model, the first time
         runs = counted(model.get_submodule("base_model.model.model.layers.1.mlp"))
         if checkpointed:
             base = model.get_base_model()
