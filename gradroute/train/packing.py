@@ -92,6 +92,10 @@ def needs_no_mask(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
     try:
         masked, _ = _second(model, batch)
         bare, reach = _second(model, replace(batch, bare=True))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # it cannot be tried, so nothing is known of it
     finally:
         model.train(training)
     if bool(reach[len(half.input_ids) :].any()):

@@ -93,6 +93,18 @@ def test_a_model_that_looks_ahead_needs_its_mask():
     assert not needs_no_mask(model, ROWS, 0)
 
 
+def test_a_model_that_insists_on_its_mask_gets_it():
+    model = tiny_routed()
+
+    def insists(module, args, kwargs):
+        if kwargs.get("attention_mask") is None:
+            raise ValueError("a mask is needed")
+
+    model.get_base_model().register_forward_pre_hook(insists, with_kwargs=True)
+    assert not needs_no_mask(model, ROWS, 0)
+    assert model.training
+
+
 def test_what_is_to_be_done_meanwhile_is_done_between_the_work_and_the_wait(monkeypatch):
     waits = read(monkeypatch)
     model = tiny_routed()
