@@ -96,12 +96,11 @@ def build_optimizer(
         model: a routed model.
         adapters: adapter name -> settings.
         learning_rate: peak rate of the adapters that name none.
-        fused: all of an adapter's weights in one kernel; None does so where all are on CUDA.
-            Elsewhere the numbers would differ by rounding from those of runs so far.
+        fused: all of an adapter's weights in one kernel; None does so on CUDA and on the CPU.
     """
     parameters = adapter_parameters(model)
     if fused is None:
-        fused = all(p.device.type == "cuda" for own in parameters.values() for p in own)
+        fused = all(p.device.type in ("cuda", "cpu") for own in parameters.values() for p in own)
     groups = [
         {
             "params": parameters[name],

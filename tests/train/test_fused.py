@@ -55,5 +55,5 @@ def test_a_run_goes_on_with_either_optimizer_from_the_state_of_either(before):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
-def test_on_the_cpu_the_default_is_not_fused():
-    assert not build_optimizer(routed_model(), GROUPS, 1e-2).defaults["fused"]
+def test_on_the_cpu_the_default_is_fused():
+    assert build_optimizer(routed_model(), GROUPS, 1e-2).defaults["fused"]
