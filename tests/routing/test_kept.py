@@ -11,7 +11,7 @@ from torch import Tensor
 from gradroute.errors import ConfigError
 from gradroute.routing import kept
 from gradroute.routing.adapters import ablated, adapter_state, load_adapter_state
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.hosting import adapter_weights, lora_layers
 from gradroute.routing.kept import KeptStacks
 from gradroute.routing.policy import AblationMode, standard_modes
 
@@ -88,8 +88,8 @@ def loaded(model: PeftModel) -> None:
 
 def replaced(model: PeftModel) -> None:
     for layer in lora_layers(model).values():
-        part = layer.lora_A["good"]
-        part.weight = torch.nn.Parameter(part.weight.detach() + 1)
+        down, _ = adapter_weights(layer, "good")
+        layer.lora_A["good"].weight = torch.nn.Parameter(down.detach() + 1)
 
 
 def moved(model: PeftModel) -> None:
