@@ -50,8 +50,8 @@ from gradroute.sessions import same_ground
 from gradroute.states import KeptStates, kept_states
 from gradroute.terminal import say
 
-MODES_AT_ONCE = 6
-"""Modes that share a forward pass and are kept together: the standard ones, with one to spare."""
+MODES_AT_ONCE = 16
+"""Modes that share a generation and are kept together: the standard ones and a curve of eleven."""
 COMPLETIONS_AT_ONCE = 2048
 """Completions that are kept together, about: what an interruption may cost."""
 DURING_LOSSES = 64

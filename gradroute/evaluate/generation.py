@@ -1,18 +1,18 @@
 """Completions of the same prompts under several ablation modes, in one batched generation."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.evaluate.inference import in_pieces, inference
+from gradroute.evaluate.decoding import write_on
+from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -61,10 +61,11 @@ def generate_modes(
     """Complete every prompt under every mode.
 
     One forward pass serves all modes: the rows of a batch are grouped by mode and each adapter runs
-    only on the rows where it is on. The sampling noise depends on (seed, prompt id, step, token)
-    alone (see `sampling`), so modes and runs are compared on the same noise and a completion does
-    not depend on the batch that it was computed in, but for rounding. The generation settings
-    that come with the model are set aside; of them only its end tokens are kept.
+    only on the rows where it is on. Rows leave the batch when their text has ended. The sampling
+    noise depends on (seed, prompt id, step, token) alone (see `sampling`), so modes and runs are
+    compared on the same noise and a completion does not depend on the batch that it was computed
+    in, but for rounding. The generation settings that come with the model are set aside; of them
+    only its end tokens are kept.
 
     Args:
         model: A model with routed adapters.
@@ -76,7 +77,7 @@ def generate_modes(
         top_p: Sample from the most probable tokens that hold this share; 1 for all.
         seed: Of the noise.
         rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
-            where memory runs out.
+            where they would take more than `memory_at_once`, or where memory runs out.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
@@ -91,22 +92,25 @@ def generate_modes(
     _check_asked(modes, max_new_tokens)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    config = _generation_config(max_new_tokens, end_tokens := _end_tokens(base, tokenizer))
-    completions: dict[str, list[Completion]] = {mode.name: [] for mode in modes}
+    work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    completions: dict[str, list[Completion | None]] = {m.name: [None] * len(prompts) for m in modes}
 
     def measure(items: slice, some: slice) -> None:
-        chunk, together = prompts[items], modes[some]
-        rows = _prompt_rows(base, tokenizer, chunk, max_new_tokens)
-        keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
-        with ablated(model, together):
-            new = _continue(base, rows * len(together), config, keys, temperature, top_p)
-        written = _completions(tokenizer, rows * len(together), new, end_tokens)
-        for at, mode in enumerate(together):  # rows are grouped by mode
-            completions[mode.name][items] = written[at * len(chunk) : (at + 1) * len(chunk)]
+        chosen, together = work.order[items], modes[some]
+        groups = torch.arange(len(together)).repeat_interleave(len(chosen))
 
-    with inference(model) as device, _plain_generation(base):
-        in_pieces(len(prompts), len(modes), rows_per_batch, measure)
-    return completions
+        def scope(left: Tensor) -> AbstractContextManager[None]:
+            rows = groups[left].bincount(minlength=len(together)).tolist()
+            return ablated(model, together, rows)
+
+        written = work.complete(chosen * len(together), scope)
+        for row, completion in enumerate(written):  # rows are grouped by mode
+            mode, item = divmod(row, len(chosen))
+            completions[together[mode].name][chosen[item]] = completion
+
+    with inference(model):
+        in_pieces(len(prompts), len(modes), min(rows_per_batch, work.rows_at_once()), measure)
+    return {name: _all_there(own) for name, own in completions.items()}
 
 
 def generate_plain(
@@ -139,19 +143,75 @@ def generate_plain(
         GradrouteError: As `generate_modes` does.
     """
     _check_new_tokens(max_new_tokens)
-    config = _generation_config(max_new_tokens, end_tokens := _end_tokens(model, tokenizer))
-    completions: list[Completion] = []
+    work = _Work(model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    completions: list[Completion | None] = [None] * len(prompts)
 
     def measure(items: slice, _: slice) -> None:
-        chunk = prompts[items]
-        rows = _prompt_rows(model, tokenizer, chunk, max_new_tokens)
-        keys = noise_keys(seed, [prompt.id for prompt in chunk]).to(device)
-        new = _continue(model, rows, config, keys, temperature, top_p)
-        completions[items] = _completions(tokenizer, rows, new, end_tokens)
+        chosen = work.order[items]
+        written = work.complete(chosen, lambda left: nullcontext())
+        for index, completion in zip(chosen, written, strict=True):
+            completions[index] = completion
 
-    with inference(model) as device, _plain_generation(model):
-        in_pieces(len(prompts), 1, rows_per_batch, measure)
-    return completions
+    with inference(model):
+        in_pieces(len(prompts), 1, min(rows_per_batch, work.rows_at_once()), measure)
+    return _all_there(completions)
+
+
+class _Work:
+    """What is to be completed and how, prompts of like length side by side.
+
+    Attributes:
+        order: The prompts' indices, the short ones first, so that little of a batch is padding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._rows = _prompt_rows(model, tokenizer, prompts, max_new_tokens)
+        self._keys = noise_keys(seed, [prompt.id for prompt in prompts])
+        self._max_new_tokens = max_new_tokens
+        self._sampling = temperature, top_p
+        self._end_tokens = _end_tokens(model, tokenizer)
+        self._device = next(model.parameters()).device
+        self.order = sorted(range(len(prompts)), key=lambda index: len(self._rows[index]))
+
+    def rows_at_once(self) -> int:
+        """Rows for which there is memory by estimate, at least one."""
+        longest = max(map(len, self._rows), default=1) + self._max_new_tokens
+        return max(1, memory_at_once(self._device) // bytes_of_row(self._model, longest))
+
+    def complete(
+        self, chosen: Sequence[int], scope: Callable[[Tensor], AbstractContextManager[None]]
+    ) -> list[Completion]:
+        """A completion for each chosen prompt; one may be chosen several times."""
+        temperature, top_p = self._sampling
+        rows = [self._rows[index] for index in chosen]
+        sampler = SharedNoise(
+            self._keys.to(self._device), torch.tensor(chosen), temperature=temperature, top_p=top_p
+        )
+        new = write_on(
+            self._model,
+            rows,
+            sampler,
+            scope,
+            end_tokens=self._end_tokens,
+            max_new_tokens=self._max_new_tokens,
+        )
+        return _completions(self._tokenizer, rows, new, self._end_tokens)
+
+
+def _all_there(completions: Sequence[Completion | None]) -> list[Completion]:
+    there = [one for one in completions if one is not None]
+    assert len(there) == len(completions)
+    return there
 
 
 def _check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
@@ -163,49 +223,6 @@ def _check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
 def _check_new_tokens(max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-
-
-def _continue(
-    base: PreTrainedModel,
-    rows: Sequence[Sequence[int]],
-    config: GenerationConfig,
-    keys: Int[Tensor, "prompts 4"],
-    temperature: float,
-    top_p: float,
-) -> list[list[int]]:
-    """New tokens of each row, the end token and what fills a row after it included."""
-    input_ids, attention_mask = (part.to(keys.device) for part in _left_padded(rows))
-    length = input_ids.shape[1]
-    sampler = SharedNoise(keys, prompt_length=length, temperature=temperature, top_p=top_p)
-    output = base.generate(  # pyright: ignore[reportCallIssue]
-        input_ids,
-        attention_mask=attention_mask,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([sampler]),
-    )
-    return output[:, length:].tolist()
-
-
-def _generation_config(max_new_tokens: int, end_tokens: Sequence[int]) -> GenerationConfig:
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,  # the logits processor has drawn already
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=list(end_tokens) or None,
-        pad_token_id=end_tokens[0] if end_tokens else 0,  # never read: cut at the end token
-    )
-
-
-@contextmanager
-def _plain_generation(base: PreTrainedModel) -> Iterator[None]:
-    """Set the model's own generation settings aside: `generate` fills every gap from them."""
-    own = base.generation_config
-    base.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        base.generation_config = own
 
 
 def _end_tokens(base: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
@@ -249,15 +266,6 @@ def _prompt_rows(
                 "Shorten it."
             )
     return rows
-
-
-def _left_padded(
-    rows: Sequence[Sequence[int]],
-) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
-    length = max(map(len, rows))
-    input_ids = torch.tensor([[row[0]] * (length - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return input_ids, mask
 
 
 def _completions(

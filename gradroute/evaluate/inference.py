@@ -6,9 +6,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from gradroute.memory import fitted
 
+MEMORY_AT_ONCE = 2**31
+"""Bytes that an evaluation on a CPU may plan with."""
 _ADVICE = "Lower evaluate.max_new_tokens or data.max_length, take a smaller model, or free memory."
 
 
@@ -60,6 +63,42 @@ def in_pieces(items: int, modes: int, rows: int, measure: Callable[[slice, slice
 
         size = min(size, (items - start) * modes)  # the last piece may be smaller
         start, size = fitted(measure_from, size, _say_smaller, _ADVICE)
+
+
+def memory_at_once(device: torch.device) -> int:
+    """Bytes that an evaluation may plan with beside the model's weights.
+
+    The same at every call, whatever else runs on the machine: how rows are batched decides how
+    results are rounded. A quarter of a GPU; on a CPU, where running out of memory may end the
+    process instead of raising an error, `MEMORY_AT_ONCE`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return MEMORY_AT_ONCE
+
+
+def bytes_of_row(model: PreTrainedModel, length: int) -> int:
+    """About how many bytes one row of a generation takes: keys, values, logits and activations.
+
+    Args:
+        model: A causal model; what its config does not say is left out.
+        length: Tokens of the row in the end.
+    """
+    config = model.config.get_text_config()
+    hidden = _number(config, "hidden_size", 0)
+    heads = _number(config, "num_attention_heads", 1)
+    size = _number(config, "head_dim", hidden // heads)
+    cached = 2 * _number(config, "num_hidden_layers", 1) * size
+    cached *= _number(config, "num_key_value_heads", heads)
+    passing = 4 * hidden + 2 * _number(config, "intermediate_size", 4 * hidden)  # of one layer
+    logits = 6 * _number(config, "vocab_size", 0)  # with noise and what is made of both
+    return length * (cached + passing) * model.dtype.itemsize + 4 * logits
+
+
+def _number(config: PreTrainedConfig, name: str, otherwise: int) -> int:
+    """A size in a model's config; some have none of the name, or one for each layer."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value > 0 else otherwise
 
 
 def _say_smaller(before: int, after: int) -> None:

@@ -9,11 +9,11 @@ as easy as 1, 2, 3"), in integer tensor operations, so that every device draws t
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from gradroute.errors import ConfigError, NumericError
 
@@ -98,28 +98,27 @@ def draw(
     return token
 
 
-class SharedNoise(LogitsProcessor):
-    """Chooses each row's next token and leaves it as the only possible one.
+class SharedNoise:
+    """Chooses tokens for rows that continue prompts, with noise that belongs to the prompt.
 
-    To be used with `do_sample=False`. Rows are grouped by mode, the same prompts in each group;
-    the noise is drawn once per prompt and shared by the groups.
+    Rows of one prompt, such as those of several modes, are given the same noise; which other rows
+    are there does not matter.
 
     Args:
         keys: `noise_keys` of the prompts.
-        prompt_length: Tokens per row before the first new one, padding included.
+        prompt_of_row: The prompt, an index into `keys`, that each row continues.
         temperature: 0 for the most probable token.
         top_p: Size of the nucleus, above 0; 1 for all tokens.
 
     Raises:
         ConfigError: The temperature or `top_p` is out of range.
-        NumericError: (when called) the logits of a row are not finite.
     """
 
     def __init__(
         self,
         keys: Int[Tensor, "prompts 4"],
+        prompt_of_row: Int[Tensor, " rows"],
         *,
-        prompt_length: int,
         temperature: float,
         top_p: float,
     ) -> None:
@@ -131,25 +130,56 @@ class SharedNoise(LogitsProcessor):
         if not 0 < top_p <= 1:
             raise ConfigError(f"top_p is {top_p}; it must be above 0 and at most 1 (no cut).")
         self.keys = keys
-        self.prompt_length = prompt_length
+        self.prompt_of_row = prompt_of_row.to(keys.device)
         self.temperature = temperature
         self.top_p = top_p
+        self._broken = torch.zeros((), dtype=torch.bool, device=keys.device)
 
-    def __call__(
-        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows vocab"]:
-        """Scores in which the chosen token of each row is infinite."""
+    def rows(self, left: Int[Tensor, " left"]) -> "Among":
+        """The noise of some of the rows, to be handed to `choose`."""
+        prompts, place = self.prompt_of_row[left].unique(return_inverse=True)
+        return Among(self.keys[prompts], place)
+
+    def choose(
+        self,
+        logits: Float[Tensor, "left vocab"],
+        step: int,
+        among: "Among",
+        ended: Bool[Tensor, " left"],
+    ) -> Int[Tensor, " left"]:
+        """The next token of each row; logits that are not finite are told by `check`.
+
+        Args:
+            logits: Of the next token.
+            step: New tokens before this one.
+            among: `rows` of these rows.
+            ended: Rows whose tokens are of no interest any more.
+        """
         if self.temperature == 0:
-            token = scores.argmax(-1)
+            token = logits.argmax(-1)
         else:
-            step = input_ids.shape[1] - self.prompt_length
-            noise = gumbel_noise(self.keys, step, scores.shape[1])
-            groups = len(scores) // len(noise)
-            token = draw(scores / self.temperature, noise.repeat(groups, 1), self.top_p)
+            noise = gumbel_noise(among.keys, step, logits.shape[1])
+            token = draw(logits / self.temperature, noise[among.place], self.top_p)
         # argmax takes a NaN for the largest, so a row with a NaN shows it here.
-        if not scores.gather(1, token[:, None]).isfinite().all():
+        finite = logits.gather(1, token[:, None]).squeeze(1).isfinite()
+        self._broken |= (~finite & ~ended).any()
+        return token
+
+    def check(self) -> None:
+        """See that all logits so far were finite; on a device, this waits for it.
+
+        Raises:
+            NumericError: Those of a row were not.
+        """
+        if bool(self._broken):
             raise NumericError(
                 "the model's next-token logits are not finite, so nothing can be sampled; look "
                 "at the training losses of this run, or lower its learning rate."
             )
-        return scores.scatter(1, token[:, None], torch.inf)
+
+
+class Among(NamedTuple):
+    """Some rows of a sampler: the keys of their prompts, and for each row which one is its own."""
+
+    keys: Int[Tensor, "prompts 4"]
+    place: Int[Tensor, " left"]

@@ -59,7 +59,9 @@ def routed(
 
 @contextmanager
 def ablated(
-    model: nn.Module, mode: AblationMode | str | Sequence[AblationMode | str]
+    model: nn.Module,
+    mode: AblationMode | str | Sequence[AblationMode | str],
+    rows: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Run with some adapters off or rescaled; an adapter at scale 0 is not computed at all.
 
@@ -69,18 +71,24 @@ def ablated(
     Args:
         model: A model of `attach_adapters` or `route_adapters`, wrapped or not.
         mode: One mode for all rows. Or several: the rows of every batch are taken as that many
-            equal contiguous groups, one mode each, and each adapter runs on its rows only.
+            contiguous groups, one mode each, and each adapter runs on its rows only.
+        rows: How many rows each mode's group has, 0 for none; None for equal groups.
 
     Raises:
         ConfigError: A mode cannot be read or lacks an adapter of the model, or an adapter that
-            it leaves on was switched off by PEFT's `set_adapter`, or one is merged. Inside: rows
-            that do not divide into the groups.
+            it leaves on was switched off by PEFT's `set_adapter`, or one is merged, or `rows` does
+            not fit the modes. Inside: a batch whose rows do not divide into the groups.
     """
     own = hosted(model)
     given = [mode] if isinstance(mode, str | AblationMode) else list(mode)
     modes = [AblationMode.parse(m, own.adapters) if isinstance(m, str) else m for m in given]
     if not modes:
         raise ConfigError("no ablation mode was given; give at least one, such as full.")
+    if rows is not None and (len(rows) != len(modes) or min(rows) < 0 or not sum(rows)):
+        raise ConfigError(
+            f"the groups of {', '.join(map(str, rows)) or 'no'} rows do not fit {len(modes)} "
+            "ablation modes; give each mode its number of rows, and at least one row in all."
+        )
     for one in modes:
         if set(one.scales) != set(own.adapters):
             raise ConfigError(
@@ -88,7 +96,7 @@ def ablated(
                 f"the model has the adapters {', '.join(own.adapters)}; it needs one for each."
             )
     _check_switched_on(own, on={name for one in modes for name in one.kept}, learning=set())
-    with _in_force(model, own, AblatedScope(modes)):
+    with _in_force(model, own, AblatedScope(modes, rows)):
         yield
 
 

@@ -23,8 +23,9 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
+from gradroute.routing.kept import kept_linear
 from gradroute.routing.ops import Term, gated_linear, routed_linear, select_rows
-from gradroute.routing.scopes import NO_ROUTE, RoutingState, full_terms
+from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_terms
 from gradroute.routing.targets import is_expert, is_tied
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
@@ -85,37 +86,45 @@ class RoutedLinear(lora.Linear):
         if self.merged:
             return super().forward(x, *args, **kwargs)
         names = self._names() if scope is not None else self.active_adapters
-        if args or kwargs or not self._plain(names):
+        weights = None if args or kwargs else self._plain_weights(names)
+        if weights is None:
             return super().forward(x, *args, **kwargs)
         if scope is None:
             terms = full_terms(len(names))
         else:
             terms = scope.terms(x.shape[:-1], x.device, names)
-        pairs = [adapter_weights(self, name) for name in names]
-        return routed_linear(
-            x,
-            _plain_base(self.base_layer) or self.base_layer(x),
-            [down for down, _ in pairs],
-            [up for _, up in pairs],
-            [self.scaling[name] for name in names],
-            terms,
-            self.routing.products,
-        )
+        downs, ups = weights
+        scalings = [self.scaling[name] for name in names]
+        base = _plain_base(self.base_layer) or self.base_layer(x)
+        products = self.routing.products
+        # Not while training: a loop may write through `weight.data`, which cannot be noticed.
+        measured = not self.training and not torch.is_grad_enabled() and products is None
+        if measured and isinstance(scope, AblatedScope):
+            stacks = scope.kept.of(self, downs, ups, scalings, terms)
+            if stacks is not None:
+                return kept_linear(x, base, terms, stacks)
+        return routed_linear(x, base, downs, ups, scalings, terms, products)
 
     def _names(self) -> list[str]:
         """The adapters of this layer in the model's order."""
-        return [name for name in self.routing.adapters if name in self.lora_A]
+        own = self.lora_A
+        return [name for name in self.routing.adapters if name in own]
 
-    def _plain(self, names: Sequence[str]) -> bool:
-        """Whether the fast path computes what PEFT's forward would."""
+    def _plain_weights(self, names: Sequence[str]) -> tuple[list[Tensor], list[Tensor]] | None:
+        """A and B of every adapter; None where the fast path is not what PEFT would compute."""
+        downs, ups = self.lora_A, self.lora_B
+        weights: tuple[list[Tensor], list[Tensor]] = [], []
         for name in names:
-            if name not in self.lora_A or not isinstance(self.lora_A[name], GatedDown):
-                return False  # not on this layer, or added later and not looked at
+            if name not in downs or not isinstance(down := downs[name], GatedDown):
+                return None  # not on this layer, or added later and not looked at
             if self.training and not isinstance(self.lora_dropout[name], nn.Identity):
-                return False
-            if _is_hooked(self.lora_A[name]) or _is_hooked(self.lora_B[name]):
-                return False
-        return True
+                return None
+            if _is_hooked(down) or _is_hooked(up := ups[name]):
+                return None
+            for side, part in zip(weights, (down.weight, up.weight), strict=True):
+                assert isinstance(part, Tensor)
+                side.append(part)
+        return weights
 
 
 # What an adapter of PEFT may train besides A and B; a table routes only these two.

@@ -90,6 +90,24 @@ def routed_linear(
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
+def stacked(
+    term: Term,
+    downs: Sequence[Float[Tensor, "_ inputs"]],
+    ups: Sequence[Float[Tensor, "outputs _"]],
+    scalings: Sequence[float],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
+    """The term's adapters as one: s A [R, in] and B [out, R]; s goes into the smaller side."""
+    scaled = [
+        downs[k].to(dtype) * (scalings[k] * scale)
+        for k, scale in zip(term.adapters, term.scales, strict=True)
+    ]
+    plain = [ups[k].to(dtype) for k in term.adapters]
+    if len(scaled) == 1:
+        return scaled[0], plain[0]
+    return torch.cat(scaled), torch.cat(plain, dim=1)
+
+
 def gated_linear(
     x: Float[Tensor, "m inputs"],
     weight: Float[Tensor, "outputs inputs"],
@@ -221,7 +239,7 @@ def _forward(
         y = y.clone()  # a function must not hand back its input
     hidden = []
     for term in call.terms:
-        down, up = _stacked(term, call, downs, ups)
+        down, up = stacked(term, downs, ups, call.scalings, call.dtype)
         h = select_rows(x2, term.rows).to(call.dtype) @ down.t()
         hidden.append(h)
         if term.rows is None and wide == call.dtype:
@@ -256,7 +274,7 @@ def _backward(
     low = dy2.to(call.dtype)
     gradients: list[Tensor | None] = [None] * (2 * len(downs))
     for term, h in zip(call.terms, hidden, strict=True):
-        down, up = _stacked(term, call, downs, ups)
+        down, up = stacked(term, downs, ups, call.scalings, call.dtype)
         ranks = [downs[k].shape[0] for k in term.adapters]
         low_rows = select_rows(low, term.rows)
         g = low_rows @ up
@@ -304,17 +322,6 @@ def _accumulate(
         k = term.adapters[i]
         _add(gradients, k, a * _factor(call, term, i))
         _add(gradients, len(gradients) // 2 + k, b.t())  # h holds the factor already
-
-
-def _stacked(
-    term: Term, call: _Call, downs: Sequence[Tensor], ups: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The term's adapters as one: s A [R, in] and B [out, R]; s goes into the smaller side."""
-    scaled = [downs[k].to(call.dtype) * _factor(call, term, i) for i, k in enumerate(term.adapters)]
-    plain = [ups[k].to(call.dtype) for k in term.adapters]
-    if len(scaled) == 1:
-        return scaled[0], plain[0]
-    return torch.cat(scaled), torch.cat(plain, dim=1)
 
 
 def _factor(call: _Call, term: Term, i: int) -> float:

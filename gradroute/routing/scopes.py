@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradroute.devices import sent
 from gradroute.errors import ConfigError
+from gradroute.routing.kept import KeptStacks
 from gradroute.routing.lower import LowerLayers
 from gradroute.routing.ops import Gate, Rows, Term
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
@@ -152,10 +153,20 @@ class RoutedScope:
 
 
 class AblatedScope:
-    """Ablation modes: one for the whole batch, or one for each equal contiguous group of rows."""
+    """Ablation modes: one for the whole batch, or one for each contiguous group of rows.
 
-    def __init__(self, modes: Sequence[AblationMode]):
+    Args:
+        modes: One or several.
+        rows: Rows of each mode's group; None for equal groups.
+
+    Attributes:
+        kept: The stacked weights of the layers, for as long as the scope lives.
+    """
+
+    def __init__(self, modes: Sequence[AblationMode], rows: Sequence[int] | None = None):
         self.modes = tuple(modes)
+        self.rows = None if rows is None else tuple(rows)
+        self.kept = KeptStacks()
         self._plans: dict[tuple, tuple[Term, ...]] = {}
 
     def terms(
@@ -164,7 +175,7 @@ class AblatedScope:
         """The terms for a batch of positions of this shape.
 
         Raises:
-            ConfigError: The rows cannot be divided into one group per mode.
+            ConfigError: The rows are not those of the groups, or cannot be divided into equal ones.
         """
         key = (shape, tuple(adapters))
         if key not in self._plans:
@@ -172,19 +183,29 @@ class AblatedScope:
         return self._plans[key]
 
     def _build(self, shape: torch.Size, adapters: Sequence[str]) -> tuple[Term, ...]:
-        groups = len(self.modes)
-        if groups == 1:
+        if len(self.modes) == 1 and self.rows is None:
             return _mode_terms(self.modes[0], adapters, None)
-        if not shape or shape[0] % groups:
-            raise ConfigError(
-                f"{groups} ablation modes were given for a batch of shape {tuple(shape)}; the rows "
-                "must divide into equal groups, first all rows of the first mode, then the next."
-            )
-        size = shape.numel() // groups
+        rows = self.rows or (1,) * len(self.modes)
+        # Some models flatten [batch, time] on the way; the order of positions is the same.
+        if not shape or shape[0] % sum(rows):
+            raise ConfigError(self._misfit(shape))
+        unit = shape.numel() // sum(rows)
         terms: list[Term] = []
-        for group, mode in enumerate(self.modes):
-            terms += _mode_terms(mode, adapters, slice(group * size, (group + 1) * size))
+        start = 0
+        for mode, count in zip(self.modes, rows, strict=True):
+            if count:
+                terms += _mode_terms(mode, adapters, slice(start * unit, (start + count) * unit))
+            start += count
         return tuple(terms)
+
+    def _misfit(self, shape: torch.Size) -> str:
+        given = f"{len(self.modes)} ablation modes were given for a batch of shape {tuple(shape)}"
+        if self.rows is not None:
+            return f"{given}; their groups have {', '.join(map(str, self.rows))} rows."
+        return (
+            f"{given}; the rows must divide into equal groups, first all rows of the first mode, "
+            "then the next."
+        )
 
 
 Scope = RoutedScope | AblatedScope

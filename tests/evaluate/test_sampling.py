@@ -1,13 +1,34 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.sampling import SharedNoise, draw, gumbel_noise, noise_keys, philox
+
+
+def choose(
+    keys: Tensor,
+    prompts: Sequence[int],
+    logits: Tensor,
+    left: Tensor | None = None,
+    ended: Tensor | None = None,
+    *,
+    temperature: float,
+    top_p: float,
+) -> Tensor:
+    """The tokens of the fourth step, checked."""
+    sampler = SharedNoise(keys, torch.tensor(prompts), temperature=temperature, top_p=top_p)
+    among = sampler.rows(torch.arange(len(prompts)) if left is None else left)
+    ended = torch.zeros(len(logits), dtype=torch.bool) if ended is None else ended
+    token = sampler.choose(logits, 3, among, ended)
+    sampler.check()
+    return token
 
 
 def words(*values: int) -> list[torch.Tensor]:
@@ -98,29 +119,31 @@ def test_a_colder_temperature_comes_closer_to_the_most_probable_token() -> None:
     best = logits.argmax(-1)
     hits = []
     for temperature in (2.0, 1.0, 0.3, 0.0):
-        sampler = SharedNoise(keys, prompt_length=1, temperature=temperature, top_p=1.0)
-        chosen = sampler(torch.zeros(400, 1, dtype=torch.long), logits).argmax(-1)
+        chosen = choose(keys, range(400), logits, temperature=temperature, top_p=1.0)
         hits.append(int((chosen == best).sum()))
     assert hits == sorted(hits)
     assert hits[-1] == 400
 
 
-def test_groups_of_rows_share_the_noise_of_their_prompt() -> None:
+def test_rows_of_one_prompt_share_its_noise_whichever_rows_are_left() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    sampler = SharedNoise(
-        noise_keys(0, ["a", "b", "c"]), prompt_length=4, temperature=1.0, top_p=0.9
-    )
-    chosen = sampler(torch.zeros(6, 9, dtype=torch.long), logits.repeat(2, 1)).argmax(-1)
+    keys = noise_keys(0, ["a", "b", "c"])
+    prompts = [0, 1, 2, 0, 1, 2]
+    chosen = choose(keys, prompts, logits.repeat(2, 1), temperature=1.0, top_p=0.9)
     assert torch.equal(chosen[:3], chosen[3:])
+    left = torch.tensor([1, 4, 5])
+    fewer = choose(keys, prompts, logits[[1, 1, 2]], left, temperature=1.0, top_p=0.9)
+    assert torch.equal(fewer, chosen[left])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_logits_that_are_not_finite_are_an_error(temperature: float, broken: float) -> None:
-    sampler = SharedNoise(noise_keys(0, ["a"]), prompt_length=1, temperature=temperature, top_p=0.9)
-    logits = torch.tensor([[0.0, broken, 1.0]])
+    logits, keys = torch.tensor([[0.0, broken, 1.0]]), noise_keys(0, ["a"])
     with pytest.raises(NumericError, match="not finite"):
-        sampler(torch.zeros(1, 1, dtype=torch.long), logits)
+        choose(keys, [0], logits, temperature=temperature, top_p=0.9)
+    ended = torch.tensor([True])  # nobody reads what it writes
+    choose(keys, [0], logits, ended=ended, temperature=temperature, top_p=0.9)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +152,4 @@ def test_logits_that_are_not_finite_are_an_error(temperature: float, broken: flo
 )
 def test_settings_out_of_range_are_refused(temperature: float, top_p: float, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        SharedNoise(noise_keys(0, ["a"]), prompt_length=1, temperature=temperature, top_p=top_p)
+        choose(noise_keys(0, ["a"]), [0], torch.zeros(1, 3), temperature=temperature, top_p=top_p)
