@@ -30,8 +30,8 @@ from gradroute.starts import merge_start
 from gradroute.strangers import check_model_folder, named_weights
 
 EMBEDDED = "embedded"
-NEEDED = {"torch": (2, 10), "transformers": (5, 3), "safetensors": (0, 8)}
-"""The oldest releases that read files of strangers safely and write weights atomically."""
+NEEDED = {"torch": (2, 13), "transformers": (5, 23), "safetensors": (0, 8)}
+"""The oldest releases that have what is used here, and read files of strangers safely."""
 
 
 @dataclass(frozen=True)
