@@ -1,8 +1,9 @@
-"""Short trainings, short of memory or as if, in a process of their own: `starved.py JSON`."""
+"""Short trainings, short of memory or as if, in their own process: `starved.py FOLDER ROOM`."""
 
 import hashlib
 import json
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import torch
 
 from gradroute.config import load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
-from gradroute.errors import GradrouteError
 from gradroute.evaluate.losses import held_out_losses
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
@@ -66,7 +66,7 @@ def refuse(run, refusals):
     run.model.register_forward_pre_hook(check, with_kwargs=True)
 
 
-def main(folder, *, batch_size=64, steps=2, room=0, refused=()):
+def main(folder, *, batch_size=64, steps=2, room=0, without=()):
     """Train in `folder` with `room` bytes, without a limit where that is 0.
 
     Args:
@@ -74,7 +74,7 @@ def main(folder, *, batch_size=64, steps=2, room=0, refused=()):
         batch_size: that the configuration asks for, of 64 examples a step.
         steps: in all.
         room: bytes that training may add to those of the process.
-        refused: steps and sizes for which to say that there is no memory.
+        without: steps and sizes for which to say that there is no memory.
 
     Returns:
         What was said, the losses after the last step, and a digest of the weights.
@@ -106,7 +106,7 @@ def main(folder, *, batch_size=64, steps=2, room=0, refused=()):
         say=said.append,
         measure=measure,
     )
-    refusals = [list(one) for one in refused]
+    refusals = [list(one) for one in without]
     refuse(run, refusals)
     if room:
         limit(room)
@@ -127,15 +127,28 @@ def digest(trained):
     return digest.hexdigest()
 
 
+def refused(folder):
+    """The steps and sizes for which memory ran out."""
+    return [(row["step"], *row["micro_batch"]) for row in read_lines(RunFolder(folder).sessions)]
+
+
+def four(root, room):
+    """Train under the limit in `short`, and in three other ways that it is compared with.
+
+    `free` has no limit, `parts` is refused the same sizes in the same steps, and `again` is `short`
+    resumed before its last step, refused what was refused in that one.
+    """
+    # What any training needs (code, buffers) is there before the limit is.
+    main(root / "before", batch_size=4, steps=1)
+    told = {"short": main(root / "short", room=room)}
+    sizes = [(step, size) for step, size, _ in refused(root / "short")]
+    shutil.copytree(root / "short", root / "again")
+    shutil.rmtree(RunFolder(root / "again").checkpoints / "step-000002")
+    told["free"] = main(root / "free")
+    told["parts"] = main(root / "parts", without=sizes)
+    told["again"] = main(root / "again", without=[one for one in sizes if one[0] == 2])
+    return told
+
+
 if __name__ == "__main__":
-    told = []
-    for asked in json.loads(sys.argv[1]):
-        folder = Path(asked.pop("folder"))
-        if asked.get("room"):
-            # What any training needs (code, buffers) is there before the limit is.
-            main(folder.with_name("before"), batch_size=4, steps=1)
-        try:
-            told.append(main(folder, **asked))
-        except GradrouteError as error:
-            told.append(([str(error)], {}, type(error).__name__))
-    print(json.dumps(told))
+    print(json.dumps(four(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -53,54 +53,42 @@ HALVES = (*SHORT, "train.batch_size=3", "train.gradient_accumulation=2")
 PARTS = (*SHORT, "train.batch_size=2", "train.gradient_accumulation=3")
 
 
-def starve(*asked):
-    """Train in a process of its own, each time the same in threads and all else it starts with."""
-    told = subprocess.run(
-        [sys.executable, starved.__file__, json.dumps(asked)],
+def test_a_real_limit_of_memory_changes_the_parts_of_a_step_and_nothing_else(tmp_path):
+    done = subprocess.run(
+        [sys.executable, starved.__file__, str(tmp_path), str(80 * MIB)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout), told.stderr
-
-
-def refused(folder):
-    """The steps and sizes for which memory ran out."""
-    return [(row["step"], *row["micro_batch"]) for row in read_lines(folder.sessions)]
-
-
-def test_a_real_limit_of_memory_changes_the_parts_of_a_step_and_nothing_else(tmp_path):
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
     short, free, parts, again = (
         RunFolder(tmp_path / name) for name in ("short", "free", "parts", "again")
     )
-    [(said, measured, digest)], err = starve({"folder": str(short.path), "room": 80 * MIB})
-    steps = refused(short)
+    said, measured, digest = told["short"]
+    steps = starved.refused(short.path)
     # How often and when depends on where the allocator finds room: not the same in every process.
     assert steps and steps[0] == (1, 64, 32)
     assert all(after == before / 2 for _, before, after in steps)
     assert sum("memory ran out" in line for line in said) == len(steps)
-    assert "memory ran out in an evaluation" in err
+    assert "memory ran out in an evaluation" in done.stderr
 
-    # A run without a limit; one that is refused the same sizes in the same steps; and the first,
-    # resumed before its last step where there is memory enough, in the parts that it had.
-    shutil.copytree(short.path, again.path)
-    shutil.rmtree(again.checkpoints / "step-000002")
-    sizes = [step[:2] for step in steps]
-    [(_, unlimited, _), replayed, resumed], _ = starve(
-        {"folder": str(free.path)},
-        {"folder": str(parts.path), "refused": sizes},
-        {"folder": str(again.path), "refused": [one for one in sizes if one[0] == 2]},
-    )
     for one, two in zip(read_lines(short.metrics), read_lines(free.metrics), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
         assert one["examples"] == two["examples"] and one["tokens"] == two["tokens"]
+    _, unlimited, _ = told["free"]
     for mode, sums in unlimited.items():
         assert measured[mode] == pytest.approx(sums, rel=1e-6)
-    assert refused(parts) == steps
-    assert replayed[2] == digest and resumed[2] == digest
-    assert short.metrics.read_bytes() == parts.metrics.read_bytes() == again.metrics.read_bytes()
+
+    # Exactly the run that was refused the same sizes in the same steps, by hand.
+    assert starved.refused(parts.path) == steps
+    assert told["parts"][2] == digest
+    assert short.metrics.read_bytes() == parts.metrics.read_bytes()
+
+    # And resumed where there is memory enough, it goes on in the same parts.
+    assert told["again"][2] == digest
+    assert short.metrics.read_bytes() == again.metrics.read_bytes()
 
 
 def test_the_step_is_done_again_with_the_same_examples_and_noise(tmp_path):
