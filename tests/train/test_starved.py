@@ -18,7 +18,7 @@ from gradroute.routing.adapters import adapter_state
 from gradroute.train import trainer
 from gradroute.train.trainer import train
 
-MIB = 2**20
+ROOMS = [megabytes << 20 for megabytes in (96, 64, 48, 32, 24, 16)]
 
 
 def short_of(model, rows):
@@ -55,11 +55,16 @@ PARTS = (*SHORT, "train.batch_size=2", "train.gradient_accumulation=3")
 
 def test_a_real_limit_of_memory_changes_the_parts_of_a_step_and_nothing_else(tmp_path):
     done = subprocess.run(
-        [sys.executable, starved.__file__, str(tmp_path), str(80 * MIB)],
+        [sys.executable, starved.__file__, str(tmp_path), json.dumps(ROOMS)],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "MALLOC_MMAP_THRESHOLD_": "65536",  # what is freed is no room for the next that asks
+        },
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
