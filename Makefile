@@ -35,7 +35,7 @@ demo: $(STAMP) ## train, ablate, measure and plot the whole experiment (ARGS=--q
 	$(BIN)/gradroute demo $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -q -n auto $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
 check: $(STAMP) ## format, lint, types and import order, without changing a file
 	$(BIN)/ruff format --check .

@@ -123,7 +123,7 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
     assert len(family) >= 2
     parent.kill()
     parent.wait()
-    _, left = psutil.wait_procs(family, timeout=30)
+    _, left = psutil.wait_procs(family, timeout=600)
     assert not left
 
 

@@ -13,6 +13,7 @@ import pytest
 from gradroute.cli import main
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from torture.forks import serving
 
 TINY = (
     "train.max_steps=3",
@@ -37,7 +38,7 @@ def gradroute(*arguments, cwd=None, **environment):
         text=True,
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        timeout=400,
+        timeout=600,
         check=False,
     )
 
@@ -355,27 +356,21 @@ def test_a_hub_model_without_token_names_model_and_places_and_never_the_token(tm
 
 def test_ctrl_c_saves_and_the_same_command_ends_where_an_uninterrupted_run_does(tmp_path):
     arguments = ["train", "caps", *TINY, "train.max_steps=25", "adapters.bad.dropout=0.1"]
-    whole = gradroute(*arguments, "--runs", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    runs = tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gradroute", *arguments, "--runs", str(runs)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    metrics = runs / "caps" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 75, err
-    assert "goes on from there" in err and "Traceback" not in err
-    again = gradroute(*arguments, "--runs", runs)
-    assert again.returncode == 0 and "goes on after step" in again.stderr
+    given = {"arguments": arguments}
+    with serving() as server:
+        whole = server.start("gradroute.cli:main", given, tmp_path / "whole")
+        assert whole.wait() == 0, whole.said
+        process = server.start("gradroute.cli:main", given, tmp_path / "cut")
+        metrics = tmp_path / "cut" / "runs" / "caps" / "metrics.jsonl"
+        while process.alive and not (metrics.is_file() and metrics.stat().st_size):
+            time.sleep(0.01)
+        process.send(signal.SIGINT)
+        assert process.wait() == 75, process.said
+        assert "goes on from there" in process.said and "Traceback" not in process.said
+        again = server.start("gradroute.cli:main", given, tmp_path / "cut")
+        assert again.wait() == 0 and "goes on after step" in again.said
     for name in ("metrics.jsonl", "checkpoints/step-000025/manifest.json"):
-        cut, uncut = (tmp_path / r / "caps" / name for r in ("cut", "whole"))
+        cut, uncut = (tmp_path / r / "runs" / "caps" / name for r in ("cut", "whole"))
         assert cut.read_bytes() == uncut.read_bytes()
 
 

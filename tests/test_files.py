@@ -75,7 +75,7 @@ for write in (lambda: append_line(path, {{"text": "y" * 100}}),
         print(error)
 """
     told = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600
     )
     said = told.stdout.splitlines()
     assert len(said) == 2 and all("File too large (1" in line for line in said), told.stdout

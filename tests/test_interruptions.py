@@ -10,6 +10,8 @@ import time
 import pytest
 from tiny_runs import TINY, tiny_run
 
+from torture.forks import serving
+
 COMMAND = [sys.executable, "-m", "gradroute"]
 PLAIN = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 LONG = ["train", "caps", *TINY, "train.max_steps=100000"]
@@ -30,15 +32,26 @@ def stopped(arguments, number, ready):
     try:
         ready(process)
         process.send_signal(number)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=600)
     finally:
         process.kill()
     return process.returncode, said
 
 
+def forked(arguments, folder, number, ready):
+    """The same in `folder`, of a process that has what it needs imported when it starts."""
+    with serving() as server:
+        child = server.start("gradroute.cli:main", {"arguments": arguments}, folder)
+        while not ready(child):
+            assert child.alive, child.said
+            time.sleep(0.01)
+        child.send(number)
+        return child.wait(), child.said
+
+
 def it_listens(process):
     """Its handlers are in place, and it is on its way to what it was asked."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         with open(f"/proc/{process.pid}/status") as status:
             caught = next(line for line in status if line.startswith("SigCgt:")).split()[1]
@@ -67,20 +80,14 @@ def test_a_signal_while_it_is_still_loading_ends_in_75_and_one_line(tmp_path, nu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_in_training_ends_in_75_with_the_step_saved(tmp_path, number):
-    code, said = stopped([*LONG, "--runs", tmp_path], number, it_trains(tmp_path))
+    def it_trains(_):
+        return any(path.stat().st_size for path in tmp_path.rglob("metrics.jsonl"))
+
+    code, said = forked(LONG, tmp_path, number, it_trains)
     assert code == 75
     assert "and saved. The same command goes on from there." in said.splitlines()[-1]
-    assert list((tmp_path / "caps" / "checkpoints").glob("step-*"))
+    assert list((tmp_path / "runs" / "caps" / "checkpoints").glob("step-*"))
     assert "Traceback" not in said
-
-
-def it_trains(root):
-    def ready(process):
-        while not any(path.stat().st_size for path in root.rglob("metrics.jsonl")):
-            assert process.poll() is None
-            time.sleep(0.01)
-
-    return ready
 
 
 VERBS = [
@@ -93,8 +100,7 @@ VERBS = [
 @pytest.mark.parametrize(("arguments", "word"), VERBS)
 def test_a_signal_in_another_verb_ends_in_75_and_the_usual_line(runs, tmp_path, arguments, word):
     shutil.copytree(runs, tmp_path / "runs")
-    told = [*arguments, "--runs", tmp_path / "runs"]
-    code, said = stopped(told, signal.SIGTERM, it_says(word))
+    code, said = forked(arguments, tmp_path, signal.SIGTERM, lambda child: word in child.said)
     assert code == 75, said
     assert said.splitlines()[-1].startswith("error: interrupted. What was finished is kept")
     assert "Traceback" not in said

@@ -11,7 +11,7 @@ from tiny_runs import TWO, tiny_run
 
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
-from torture.forks import Server
+from torture.forks import serving
 
 LONGER = ("evaluate.prompts=24", "evaluate.max_new_tokens=12", "evaluate.held_out=16")
 KILLS = {"eval": 5, "relearn": 3, "recover": 3}
@@ -39,7 +39,7 @@ VERBS = {
 
 @pytest.fixture(scope="module")
 def server():
-    with Server() as found:
+    with serving() as found:
         yield found
 
 
@@ -76,19 +76,24 @@ def test_a_verb_that_is_killed_ends_as_one_that_was_not(verb, server, trained, t
     arguments = {"arguments": [*command, *options]}
     began = time.monotonic()
     whole = server.start("gradroute.cli:main", arguments, tmp_path / "whole")
-    assert whole.wait(300) == 0, whole.said
+    assert whole.wait() == 0, whole.said
     seconds = time.monotonic() - began
     draw = random.Random(verb)
     killed = 0
     while killed < KILLS[verb]:
         child = server.start("gradroute.cli:main", arguments, tmp_path / "killed")
         time.sleep(draw.uniform(0, seconds / 2))
-        if not child.alive:
+        if child.alive:
+            child.kill()
+            killed += 1
+        elif killed >= 2:
             break  # everything is measured
-        child.kill()
-        killed += 1
+        else:  # the machine is faster than it was: from the beginning, with less patience
+            seconds, killed = seconds / 2, 0
+            shutil.rmtree(tmp_path / "killed" / "x")
+            shutil.copytree(trained.path, tmp_path / "killed" / "x")
     last = server.start("gradroute.cli:main", arguments, tmp_path / "killed")
-    assert last.wait(300) == 0, last.said
+    assert last.wait() == 0, last.said
     assert killed >= 2
     assert digests(tmp_path / "killed", names) == digests(tmp_path / "whole", names)
     assert not list(tmp_path.rglob(".tmp-*")) and not list(tmp_path.rglob(".*.lock"))

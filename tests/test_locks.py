@@ -48,7 +48,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 def let_go(process: subprocess.Popen[str]) -> str:
     """End a holder in peace; what it wrote to standard error."""
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return err
 
@@ -74,7 +74,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(tmp_path, c
     holder = start(tmp_path / "x")
     assert said(holder) == "in"
     holder.kill()
-    holder.communicate(timeout=60)
+    holder.communicate(timeout=600)
     assert (tmp_path / ".x.lock").is_file()
     with writing(tmp_path / "x", "training"):
         pass

@@ -57,7 +57,7 @@ def run(folder: Path, code: str, *before: str) -> subprocess.CompletedProcess[st
         env=online | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HF_HOME": "hf"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
 

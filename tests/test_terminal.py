@@ -132,5 +132,5 @@ def test_a_line_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     assert process.stderr is not None
     process.stderr.close()
     (tmp_path / "closed").touch()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     assert (tmp_path / "done").is_file()

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which a child that should have ended is taken for one that hangs."""
 
 

@@ -19,7 +19,7 @@ from torture.runs import NAME, broken, lay, standing, steps_done, until
 
 GRACE = 2.0
 """Seconds after which no process should be left."""
-PATIENCE = 30.0
+PATIENCE = 300.0
 """Seconds after which one that is left is taken to stay."""
 RUNS = (NAME, f"{NAME}-none")
 LONG = {"train.max_steps": 100_000, "train.save_every": 50}

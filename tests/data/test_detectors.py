@@ -124,7 +124,7 @@ def test_a_pattern_without_end_is_stopped_and_named(monkeypatch, pattern: str):
     began = time.monotonic()
     with pytest.raises(DataError, match=r"took more than 0.1 seconds on a completion of 301 char"):
         behavior.shows("a" * 300 + "!", "")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300
 
 
 @pytest.mark.parametrize(

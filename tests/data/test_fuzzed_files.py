@@ -53,7 +53,7 @@ contents = st.builds(
 )
 
 
-@settings(FIXTURE, max_examples=300)
+@settings(FIXTURE, max_examples=150)
 @given(contents, st.sampled_from([MAX_ROW_BYTES, MAX_ROW_BYTES, 60]), st.sampled_from(MAPS))
 def test_a_file_is_read_as_it_stands_or_refused_with_file_and_line(
     tmp_path: Path, content: bytes, limit: int, labels
@@ -87,7 +87,7 @@ csv_contents = st.builds(
 )
 
 
-@settings(FIXTURE, max_examples=150)
+@settings(FIXTURE, max_examples=100)
 @given(csv_contents, st.sampled_from(MAPS))
 def test_a_csv_file_is_read_as_it_stands_or_refused_with_file_and_line(
     tmp_path: Path, content: bytes, labels
@@ -97,7 +97,7 @@ def test_a_csv_file_is_read_as_it_stands_or_refused_with_file_and_line(
     assert list(wrong_readings(path, content, MAX_ROW_BYTES, Counter(), labels)) == []
 
 
-@settings(FIXTURE, max_examples=300)
+@settings(FIXTURE, max_examples=150)
 @given(
     st.lists(usual_rows, max_size=5), st.lists(rows, max_size=3), st.randoms(use_true_random=False)
 )

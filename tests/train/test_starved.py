@@ -18,7 +18,7 @@ from gradroute.routing.adapters import adapter_state
 from gradroute.train import trainer
 from gradroute.train.trainer import train
 
-MIB = 2**20
+ROOMS = [megabytes << 20 for megabytes in (96, 64, 48, 32, 24, 16)]
 
 
 def short_of(model, rows):
@@ -54,39 +54,46 @@ PARTS = (*SHORT, "train.batch_size=2", "train.gradient_accumulation=3")
 
 
 def test_a_real_limit_of_memory_changes_the_parts_of_a_step_and_nothing_else(tmp_path):
-    asked = {"room": 80 * MIB, "batch_size": 64, "accumulation": 1}
-    short, free, parts = (RunFolder(tmp_path / name / "x") for name in ("short", "free", "parts"))
-    told = subprocess.run(
-        [sys.executable, starved.__file__, str(tmp_path / "short"), json.dumps(asked)],
+    done = subprocess.run(
+        [sys.executable, starved.__file__, str(tmp_path), json.dumps(ROOMS)],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "MALLOC_MMAP_THRESHOLD_": "65536",  # what is freed is no room for the next that asks
+        },
     )
-    assert told.returncode == 0, told.stderr
-    said, measured, digest = json.loads(told.stdout)
-    steps = [row["micro_batch"] for row in read_lines(short.sessions)]
-    assert steps and steps[0] == [64, 32]
-    assert all(after == before / 2 for before, after in steps)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    short, free, parts, again = (
+        RunFolder(tmp_path / name) for name in ("short", "free", "parts", "again")
+    )
+    said, measured, digest = told["short"]
+    steps = starved.refused(short.path)
+    # How often and when depends on where the allocator finds room: not the same in every process.
+    assert steps and steps[0] == (1, 64, 32)
+    assert all(after == before / 2 for _, before, after in steps)
     assert sum("memory ran out" in line for line in said) == len(steps)
-    assert "memory ran out in an evaluation" in told.stderr
+    assert "memory ran out in an evaluation" in done.stderr
 
-    _, unlimited, _ = starved.main(tmp_path / "free", asked | {"room": 0})
     for one, two in zip(read_lines(short.metrics), read_lines(free.metrics), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
         assert one["examples"] == two["examples"] and one["tokens"] == two["tokens"]
+    _, unlimited, _ = told["free"]
     for mode, sums in unlimited.items():
         assert measured[mode] == pytest.approx(sums, rel=1e-6)
 
-    # Exactly the run that had asked for the smaller parts itself.
-    last = steps[-1][1]
-    same = asked | {"room": 0, "batch_size": last, "accumulation": 64 // last}
-    assert starved.main(tmp_path / "parts", same)[2] == digest
+    # Exactly the run that was refused the same sizes in the same steps, by hand.
+    assert starved.refused(parts.path) == steps
+    assert told["parts"][2] == digest
     assert short.metrics.read_bytes() == parts.metrics.read_bytes()
 
     # And resumed where there is memory enough, it goes on in the same parts.
-    shutil.rmtree(short.checkpoints / "step-000002")
-    assert starved.main(tmp_path / "short", asked | {"room": 0})[2] == digest
+    assert told["again"][2] == digest
+    assert short.metrics.read_bytes() == again.metrics.read_bytes()
 
 
 def test_the_step_is_done_again_with_the_same_examples_and_noise(tmp_path):

@@ -206,7 +206,7 @@ def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):
     assert not any("failed" in line for line in said)
     # In a process of its own: reading warns of what this package does not use.
     command = [sys.executable, "-c", READ, str(run.folder.tracking / "tensorboard")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     scalars = json.loads(found.stdout.splitlines()[-1])
     for step, numbers in wanted(again).items():
         for tag, value in numbers.items():
