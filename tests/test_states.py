@@ -20,7 +20,7 @@ from gradroute.evaluate.losses import held_out_losses
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
-from gradroute.routing.adapters import attach_adapters
+from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.reusing import lower_layers
 from gradroute.run import train_run
@@ -31,8 +31,6 @@ OWN = (*TINY, *TWO, "layers=last-half", "train.reuse_frozen=true")
 
 
 def model_of(layers: Sequence[int] = (1, 2), dtype: torch.dtype = torch.float32):
-    from gradroute.routing.adapters import AdapterSpec
-
     base = tiny_base(dtype=dtype).requires_grad_(False)
     adapters = {"good": AdapterSpec(rank=2), "bad": AdapterSpec(rank=3)}
     model = attach_adapters(base, adapters, layers=layers)
@@ -309,7 +307,7 @@ def test_a_control_reads_what_its_run_has_kept(
 ) -> None:
     shutil.copytree(cold.path.parent / FOLDER, tmp_path / FOLDER)
     go(tmp_path, "control", "routing=none")
-    assert "are computed once" not in capsys.readouterr().out
+    assert "are computed once" not in capsys.readouterr().err
 
 
 def test_an_evaluation_keeps_the_states_of_held_out_examples_for_the_next(
@@ -318,9 +316,9 @@ def test_an_evaluation_keeps_the_states_of_held_out_examples_for_the_next(
     shutil.copytree(cold.path.parent, tmp_path / "runs")
     shutil.copytree(cold.path, tmp_path / "runs" / "y")
     evaluate_run(RunFolder(tmp_path / "runs" / "x"))
-    assert "computed once for 12 of 12 examples" in capsys.readouterr().out
+    assert "computed once for 12 of 12 examples" in capsys.readouterr().err
     evaluate_run(RunFolder(tmp_path / "runs" / "y"))
-    assert "are computed once" not in capsys.readouterr().out
+    assert "are computed once" not in capsys.readouterr().err
     results = [
         [row for row in json.loads((tmp_path / "runs" / name / "eval/results.json").read_text())]
         for name in ("x", "y")
@@ -349,7 +347,7 @@ def test_what_cannot_be_reused_is_said_once_and_trained_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: Sequence[str], why: str
 ) -> None:
     go(tmp_path, "x", *overrides)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert len(re.findall("train.reuse_frozen is left out", said)) == 1
     assert re.search(why, said)
     assert not (tmp_path / FOLDER).exists()
