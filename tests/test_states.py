@@ -256,8 +256,8 @@ def test_of_several_modes_the_lower_layers_run_once_and_from_states_not_at_all()
     modes = [AblationMode.parse(name, ("good", "bad")) for name in ("full", "bad_ablated")]
     lower = lower_layers(model, ROWS)
     ran: list[int] = []
-    layer = lower.layers[0].self_attn
-    layer.register_forward_pre_hook(
+    attention = lower.layers[0].get_submodule("self_attn")
+    attention.register_forward_pre_hook(
         lambda module, args, kwargs: ran.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
     held_out_losses(model, rows, modes, pad_id=0, rows_per_batch=100)

@@ -1,6 +1,7 @@
 """The layers below the adapters can be run once: the layers above compute the same from it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ LABELS = ("bad", "unlabeled", "good")
 
 def base(kind: str, dtype: torch.dtype) -> PreTrainedModel:
     if kind == "gpt2 with dropout":
-        small = {"n_embd": 16, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
-        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **small)).to(dtype)
+        config = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=4)
+        config.bos_token_id = config.eos_token_id = 0
+        return GPT2LMHeadModel(config)
     if kind == "gemma3n":  # four states a token, which the layers hand on
         config = Gemma3nTextConfig(
             vocab_size=VOCABULARY,
@@ -46,7 +48,7 @@ def base(kind: str, dtype: torch.dtype) -> PreTrainedModel:
             activation_sparsity_pattern=[0.0] * 2,
             layer_types=["sliding_attention", "full_attention"],
         )
-        return Gemma3nForCausalLM(config).to(dtype)
+        return Gemma3nForCausalLM(config)
     return tiny_family(kind, dtype=dtype)
 
 
@@ -62,7 +64,12 @@ def model_of(
     return model
 
 
-def inputs_of(rows: Sequence[Sequence[int]]) -> dict[str, Tensor | bool]:
+def inside(model: PeftModel) -> Any:
+    """The base model, whose parts are named by its family."""
+    return model.get_base_model()
+
+
+def inputs_of(rows: Sequence[Sequence[int]]) -> dict[str, Any]:
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -118,7 +125,7 @@ def test_a_step_from_the_states_of_each_row_is_the_step_of_the_whole_model(
 def test_the_lower_layers_do_not_run_where_their_states_are_given() -> None:
     model = model_of("llama")
     states = states_by_row(model)
-    blocks = model.get_base_model().model.layers
+    blocks = inside(model).model.layers
     blocks[0].self_attn.forward = _must_not_run
     routed_step(model, states)
     with pytest.raises(AssertionError, match="it ran"):
@@ -132,7 +139,7 @@ def _must_not_run(*args: object, **kwargs: object) -> None:
 def test_the_states_are_entered_whichever_part_of_the_model_is_called() -> None:
     model = model_of("llama")
     states = states_by_row(model)
-    inner = model.get_base_model()
+    inner = inside(model)
     with torch.no_grad(), ablated(model, "full"), entering(model, states):
         whole = model(**inputs_of(ROWS)).logits
         body = inner.get_decoder()(**inputs_of(ROWS)).last_hidden_state
@@ -154,7 +161,7 @@ def test_the_model_is_as_it_was_once_the_scope_has_ended_with_an_error_too() -> 
 def test_a_forward_that_another_library_put_on_a_layer_comes_back() -> None:
     model = model_of("llama")
     states = states_by_row(model)
-    layer = model.get_base_model().model.layers[0]
+    layer = inside(model).model.layers[0]
     own = layer.forward
     layer.forward = own
     with entering(model, states):
@@ -189,7 +196,7 @@ def test_an_ablated_adapter_leaves_no_bit_behind_where_states_are_given() -> Non
 def test_trying_a_model_leaves_weights_modes_and_random_state_as_they_were() -> None:
     model = model_of("llama")
     model.train()
-    model.get_base_model().model.layers[0].eval()
+    inside(model).model.layers[0].eval()
     modes = [module.training for module in model.modules()]
     weights = [weight.clone() for weight in model.parameters()]
     random = torch.random.get_rng_state()
@@ -225,7 +232,7 @@ def test_a_model_that_cannot_be_run_from_its_middle_is_refused_with_the_reason(
 def test_a_model_whose_upper_layers_read_what_the_lower_ones_leave_besides_is_refused() -> None:
     """As where the upper layers share keys and values of the lower ones, beside the states."""
     model = model_of("llama")
-    layers = model.get_base_model().model.layers
+    layers = inside(model).model.layers
     aside: list[Tensor] = []
     layers[0].self_attn.register_forward_hook(lambda module, args, output: aside.append(output[0]))
     layers[1].register_forward_hook(
@@ -237,8 +244,7 @@ def test_a_model_whose_upper_layers_read_what_the_lower_ones_leave_besides_is_re
 
 def test_weights_that_learn_below_the_adapters_are_a_reason_to_refuse() -> None:
     model = model_of("llama")
-    norm = model.get_base_model().model.layers[0].input_layernorm
-    assert isinstance(norm, nn.Module)
+    norm = inside(model).model.layers[0].input_layernorm
     norm.requires_grad_(True)
     with pytest.raises(ConfigError, match="learns below"):
         lower_layers(model, ROWS)
