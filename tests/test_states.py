@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gradroute.states
 from gradroute.config import find_config, load_config
-from gradroute.data.batches import TokenizedExample, collate, pack
+from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses
 from gradroute.files import read_lines
@@ -185,6 +185,22 @@ def test_what_others_write_meanwhile_is_taken_up(
     monkeypatch.setattr(gradroute.states, "write_bytes", beside)
     kept(tmp_path).fill(ROWS)
     assert len(segments(tmp_path)) == len(ROWS)
+
+
+def test_the_size_that_is_said_beforehand_is_what_the_files_take(tmp_path: Path) -> None:
+    one = kept(tmp_path)
+    twice = (*ROWS, ROWS[0])
+    one.fill(twice)
+    headers = 1000
+    assert one.needed(twice) <= sum(path.stat().st_size for path in segments(tmp_path))
+    assert sum(path.stat().st_size for path in segments(tmp_path)) <= one.needed(twice) + headers
+
+
+def test_the_rows_that_a_number_of_steps_visits_are_those_of_its_batches() -> None:
+    order = DataOrder(3, 9, (0, 2, 3, 4, 6, 7, 8))
+    for steps in (1, 2, 3, 50):
+        batches = [order.batch(step, 3) for step in range(steps)]
+        assert order.visited(steps, 3) == sorted({row for batch in batches for row in batch})
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_computed(
