@@ -118,6 +118,12 @@ class KeptStates:
                 some = self._next(missing)
                 self._write({digest: self._compute(row) for digest, row in some.items()})
                 missing = self._missing(missing)  # others may have been at it too
+                if not missing.keys().isdisjoint(some):
+                    raise MachineError(
+                        f"{self.folder}: a file of hidden states that was just written is gone, or "
+                        "reads back as something else. Check the disk, or set "
+                        "train.reuse_frozen=false."
+                    )
 
     def of(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_ d"]]:
         """The states of examples that `fill` has kept, mapped from the disk."""

@@ -140,6 +140,14 @@ def test_a_damaged_file_is_said_and_computed_again(tmp_path: Path, damage: str) 
     assert [own.name for own in segments(tmp_path)] == [path.name]
 
 
+def test_a_disk_that_gives_back_something_else_is_an_error_and_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradroute.states, "write_bytes", lambda path, _: path.write_bytes(b"no"))
+    with pytest.raises(MachineError, match="reads back as something else"):
+        kept(tmp_path).fill(ROWS)
+
+
 def test_of_a_fill_that_is_killed_whole_files_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
