@@ -19,6 +19,7 @@ from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses
 from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from gradroute.heads import plain_head
 from gradroute.measure import evaluate_run
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.policy import AblationMode
@@ -279,6 +280,7 @@ def test_of_several_modes_the_lower_layers_run_once_and_from_states_not_at_all()
     rows = [TokenizedExample(str(at), row, 0, 0, "good") for at, row in enumerate(ROWS)]
     modes = [AblationMode.parse(name, ("good", "bad")) for name in ("full", "bad_ablated")]
     lower = lower_layers(model, ROWS)
+    plain_head(model)  # the model has been tried by then
     ran: list[int] = []
     attention = lower.layers[0].get_submodule("self_attn")
     attention.register_forward_pre_hook(
