@@ -16,9 +16,12 @@ from peft import PeftModel
 from gradroute.checkpoint import KEPT
 from gradroute.config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
+from gradroute.errors import ConfigError
 from gradroute.memory import fitted
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy, standard_modes
+from gradroute.routing.reusing import lower_layers
+from gradroute.states import needed
 from gradroute.train.step import build_optimizer, schedule, train_step
 
 _STEPS, _SECONDS = 3, 20.0
@@ -94,6 +97,26 @@ def measured(
         "micro_batch": size,
         "smaller": size < min(settings.batch_size, len(rows)),
     }
+
+
+def states_bytes(
+    model: PeftModel, rows: Sequence[TokenizedExample], order: DataOrder, config: RunConfig
+) -> int:
+    """Bytes of the hidden states that `train.reuse_frozen` keeps for training; 0 without.
+
+    0 also where the model cannot be run from its middle, or they would be more than
+    `train.reuse_gib`: then none are kept.
+    """
+    settings = config.train
+    if not settings.reuse_frozen:
+        return 0
+    each = settings.batch_size * settings.gradient_accumulation
+    visited = [rows[at].input_ids for at in order.visited(settings.max_steps, each)]
+    try:
+        size = needed(lower_layers(model, visited), visited)
+    except ConfigError:
+        return 0
+    return size if size <= settings.reuse_gib * 2**30 else 0
 
 
 def disk_bytes(model: PeftModel, config: RunConfig, behaving: int, normal: int) -> int:

@@ -54,7 +54,7 @@ Digest = bytes
 class _Held(NamedTuple):
     """Where the states of an example are: positions [start, end) of a mapped file."""
 
-    states: Float[Tensor, "n d"]
+    states: Float[Tensor, "_ d"]
     start: int
     end: int
 
@@ -118,8 +118,14 @@ class KeptStates:
                 some = self._next(missing)
                 self._write({digest: self._compute(row) for digest, row in some.items()})
                 missing = self._missing(missing)  # others may have been at it too
+                if not missing.keys().isdisjoint(some):
+                    raise MachineError(
+                        f"{self.folder}: a file of hidden states that was just written is gone, or "
+                        "reads back as something else. Check the disk, or set "
+                        "train.reuse_frozen=false."
+                    )
 
-    def of(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "n d"]]:
+    def of(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_ d"]]:
         """The states of examples that `fill` has kept, mapped from the disk."""
         found = [self._held[_digest(row)] for row in rows]
         return [held.states[held.start : held.end] for held in found]
@@ -135,7 +141,7 @@ class KeptStates:
                 break
         return some
 
-    def _compute(self, row: Sequence[int]) -> Float[Tensor, "n d"]:
+    def _compute(self, row: Sequence[int]) -> Float[Tensor, "_ d"]:
         ids = torch.tensor([row], device=self._model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         states, _ = fitted(
@@ -146,7 +152,7 @@ class KeptStates:
         )
         return states
 
-    def _write(self, states: Mapping[Digest, Float[Tensor, "n d"]]) -> None:
+    def _write(self, states: Mapping[Digest, Float[Tensor, "_ d"]]) -> None:
         digests = torch.frombuffer(bytearray(b"".join(states)), dtype=torch.uint8)
         lengths = torch.tensor([len(own) for own in states.values()])
         content = save(

@@ -26,7 +26,7 @@ from gradroute.data.choosing import label_quality
 from gradroute.data.examples import Example, label_counts
 from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
-from gradroute.estimates import disk_bytes, measured
+from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.files import free_bytes, nearest
 from gradroute.folders import RunFolder
 from gradroute.measure import attach, ground
@@ -310,6 +310,8 @@ def _estimate(
     behaving = sum(map(len, prepared.behaving.values()))
     disk = runs * disk_bytes(model, config, behaving, len(prepared.normal))
     order = data_order(prepared, rows, config)
+    states = states_bytes(model, rows, order, config)
+    disk += states  # the controls read the same
     found = measured(model, rows, order, prepared.policy, config, base.pad_id)
     free = free_bytes(nearest(root))
     if free is not None and free < disk:
@@ -318,4 +320,4 @@ def _estimate(
             f"needed for {runs} run{'s' if runs > 1 else ''}. Make room, or choose another folder "
             "with --runs."
         )
-    return {**found, "hours": runs * found["hours"], "disk": disk, "runs": runs}
+    return {**found, "hours": runs * found["hours"], "disk": disk, "states": states, "runs": runs}

@@ -112,6 +112,8 @@ def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"disk at most {size(facts['disk'])}{runs}: checkpoints, metrics, evaluation, from formulas"
     )
+    if facts["states"]:
+        yield f"of these {size(facts['states'])} hidden states that are computed once"
     if facts["smaller"]:
         yield (
             f"only {facts['micro_batch']} examples at a time fit into memory; training does the "

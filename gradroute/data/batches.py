@@ -134,7 +134,7 @@ class Batch:
             home=None if torch.device(device).type == "cpu" else self.on_cpu,
         )
 
-    def with_states(self, states: Sequence[Float[Tensor, "n d"]]) -> "Batch":
+    def with_states(self, states: Sequence[Float[Tensor, "_ d"]]) -> "Batch":
         """Return the batch with what leaves the lower layers for each example, in their order."""
         first = states[0]
         whole = first.new_zeros(*self.input_ids.shape, first.shape[1])

@@ -41,7 +41,7 @@ def held_out_losses(
     *,
     pad_id: int,
     rows_per_batch: int,
-    states: Sequence[Float[Tensor, "n d"]] | None = None,
+    states: Sequence[Float[Tensor, "_ d"]] | None = None,
 ) -> dict[str, ExampleLosses]:
     """Negative log-likelihood of every example's target tokens under every mode.
 
