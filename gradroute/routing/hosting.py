@@ -100,7 +100,7 @@ class RoutedLinear(lora.Linear):
         # Not while training: a loop may write through `weight.data`, which cannot be noticed.
         measured = not self.training and not torch.is_grad_enabled() and products is None
         if measured and isinstance(scope, AblatedScope):
-            stacks = scope.kept.of(self, downs, ups, scalings, terms)
+            stacks = scope.kept.of(self, downs, ups, scalings, terms, x.shape[:-1].numel())
             if stacks is not None:
                 return kept_linear(x, base, terms, stacks)
         return routed_linear(x, base, downs, ups, scalings, terms, products)

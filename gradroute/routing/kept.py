@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradroute.routing.ops import Term, stacked
 
 KEPT_BYTES = 2**30
 """What the stacks of one scope may hold; layers beyond it stack their weights at every call."""
+TOGETHER = 256
+"""Positions up to which the groups of a batch are computed together rather than one by one."""
 
 Stack = tuple[Tensor, Tensor]
 """Of one term: (s A)ᵀ [in, R] and Bᵀ [R, out]."""
@@ -25,13 +27,35 @@ _PLAIN_TENSORS = (nn.Parameter, Tensor)
 
 
 @dataclass(frozen=True)
+class Together:
+    """All adapters of a layer in one product, for a batch whose groups are few positions each.
+
+    Attributes:
+        down: (s A)ᵀ of every adapter that is on somewhere, side by side.
+        up: Their Bᵀ.
+        factors: At every position the scale of each rank; None where all are 0 or 1.
+        off: Where that is 0: what an adapter makes there is set to 0, not multiplied by it.
+    """
+
+    down: Float[Tensor, "inputs R"]
+    up: Float[Tensor, "R outputs"]
+    factors: Float[Tensor, "n R"] | None
+    off: Bool[Tensor, "n R"]
+
+
+@dataclass(frozen=True)
 class _Kept:
-    """The stacks of one layer, and what they were made of."""
+    """The stacks of one layer, and what they were made of.
+
+    `whole` is the stack of all adapters that some term runs, where there are several terms and all
+    weights are finite: then a position at which one is off can be given 0 for it.
+    """
 
     parts: tuple[Tensor, ...]
     stamps: list[tuple[int, int]]
     asked: tuple
     stacks: tuple[Stack, ...]
+    whole: Stack | None
 
 
 class KeptStacks:
@@ -44,6 +68,7 @@ class KeptStacks:
 
     def __init__(self) -> None:
         self._layers: dict[object, _Kept] = {}
+        self._gates: dict[tuple, tuple[Sequence[Term], Tensor | None, Tensor]] = {}
         self._room = KEPT_BYTES
 
     def of(
@@ -53,8 +78,9 @@ class KeptStacks:
         ups: Sequence[Float[Tensor, "outputs _"]],
         scalings: Sequence[float],
         terms: Sequence[Term],
-    ) -> tuple[Stack, ...] | None:
-        """The stack of every term, for `kept_linear`.
+        positions: int,
+    ) -> tuple[Stack, ...] | Together | None:
+        """The stack of every term, or one for all, for `kept_linear`.
 
         Args:
             layer: Whose they are; one and the same object at every call.
@@ -62,6 +88,7 @@ class KeptStacks:
             ups: See there.
             scalings: See there.
             terms: See there.
+            positions: Of the batch, flattened.
 
         Returns:
             None where `routed_linear` is to compute it: under autocast, in a compiled model, on
@@ -72,6 +99,24 @@ class KeptStacks:
             return None
         if torch.is_autocast_enabled(parts[0].device.type):
             return None
+        kept = self._stacks(layer, parts, scalings, terms)
+        if kept.whole is None or positions > TOGETHER:
+            return kept.stacks
+        ranks = tuple(len(down) for down in downs)
+        # Every layer with these ranks has the same gates; the terms are kept, and so their id.
+        key = (id(terms), ranks, positions)
+        if key not in self._gates:
+            self._gates[key] = (terms, *_gates(terms, ranks, positions, kept.whole[0]))
+        _, factors, off = self._gates[key]
+        return Together(*kept.whole, factors, off)
+
+    def _stacks(
+        self,
+        layer: object,
+        parts: tuple[Tensor, ...],
+        scalings: Sequence[float],
+        terms: Sequence[Term],
+    ) -> _Kept:
         kept = self._layers.get(layer)
         stamps = [(part._version, part.data_ptr()) for part in parts]
         asked = (tuple(scalings), [(term.adapters, term.scales) for term in terms])
@@ -82,15 +127,16 @@ class KeptStacks:
             and kept.stamps == stamps
             and kept.asked == asked
         ):
-            return kept.stacks
+            return kept
         if kept is not None:
             self._room += _size(self._layers.pop(layer))
+        downs, ups = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         stacks = tuple(_stack(term, downs, ups, scalings) for term in terms)
-        made = _Kept(parts, stamps, asked, stacks)
+        made = _Kept(parts, stamps, asked, stacks, _whole(terms, downs, ups, scalings))
         if (size := _size(made)) <= self._room:
             self._room -= size
             self._layers[layer] = made
-        return stacks
+        return made
 
 
 def kept_linear(
@@ -98,7 +144,7 @@ def kept_linear(
     base: tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]
     | Float[Tensor, "*batch outputs"],
     terms: Sequence[Term],
-    stacks: Sequence[Stack],
+    stacks: Sequence[Stack] | Together,
 ) -> Float[Tensor, "*batch outputs"]:
     """`routed_linear` without gradients and autocast: the same products, in the same order.
 
@@ -109,7 +155,8 @@ def kept_linear(
         x: As for `routed_linear`.
         base: See there.
         terms: See there; their rows are None or slices, as those of an ablation.
-        stacks: Of the terms, from `KeptStacks`.
+        stacks: Of the terms, from `KeptStacks`. Where it is one for all, what the groups do not run
+            is computed and set to 0: few more products of few rows cost less than more calls.
     """
     x2 = x.reshape(-1, x.shape[-1])
     if isinstance(base, tuple):
@@ -119,15 +166,21 @@ def kept_linear(
     else:
         y = base.reshape(-1, base.shape[-1]).clone()  # somebody else may have seen it
     result_dtype = y.dtype
-    if stacks:
-        dtype = stacks[0][0].dtype
+    if isinstance(stacks, Together) or stacks:
+        dtype = (stacks.down if isinstance(stacks, Together) else stacks[0][0]).dtype
         x2 = x2 if x2.dtype == dtype else x2.to(dtype)
         y = y if y.dtype == dtype else y.to(dtype)
-    for term, (down, up) in zip(terms, stacks, strict=True):
-        if term.rows is None:
-            y.addmm_(torch.mm(x2, down), up)
-        else:
-            y[term.rows].addmm_(torch.mm(x2[term.rows], down), up)
+    if isinstance(stacks, Together):
+        h = torch.mm(x2, stacks.down)
+        if stacks.factors is not None:
+            h.mul_(stacks.factors)
+        y.addmm_(h.masked_fill_(stacks.off, 0.0), stacks.up)
+    else:
+        for term, (down, up) in zip(terms, stacks, strict=True):
+            if term.rows is None:
+                y.addmm_(torch.mm(x2, down), up)
+            else:
+                y[term.rows].addmm_(torch.mm(x2[term.rows], down), up)
     y = y if y.dtype == result_dtype else y.to(result_dtype)
     return y.view(*x.shape[:-1], y.shape[-1])
 
@@ -139,6 +192,33 @@ def _stack(
     return down.t(), up.t()
 
 
+def _whole(
+    terms: Sequence[Term], downs: Sequence[Tensor], ups: Sequence[Tensor], scalings: Sequence[float]
+) -> Stack | None:
+    on = tuple(sorted({k for term in terms for k in term.adapters}))
+    if len(terms) < 2 or any(not isinstance(term.rows, slice) for term in terms):
+        return None
+    one = (1.0,) * len(on)
+    found = _stack(Term(on, None, one, one, (True,) * len(on)), downs, ups, scalings)
+    return found if all(bool(part.isfinite().all()) for part in found) else None
+
+
+def _gates(
+    terms: Sequence[Term], ranks: Sequence[int], positions: int, like: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Factors (None where all are 0 or 1) and where they are 0: per position and rank."""
+    columns, end = {}, 0
+    for k in sorted({k for term in terms for k in term.adapters}):
+        columns[k] = slice(end, end := end + ranks[k])
+    factors = torch.zeros(positions, end, dtype=like.dtype)
+    for term in terms:
+        assert isinstance(term.rows, slice)
+        for k, scale in zip(term.adapters, term.scales, strict=True):
+            factors[term.rows, columns[k]] = scale
+    plain = bool(((factors == 0) | (factors == 1)).all())
+    return None if plain else factors.to(like.device), (factors == 0).to(like.device)
+
+
 def _is_watched(part: Tensor) -> bool:
     return type(part) in _PLAIN_TENSORS and not part.is_inference()
 
@@ -148,7 +228,7 @@ def _size(kept: _Kept) -> int:
     own = {part.data_ptr() for part in kept.parts}
     return sum(
         tensor.numel() * tensor.element_size()
-        for stack in kept.stacks
+        for stack in (*kept.stacks, *(() if kept.whole is None else (kept.whole,)))
         for tensor in stack
         if tensor.data_ptr() not in own
     )

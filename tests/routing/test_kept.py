@@ -32,6 +32,12 @@ def made_anew(model: PeftModel) -> Tensor:
         return run(model)
 
 
+@pytest.fixture(autouse=True)
+def group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all groups together no bit is promised; see `test_together`."""
+    monkeypatch.setattr(kept, "TOGETHER", 0)
+
+
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for every stack that a scope made to keep."""
@@ -59,7 +65,7 @@ def test_kept_weights_change_no_bit_and_are_made_once(dtype, base, made):
         assert torch.equal(run(model), wanted)
         once = len(made)
         assert torch.equal(run(model), wanted)
-    assert len(made) == once == 5 * len(lora_layers(model))  # `base` needs none
+    assert len(made) == once == 6 * len(lora_layers(model))  # `base` needs none, all have one
 
 
 def test_float32_adapters_on_a_bfloat16_base_are_kept_without_changing_a_bit():
