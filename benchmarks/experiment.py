@@ -34,7 +34,7 @@ from gradroute.data.batches import collate
 from gradroute.demo import CELLS
 from gradroute.files import read_json, write_json, write_text
 from gradroute.folders import RunFolder
-from gradroute.measure import evaluate_run
+from gradroute.measure import evaluate_run, ground
 from gradroute.model import Base, load_base_of
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.report.comparison import compare
@@ -76,6 +76,7 @@ def theirs(config: RunConfig, root: Path) -> None:
     text = dump_config(config)
     folder = RunFolder(root / config.run_name)
     write_text(folder.config, text)
+    write_json(folder.manifest, ground(prepared, base))
     step, table = config.train.max_steps, prepared.policy.to_dict()
     save_checkpoint(
         folder.checkpoints, step, route_adapters(model), {}, config_text=text, policy=table

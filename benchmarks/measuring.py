@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -245,15 +246,14 @@ def in_processes(
     """
 
     def run(name: str) -> tuple[float, float]:
-        before, wall = os.times(), time.perf_counter()
+        before, wall = _of_children(), time.perf_counter()
         done = subprocess.run(
             [sys.executable, *commands[name]], capture_output=True, text=True, check=False
         )
-        wall, after = time.perf_counter() - wall, os.times()
+        wall = time.perf_counter() - wall
         if done.returncode != expect.get(name, 0):
             raise SystemExit(f"error: {name} ended with {done.returncode}: {done.stderr[-500:]}")
-        used = after.children_user + after.children_system
-        return used - before.children_user - before.children_system, wall
+        return _of_children() - before, wall
 
     draw = random.Random(f"order {seed}")
     times = {name: Seconds([], []) for name in commands}
@@ -265,3 +265,9 @@ def in_processes(
             times[name].clock.append(clock)
             times[name].wall.append(wall)
     return times
+
+
+def _of_children() -> float:
+    """CPU seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -15,6 +15,7 @@ from pathlib import Path
 import measuring
 
 NOTHING = "python, nothing else"
+LIBRARIES = "import of torch, transformers, peft"
 MAIN = "import sys; from gradroute.cli import main; sys.exit(main(sys.argv[1:]))"
 COUNT = "\nimport sys, atexit; atexit.register(lambda: print(len(sys.modules), file=sys.stderr))\n"
 REFUSED = 2  # exit code of a configuration that cannot be used
@@ -31,7 +32,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "gradroute validate, a wrong key": ["-c", MAIN, "validate", str(wrong)],
         "import of report": ["-c", "import gradroute.report.publish"],
         "import of train": ["-c", "import gradroute.run"],
-        "import of torch, transformers, peft": ["-c", "import torch, transformers, peft"],
+        LIBRARIES: ["-c", "import torch, transformers, peft"],
         "import of transformers' Trainer": ["-c", "from transformers import Trainer"],
     }
 
@@ -52,7 +53,7 @@ def measure(rounds: int, seed: int) -> dict:
         refused: Mapping[str, int] = {name: REFUSED for name in asked if "wrong" in name}
         times = measuring.in_processes(asked, rounds, seed, refused)
         loaded = {name: modules(arguments) for name, arguments in asked.items()}
-    return measuring.table("start-up", times, NOTHING, seed=seed, modules=loaded)
+    return measuring.table("start-up", times, LIBRARIES, seed=seed, modules=loaded)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
