@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         tables = [
             tokens((1, 4, 16), asked.rounds, asked.seed),
-            adapters("anchored", 2 * asked.rounds, asked.seed),
-            adapters("freeze", 2 * asked.rounds, asked.seed),
+            adapters("anchored", asked.rounds, asked.seed),
+            adapters("freeze", asked.rounds, asked.seed),
             *layers(asked.rounds, asked.seed),
         ]
     name = "scaling_long" if found.long else "scaling"

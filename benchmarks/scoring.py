@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py
 
-32 examples of 128 tokens, adapters on the last half of the layers (gradroute's default) or on all.
+16 examples of 128 tokens, adapters on the last half of the layers (gradroute's default) or on all.
 That the losses agree is checked.
 """
 
@@ -46,7 +46,7 @@ def by_peft(model: PeftModel, rows: Sequence[TokenizedExample]) -> list[list[flo
 
 def measure(size: str, layers: str, rounds: int, seed: int) -> dict:
     """The table of one size, with adapters on these layers."""
-    of = shapes.shape(f"{size}-32x128")
+    of = shapes.shape(f"{size}-16x128")
     base = shapes.base(of.size)
     rows = shapes.rows(of, [0], seed)
     which = shapes.half(base) if layers == "last-half" else None
@@ -66,7 +66,7 @@ def measure(size: str, layers: str, rounds: int, seed: int) -> dict:
     apart = float(((one - other).abs() / other.abs()).max())
     variants = {PEFT: lambda: by_peft(theirs, rows), OURS: ours}
     times = measuring.interleaved(variants, rounds, seed, warm=1)
-    title = f"{size}, 3 modes, 32 examples of 128 tokens, adapters on {layers}"
+    title = f"{size}, 3 modes, 16 examples of 128 tokens, adapters on {layers}"
     return measuring.table(title, times, PEFT, seed=seed, same_losses=apart <= AGREE)
 
 
