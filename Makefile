@@ -22,10 +22,10 @@ comma := ,
 DONE := $(VENV)/.set-up
 STAMP := $(DONE)$(if $(EXTRAS)$(TORCH_BACKEND),-with-$(subst $(comma),+,$(EXTRAS))-$(TORCH_BACKEND))
 
-.PHONY: help setup demo test check torture reference lock base clean
+.PHONY: help setup demo test check torture bench bench-long bench-gpu reference lock base clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@awk '/^#   [A-Z]/ { sub(/^# */, ""); print }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install gradroute with everything that it needs
@@ -45,6 +45,15 @@ check: $(STAMP) ## format, lint, types and import order, without changing a file
 
 torture: $(STAMP) ## kill, fill, damage, fuzz: the long form of tests/torture (ARGS='kills damage')
 	$(BIN)/python -m torture $(ARGS)
+
+bench: $(STAMP) ## what gradroute costs against the other ways, on a CPU; under half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-long: $(STAMP) ## steps of 64k tokens, and the whole experiment against the usual way
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py --long $(ARGS)
+
+bench-gpu: $(STAMP) ## the training step on a GPU; without one, a line that says so
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu.py $(ARGS)
 
 reference: $(STAMP) ## make docs/reference/ again from docstrings, schema and parser
 	$(BIN)/python tools/make_reference.py

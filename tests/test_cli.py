@@ -374,21 +374,6 @@ def test_ctrl_c_saves_and_the_same_command_ends_where_an_uninterrupted_run_does(
         assert cut.read_bytes() == uncut.read_bytes()
 
 
-def test_help_and_schema_answer_without_torch():
-    script = (
-        "import sys; from gradroute.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'peft', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
-    )
-    for arguments in (["--help"], ["eval", "--help"], ["schema"], ["--version"]):
-        told = subprocess.run(
-            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
-        )
-        assert told.returncode == 0, told.stderr
-
-
 def test_output_cut_by_the_reader_is_no_traceback(trained):
     shell = f"{sys.executable} -m gradroute schema | head -n 1"
     told = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from report.fabricated import REFERENCE, write_run
+
 HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "matplotlib")
 
 
@@ -46,3 +48,40 @@ def test_reading_a_configuration_loads_nothing_heavy() -> None:
         "schema()"
     )
     assert loaded_by(statement).isdisjoint(HEAVY)
+
+
+def test_only_training_loads_torch_and_nothing_loads_a_trainer_of_others(tmp_path) -> None:
+    """One process does what needs no torch, and then imports what `train` does."""
+    for name in ("baseline", "0.1_0.5"):
+        write_run(tmp_path / "runs" / name, REFERENCE[name])
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("run_name: a\ntrian: {max_steps: 3}\n", encoding="utf-8")
+    asked = [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["eval", "--help"], 0),
+        (["schema"], 0),
+        (["validate", str(wrong)], 2),
+        (["report", "--runs", str(tmp_path / "runs"), "baseline", "0.1_0.5"], 0),
+    ]
+    statement = f"""
+import contextlib, io, sys
+from gradroute.cli import main
+for arguments, expected in {asked!r}:
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+    assert (code or 0) == expected, (arguments, code)
+    heavy = {{"torch", "transformers", "peft", "accelerate"}} & set(sys.modules)
+    if arguments[0] != "report":  # which draws
+        heavy |= {{"matplotlib"}} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+import gradroute.run, gradroute.verbs.training
+print()
+"""
+    loaded = loaded_by(statement)
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"trl", "transformers.trainer"})
+    assert (tmp_path / "runs" / "report.html").is_file()

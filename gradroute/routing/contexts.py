@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.hosting import Hosted, adapter_weights, hosted
+from gradroute.routing.hosting import Hosted, adapter_weights, hosted, outer_modules
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.routing.scopes import AblatedScope, CapturingCheckpoint, RoutedScope, Scope
 
@@ -122,7 +122,7 @@ def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
 
 @contextmanager
 def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
-    for module in model.modules():
+    for _, module in outer_modules(model):
         checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)
         if checkpoint is not None and not isinstance(checkpoint, CapturingCheckpoint):
             setattr(module, _CHECKPOINT_FUNCTION, CapturingCheckpoint(checkpoint, own.state))

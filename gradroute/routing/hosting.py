@@ -12,7 +12,7 @@ Both change an object's class in place and add no parameter, so names, saving, l
 and deleting stay PEFT's. docs/design/001-hosting-on-peft.md compares the alternatives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,8 +205,26 @@ def host(model: nn.Module, adapters: Sequence[str]) -> None:
 def lora_layers(model: nn.Module) -> dict[str, lora.LoraLayer]:
     """The LoRA layers of a model by their path in it, in order."""
     return {
-        path: module for path, module in model.named_modules() if isinstance(module, lora.LoraLayer)
+        path: module for path, module in outer_modules(model) if isinstance(module, lora.LoraLayer)
     }
+
+
+def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by its path, in order and once, but for what LoRA layers are made of.
+
+    They are nine tenths of an adapted model, and it is walked through in every step.
+    """
+    seen: set[nn.Module] = set()
+
+    def walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        seen.add(module)
+        yield path, module
+        if not isinstance(module, lora.LoraLayer):
+            for name, child in module.named_children():
+                if child not in seen:
+                    yield from walk(f"{path}.{name}" if path else name, child)
+
+    return walk("", model)
 
 
 def adapter_weights(

@@ -1,0 +1,131 @@
+"""Completions under three ablation modes: one batched generation against PEFT's `generate` calls.
+
+    python benchmarks/evaluation.py
+
+16 prompts, 64 new tokens, greedy, no end token, so that every way writes the same number of tokens;
+that they are the same tokens is checked. A curve of 11 scales writes 16 new tokens.
+"""
+
+import random
+from collections.abc import Sequence
+
+import measuring
+import shapes
+import torch
+from measuring import Bound
+from peft import PeftModel
+from peft.tuners import lora
+from transformers import LlamaForCausalLM
+
+from gradroute.evaluate.generation import Prompt, generate_modes
+from gradroute.routing.adapters import route_adapters
+from gradroute.routing.policy import AblationMode
+
+PEFT = "PEFT, a generate call per mode"
+OURS = "gradroute, all modes at once"
+ALONE = "gradroute, a mode at a time"
+PROMPTS, WORDS = 16, 32
+BOUNDS = {"2M": [Bound(OURS, PEFT, 0.40)], "15M": [Bound(OURS, PEFT, 0.65)]}
+ROWS = 256  # as many rows at once as the configuration allows by itself
+Scales = dict[str, float]
+
+
+def trained(base: LlamaForCausalLM, seed: int) -> tuple[PeftModel, PeftModel]:
+    """The same two adapters with weights that matter, as PEFT's model and as a routed one."""
+    pair = []
+    for _ in range(2):
+        model = shapes.peft_model(base, {"good": shapes.RANK, "bad": shapes.RANK})
+        shapes.fill(model, seed)
+        pair.append(model.eval())
+    return pair[0], route_adapters(pair[1])
+
+
+def by_peft(model: PeftModel, prompts: torch.Tensor, modes: Sequence[Scales], new: int):
+    """New tokens under each mode, one after another, with PEFT's own means."""
+    layers = [module for module in model.modules() if isinstance(module, lora.LoraLayer)]
+    found = []
+    for scales in modes:
+        model.base_model.set_adapter([name for name, scale in scales.items() if scale])
+        for name, scale in scales.items():
+            for layer in layers:
+                layer.set_scale(name, scale)
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=prompts,
+                attention_mask=torch.ones_like(prompts),
+                max_new_tokens=new,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        found.append(output[:, prompts.shape[1] :].tolist())
+    return found
+
+
+def measure(size: str, modes: dict[str, Scales], new: int, rounds: int, seed: int, alone: bool):
+    """The table of one size."""
+    size_of = shapes.SIZES[size]
+    base = shapes.base(size_of)
+    base.generation_config.eos_token_id = None
+    theirs, model = trained(base, seed)
+    tokenizer = shapes.tokenizer(size_of)
+    draw = random.Random(seed)
+    ids = [[draw.randrange(3, size_of.vocabulary) for _ in range(WORDS)] for _ in range(PROMPTS)]
+    prompts = [Prompt(str(at), tokenizer.decode(row)) for at, row in enumerate(ids)]
+    asked = [AblationMode(name, scales) for name, scales in modes.items()]
+
+    def ours(some: Sequence[AblationMode]) -> dict[str, list[list[int]]]:
+        written = generate_modes(
+            model,
+            tokenizer,
+            prompts,
+            some,
+            max_new_tokens=new,
+            temperature=0.0,
+            top_p=1.0,
+            seed=seed,
+            rows_per_batch=ROWS,
+        )
+        return {
+            name: [tokenizer.encode(one.text, add_special_tokens=False) for one in completions]
+            for name, completions in written.items()
+        }
+
+    def reference() -> list[list[list[int]]]:
+        return by_peft(theirs, torch.tensor(ids), list(modes.values()), new)
+
+    same = list(ours(asked).values()) == reference()
+    variants = {PEFT: reference, OURS: lambda: ours(asked)}
+    if alone:
+        variants[ALONE] = lambda: [ours([mode]) for mode in asked]
+    times = measuring.interleaved(variants, rounds, seed, warm=1)
+    title = f"{size}, {len(modes)} modes, {PROMPTS} prompts, {new} new tokens"
+    bounds = BOUNDS.get(size, ()) if len(modes) == 3 else ()
+    return measuring.table(title, times, PEFT, seed=seed, bounds=bounds, same_tokens=same)
+
+
+MODES: dict[str, Scales] = {
+    "full": {"good": 1.0, "bad": 1.0},
+    "bad_ablated": {"good": 1.0, "bad": 0.0},
+    "good_ablated": {"good": 0.0, "bad": 1.0},
+}
+CURVE: dict[str, Scales] = {f"bad_{tenth}": {"good": 1.0, "bad": tenth / 10} for tenth in range(11)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the sizes that are asked for, and a curve of scales."""
+    asked = measuring.options(__doc__, argv, sizes=("2M", "15M"))
+    measuring.one_thread()
+    load = measuring.load_average()
+    tables = [
+        measure(size, MODES, 64, asked.rounds, asked.seed, alone=size == "2M")
+        for size in asked.sizes
+    ]
+    if "2M" in asked.sizes:
+        tables.append(measure("2M", CURVE, 16, asked.rounds, asked.seed, alone=False))
+    question = "What do completions under several ablation modes cost?"
+    measuring.write("evaluation", question, tables, asked, load)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Peak memory of a training step, each in a process of its own.
+
+    python benchmarks/memory.py
+
+The peak of the resident set during a step over what was resident before it, after a first step and
+with free memory handed back (Linux). Processes are forked after the imports, with the base made.
+"""
+
+import ctypes
+import gc
+import multiprocessing
+import random
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import measuring
+import shapes
+import steps
+from measuring import Bound, Seconds
+from training_step import OURS, PLAIN, TWO, WAYS
+from transformers import LlamaForCausalLM
+
+from gradroute.data.batches import Batch
+
+BOUNDS = {
+    "15M-8x128": [Bound(OURS, PLAIN, 0.75)],
+    "15M-262k-4x128": [Bound(OURS, PLAIN, 0.5)],
+}
+
+
+def resident(key: str) -> int:
+    """A line of this process's status, in KiB: VmRSS is resident now, VmHWM was at most."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
+
+
+def peak(way: str, base: LlamaForCausalLM, batch: Batch, told: Connection) -> None:
+    """Tell what the second step takes over what is resident before it, in MiB."""
+    step = WAYS[way](base, batch)
+    step()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    idle = resident("VmRSS")
+    step()
+    told.send((resident("VmHWM") - idle) / 1024)
+
+
+def measure(name: str, rounds: int, seed: int) -> dict:
+    """The table of one shape."""
+    of = shapes.shape(name)
+    base = shapes.base(of.size)
+    batch = shapes.batch(of, steps.label_ids("anchored"), seed)
+    draw = random.Random(seed)
+    context = multiprocessing.get_context("fork")
+    found: dict[str, list[float]] = {PLAIN: [], TWO: [], OURS: []}
+    for _ in range(rounds):
+        for way in draw.sample(list(found), len(found)):
+            here, there = context.Pipe()
+            process = context.Process(target=peak, args=(way, base, batch, there))
+            process.start()
+            there.close()
+            found[way].append(here.recv())
+            process.join()
+    sizes = {way: Seconds(mib, mib) for way, mib in found.items()}
+    return measuring.table(
+        name, sizes, PLAIN, seed=seed, bounds=BOUNDS.get(name, ()), unit="MiB", scale=1.0
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the shapes that are asked for."""
+    asked = measuring.options(__doc__, argv, shapes=tuple(BOUNDS))
+    measuring.one_thread()
+    load = measuring.load_average()
+    tables = [measure(name, asked.rounds, asked.seed) for name in asked.shapes]
+    question = "How much memory does a training step take, beside the model?"
+    measuring.write("memory", question, tables, asked, load)
+
+
+if __name__ == "__main__":
+    main()
