@@ -20,6 +20,8 @@ def routed(
     model: nn.Module,
     policy: RoutingPolicy,
     labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
+    *,
+    finite: bool = False,
 ) -> Iterator[RoutedScope]:
     """Route the gradients of the batches that run inside, forward and backward.
 
@@ -34,6 +36,9 @@ def routed(
         labels: One label per example: names, or ids (positions in `policy.labels`) [b]. Or ids
             per position [b t]: position t carries the label of the target that it predicts, which
             is the token after it.
+        finite: You see to it that all adapter weights are finite, as `train_step` does. Then an
+            adapter may be computed where the table ablates it, and set to 0 there, which is
+            faster; without this it is not computed there, and reaches nothing whatever it holds.
 
     Yields:
         The scope. Its `ran` says, after a forward pass, which routes the layers were given.
@@ -50,7 +55,7 @@ def routed(
             f"the routing table {policy.name!r} is for the adapters {', '.join(policy.adapters)}, "
             f"the model has {', '.join(own.adapters)}; the table needs exactly those."
         )
-    scope = RoutedScope(policy, _label_ids(policy, labels))
+    scope = RoutedScope(policy, _label_ids(policy, labels), finite)
     learning = policy.updated_by(policy.labels[i] for i in scope.present)
     _check_switched_on(own, on=set(policy.adapters), learning=learning)
     with _in_force(model, own, scope):

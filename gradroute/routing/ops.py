@@ -12,8 +12,9 @@ u gates the gradient of the *weights*, not the adapter's output, so a frozen ada
 gradient to the layers below it. One forward and one backward of a mixed batch is exact.
 
 A position with f = 0 is left out of the products instead of being multiplied by 0, because
-0 * NaN is NaN: an adapter cannot reach a position that it is ablated at, whatever it holds. Gates
-of 0 on u and p, which act on activations, select with `where`.
+0 * NaN is NaN: an adapter cannot reach a position that it is ablated at, whatever it holds. (Where
+the weights are known to be finite, `Term.on` sets A x to 0 instead, which copies nothing.) Gates
+of 0 on u and p, which act on activations, select and do not multiply.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gradroute.routing.gates import Gate, gated, gated_columns, is_zero, shut_columns, some_columns
+
 Rows = slice | Tensor | None
-Gate = float | bool | Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Term:
         update: Gate on each adapter's weight gradient: one number, or a tensor [m] (bool, or
             float for weights other than 0 and 1).
         passes: Gate on the gradient through each adapter to the input: a bool, or a bool [m].
+        on: Where each adapter runs, among these positions: True, or a bool [m]. Where it does not,
+            its hidden activations are computed and set to 0, and its `update` and `passes` have
+            to be closed too. An adapter whose weights are not finite still reaches what it is off
+            at: 0 times infinity is no number.
     """
 
     adapters: tuple[int, ...]
@@ -50,6 +56,7 @@ class Term:
     scales: tuple[float, ...]
     update: tuple[Gate, ...]
     passes: tuple[Gate, ...]
+    on: tuple[bool | Tensor, ...] | None = None
 
 
 def routed_linear(
@@ -206,9 +213,9 @@ class _GatedLinear(Function):
         with _no_autocast(dy):
             dy = dy.to(dtype)
             if ctx.needs_input_grad[0]:
-                dx = _gated(dy @ weight.to(dtype), passes).to(x.dtype)
+                dx = gated(dy @ weight.to(dtype), passes).to(x.dtype)
             if ctx.needs_input_grad[1]:
-                dw = (_gated(dy, update).t() @ x.to(dtype)).to(weight.dtype)
+                dw = (gated(dy, update).t() @ x.to(dtype)).to(weight.dtype)
         return dx, dw, None, None, None
 
 
@@ -241,6 +248,8 @@ def _forward(
     for term in call.terms:
         down, up = stacked(term, downs, ups, call.scalings, call.dtype)
         h = select_rows(x2, term.rows).to(call.dtype) @ down.t()
+        if term.on is not None:
+            shut_columns(h, term.on, [downs[k].shape[0] for k in term.adapters])
         hidden.append(h)
         if term.rows is None and wide == call.dtype:
             y = y.addmm_(h, up.t()) if ours else torch.addmm(y, h, up.t())
@@ -278,12 +287,15 @@ def _backward(
         ranks = [downs[k].shape[0] for k in term.adapters]
         low_rows = select_rows(low, term.rows)
         g = low_rows @ up
+        if term.on is not None:
+            shut_columns(g, term.on, ranks)
         if dx is not None and any(gate is not False for gate in term.passes):
-            _add_product(dx, term.rows, _gated_columns(g, term.passes, ranks), down)
+            passes = [_beyond(gate, term, i) for i, gate in enumerate(term.passes)]
+            _add_product(dx, term.rows, gated_columns(g, passes, ranks), down)
         learning = [
             i
             for i, k in enumerate(term.adapters)
-            if not _is_zero(term.update[i]) and (needs[k] or needs[len(downs) + k])
+            if not is_zero(term.update[i]) and (needs[k] or needs[len(downs) + k])
         ]
         if learning:
             x_rows = select_rows(x2, term.rows).to(call.dtype)
@@ -310,18 +322,23 @@ def _accumulate(
     up_sides: tuple[Tensor, Tensor],
 ) -> None:
     """Add dA = s (u g)ᵀ x and dB = ((u h)ᵀ dy)ᵀ of one term, all its learning adapters at once."""
-    gates = [term.update[i] for i in learning]
+    gates = [_beyond(term.update[i], term, i) for i in learning]
     taken = [ranks[i] for i in learning]
     g, x = down_sides
     h, dy = up_sides
     if len(learning) < len(ranks):
-        g, h = _columns(g, ranks, learning), _columns(h, ranks, learning)
-    d_down = _gated_columns(g, gates, taken).t() @ x
-    d_up = _gated_columns(h, gates, taken).t() @ dy
+        g, h = some_columns(g, ranks, learning), some_columns(h, ranks, learning)
+    d_down = gated_columns(g, gates, taken).t() @ x
+    d_up = gated_columns(h, gates, taken).t() @ dy
     for i, a, b in zip(learning, d_down.split(taken), d_up.split(taken), strict=True):
         k = term.adapters[i]
         _add(gradients, k, a * _factor(call, term, i))
         _add(gradients, len(gradients) // 2 + k, b.t())  # h holds the factor already
+
+
+def _beyond(gate: Gate, term: Term, i: int) -> Gate:
+    """What a gate closes besides the positions at which the adapter is off."""
+    return 1.0 if term.on is not None and gate is term.on[i] else gate
 
 
 def _factor(call: _Call, term: Term, i: int) -> float:
@@ -338,38 +355,6 @@ def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None
         part.addmm_(left, right)
     else:
         part.add_(left @ right)
-
-
-def _columns(values: Tensor, ranks: Sequence[int], wanted: Sequence[int]) -> Tensor:
-    blocks = values.split(list(ranks), dim=1)
-    return blocks[wanted[0]] if len(wanted) == 1 else torch.cat([blocks[i] for i in wanted], dim=1)
-
-
-def _gated_columns(values: Tensor, gates: Sequence[Gate], ranks: Sequence[int]) -> Tensor:
-    """Gate each adapter's block of columns; the same tensor if every gate is fully open."""
-    if all(_is_one(gate) for gate in gates):
-        return values
-    blocks = values.split(list(ranks), dim=1)
-    return torch.cat([_gated(b, gate) for b, gate in zip(blocks, gates, strict=True)], dim=1)
-
-
-def _gated(values: Tensor, gate: Gate) -> Tensor:
-    """Each row of values [m, n] times its gate, where 0 gives 0 also for NaN."""
-    if not isinstance(gate, Tensor):
-        if _is_one(gate):
-            return values
-        return torch.zeros_like(values) if _is_zero(gate) else values * gate
-    if gate.dtype == torch.bool:
-        return torch.where(gate[:, None], values, 0)
-    return torch.where(gate[:, None] != 0, values * gate[:, None].to(values.dtype), 0)
-
-
-def _is_zero(gate: Gate) -> bool:
-    return not isinstance(gate, Tensor) and gate == 0
-
-
-def _is_one(gate: Gate) -> bool:
-    return not isinstance(gate, Tensor) and gate == 1
 
 
 def _add(gradients: list[Tensor | None], index: int, value: Tensor) -> None:

@@ -7,6 +7,7 @@ runs on other threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from gradroute.devices import sent
 from gradroute.errors import ConfigError
+from gradroute.routing.gates import Gate
 from gradroute.routing.kept import KeptStacks
 from gradroute.routing.lower import LowerLayers
-from gradroute.routing.ops import Gate, Rows, Term
+from gradroute.routing.ops import Rows, Term
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
 
 NO_ROUTE = (
@@ -42,9 +44,17 @@ class RoutedScope:
     Args:
         policy: The table.
         label_ids: Per example [b], or per position [b t]; on the CPU.
+        finite: All adapter weights are known to be finite, so that an adapter may be computed where
+            it is ablated, and set to 0 there.
     """
 
-    def __init__(self, policy: RoutingPolicy, label_ids: Int[Tensor, " b"] | Int[Tensor, "b t"]):
+    def __init__(
+        self,
+        policy: RoutingPolicy,
+        label_ids: Int[Tensor, " b"] | Int[Tensor, "b t"],
+        finite: bool = False,
+    ):
+        self.finite = finite
         self.policy = policy
         self.label_ids = label_ids
         self.present = label_ids.unique().tolist()
@@ -107,11 +117,42 @@ class RoutedScope:
                 always.append((index, routes))
             elif any(route.forward for route in routes):
                 partly.append((index, routes))
+        on = [self._lookup([float(r.forward) for r in own], positions) > 0 for _, own in partly]
+        # What asks for one adapter alone selects positions; see `hosting`.
+        if partly and self.finite and len(adapters) > 1:
+            return (
+                self._whole_term([*always, *partly], [None] * len(always) + on, positions, device),
+            )
         terms = [self._term(always, None, positions, device)] if always else []
-        for index, routes in partly:
-            on = self._lookup([float(route.forward) for route in routes], positions) > 0
-            terms.append(self._term([(index, routes)], on, positions, device))
+        for member, here in zip(partly, on, strict=True):
+            terms.append(self._term([member], here, positions, device))
         return tuple(terms)
+
+    def _whole_term(
+        self,
+        members: Sequence[tuple[int, Sequence[Route]]],
+        masks: Sequence[Tensor | None],
+        positions: Tensor,
+        device: torch.device,
+    ) -> Term:
+        """One term for adapters of which some are off at some positions."""
+        term = self._term(members, None, positions, device)
+        on = tuple(True if mask is None else sent(mask, device) for mask in masks)
+
+        def same(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+            """A gate that closes just what the mask does is the mask itself, and costs nothing."""
+            return tuple(
+                mask
+                if isinstance(mask, Tensor)
+                and isinstance(gate, Tensor)
+                and gate.dtype == torch.bool
+                and own is not None
+                and torch.equal(gate.cpu(), own)
+                else gate
+                for gate, mask, own in zip(gates, on, masks, strict=True)
+            )
+
+        return replace(term, update=same(term.update), passes=same(term.passes), on=on)
 
     def _term(
         self,
@@ -268,7 +309,8 @@ def _mark(gates: Float[Tensor, "n 3"], term: Term, member: int) -> None:
     """Write down, in place, what a term does to one of its adapters at its positions."""
     rows = slice(None) if term.rows is None else term.rows
     rows = rows.cpu() if isinstance(rows, Tensor) else rows
-    columns: tuple[Gate, ...] = (1.0, term.update[member], term.passes[member])
+    on = True if term.on is None else term.on[member]
+    columns: tuple[Gate, ...] = (on, term.update[member], term.passes[member])
     for column, gate in enumerate(columns):
         value = gate.cpu().double() if isinstance(gate, Tensor) else float(gate)
         gates[rows, column] = value

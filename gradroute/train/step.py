@@ -245,7 +245,9 @@ def _backward(
     taken = []
     head = plain_head(model)
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
-        with routed(model, policy, batch.routing_ids) as scope, entering(model, batch.states):
+        # Weights that are not finite stop the step or the one before it: see `check_weights`.
+        inside = routed(model, policy, batch.routing_ids, finite=True)
+        with inside as scope, entering(model, batch.states):
             states = run_model(model, batch.inputs, head)
             if watch is not None:
                 watch(batch, scope)

@@ -1,0 +1,76 @@
+"""Where weights are finite, an adapter is set to 0 where it is off, with the same numbers."""
+
+import pytest
+import torch
+from routing.tiny import gradients_of, mean_loss, randomise, tiny_base, tiny_batch
+
+from gradroute.routing.adapters import AdapterSpec, attach_adapters, routed
+from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
+from gradroute.routing.scopes import RoutedScope
+
+LABELS = ["bad", "good", "unlabeled", "good", "bad", "unlabeled"]
+OWN = {
+    "bad": {"good": "detach", "bad": "update", "third": "ablate"},
+    "unlabeled": {"good": {"update": 0.25}, "bad": "ablate", "third": "detach"},
+    "good": {"good": "update", "bad": "ablate", "third": "freeze"},
+}
+TABLES = [*NAMED_POLICIES, "own"]
+
+
+def model_and_policy(table):
+    names = ("good", "bad", "third") if table == "own" else ("good", "bad")
+    model = attach_adapters(
+        tiny_base(), {name: AdapterSpec(rank=2 + i) for i, name in enumerate(names)}
+    )
+    randomise(model)
+    return model.train(), RoutingPolicy.from_value(OWN if table == "own" else table, names)
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+@pytest.mark.parametrize("table", TABLES)
+def test_setting_to_zero_gives_the_gradients_of_leaving_out(table, by_token):
+    model, policy = model_and_policy(table)
+    batch = tiny_batch()
+    labels = torch.tensor(policy.label_ids(LABELS))
+    if by_token:
+        labels = labels[:, None].repeat(1, batch.input_ids.shape[1])
+        labels[:, 3:] = labels.flip(0)[:, 3:]
+    found = []
+    for finite in (False, True):
+        with routed(model, policy, labels, finite=finite) as scope:
+            loss = mean_loss(model, batch)
+            loss.backward()
+        found.append((loss.detach(), gradients_of(model), list(scope.ran())))
+        model.zero_grad(set_to_none=True)
+    (one, left_out, ran), (other, set_to_zero, also) = found
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+    for name, gradient in left_out.items():
+        torch.testing.assert_close(set_to_zero[name], gradient, rtol=0, atol=1e-13)
+    for (name, gates), (same, others) in zip(ran, also, strict=True):
+        assert name == same and torch.equal(gates, others)
+
+
+def test_it_is_one_product_for_all_adapters_whatever_they_are_off_at():
+    _, policy = model_and_policy("own")
+    scope = RoutedScope(policy, torch.tensor(policy.label_ids(LABELS)), finite=True)
+    [term] = scope.terms(torch.Size((6, 5)), torch.device("cpu"), policy.adapters)
+    assert term.rows is None and term.adapters == (0, 1, 2)
+    good, bad, third = term.on
+    assert good is True and int(bad.sum()) == 10 and int(third.sum()) == 20
+    assert term.update[1] is bad  # closed where it is off already
+    assert scope.terms(torch.Size((6, 5)), torch.device("cpu"), ("bad",))[0].rows is not None
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_only_what_is_left_out_is_out_of_reach_of_broken_weights(finite):
+    """Why `finite` has to be true: shown for a weight that is not."""
+    model, policy = model_and_policy("anchored")
+    for name, parameter in model.named_parameters():
+        if ".bad." in name and "lora_B" in name:
+            parameter.data.fill_(float("nan"))
+    with routed(model, policy, ["good"] * 6, finite=finite):
+        loss = mean_loss(model, tiny_batch())
+    assert loss.isfinite()  # off for all examples: not computed either way
+    with routed(model, policy, ["good"] * 5 + ["bad"], finite=finite):
+        logits = model(**tiny_batch().inputs).logits
+    assert bool(logits[:5].isfinite().all()) is not finite
