@@ -66,9 +66,9 @@ def calls(monkeypatch):
         seen.update((kind, mode.name) for mode in modes)
         return complete(base, model, prompts, modes, config)
 
-    def count_losses(base, model, rows, modes, config):
+    def count_losses(base, model, rows, modes, config, states):
         seen.update(("losses", mode.name) for mode in modes)
-        return losses_of(base, model, rows, modes, config)
+        return losses_of(base, model, rows, modes, config, states)
 
     monkeypatch.setattr(measure, "complete", count_completions)
     monkeypatch.setattr(measure, "losses_of", count_losses)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from gradroute.model import embedded_model
@@ -16,7 +16,8 @@ def tiny_llama(
     *,
     spread: float = 0.02,
     dtype: torch.dtype = torch.float32,
-) -> LlamaForCausalLM:
+    scaled: bool = False,
+) -> LlamaForCausalLM | GraniteForCausalLM:
     """A Llama in evaluation mode, the same weights every time.
 
     Args:
@@ -24,8 +25,10 @@ def tiny_llama(
         positions: the longest row.
         spread: standard deviation of the initial weights.
         dtype: of the weights.
+        scaled: make it a Granite, a Llama that scales its logits, so that all of them are computed.
     """
-    config = LlamaConfig(
+    kind = GraniteConfig if scaled else LlamaConfig
+    config = kind(
         vocab_size=vocabulary,
         hidden_size=16,
         intermediate_size=24,
@@ -37,19 +40,20 @@ def tiny_llama(
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **({"logits_scaling": 2.0} if scaled else {}),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
+        model = (GraniteForCausalLM if scaled else LlamaForCausalLM)(config)
     torch.nn.Module.to(model, dtype)
     return model.eval()
 
 
-def save_base(folder: Path, vocabulary: int, positions: int) -> Path:
-    """Make `folder`, a tiny Llama with the embedded tokenizer in Hugging Face format."""
+def save_base(folder: Path, vocabulary: int, positions: int, *, scaled: bool = False) -> Path:
+    """Make `folder`, a `tiny_llama` with the embedded tokenizer in Hugging Face format."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(Path(embedded_model()) / name, folder / name)
     logging.disable_progress_bar()
-    tiny_llama(vocabulary, positions).save_pretrained(folder)
+    tiny_llama(vocabulary, positions, scaled=scaled).save_pretrained(folder)
     return folder

@@ -244,6 +244,8 @@ def _watched(model: Any, layout: Layout) -> Iterator[list[Seen]]:
     room, since, late = layout.room
 
     def reads(module: Any, args: Any, kwargs: dict[str, Tensor]) -> None:
+        if "attention_mask" not in kwargs:  # the head is tried, see `heads.plain_head`
+            return
         full = len(steps) + 1 >= since and len(read) >= late
         if full and len(kwargs["input_ids"]) > room:
             read.clear()  # the step begins anew

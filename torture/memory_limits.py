@@ -64,14 +64,14 @@ def limited(lines: Sequence[Sequence[str]], megabytes: int) -> int:
 
 
 def wide(folder: Path, long: int) -> Ground:
-    """A base of two layers of 16 numbers whose logits are large, and stories.
+    """A base of two layers of 16 numbers whose logits are large and all computed, and stories.
 
     Args:
         folder: where it is made.
         long: one of so many rows is long; the others need a quarter of its memory.
     """
     ground = Ground(folder)
-    save_base(ground.base, VOCABULARY, 128)
+    save_base(ground.base, VOCABULARY, 128, scaled=True)
     texts = [
         text if i % long == 0 else " ".join(text.split()[:8])
         for i, text in enumerate(stories("tune", 120))

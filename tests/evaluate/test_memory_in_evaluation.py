@@ -9,6 +9,7 @@ from tiny_writers import MODES, PROMPTS, ROWS, generate, losses, writer
 
 from gradroute.errors import MachineError
 from gradroute.evaluate.inference import in_pieces
+from gradroute.heads import plain_head
 
 NOTE = "memory ran out in an evaluation"
 
@@ -62,6 +63,7 @@ def test_once_fewer_rows_fit_it_stays_with_them() -> None:
 
 def test_without_memory_for_one_row_it_says_what_to_do() -> None:
     model = writer()
+    plain_head(model)  # tries the model once, on one row
     short_of(model, 0)
     with (
         pytest.warns(UserWarning, match=NOTE),
