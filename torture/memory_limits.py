@@ -30,9 +30,9 @@ VOCABULARY = 30_000
 ROWS = 8
 """In a forward pass, two of which make a step."""
 STEPS = 4
-ROOM = ((175, 230), (105, 140), (78, 88))
+ROOM = ((125, 165), (85, 108), (56, 64))
 """Megabytes that leave room for 4, 2 or 1 of 8 long rows, about."""
-TOO_LITTLE = 40
+TOO_LITTLE = 30
 LONG = (12, 1)
 """One of so many rows is long: memory runs out in some forward pass of a step, or in the first."""
 CLOSE = 1e-6
