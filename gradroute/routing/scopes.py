@@ -136,23 +136,23 @@ class RoutedScope:
         device: torch.device,
     ) -> Term:
         """One term for adapters of which some are off at some positions."""
-        term = self._term(members, None, positions, device)
-        on = tuple(True if mask is None else sent(mask, device) for mask in masks)
+        here = self._term(members, None, positions, positions.device)
+        on = [True if mask is None else sent(mask, device) for mask in masks]
 
-        def same(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+        def there(gates: Sequence[Gate]) -> tuple[Gate, ...]:
             """A gate that closes just what the mask does is the mask itself, and costs nothing."""
-            return tuple(
-                mask
-                if isinstance(mask, Tensor)
-                and isinstance(gate, Tensor)
-                and gate.dtype == torch.bool
-                and own is not None
-                and torch.equal(gate.cpu(), own)
-                else gate
-                for gate, mask, own in zip(gates, on, masks, strict=True)
-            )
+            found: list[Gate] = []
+            for gate, mask, own in zip(gates, masks, on, strict=True):
+                if not isinstance(gate, Tensor):
+                    found.append(gate)
+                elif mask is not None and gate.dtype == torch.bool and torch.equal(gate, mask):
+                    found.append(own)
+                else:
+                    found.append(_to_device(gate, device))
+            return tuple(found)
 
-        return replace(term, update=same(term.update), passes=same(term.passes), on=on)
+        update, passes = there(here.update), there(here.passes)
+        return replace(here, update=update, passes=passes, on=tuple(on))
 
     def _term(
         self,
@@ -182,9 +182,7 @@ class RoutedScope:
         if len(known) == 1:
             return known.pop()
         gate = self._lookup(values, positions)
-        if known <= {0.0, 1.0}:
-            return sent(gate > 0, device)
-        return sent(gate.float() if device.type == "mps" else gate, device)  # mps has no float64
+        return _to_device(gate > 0 if known <= {0.0, 1.0} else gate, device)
 
     def _lookup(self, values: Sequence[float], positions: Tensor) -> Float[Tensor, " n"]:
         """The value of each position's label; values are in the order of `present`."""
@@ -295,6 +293,12 @@ class CapturingCheckpoint:
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         """Checkpoint the function with the scope that is in force now."""
         return self.checkpoint(partial(self.state.run, self.state.scope, function), *args)
+
+
+def _to_device(gate: Tensor, device: torch.device) -> Tensor:
+    """A gate on a device; mps has no float64."""
+    narrow = device.type == "mps" and gate.dtype == torch.float64
+    return sent(gate.float() if narrow else gate, device)
 
 
 def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tuple[Term, ...]:
