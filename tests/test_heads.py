@@ -1,5 +1,7 @@
 """Losses of target tokens are those of all logits, without the logits of all positions."""
 
+from typing import Any
+
 import pytest
 import torch
 from routing.tiny import randomise, tiny_batch
@@ -13,7 +15,7 @@ from gradroute.heads import plain_head, run_model, summed_losses, token_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
 from gradroute.routing.policy import RoutingPolicy
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -150,6 +152,7 @@ def test_a_model_that_caps_or_scales_its_logits_keeps_its_own_way():
 def test_a_head_that_somebody_watches_or_trains_is_called_as_it_is():
     model = with_adapters(tiny_family("llama"))
     head = plain_head(model)
+    assert head is not None
     seen = []
     hook = head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     assert plain_head(model) is None
@@ -164,7 +167,7 @@ def test_a_head_that_somebody_watches_or_trains_is_called_as_it_is():
 
 def test_trying_the_head_leaves_model_and_noise_as_they_were():
     model = with_adapters(tiny_family("llama"))
-    model.base_model.model.model.layers[0].eval()
+    model.get_submodule("base_model.model.model.layers.0").eval()
     modes = [module.training for module in model.modules()]
     noise = torch.random.get_rng_state()
     head = plain_head(model)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -16,8 +17,7 @@ def tiny_llama(
     *,
     spread: float = 0.02,
     dtype: torch.dtype = torch.float32,
-    scaled: bool = False,
-) -> LlamaForCausalLM | GraniteForCausalLM:
+) -> LlamaForCausalLM:
     """A Llama in evaluation mode, the same weights every time.
 
     Args:
@@ -25,35 +25,51 @@ def tiny_llama(
         positions: the longest row.
         spread: standard deviation of the initial weights.
         dtype: of the weights.
-        scaled: make it a Granite, a Llama that scales its logits, so that all of them are computed.
     """
-    kind = GraniteConfig if scaled else LlamaConfig
-    config = kind(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=positions,
-        initializer_range=spread,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **({"logits_scaling": 2.0} if scaled else {}),
-    )
+    config = LlamaConfig(**_small(vocabulary, positions), initializer_range=spread)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = (GraniteForCausalLM if scaled else LlamaForCausalLM)(config)
+        model = LlamaForCausalLM(config)
     torch.nn.Module.to(model, dtype)
     return model.eval()
 
 
+def tiny_granite(vocabulary: int, positions: int) -> GraniteForCausalLM:
+    """A Llama that scales its logits, so that a step computes all of them; arguments as above."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GraniteConfig(**_small(vocabulary, positions), logits_scaling=2.0)
+        return GraniteForCausalLM(config).eval()
+
+
 def save_base(folder: Path, vocabulary: int, positions: int, *, scaled: bool = False) -> Path:
-    """Make `folder`, a `tiny_llama` with the embedded tokenizer in Hugging Face format."""
+    """Make `folder`, a tiny base with the embedded tokenizer in Hugging Face format.
+
+    Args:
+        folder: where it is made.
+        vocabulary: tokens.
+        positions: the longest row.
+        scaled: make it a `tiny_granite` rather than a `tiny_llama`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(Path(embedded_model()) / name, folder / name)
     logging.disable_progress_bar()
-    tiny_llama(vocabulary, positions, scaled=scaled).save_pretrained(folder)
+    make = tiny_granite if scaled else tiny_llama
+    make(vocabulary, positions).save_pretrained(folder)
     return folder
+
+
+def _small(vocabulary: int, positions: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": positions,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }

@@ -55,8 +55,11 @@ def test_it_is_one_product_for_all_adapters_whatever_they_are_off_at():
     scope = RoutedScope(policy, torch.tensor(policy.label_ids(LABELS)), finite=True)
     [term] = scope.terms(torch.Size((6, 5)), torch.device("cpu"), policy.adapters)
     assert term.rows is None and term.adapters == (0, 1, 2)
+    assert term.on is not None
     good, bad, third = term.on
-    assert good is True and int(bad.sum()) == 10 and int(third.sum()) == 20
+    assert good is True
+    assert isinstance(bad, torch.Tensor) and int(bad.sum()) == 10
+    assert isinstance(third, torch.Tensor) and int(third.sum()) == 20
     assert term.update[1] is bad  # closed where it is off already
     assert scope.terms(torch.Size((6, 5)), torch.device("cpu"), ("bad",))[0].rows is not None
 

@@ -6,7 +6,7 @@ from routing.tiny import gradients_of, mean_loss, tiny_batch, tiny_routed
 
 from gradroute.config import load_config
 from gradroute.routing.adapters import low_rank_products, routed
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.hosting import adapter_weights, lora_layers
 from gradroute.routing.policy import RoutingPolicy
 
 POLICY = RoutingPolicy.from_value("anchored", ("good", "bad"))
@@ -56,8 +56,8 @@ def test_the_base_is_not_rounded_and_what_an_example_may_not_change_stays_exactl
         mean_loss(model, tiny_batch()).backward()
     assert not any(bool(g.any()) for n, g in gradients_of(model).items() if ".good." in n)
     for layer in lora_layers(model).values():
-        for part in layer.lora_B.values():
-            part.weight.data.zero_()
+        for name in layer.lora_B:
+            adapter_weights(layer, name)[1].data.zero_()
     with routed(model, frozen, ["bad"] * 6):
         plain = model(**tiny_batch().inputs)
     with low_rank_products(model, torch.bfloat16), routed(model, frozen, ["bad"] * 6):
