@@ -30,6 +30,10 @@ LOGITS_AT_ONCE = 2**22
 """Logits that are computed together without a second thought: 16 MiB in float32."""
 CHUNK = 2**24
 """Logits of one chunk where there are more than that: 64 MiB in float32."""
+IN_CACHE = 2**20
+"""Logits of one chunk on a CPU where no gradient is wanted: 4 MiB, which its cache holds."""
+LEAST = 64
+"""Tokens of such a chunk, at least: products of fewer rows are slow."""
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 _returned: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -112,7 +116,8 @@ def token_losses(
     chosen = states.index_select(0, positions)
     if head is None:
         return _losses(chosen, tokens)
-    rows = max(1, CHUNK // len(head.weight))
+    logits = IN_CACHE if states.device.type == "cpu" else CHUNK
+    rows = max(LEAST, logits // len(head.weight))
     parts = zip(chosen.split(rows), tokens.split(rows), strict=True)
     return torch.cat([_losses(F.linear(c, head.weight, head.bias), t) for c, t in parts])
 

@@ -197,7 +197,8 @@ def test_a_bfloat16_model_has_its_losses_in_float32(monkeypatch):
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_losses_of_tokens_are_those_of_all_logits_whatever_the_chunk(family, monkeypatch):
-    monkeypatch.setattr(heads, "CHUNK", 5 * VOCABULARY)
+    monkeypatch.setattr(heads, "LEAST", 5)
+    monkeypatch.setattr(heads, "IN_CACHE", 1)
     model = with_adapters(tiny_family(family))
     head = plain_head(model)
     positions, tokens, sizes, *_ = targets_of(BATCH)

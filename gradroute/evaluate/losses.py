@@ -1,5 +1,6 @@
 """Teacher-forced loss of held-out examples under several ablation modes."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from gradroute.routing.reusing import entering, lower_layers
 
 LOGITS_AT_ONCE = 2**27
 """Logits of one forward pass, at most, of a model whose head cannot be asked for less."""
+TOKENS_ON_CPU = 2048
+"""Tokens of one forward pass on a CPU, about: more fall out of its cache, and gain nothing."""
 
 
 class ExampleLosses(NamedTuple):
@@ -56,7 +59,8 @@ def held_out_losses(
         modes: The ablation modes, of different names.
         pad_id: Token that fills short rows; it is masked, so any token will do.
         rows_per_batch: Rows (examples times modes) that run at once, at least one example; fewer
-            where their logits would be more than `LOGITS_AT_ONCE`, or where memory runs out.
+            on a CPU (`TOKENS_ON_CPU`), where their logits would be more than `LOGITS_AT_ONCE`, or
+            where memory runs out.
         states: What leaves the lower layers for each example, where it is known, see
             `gradroute.states`.
 
@@ -98,8 +102,8 @@ def held_out_losses(
 
     head = plain_head(model)
     with inference(model) as device:
-        fitting = rows_per_batch if head is not None else _rows_at_once(model, rows)
-        in_pieces(len(rows), len(modes), min(rows_per_batch, fitting), measure)
+        fitting = min(rows_per_batch, _rows_at_once(model, rows, head, device))
+        in_pieces(len(rows), len(modes), fitting, measure)
     _check_finite(sums, rows, modes)
     return {
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
@@ -132,11 +136,20 @@ def _check_finite(
         )
 
 
-def _rows_at_once(model: PeftModel, rows: Sequence[TokenizedExample]) -> int:
+def _rows_at_once(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    head: nn.Linear | None,
+    device: torch.device,
+) -> int:
+    """Rows of the longest example that are worth running, or fit, together."""
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     longest = max((len(row.input_ids) for row in rows), default=1)
-    return LOGITS_AT_ONCE // (longest * base.config.get_text_config().vocab_size)
+    tokens = TOKENS_ON_CPU if device.type == "cpu" else sys.maxsize
+    if head is None:
+        tokens = min(tokens, LOGITS_AT_ONCE // base.config.get_text_config().vocab_size)
+    return tokens // longest
 
 
 def _row_losses(
