@@ -85,19 +85,7 @@ def held_out_losses(
             batch = batch.with_states([states[index] for index in chosen])
         elif len(together) > 1:
             batch = _through_lower_layers(model, batch, rows)
-        kept = batch.states
-        if kept is not None:
-            kept = kept.to(device).repeat(len(together), 1, 1)
-        inputs = {
-            "input_ids": batch.input_ids.repeat(len(together), 1).to(device),
-            "attention_mask": batch.attention_mask.repeat(len(together), 1).to(device),
-            "use_cache": False,
-        }
-        with ablated(model, together), entering(model, kept):
-            out = run_model(model, inputs, head)
-        targets = batch.targets.repeat(len(together), 1)
-        loss = _row_losses(out, targets, head)
-        sums[some, chosen] = loss.reshape(len(together), -1)
+        sums[some, chosen] = _losses_by_mode(model, batch, together, head)
         counts[chosen] = (batch.targets != IGNORED).sum(1)
 
     head = plain_head(model)
@@ -109,6 +97,22 @@ def held_out_losses(
         mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
         for index, mode in enumerate(modes)
     }
+
+
+def _losses_by_mode(
+    model: PeftModel, batch: Batch, modes: Sequence[AblationMode], head: nn.Linear | None
+) -> Float[Tensor, "modes rows"]:
+    """The summed loss of every row of a batch under every mode, in one forward pass."""
+    count, device, states = len(modes), model.device, batch.states
+    inputs = {
+        "input_ids": batch.input_ids.repeat(count, 1).to(device),
+        "attention_mask": batch.attention_mask.repeat(count, 1).to(device),
+        "use_cache": False,
+    }
+    kept = None if states is None else states.to(device).repeat(count, 1, 1)
+    with ablated(model, modes), entering(model, kept):
+        out = run_model(model, inputs, head)
+    return _row_losses(out, batch.targets.repeat(count, 1), head).reshape(count, -1)
 
 
 def _through_lower_layers(

@@ -8,7 +8,7 @@ adapter by itself, and to step.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -190,19 +190,23 @@ def train_step(
     check_loss(model, batches, report.loss, report.rows)
     for name, group in groups.items():
         if name in reached:
-            norm = norms[name]
-            check_gradient(model, name, norm, report.rows, policy)
-            if name in taught or norm > 0.0:
-                report.updated.add(name)
-                report.gradient_norms[name] = norm
-                if norm == 0.0:
-                    check_received(name, group["params"], report.rows, policy)
-                continue
-        for parameter in group["params"]:
-            parameter.grad = None
+            check_gradient(model, name, norms[name], report.rows, policy)
+        if name in reached and (name in taught or norms[name] > 0.0):
+            report.updated.add(name)
+            report.gradient_norms[name] = norms[name]
+            if norms[name] == 0.0:
+                check_received(name, group["params"], report.rows, policy)
+        else:
+            _skip(group)
     _act(optimizer, report.updated if check_after else ())
     optimizer.zero_grad(set_to_none=True)
     return report
+
+
+def _skip(group: dict[str, Any]) -> None:
+    """Without a gradient the optimizer passes an adapter over, moments and step count included."""
+    for parameter in group["params"]:
+        parameter.grad = None
 
 
 def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
