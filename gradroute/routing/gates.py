@@ -4,8 +4,10 @@ Where a gate is 0 the result is 0, whatever was there: 0 times NaN would be NaN.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Gate = float | bool | Tensor
@@ -18,12 +20,46 @@ def some_columns(values: Tensor, ranks: Sequence[int], wanted: Sequence[int]) ->
     return blocks[wanted[0]] if len(wanted) == 1 else torch.cat([blocks[i] for i in wanted], dim=1)
 
 
-def gated_columns(values: Tensor, gates: Sequence[Gate], ranks: Sequence[int]) -> Tensor:
-    """Gate each adapter's block of columns; the same tensor if every gate is fully open."""
+@dataclass(frozen=True)
+class ColumnGates:
+    """Gates of adapters that stand side by side: one number per position and rank.
+
+    Attributes:
+        open: Where the gate is not 0, [m, R], or [1, R] where all positions share it.
+        factors: The gate itself where some are neither 0 nor 1, else None.
+    """
+
+    open: Bool[Tensor, "_ R"]
+    factors: Float[Tensor, "_ R"] | None
+
+    def on(self, values: Float[Tensor, "m R"]) -> Float[Tensor, "m R"]:
+        """The values times their gates, where 0 gives 0 also for NaN."""
+        if self.factors is not None:
+            values = values * self.factors
+        return torch.where(self.open, values, 0)
+
+
+def column_gates(
+    gates: Sequence[Gate], ranks: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> ColumnGates | None:
+    """The gates of adapters of these ranks as one; None if every gate is fully open.
+
+    A block of columns by itself costs as much to gate as all of them at once, so this is made once
+    for all layers of a batch.
+    """
     if all(is_one(gate) for gate in gates):
-        return values
-    blocks = values.split(list(ranks), dim=1)
-    return torch.cat([gated(b, gate) for b, gate in zip(blocks, gates, strict=True)], dim=1)
+        return None
+    rows = max(len(gate) if isinstance(gate, Tensor) else 1 for gate in gates)
+    plain = True
+    factors = torch.empty(rows, sum(ranks), dtype=dtype, device=device)
+    for block, gate in zip(factors.split(list(ranks), dim=1), gates, strict=True):
+        if isinstance(gate, Tensor):
+            block.copy_(gate[:, None])
+            plain = plain and gate.dtype == torch.bool
+        else:
+            block.fill_(float(gate))
+            plain = plain and gate in (0, 1)
+    return ColumnGates(factors != 0, None if plain else factors)
 
 
 def gated(values: Tensor, gate: Gate) -> Tensor:
@@ -37,6 +73,11 @@ def gated(values: Tensor, gate: Gate) -> Tensor:
     return torch.where(gate[:, None] != 0, values * gate[:, None].to(values.dtype), 0)
 
 
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in a dtype. A call of `.to` that changes nothing is dearer than the question."""
+    return values if values.dtype == dtype else values.to(dtype)
+
+
 def is_zero(gate: Gate) -> bool:
     """Whether it is closed everywhere, as one number."""
     return not isinstance(gate, Tensor) and gate == 0
@@ -45,12 +86,3 @@ def is_zero(gate: Gate) -> bool:
 def is_one(gate: Gate) -> bool:
     """Whether it is open everywhere, as one number."""
     return not isinstance(gate, Tensor) and gate == 1
-
-
-def shut_columns(values: Tensor, gates: Sequence[bool | Tensor], ranks: Sequence[int]) -> None:
-    """In place, set each adapter's block of columns [m, r] to 0 where its mask is False."""
-    for block, gate in zip(values.split(list(ranks), dim=1), gates, strict=True):
-        if isinstance(gate, Tensor):
-            block.masked_fill_(~gate[:, None], 0.0)
-        elif not gate:
-            block.zero_()

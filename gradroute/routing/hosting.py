@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.kept import kept_linear
-from gradroute.routing.ops import Term, gated_linear, routed_linear, select_rows
+from gradroute.routing.ops import gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_terms
 from gradroute.routing.targets import is_expert, is_tied
+from gradroute.routing.terms import Term
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 
@@ -215,16 +216,19 @@ def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     They are nine tenths of an adapted model, and it is walked through in every step.
     """
     seen: set[nn.Module] = set()
-
-    def walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    ahead: list[tuple[str, nn.Module]] = [("", model)]
+    while ahead:
+        path, module = ahead.pop()
+        if module in seen:
+            continue
         seen.add(module)
         yield path, module
         if not isinstance(module, lora.LoraLayer):
-            for name, child in module.named_children():
-                if child not in seen:
-                    yield from walk(f"{path}.{name}" if path else name, child)
-
-    return walk("", model)
+            start = f"{path}." if path else ""
+            own = [
+                (start + name, part) for name, part in module._modules.items() if part is not None
+            ]
+            ahead.extend(reversed(own))
 
 
 def adapter_weights(

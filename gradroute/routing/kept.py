@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradroute.routing.ops import Term, stacked
+from gradroute.routing.gates import ColumnGates, cast
+from gradroute.routing.terms import Term, stacked
 
 KEPT_BYTES = 2**30
 """What the stacks of one scope may hold; layers beyond it stack their weights at every call."""
 TOGETHER = 256
 """Positions up to which the groups of a batch are computed together rather than one by one."""
 
-Stack = tuple[Tensor, Tensor]
-"""Of one term: (s A)ᵀ [in, R] and Bᵀ [R, out]."""
+Side = tuple[Tensor, Tensor, float]
+"""Of one term: Aᵀ [in, R], Bᵀ [R, out] and the factor of `terms.Stack`."""
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 
@@ -31,16 +32,16 @@ class Together:
     """All adapters of a layer in one product, for a batch whose groups are few positions each.
 
     Attributes:
-        down: (s A)ᵀ of every adapter that is on somewhere, side by side.
+        down: Aᵀ of every adapter that is on somewhere, side by side.
         up: Their Bᵀ.
-        factors: At every position the scale of each rank; None where all are 0 or 1.
-        off: Where that is 0: what an adapter makes there is set to 0, not multiplied by it.
+        alpha: The factor of `terms.Stack`.
+        gates: At every position the scale of each rank.
     """
 
     down: Float[Tensor, "inputs R"]
     up: Float[Tensor, "R outputs"]
-    factors: Float[Tensor, "n R"] | None
-    off: Bool[Tensor, "n R"]
+    alpha: float
+    gates: ColumnGates
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class _Kept:
     parts: tuple[Tensor, ...]
     stamps: list[tuple[int, int]]
     asked: tuple
-    stacks: tuple[Stack, ...]
-    whole: Stack | None
+    stacks: tuple[Side, ...]
+    whole: Side | None
 
 
 class KeptStacks:
@@ -68,7 +69,7 @@ class KeptStacks:
 
     def __init__(self) -> None:
         self._layers: dict[object, _Kept] = {}
-        self._gates: dict[tuple, tuple[Sequence[Term], Tensor | None, Tensor]] = {}
+        self._gates: dict[tuple, tuple[Sequence[Term], ColumnGates]] = {}
         self._room = KEPT_BYTES
 
     def of(
@@ -79,7 +80,7 @@ class KeptStacks:
         scalings: Sequence[float],
         terms: Sequence[Term],
         positions: int,
-    ) -> tuple[Stack, ...] | Together | None:
+    ) -> tuple[Side, ...] | Together | None:
         """The stack of every term, or one for all, for `kept_linear`.
 
         Args:
@@ -106,9 +107,8 @@ class KeptStacks:
         # Every layer with these ranks has the same gates; the terms are kept, and so their id.
         key = (id(terms), ranks, positions)
         if key not in self._gates:
-            self._gates[key] = (terms, *_gates(terms, ranks, positions, kept.whole[0]))
-        _, factors, off = self._gates[key]
-        return Together(*kept.whole, factors, off)
+            self._gates[key] = (terms, _gates(terms, ranks, positions, kept.whole[0]))
+        return Together(*kept.whole, self._gates[key][1])
 
     def _stacks(
         self,
@@ -144,7 +144,7 @@ def kept_linear(
     base: tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]
     | Float[Tensor, "*batch outputs"],
     terms: Sequence[Term],
-    stacks: Sequence[Stack] | Together,
+    stacks: Sequence[Side] | Together,
 ) -> Float[Tensor, "*batch outputs"]:
     """`routed_linear` without gradients and autocast: the same products, in the same order.
 
@@ -161,52 +161,48 @@ def kept_linear(
     x2 = x.reshape(-1, x.shape[-1])
     if isinstance(base, tuple):
         weight, bias = base
-        bias = bias if bias is None or bias.dtype == weight.dtype else bias.to(weight.dtype)
-        y = F.linear(x2 if x2.dtype == weight.dtype else x2.to(weight.dtype), weight, bias)
+        bias = None if bias is None else cast(bias, weight.dtype)
+        y = F.linear(cast(x2, weight.dtype), weight, bias)
     else:
         y = base.reshape(-1, base.shape[-1]).clone()  # somebody else may have seen it
     result_dtype = y.dtype
     if isinstance(stacks, Together) or stacks:
         dtype = (stacks.down if isinstance(stacks, Together) else stacks[0][0]).dtype
-        x2 = x2 if x2.dtype == dtype else x2.to(dtype)
-        y = y if y.dtype == dtype else y.to(dtype)
+        x2 = cast(x2, dtype)
+        y = cast(y, dtype)
     if isinstance(stacks, Together):
-        h = torch.mm(x2, stacks.down)
-        if stacks.factors is not None:
-            h.mul_(stacks.factors)
-        y.addmm_(h.masked_fill_(stacks.off, 0.0), stacks.up)
+        y.addmm_(stacks.gates.on(torch.mm(x2, stacks.down)), stacks.up, alpha=stacks.alpha)
     else:
-        for term, (down, up) in zip(terms, stacks, strict=True):
+        for term, (down, up, alpha) in zip(terms, stacks, strict=True):
             if term.rows is None:
-                y.addmm_(torch.mm(x2, down), up)
+                y.addmm_(torch.mm(x2, down), up, alpha=alpha)
             else:
-                y[term.rows].addmm_(torch.mm(x2[term.rows], down), up)
-    y = y if y.dtype == result_dtype else y.to(result_dtype)
-    return y.view(*x.shape[:-1], y.shape[-1])
+                y[term.rows].addmm_(torch.mm(x2[term.rows], down), up, alpha=alpha)
+    return cast(y, result_dtype).view(*x.shape[:-1], y.shape[-1])
 
 
 def _stack(
     term: Term, downs: Sequence[Tensor], ups: Sequence[Tensor], scalings: Sequence[float]
-) -> Stack:
-    down, up = stacked(term, downs, ups, scalings, downs[0].dtype)
-    return down.t(), up.t()
+) -> Side:
+    down, up, alpha = stacked(term, downs, ups, scalings, downs[0].dtype)
+    return down.t(), up.t(), alpha
 
 
 def _whole(
     terms: Sequence[Term], downs: Sequence[Tensor], ups: Sequence[Tensor], scalings: Sequence[float]
-) -> Stack | None:
+) -> Side | None:
     on = tuple(sorted({k for term in terms for k in term.adapters}))
     if len(terms) < 2 or any(not isinstance(term.rows, slice) for term in terms):
         return None
     one = (1.0,) * len(on)
     found = _stack(Term(on, None, one, one, (True,) * len(on)), downs, ups, scalings)
-    return found if all(bool(part.isfinite().all()) for part in found) else None
+    return found if all(bool(part.isfinite().all()) for part in found[:2]) else None
 
 
 def _gates(
     terms: Sequence[Term], ranks: Sequence[int], positions: int, like: Tensor
-) -> tuple[Tensor | None, Tensor]:
-    """Factors (None where all are 0 or 1) and where they are 0: per position and rank."""
+) -> ColumnGates:
+    """The scale of every adapter, per position and rank."""
     columns, end = {}, 0
     for k in sorted({k for term in terms for k in term.adapters}):
         columns[k] = slice(end, end := end + ranks[k])
@@ -216,7 +212,7 @@ def _gates(
         for k, scale in zip(term.adapters, term.scales, strict=True):
             factors[term.rows, columns[k]] = scale
     plain = bool(((factors == 0) | (factors == 1)).all())
-    return None if plain else factors.to(like.device), (factors == 0).to(like.device)
+    return ColumnGates((factors != 0).to(like.device), None if plain else factors.to(like.device))
 
 
 def _is_watched(part: Tensor) -> bool:
@@ -224,11 +220,11 @@ def _is_watched(part: Tensor) -> bool:
 
 
 def _size(kept: _Kept) -> int:
-    """Bytes beyond the weights themselves: the up side of a single adapter is its own weight."""
+    """Bytes beyond the weights themselves: a single adapter is not copied."""
     own = {part.data_ptr() for part in kept.parts}
     return sum(
         tensor.numel() * tensor.element_size()
         for stack in (*kept.stacks, *(() if kept.whole is None else (kept.whole,)))
-        for tensor in stack
+        for tensor in stack[:2]
         if tensor.data_ptr() not in own
     )

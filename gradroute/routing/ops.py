@@ -29,34 +29,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from gradroute.routing.gates import Gate, gated, gated_columns, is_zero, shut_columns, some_columns
-
-Rows = slice | Tensor | None
-
-
-@dataclass(frozen=True)
-class Term:
-    """Adapters that are computed together on the same positions of a flattened batch.
-
-    Attributes:
-        adapters: Indices of the adapters.
-        rows: The m positions: None for all, a slice, or their indices (int64, ascending).
-        scales: Factor on each adapter's output, beside the adapter's own.
-        update: Gate on each adapter's weight gradient: one number, or a tensor [m] (bool, or
-            float for weights other than 0 and 1).
-        passes: Gate on the gradient through each adapter to the input: a bool, or a bool [m].
-        on: Where each adapter runs, among these positions: True, or a bool [m]. Where it does not,
-            its hidden activations are computed and set to 0, and its `update` and `passes` have
-            to be closed too. An adapter whose weights are not finite still reaches what it is off
-            at: 0 times infinity is no number.
-    """
-
-    adapters: tuple[int, ...]
-    rows: Rows
-    scales: tuple[float, ...]
-    update: tuple[Gate, ...]
-    passes: tuple[Gate, ...]
-    on: tuple[bool | Tensor, ...] | None = None
+from gradroute.routing.gates import Gate, cast, gated, some_columns
+from gradroute.routing.terms import Columns, Rows, Term, stacked
 
 
 def routed_linear(
@@ -87,7 +61,11 @@ def routed_linear(
     """
     weight, bias, output = (*base, None) if isinstance(base, tuple) else (None, None, base)
     dtypes = _dtypes(x, weight, downs, dtype)
-    call = _Call(tuple(scalings), tuple(terms), *dtypes, asked=dtype is not None)
+    columns = tuple(
+        term.columns([downs[k].shape[0] for k in term.adapters], dtypes[0], x.device)
+        for term in terms
+    )
+    call = _Call(tuple(scalings), tuple(terms), columns, *dtypes, asked=dtype is not None)
     if torch.is_grad_enabled():
         y = _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
     else:
@@ -95,24 +73,6 @@ def routed_linear(
             y = _forward(x, output, weight, bias, call, downs, ups)[0]
     # Shaped out here: a view made inside the function could not be changed in place by the model.
     return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def stacked(
-    term: Term,
-    downs: Sequence[Float[Tensor, "_ inputs"]],
-    ups: Sequence[Float[Tensor, "outputs _"]],
-    scalings: Sequence[float],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
-    """The term's adapters as one: s A [R, in] and B [out, R]; s goes into the smaller side."""
-    scaled = [
-        downs[k].to(dtype) * (scalings[k] * scale)
-        for k, scale in zip(term.adapters, term.scales, strict=True)
-    ]
-    plain = [ups[k].to(dtype) for k in term.adapters]
-    if len(scaled) == 1:
-        return scaled[0], plain[0]
-    return torch.cat(scaled), torch.cat(plain, dim=1)
 
 
 def gated_linear(
@@ -143,8 +103,9 @@ class _Call:
 
     scalings: tuple[float, ...]
     terms: tuple[Term, ...]
+    columns: tuple[Columns, ...]  # of every term
     dtype: torch.dtype  # of the low-rank products
-    base_dtype: torch.dtype | None  # of the base product; None if the base ran elsewhere
+    base_dtype: torch.dtype  # of the base product, if it is computed here
     asked: bool = False  # the dtype of the products was asked for, so sums may be wider
 
     def sums(self, other: torch.dtype) -> torch.dtype:
@@ -199,7 +160,7 @@ class _GatedLinear(Function):
         ctx.save_for_backward(x, weight)
         ctx.gates = update, passes, dtype
         with _no_autocast(x):
-            return x.to(dtype) @ weight.to(dtype).t()
+            return cast(x, dtype) @ cast(weight, dtype).t()
 
     @staticmethod
     @once_differentiable
@@ -211,11 +172,11 @@ class _GatedLinear(Function):
         update, passes, dtype = ctx.gates
         dx = dw = None
         with _no_autocast(dy):
-            dy = dy.to(dtype)
+            dy = cast(dy, dtype)
             if ctx.needs_input_grad[0]:
-                dx = gated(dy @ weight.to(dtype), passes).to(x.dtype)
+                dx = cast(gated(dy @ cast(weight, dtype), passes), x.dtype)
             if ctx.needs_input_grad[1]:
-                dw = (gated(dy, update).t() @ x.to(dtype)).to(weight.dtype)
+                dw = cast(gated(dy, update).t() @ cast(x, dtype), weight.dtype)
         return dx, dw, None, None, None
 
 
@@ -232,8 +193,8 @@ def _forward(
     x2 = x.reshape(-1, x.shape[-1])
     if output is None:
         assert weight is not None
-        bias = None if bias is None else bias.to(call.base_dtype)
-        y = F.linear(x2.to(call.base_dtype), weight.to(call.base_dtype), bias)
+        bias = None if bias is None else cast(bias, call.base_dtype)
+        y = F.linear(cast(x2, call.base_dtype), cast(weight, call.base_dtype), bias)
         ours = True  # nobody else sees y, so it may be changed in place
     else:
         y = output.reshape(-1, output.shape[-1])
@@ -241,23 +202,23 @@ def _forward(
     result_dtype = y.dtype
     wide = call.sums(result_dtype)
     if result_dtype != wide and call.terms:
-        y, ours = y.to(wide), True
+        y, ours = cast(y, wide), True
     if not call.terms and not ours:
         y = y.clone()  # a function must not hand back its input
     hidden = []
-    for term in call.terms:
-        down, up = stacked(term, downs, ups, call.scalings, call.dtype)
-        h = select_rows(x2, term.rows).to(call.dtype) @ down.t()
-        if term.on is not None:
-            shut_columns(h, term.on, [downs[k].shape[0] for k in term.adapters])
+    for term, columns in zip(call.terms, call.columns, strict=True):
+        down, up, alpha = stacked(term, downs, ups, call.scalings, call.dtype)
+        h = cast(select_rows(x2, term.rows), call.dtype) @ down.t()
+        if columns.on is not None:
+            h = columns.on.on(h)
         hidden.append(h)
-        if term.rows is None and wide == call.dtype:
-            y = y.addmm_(h, up.t()) if ours else torch.addmm(y, h, up.t())
+        if term.rows is None and wide == call.dtype and not ours:
+            y = torch.addmm(y, h, up.t(), alpha=alpha)
         else:
             y = y if ours else y.clone()
-            _add_product(y, term.rows, h, up.t())
+            _add_product(y, term.rows, h, up.t(), alpha)
         ours = True
-    return y.to(result_dtype), hidden
+    return cast(y, result_dtype), hidden
 
 
 def _backward(
@@ -276,85 +237,82 @@ def _backward(
     dy2 = dy.reshape(-1, dy.shape[-1])
     dx = None
     if needs_x and weight is not None:
-        dx = dy2.to(call.base_dtype) @ weight.to(call.base_dtype)
-        dx = dx.to(call.sums(dx.dtype)) if call.terms else dx
+        dx = cast(dy2, call.base_dtype) @ cast(weight, call.base_dtype)
+        dx = cast(dx, call.sums(dx.dtype)) if call.terms else dx
     elif needs_x:
         dx = dy2.new_zeros(x2.shape, dtype=call.sums(x.dtype))
-    low = dy2.to(call.dtype)
+    low = cast(dy2, call.dtype)
     gradients: list[Tensor | None] = [None] * (2 * len(downs))
-    for term, h in zip(call.terms, hidden, strict=True):
-        down, up = stacked(term, downs, ups, call.scalings, call.dtype)
-        ranks = [downs[k].shape[0] for k in term.adapters]
+    for term, columns, h in zip(call.terms, call.columns, hidden, strict=True):
+        down, up, alpha = stacked(term, downs, ups, call.scalings, call.dtype)
         low_rows = select_rows(low, term.rows)
         g = low_rows @ up
-        if term.on is not None:
-            shut_columns(g, term.on, ranks)
-        if dx is not None and any(gate is not False for gate in term.passes):
-            passes = [_beyond(gate, term, i) for i, gate in enumerate(term.passes)]
-            _add_product(dx, term.rows, gated_columns(g, passes, ranks), down)
-        learning = [
-            i
-            for i, k in enumerate(term.adapters)
-            if not is_zero(term.update[i]) and (needs[k] or needs[len(downs) + k])
-        ]
-        if learning:
-            x_rows = select_rows(x2, term.rows).to(call.dtype)
-            _accumulate(gradients, term, call, learning, ranks, (g, x_rows), (h, low_rows))
+        if columns.on is not None:
+            g = columns.on.on(g)
+        if dx is not None and columns.through:
+            passed = g if columns.passes is None else columns.passes.on(g)
+            _add_product(dx, term.rows, passed, down, alpha)
+        learning = [term.adapters[i] for i in columns.learning]
+        if any(needs[k] or needs[len(downs) + k] for k in learning):
+            x_rows = cast(select_rows(x2, term.rows), call.dtype)
+            _accumulate(gradients, term, call, columns, alpha, (g, x_rows), (h, low_rows))
     finished = [
         _finished(gradient, parameter) if need else None
         for gradient, parameter, need in zip(gradients, (*downs, *ups), needs, strict=True)
     ]
-    return None if dx is None else dx.to(x.dtype).view_as(x), finished
+    return None if dx is None else cast(dx, x.dtype).view_as(x), finished
 
 
 def _finished(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """Dense zeros where nothing was added, so that a data-parallel reduction is complete."""
-    return torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)
+    return torch.zeros_like(parameter) if gradient is None else cast(gradient, parameter.dtype)
 
 
 def _accumulate(
     gradients: list[Tensor | None],
     term: Term,
     call: _Call,
-    learning: Sequence[int],
-    ranks: Sequence[int],
+    columns: Columns,
+    alpha: float,
     down_sides: tuple[Tensor, Tensor],
     up_sides: tuple[Tensor, Tensor],
 ) -> None:
-    """Add dA = s (u g)ᵀ x and dB = ((u h)ᵀ dy)ᵀ of one term, all its learning adapters at once."""
-    gates = [_beyond(term.update[i], term, i) for i in learning]
-    taken = [ranks[i] for i in learning]
+    """Add dA = s (u g)ᵀ x and dB = s ((u h)ᵀ dy)ᵀ of one term, for all that learn."""
+    learning, ranks = columns.learning, columns.ranks
     g, x = down_sides
     h, dy = up_sides
     if len(learning) < len(ranks):
         g, h = some_columns(g, ranks, learning), some_columns(h, ranks, learning)
-    d_down = gated_columns(g, gates, taken).t() @ x
-    d_up = gated_columns(h, gates, taken).t() @ dy
-    for i, a, b in zip(learning, d_down.split(taken), d_up.split(taken), strict=True):
+    if columns.update is not None:
+        g, h = columns.update.on(g), columns.update.on(h)
+    taken = [ranks[i] for i in learning]
+    d_down = _product(g.t(), x, alpha).split(taken)
+    d_up = _product(h.t(), dy, alpha).split(taken)
+    for i, a, b in zip(learning, d_down, d_up, strict=True):
         k = term.adapters[i]
-        _add(gradients, k, a * _factor(call, term, i))
-        _add(gradients, len(gradients) // 2 + k, b.t())  # h holds the factor already
+        factor = call.scalings[k] * term.scales[i]
+        # Where the factors differ, A was scaled by them: h holds them already, and g does not.
+        _add(gradients, k, a if factor == alpha else a * factor)
+        _add(gradients, len(gradients) // 2 + k, b.t())
 
 
-def _beyond(gate: Gate, term: Term, i: int) -> Gate:
-    """What a gate closes besides the positions at which the adapter is off."""
-    return 1.0 if term.on is not None and gate is term.on[i] else gate
+def _product(left: Tensor, right: Tensor, alpha: float) -> Tensor:
+    """`alpha * left @ right`, without a pass of its own for the factor."""
+    if alpha == 1.0:
+        return left @ right
+    return torch.addmm(left.new_empty(1, 1), left, right, beta=0, alpha=alpha)
 
 
-def _factor(call: _Call, term: Term, i: int) -> float:
-    return call.scalings[term.adapters[i]] * term.scales[i]
-
-
-def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:
-    """In place `total[rows] += left @ right`; the other rows are not touched."""
+def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor, alpha: float) -> None:
+    """In place `total[rows] += alpha * left @ right`; the other rows are not touched."""
     if isinstance(rows, Tensor):
-        total.index_add_(0, rows, (left @ right).to(total.dtype))
+        total.index_add_(0, rows, cast(left @ right, total.dtype), alpha=alpha)
         return
     part = total if rows is None else total[rows]
     if part.dtype == left.dtype:
-        part.addmm_(left, right)
+        part.addmm_(left, right, alpha=alpha)
     else:
-        part.add_(left @ right)
+        part.add_(left @ right, alpha=alpha)
 
 
 def _add(gradients: list[Tensor | None], index: int, value: Tensor) -> None:
@@ -368,13 +326,13 @@ def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tenso
 
 def _dtypes(
     x: Tensor, weight: Tensor | None, factors: Sequence[Tensor], asked: torch.dtype | None
-) -> tuple[torch.dtype, torch.dtype | None]:
-    """Dtype of the low-rank products and of the base product."""
+) -> tuple[torch.dtype, torch.dtype]:
+    """Dtype of the low-rank products, and of the base product where it is computed here."""
     own = factors[0].dtype if factors else x.dtype
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        cast = torch.get_autocast_dtype(x.device.type)
-        return asked or cast, None if weight is None else cast
-    return asked or own, None if weight is None else weight.dtype
+        low = torch.get_autocast_dtype(x.device.type)
+        return asked or low, low
+    return asked or own, own if weight is None else weight.dtype
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager:

@@ -20,8 +20,8 @@ from gradroute.errors import ConfigError
 from gradroute.routing.gates import Gate
 from gradroute.routing.kept import KeptStacks
 from gradroute.routing.lower import LowerLayers
-from gradroute.routing.ops import Rows, Term
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
+from gradroute.routing.terms import Rows, Term
 
 NO_ROUTE = (
     "the model is in training mode and no routing is in force, so it cannot know which adapter "

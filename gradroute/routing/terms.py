@@ -1,0 +1,126 @@
+"""What runs where: adapters that are computed together, their gates, and the stack of them.
+
+A scope makes the terms of a batch once for all layers; `ops` computes them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradroute.routing.gates import ColumnGates, Gate, cast, column_gates, is_zero
+
+Rows = slice | Tensor | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """Adapters that are computed together on the same positions of a flattened batch.
+
+    Attributes:
+        adapters: Indices of the adapters.
+        rows: The m positions: None for all, a slice, or their indices (int64, ascending).
+        scales: Factor on each adapter's output, beside the adapter's own.
+        update: Gate on each adapter's weight gradient: one number, or a tensor [m] (bool, or
+            float for weights other than 0 and 1).
+        passes: Gate on the gradient through each adapter to the input: a bool, or a bool [m].
+        on: Where each adapter runs, among these positions: True, or a bool [m]. Where it does not,
+            its hidden activations are computed and set to 0, and its `update` and `passes` have
+            to be closed too. An adapter whose weights are not finite still reaches what it is off
+            at: 0 times infinity is no number.
+    """
+
+    adapters: tuple[int, ...]
+    rows: Rows
+    scales: tuple[float, ...]
+    update: tuple[Gate, ...]
+    passes: tuple[Gate, ...]
+    on: tuple[bool | Tensor, ...] | None = None
+    _columns: dict[tuple, "Columns"] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def columns(self, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> "Columns":
+        """The gates of adapters of these ranks, side by side; made once for all layers."""
+        key = (*ranks, dtype)
+        if key not in self._columns:
+            self._columns[key] = _columns(self, ranks, dtype, device)
+        return self._columns[key]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a term's gates are for adapters of certain ranks; None is open everywhere.
+
+    Attributes:
+        ranks: Of the term's adapters.
+        learning: Which of these have an update gate that is not 0 everywhere.
+        on: Where they run.
+        through: Whether any of them passes gradient to the input.
+        passes: What else closes that gradient.
+        update: What else closes that of the weights, of those that learn.
+    """
+
+    ranks: tuple[int, ...]
+    learning: tuple[int, ...]
+    on: ColumnGates | None
+    through: bool
+    passes: ColumnGates | None
+    update: ColumnGates | None
+
+
+class Stack(NamedTuple):
+    """Adapters as one: their output is `alpha * up @ (down @ x)`.
+
+    Attributes:
+        down: Every A; times its adapter's factor where the adapters have different ones.
+        up: Every B.
+        alpha: The factor that all of them have, else 1.
+    """
+
+    down: Float[Tensor, "rank inputs"]
+    up: Float[Tensor, "outputs rank"]
+    alpha: float
+
+
+def stacked(
+    term: Term,
+    downs: Sequence[Float[Tensor, "_ inputs"]],
+    ups: Sequence[Float[Tensor, "outputs _"]],
+    scalings: Sequence[float],
+    dtype: torch.dtype,
+) -> Stack:
+    """The term's adapters as one; a single one, and a common factor, is not copied."""
+    factors = [scalings[k] * scale for k, scale in zip(term.adapters, term.scales, strict=True)]
+    down = [cast(downs[k], dtype) for k in term.adapters]
+    up = [cast(ups[k], dtype) for k in term.adapters]
+    if len(down) == 1:
+        return Stack(down[0], up[0], factors[0])
+    if len(set(factors)) == 1:
+        return Stack(torch.cat(down), torch.cat(up, dim=1), factors[0])
+    down = [own * factor for own, factor in zip(down, factors, strict=True)]
+    return Stack(torch.cat(down), torch.cat(up, dim=1), 1.0)
+
+
+def _columns(term: Term, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> Columns:
+    """Gates that close just what `on` does are left out: it is in force already."""
+
+    def beyond(gates: Sequence[Gate]) -> list[Gate]:
+        on = term.on or (True,) * len(gates)
+        return [1.0 if gate is here else gate for gate, here in zip(gates, on, strict=True)]
+
+    learning = tuple(i for i, gate in enumerate(term.update) if not is_zero(gate))
+    update = beyond(term.update)
+    return Columns(
+        ranks=tuple(ranks),
+        learning=learning,
+        on=column_gates(term.on or (), ranks if term.on else (), dtype, device),
+        through=any(gate is not False for gate in term.passes),
+        passes=column_gates(beyond(term.passes), ranks, dtype, device),
+        update=column_gates(
+            [update[i] for i in learning], [ranks[i] for i in learning], dtype, device
+        ),
+    )
