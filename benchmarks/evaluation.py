@@ -6,6 +6,7 @@
 that they are the same tokens is checked. A curve of 11 scales writes 16 new tokens.
 """
 
+import argparse
 import random
 from collections.abc import Sequence
 
@@ -112,19 +113,22 @@ MODES: dict[str, Scales] = {
 CURVE: dict[str, Scales] = {f"bad_{tenth}": {"good": 1.0, "bad": tenth / 10} for tenth in range(11)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the sizes that are asked for, and a curve of scales."""
-    asked = measuring.options(__doc__, argv, sizes=("2M", "15M"))
-    measuring.one_thread()
-    load = measuring.load_average()
-    tables = [
+def tables(asked: argparse.Namespace) -> list[dict]:
+    """A table of every size, and of a curve of scales."""
+    found = [
         measure(size, MODES, 64, asked.rounds, asked.seed, alone=size == "2M")
         for size in asked.sizes
     ]
     if "2M" in asked.sizes:
-        tables.append(measure("2M", CURVE, 16, asked.rounds, asked.seed, alone=False))
+        found.append(measure("2M", CURVE, 16, asked.rounds, asked.seed, alone=False))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the sizes that are asked for, and a curve of scales."""
+    asked = measuring.options(__doc__, argv, sizes=("2M", "15M"))
     question = "What do completions under several ablation modes cost?"
-    measuring.write("evaluation", question, tables, asked, load)
+    measuring.answer("evaluation", question, asked, lambda: tables(asked))
 
 
 if __name__ == "__main__":

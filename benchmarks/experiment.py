@@ -153,6 +153,29 @@ def verdicts(root: Path) -> list[dict]:
     ]
 
 
+def both(place: Path, seed: int, quick: bool) -> dict:
+    """The table of both sides' runs, which are written into a folder."""
+    sides = {OURS: place / "gradroute", THEIRS: place / "usual"}
+    times = {side: Seconds([], []) for side in sides}
+    for root in sides.values():
+        root.mkdir(parents=True, exist_ok=True)
+    for at, name in enumerate(RUNS):
+        for side in sorted(sides, reverse=at % 2 == 1):
+            clock, wall = timed(name, side, sides[side], seed, quick)
+            times[side].clock.append(clock)
+            times[side].wall.append(wall)
+    return measuring.table(
+        f"{len(RUNS)} runs, trained and measured",
+        times,
+        THEIRS,
+        seed=seed,
+        bounds=[Bound(OURS, THEIRS, 1 / 3)],
+        unit="s a run",
+        scale=1.0,
+        verdicts={side: verdicts(root) for side, root in sides.items()},
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run both sides and compare."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -161,32 +184,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     own.add_argument("--runs", type=Path, default=measuring.TRIES / "experiment")
     found, rest = own.parse_known_args(given)
     asked = measuring.options(__doc__, rest, rounds=len(RUNS))
-    measuring.one_thread()
-    load = measuring.load_average()
     place = found.runs / f"{'quick' if found.quick else 'whole'}-{asked.seed}"
-    sides = {OURS: place / "gradroute", THEIRS: place / "usual"}
-    times = {side: Seconds([], []) for side in sides}
-    for root in sides.values():
-        root.mkdir(parents=True, exist_ok=True)
-    for at, name in enumerate(RUNS):
-        for side in sorted(sides, reverse=at % 2 == 1):
-            clock, wall = timed(name, side, sides[side], asked.seed, found.quick)
-            times[side].clock.append(clock)
-            times[side].wall.append(wall)
-    table = measuring.table(
-        f"{len(RUNS)} runs, trained and measured",
-        times,
-        THEIRS,
-        seed=asked.seed,
-        bounds=[Bound(OURS, THEIRS, 1 / 3)],
-        unit="s a run",
-        scale=1.0,
-        verdicts={side: verdicts(root) for side, root in sides.items()},
-    )
     if not found.quick and asked.out is None:
         asked.out = measuring.RESULTS
     question = "What does the whole experiment cost, and what does it show?"
-    measuring.write("experiment", question, [table], asked, load)
+    measuring.answer("experiment", question, asked, lambda: [both(place, asked.seed, found.quick)])
 
 
 if __name__ == "__main__":

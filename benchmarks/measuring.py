@@ -58,11 +58,25 @@ def options(description: str | None, argv: Sequence[str] | None, rounds: int = R
     return parser.parse_args(argv)
 
 
-def one_thread() -> None:
-    """Torch on one thread, where process CPU time is the time of the work."""
+def answer(
+    name: str,
+    question: str,
+    asked: argparse.Namespace,
+    tables: Callable[[], Sequence[dict[str, Any]]],
+) -> None:
+    """Measure on one thread, where process CPU time is the time of the work, and write the result.
+
+    Args:
+        name: Of the benchmark.
+        question: That it answers.
+        asked: From `options`.
+        tables: Measures them.
+    """
     import torch
 
     torch.set_num_threads(1)
+    load = load_average()
+    write(name, question, tables(), asked, load)
 
 
 def interleaved(

@@ -75,11 +75,13 @@ def measure(name: str, rounds: int, seed: int) -> dict:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the shapes that are asked for."""
     asked = measuring.options(__doc__, argv, shapes=tuple(BOUNDS))
-    measuring.one_thread()
-    load = measuring.load_average()
-    tables = [measure(name, asked.rounds, asked.seed) for name in asked.shapes]
     question = "How much memory does a training step take, beside the model?"
-    measuring.write("memory", question, tables, asked, load)
+    measuring.answer(
+        "memory",
+        question,
+        asked,
+        lambda: [measure(name, asked.rounds, asked.seed) for name in asked.shapes],
+    )
 
 
 if __name__ == "__main__":

@@ -50,12 +50,9 @@ def measure(rounds: int, seed: int) -> dict:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure it."""
     asked = measuring.options(__doc__, argv, rounds=20)
-    measuring.one_thread()
     torch.manual_seed(asked.seed)
-    load = measuring.load_average()
-    tables = [measure(asked.rounds, asked.seed)]
     question = "What share of a step is data?"
-    measuring.write("pipeline", question, tables, asked, load)
+    measuring.answer("pipeline", question, asked, lambda: [measure(asked.rounds, asked.seed)])
 
 
 if __name__ == "__main__":

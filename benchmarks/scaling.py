@@ -84,6 +84,16 @@ def layers(rounds: int, seed: int) -> list[dict]:
     return found
 
 
+def all_three(rounds: int, seed: int) -> list[dict]:
+    """Tokens up to 16k a step, adapters, and layers."""
+    return [
+        tokens((1, 4, 16), rounds, seed),
+        adapters("anchored", rounds, seed),
+        adapters("freeze", rounds, seed),
+        *layers(rounds, seed),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all three; `--long` the tokens alone, up to 64k."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -91,20 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     long.add_argument("--long", action="store_true")
     found, rest = long.parse_known_args(given)
     asked = measuring.options(__doc__, rest)
-    measuring.one_thread()
-    load = measuring.load_average()
-    if found.long:
-        tables = [tokens((1, 4, 16, 64), asked.rounds, asked.seed)]
-    else:
-        tables = [
-            tokens((1, 4, 16), asked.rounds, asked.seed),
-            adapters("anchored", asked.rounds, asked.seed),
-            adapters("freeze", asked.rounds, asked.seed),
-            *layers(asked.rounds, asked.seed),
-        ]
-    name = "scaling_long" if found.long else "scaling"
     question = "How does the cost of a step grow?"
-    measuring.write(name, question, tables, asked, load)
+    if found.long:
+        thousands = (1, 4, 16, 64)
+        measuring.answer(
+            "scaling_long", question, asked, lambda: [tokens(thousands, asked.rounds, asked.seed)]
+        )
+    else:
+        measuring.answer("scaling", question, asked, lambda: all_three(asked.rounds, asked.seed))
 
 
 if __name__ == "__main__":

@@ -73,15 +73,17 @@ def measure(size: str, layers: str, rounds: int, seed: int) -> dict:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the sizes that are asked for."""
     asked = measuring.options(__doc__, argv, sizes=("2M", "15M"))
-    measuring.one_thread()
-    load = measuring.load_average()
-    tables = [
-        measure(size, layers, asked.rounds, asked.seed)
-        for size in asked.sizes
-        for layers in (("last-half", "all") if size == "2M" else ("last-half",))
-    ]
     question = "What do teacher-forced losses under three ablation modes cost?"
-    measuring.write("scoring", question, tables, asked, load)
+    measuring.answer(
+        "scoring",
+        question,
+        asked,
+        lambda: [
+            measure(size, layers, asked.rounds, asked.seed)
+            for size in asked.sizes
+            for layers in (("last-half", "all") if size == "2M" else ("last-half",))
+        ],
+    )
 
 
 if __name__ == "__main__":

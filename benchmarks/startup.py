@@ -60,11 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure it."""
     asked = measuring.options(__doc__, argv)
     os.environ["OMP_NUM_THREADS"] = "1"
-    measuring.one_thread()
-    load = measuring.load_average()
-    tables = [measure(asked.rounds, asked.seed)]
     question = "How long does a command take to start?"
-    measuring.write("startup", question, tables, asked, load)
+    measuring.answer("startup", question, asked, lambda: [measure(asked.rounds, asked.seed)])
 
 
 if __name__ == "__main__":
