@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from shape_hook import check_shapes
 
 # Before torch, transformers or matplotlib are imported by anybody.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,12 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("gradroute", deadline=None, derandomize=True, database=None)
 settings.load_profile("gradroute")
 
-# Shapes in signatures are checked where there are any. Elsewhere the hook would find what the type
-# checker has found, at three times the time for all that is called often, such as reading rows.
-PACKAGE = Path(__file__).parent.parent / "gradroute"
-SHAPED = [
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if "from jaxtyping import" in path.read_text(encoding="utf-8")
-]
-install_import_hook(SHAPED, "beartype.beartype")
+# Shapes in signatures are checked where there are any. Elsewhere a check at run time would find
+# what the type checker has found.
+check_shapes(Path(__file__).parent.parent / "gradroute")
