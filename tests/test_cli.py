@@ -1,7 +1,6 @@
 """The verbs as a user meets them: one flow from start to end, and one line for each wrong input."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -29,18 +28,6 @@ TINY = (
     "evaluate.held_out=6",
 )
 STANDARD = ("full", "bad_ablated", "good_ablated", "good_x2", "base")
-
-
-def gradroute(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "gradroute", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        timeout=600,
-        check=False,
-    )
 
 
 def run(capsys, *arguments):
@@ -341,16 +328,19 @@ def test_a_bad_data_file_is_named_with_its_line(content, code, words, tmp_path, 
 def test_a_hub_model_without_token_names_model_and_places_and_never_the_token(tmp_path):
     (tmp_path / ".env").write_text("HF_TOKEN=hf_canaryCanaryCanaryCanary\nOTHER=secret\n")
     own = ["data.path=rows.jsonl", "data.columns=null", "data.eval_split=null"]
-    told = gradroute("train", "gemma3_1b_caps", *own, cwd=tmp_path)
-    assert told.returncode == 3  # the data file is looked for first
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps({"text": f"one two three {i}"}) + "\n" for i in range(60))
-    )
-    told = gradroute("train", "gemma3_1b_caps", *own, cwd=tmp_path)
-    assert told.returncode == 4
-    assert "google/gemma-3-1b-it" in told.stderr and ".env" in told.stderr
-    assert "Traceback" not in told.stderr
-    for text in (told.stdout, told.stderr, *(p.read_text() for p in tmp_path.rglob("runs/**/*.*"))):
+    given = {"arguments": ["train", "gemma3_1b_caps", *own]}
+    with serving() as server:
+        told = server.start("gradroute.cli:main", given, tmp_path)
+        assert told.wait() == 3  # the data file is looked for first
+        (tmp_path / "rows.jsonl").write_text(
+            "".join(json.dumps({"text": f"one two three {i}"}) + "\n" for i in range(60))
+        )
+        told = server.start("gradroute.cli:main", given, tmp_path)
+        assert told.wait() == 4
+    assert "google/gemma-3-1b-it" in told.said and ".env" in told.said
+    assert "Traceback" not in told.said
+    left = [path.read_text() for path in tmp_path.rglob("runs/**/*.*")]
+    for text in (told.out.read_text(), told.said, *left):
         assert "hf_canary" not in text and "secret" not in text
 
 

@@ -69,7 +69,7 @@ def test_a_name_too_long_for_a_control_is_refused_in_words():
         control_configs(run)
 
 
-# Each run of several at a time is a process of its own, which has torch to import.
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(("jobs", "names"), [(1, ["filter", "anchors_only"]), (2, ["filter"])])
 def test_a_run_is_trained_with_its_controls(tmp_path, jobs: int, names: list[str]):
     settings = [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from tiny_runs import TINY, tiny_run
@@ -61,16 +62,6 @@ def it_listens(process):
     raise AssertionError("it never listened")
 
 
-def it_says(word):
-    def ready(process):
-        for line in process.stderr:
-            if word in line:
-                return
-        raise AssertionError(f"it never said {word!r}")
-
-    return ready
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_while_it_is_still_loading_ends_in_75_and_one_line(tmp_path, number):
     code, said = stopped([*LONG, "--runs", tmp_path], number, it_listens)
@@ -108,30 +99,58 @@ def test_a_signal_in_another_verb_ends_in_75_and_the_usual_line(runs, tmp_path, 
 
 
 def test_the_parent_of_several_runs_stops_them_and_ends_in_75(tmp_path):
-    arguments = [*LONG, "controls=[none]", "--jobs", "2", "--runs", tmp_path]
-    code, said = stopped(arguments, signal.SIGTERM, it_says("steps on"))
+    """Each run is trained by a new interpreter."""
+    arguments = [*LONG, "controls=[none]", "--jobs", "2"]
+    code, said = forked(arguments, tmp_path, signal.SIGTERM, lambda child: "steps on" in child.said)
     assert code == 75, said
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("error: interrupted")
 
 
-@pytest.mark.parametrize("command", ["schema", "sample done --runs {runs}", "eval --help"])
-@pytest.mark.parametrize("both", [False, True])
-def test_a_reader_that_leaves_is_met_with_silence(runs, command, both):
-    line = f"{' '.join(COMMAND)} {command.format(runs=runs)} {'2>&1' if both else ''} | head -n 1"
+# One that prints at once, one that prints after work, and one that the parser prints.
+READ = ["schema", "sample done --runs {runs}", "eval --help"]
+
+
+@pytest.mark.parametrize("command", READ)
+def test_a_reader_that_leaves_is_met_with_silence(runs, command):
+    line = f"{' '.join(COMMAND)} {command.format(runs=runs)} | head -n 1"
     told = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, env=PLAIN)
     assert "Traceback" not in told.stderr and "Error" not in told.stderr
     assert "Exception ignored" not in told.stderr and told.stdout.count("\n") == 1
 
 
+@contextmanager
+def reader_of(pipe, lines):
+    """Somebody who reads so many lines of a named pipe, and leaves; and what he has read."""
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["head", "-n", str(lines), pipe], stdout=subprocess.PIPE, text=True)
+    try:
+        yield reader
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
+@pytest.mark.parametrize("command", READ)
+def test_a_reader_of_both_streams_that_leaves_is_met_with_silence(runs, tmp_path, command):
+    given = {"arguments": command.format(runs=runs).split()}
+    pipe = tmp_path / "pipe"
+    with serving() as server, reader_of(pipe, 1) as reader:
+        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=pipe)
+        read, _ = reader.communicate(timeout=600)
+        child.wait()
+    assert read.count("\n") == 1
+    assert "Traceback" not in read and "Error" not in read and "Exception ignored" not in read
+
+
 def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path):
-    line = (
-        f"{' '.join(COMMAND)} train caps {' '.join(TINY)} run_name=x --runs {tmp_path} 2>&1 "
-        "| head -n 0; exit ${PIPESTATUS[0]}"
-    )
-    told = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=PLAIN)
-    assert told.returncode == 0
-    assert (tmp_path / "x" / "checkpoints" / "step-000003" / "manifest.json").is_file()
+    given = {"arguments": ["train", "caps", *TINY, "run_name=x"]}
+    pipe = tmp_path / "pipe"
+    with serving() as server, reader_of(pipe, 0):
+        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=pipe)
+        assert child.wait() == 0
+    saved = tmp_path / "x" / "runs" / "x" / "checkpoints" / "step-000003"
+    assert (saved / "manifest.json").is_file()
 
 
 def test_streams_that_are_closed_lead_nowhere(tmp_path):

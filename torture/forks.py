@@ -133,7 +133,14 @@ class Server:
             process.wait()
 
     def start(
-        self, function: str, arguments: Mapping[str, Any], folder: Path, *, leave: bool = False
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        folder: Path,
+        *,
+        leave: bool = False,
+        out: Path | None = None,
+        err: Path | None = None,
     ) -> Child:
         """Fork a child that calls `function(**arguments)` in `folder` and ends with what it gives.
 
@@ -142,11 +149,14 @@ class Server:
             arguments: whatever JSON can carry.
             folder: the current directory of the child; its output is kept beside it.
             leave: what the child has started and leaves behind is left to the caller, not ended.
+            out: what takes its standard output instead, a named pipe say.
+            err: likewise.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._number += 1
         number = self._number
-        out, err = (folder.parent / f"{folder.name}.{number}.{kind}" for kind in ("out", "err"))
+        out = out or folder.parent / f"{folder.name}.{number}.out"
+        err = err or folder.parent / f"{folder.name}.{number}.err"
         order = {
             "function": function,
             "arguments": dict(arguments),
@@ -307,6 +317,9 @@ def _child(order: Mapping[str, Any]) -> int:
         (1, order["out"], os.O_WRONLY | os.O_APPEND),
         (2, order["err"], os.O_WRONLY | os.O_APPEND),
     ):
+        if handle == 2 and order["err"] == order["out"]:
+            os.dup2(1, 2)  # a pipe's reader may have left: it cannot be opened again
+            continue
         opened = os.open(path, flags)
         os.dup2(opened, handle)
         os.close(opened)

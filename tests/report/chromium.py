@@ -1,9 +1,11 @@
 """Where a browser to test pages in may be found."""
 
+import functools
 import shutil
 from pathlib import Path
 
 
+@functools.cache
 def chromium() -> str | None:
     """A Chromium on this machine: one in PATH, or playwright's own."""
     for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):

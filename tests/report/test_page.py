@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -14,9 +15,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 from report.page_runs import write_runs
 
 from gradroute.report.comparison import Comparison, compare
+from gradroute.report.drawing import Drawn
 from gradroute.report.explorer import LONGEST, embedded, explore
 from gradroute.report.page import coded, page_html
 from gradroute.report.publish import publish
@@ -55,13 +58,6 @@ class Reader(HTMLParser):
         elif (place := self._attributes.get("data-json")) is not None:
             self.cells.append((place, self._text.strip()))
         self._open = None
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    publish(write_runs(out / "runs", prompts=12), out, page=True)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +245,13 @@ def test_backticks_set_code_and_escape_everything(text: str) -> None:
     assert html.count("<") == 2 * html.count("<code>")
 
 
-def test_hostile_names_are_letters_in_every_file(tmp_path: Path) -> None:
+def test_hostile_names_are_letters_in_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(image, "PNG")
+    dot = Drawn(image.getvalue(), image.getvalue(), b"%PDF")
+    monkeypatch.setattr("gradroute.report.publish.drawn", lambda draw: dot)
     behavior = "regex:<script>alert(1)</script>|`$x$`"
     folders = write_runs(tmp_path, prompts=4, names=("routed",), behavior=behavior)
     hostile = folders[0].path.rename(tmp_path / "seed-0" / "<img src=x onerror=alert(1)>|*a*")

@@ -15,7 +15,6 @@ from report.page_runs import write_runs
 from gradroute.report.comparison import compare
 from gradroute.report.explorer import explore
 from gradroute.report.page import page_html
-from gradroute.report.publish import publish
 from gradroute.report.tables import tables
 
 playwright = pytest.importorskip(
@@ -43,13 +42,6 @@ def browser() -> Iterator[Any]:
         opened = started.chromium.launch(executable_path=EXECUTABLE, args=options)
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    publish(write_runs(out / "runs", prompts=12), out, page=True)
-    return out
 
 
 @dataclass
