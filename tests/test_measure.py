@@ -184,10 +184,21 @@ def test_what_is_measured_does_not_depend_on_the_order_of_asking(trained, run, t
     )
 
 
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory):
+    """The same run, with an evaluation that nobody interrupted."""
+    folder = RunFolder(tmp_path_factory.mktemp("measured") / "whole")
+    shutil.copytree(trained.path, folder.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "MODES_AT_ONCE", 1)
+        evaluate_run(folder, Asked(prompts=("prefix", "plain"), modes=TWO))
+    return folder
+
+
 @pytest.mark.parametrize("file", ["write_lines", "write_results"])
 @pytest.mark.parametrize("at", [1, 3, 6])
 def test_an_interrupted_evaluation_keeps_its_cells_and_ends_as_an_uninterrupted_one(
-    run, trained, tmp_path, monkeypatch, calls, file, at
+    run, whole, monkeypatch, calls, file, at
 ):
     monkeypatch.setattr(measure, "MODES_AT_ONCE", 1)
     asked = Asked(prompts=("prefix", "plain"), modes=TWO)
@@ -209,9 +220,6 @@ def test_an_interrupted_evaluation_keeps_its_cells_and_ends_as_an_uninterrupted_
     before = calls.copy()
     evaluate_run(run, asked)
     assert not done & set(calls - before)
-    shutil.copytree(trained.path, tmp_path / "whole")
-    whole = RunFolder(tmp_path / "whole")
-    evaluate_run(whole, asked)
     assert lines(run, run.samples) == lines(whole, whole.samples)
     assert lines(run, run.losses) == lines(whole, whole.losses)
     found, wanted = (sorted(map(str, read_results(f.results)[0])) for f in (run, whole))

@@ -1,5 +1,6 @@
 """The audit sees a row that is trained under another label, other tokens or another route."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from gradroute.data import batches
 from gradroute.data.batches import Batch, collate
 from gradroute.errors import DataError
 from gradroute.files import read_lines
+from gradroute.folders import RunFolder
 from gradroute.routing import scopes
 from gradroute.routing.adapters import routed
 from gradroute.routing.policy import Route, RoutingPolicy
@@ -25,9 +27,23 @@ def audited(root, *overrides, measure=None):
     return replace(run, audit=audit), said
 
 
-def test_every_row_of_every_step_is_written_with_the_routes_of_its_label(tmp_path):
-    run, said = audited(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An audited run that was never cut, and what it said."""
+    run, said = audited(tmp_path_factory.mktemp("whole"))
     train(run)
+    return run, said
+
+
+def without_last_steps(run, root):
+    """A copy of a run folder that has lost its last checkpoint."""
+    folder = RunFolder(shutil.copytree(run.folder.path, root / "x"))
+    (folder.checkpoints / "step-000012").rename(root / "lost")
+    return folder
+
+
+def test_every_row_of_every_step_is_written_with_the_routes_of_its_label(whole):
+    run, said = whole
     lines = list(read_lines(run.folder.audit))
     assert [line["step"] for line in lines] == list(range(1, 13))
     for line in lines:
@@ -50,22 +66,16 @@ def test_an_audit_changes_no_bit_of_training(tmp_path):
     assert not alone.folder.audit.exists()
 
 
-def test_a_resumed_audit_is_that_of_a_run_that_was_never_cut(tmp_path):
-    whole, _ = audited(tmp_path / "whole")
-    train(whole)
-    cut, _ = audited(tmp_path / "cut")
-    train(cut)
-    (cut.folder.checkpoints / "step-000012").rename(tmp_path / "lost")
-    again, said = audited(tmp_path / "cut")
+def test_a_resumed_audit_is_that_of_a_run_that_was_never_cut(tmp_path, whole):
+    without_last_steps(whole[0], tmp_path)
+    again, said = audited(tmp_path)
     train(again)
-    assert again.folder.audit.read_bytes() == whole.folder.audit.read_bytes()
+    assert again.folder.audit.read_bytes() == whole[0].folder.audit.read_bytes()
     assert said[-1] == "x: audit: 72 rows in 12 steps, every route as the table says."
 
 
-def test_an_audit_that_begins_in_the_middle_says_of_how_many_steps_it_speaks(tmp_path):
-    run, _ = training(tmp_path)
-    train(run)
-    (run.folder.checkpoints / "step-000012").rename(tmp_path / "lost")
+def test_an_audit_that_begins_in_the_middle_says_of_how_many_steps_it_speaks(tmp_path, whole):
+    without_last_steps(whole[0], tmp_path).audit.unlink()
     again, said = audited(tmp_path)
     train(again)
     assert said[-1] == "x: audit: 24 rows in 4 of 12 steps, every route as the table says."
@@ -165,7 +175,7 @@ def test_a_misaligned_batch_is_caught_in_its_step(fault, words, tmp_path, monkey
 
 def test_without_an_audit_such_a_batch_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "collate", lambda rows, pad: permute_labels(collate(rows, pad)))
-    run, _ = training(tmp_path)
+    run, _ = training(tmp_path, "train.max_steps=7")
     train(run)
 
 

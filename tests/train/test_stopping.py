@@ -141,13 +141,19 @@ def interrupted(run, step, number):
 QUIET = ("train.log_gradients_every=0",)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody interrupts."""
+    run, _ = training(tmp_path_factory.mktemp("whole"), *QUIET)
+    train(run)
+    return run
+
+
 @pytest.mark.parametrize("number", ALL)
 @pytest.mark.parametrize("step", [1, 6, 8])
 def test_a_signal_inside_of_a_step_finishes_and_saves_it_and_nothing_is_lost(
-    tmp_path, number, step
+    tmp_path, whole, number, step
 ):
-    whole, _ = training(tmp_path / "whole", *QUIET)
-    train(whole)
     cut, _ = training(tmp_path / "cut", *QUIET)
     interrupted(cut, step, number)
     with pytest.raises(Interrupted, match=f"stopped after step {step} of 12 and saved"):
@@ -170,9 +176,7 @@ def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path):
     train(again)
 
 
-def test_a_second_ctrl_c_inside_of_a_step_leaves_it_and_damages_nothing(tmp_path):
-    whole, _ = training(tmp_path / "whole", *QUIET)
-    train(whole)
+def test_a_second_ctrl_c_inside_of_a_step_leaves_it_and_damages_nothing(tmp_path, whole):
     cut, _ = training(tmp_path / "cut", *QUIET)
     interrupted(cut, 6, signal.SIGINT)
     interrupted(cut, 6, signal.SIGINT)

@@ -1,6 +1,7 @@
 """The loop: its result depends on the config alone, wherever it was interrupted."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -72,15 +73,22 @@ def final_manifest(run):
     return json.loads((run.folder.checkpoints / "step-000012" / "manifest.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from its first step to its last."""
+    run, _ = training(tmp_path_factory.mktemp("whole"))
+    train(run)
+    return run
+
+
 @pytest.mark.parametrize("kept", [0, 8])
-def test_a_run_that_lost_its_later_steps_ends_bit_identical_to_one_that_did_not(tmp_path, kept):
-    whole, _ = training(tmp_path / "whole")
-    train(whole)
-    cut, _ = training(tmp_path / "cut")
-    train(cut)
+def test_a_run_that_lost_its_later_steps_ends_bit_identical_to_one_that_did_not(
+    tmp_path, whole, kept
+):
+    cut = RunFolder(shutil.copytree(whole.folder.path, tmp_path / "cut" / "x"))
     for later in (8, 12):
         if later > kept:
-            step = cut.folder.checkpoints / f"step-{later:06d}"
+            step = cut.checkpoints / f"step-{later:06d}"
             for path in sorted(step.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
             step.rmdir()
@@ -91,17 +99,13 @@ def test_a_run_that_lost_its_later_steps_ends_bit_identical_to_one_that_did_not(
     assert again.folder.metrics.read_bytes() == whole.folder.metrics.read_bytes()
 
 
-def test_the_two_newest_checkpoints_are_kept(tmp_path):
-    run, _ = training(tmp_path)
-    train(run)
-    kept = sorted(path.name for path in run.folder.checkpoints.iterdir())
+def test_the_two_newest_checkpoints_are_kept(whole):
+    kept = sorted(path.name for path in whole.folder.checkpoints.iterdir())
     assert kept == ["step-000008", "step-000012"]
 
 
-def test_metrics_name_every_step_and_gradients_per_adapter_and_label_now_and_then(tmp_path):
-    run, _ = training(tmp_path)
-    train(run)
-    lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+def test_metrics_name_every_step_and_gradients_per_adapter_and_label_now_and_then(whole):
+    lines = [json.loads(line) for line in whole.folder.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["step"] for line in lines if "gradient_norm_per_label" in line] == [5, 10]
     for line in lines:
@@ -183,10 +187,8 @@ def test_measuring_during_training_changes_no_bit_of_the_result(tmp_path):
 def test_a_resumed_run_measures_what_an_uninterrupted_one_does(tmp_path):
     whole, _ = training(tmp_path / "whole", EVERY_FIVE, measure=measured)
     train(whole)
-    cut, _ = training(tmp_path / "cut", EVERY_FIVE, measure=measured)
-    train(cut)
-    last = cut.folder.checkpoints / "step-000012"
-    last.rename(tmp_path / "lost")
+    cut = RunFolder(shutil.copytree(whole.folder.path, tmp_path / "cut" / "x"))
+    (cut.checkpoints / "step-000012").rename(tmp_path / "lost")
     again, _ = training(tmp_path / "cut", EVERY_FIVE, measure=measured)
     train(again)
     assert [row["step"] for row in read_lines(again.folder.measures)] == [5, 5, 10, 10, 12, 12]

@@ -1,5 +1,6 @@
 """The loop as on a GPU, tried on the CPU: batches made ahead, weights looked at later."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from train.test_trainer import training
 
 from gradroute.errors import NumericError
 from gradroute.files import read_lines
+from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.train import trainer
 from gradroute.train.audit import Audit
@@ -32,9 +34,8 @@ def test_what_is_made_ahead_is_what_a_resumed_and_a_starved_run_train_on(apart, 
     whole, said = audited(tmp_path / "whole")
     train(whole)
     assert said[-1] == "x: audit: 24 rows in 4 steps, every route as the table says."
-    cut, _ = audited(tmp_path / "cut")
-    train(cut)
-    (cut.folder.checkpoints / "step-000004").rename(tmp_path / "lost")
+    cut = RunFolder(shutil.copytree(whole.folder.path, tmp_path / "cut" / "x"))
+    (cut.checkpoints / "step-000004").rename(tmp_path / "lost")
     again, _ = audited(tmp_path / "cut")
     train(again)
     assert all(torch.equal(weights(again)[name], one) for name, one in weights(whole).items())
