@@ -107,13 +107,10 @@ def test_the_parent_of_several_runs_stops_them_and_ends_in_75(tmp_path):
     assert said.splitlines()[-1].startswith("error: interrupted")
 
 
-# One that prints at once, one that prints after work, and one that the parser prints.
-READ = ["schema", "sample done --runs {runs}", "eval --help"]
-
-
-@pytest.mark.parametrize("command", READ)
-def test_a_reader_that_leaves_is_met_with_silence(runs, command):
-    line = f"{' '.join(COMMAND)} {command.format(runs=runs)} | head -n 1"
+@pytest.mark.parametrize("command", ["schema", "eval --help"])
+def test_a_reader_that_leaves_a_new_process_is_met_with_silence(command):
+    """Up to the very end of the interpreter, which flushes once more."""
+    line = f"{' '.join(COMMAND)} {command} | head -n 1"
     told = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, env=PLAIN)
     assert "Traceback" not in told.stderr and "Error" not in told.stderr
     assert "Exception ignored" not in told.stderr and told.stdout.count("\n") == 1
@@ -131,16 +128,20 @@ def reader_of(pipe, lines):
         reader.communicate()
 
 
-@pytest.mark.parametrize("command", READ)
-def test_a_reader_of_both_streams_that_leaves_is_met_with_silence(runs, tmp_path, command):
+@pytest.mark.parametrize("command", ["schema", "sample done --runs {runs}", "eval --help"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_leaves_is_met_with_silence(runs, tmp_path, command, both):
+    """The end of a forked child flushes once more, too."""
     given = {"arguments": command.format(runs=runs).split()}
     pipe = tmp_path / "pipe"
+    err = pipe if both else None
     with serving() as server, reader_of(pipe, 1) as reader:
-        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=pipe)
+        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=err)
         read, _ = reader.communicate(timeout=600)
         child.wait()
     assert read.count("\n") == 1
-    assert "Traceback" not in read and "Error" not in read and "Exception ignored" not in read
+    for text in (read, *(() if both else (child.said,))):
+        assert "Traceback" not in text and "Error" not in text and "Exception ignored" not in text
 
 
 def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path):
