@@ -12,29 +12,32 @@ from tiny_runs import TINY, TWO, tiny_run
 from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
+from torture.forks import serving
 from torture.runs import finals
 
 AGAIN = "import sys; from gradroute.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def test_two_processes_with_other_hash_seeds_locales_and_folders_end_with_the_same_bits(tmp_path):
+    """One is forked, and has the hash seed and locale of this machine, the other has its own."""
     overrides = [*TINY, *TWO, "adapters.good.dropout=0.2", "run_name=x"]
-    running = []
-    for seed, locale, place in (("0", "C", "here"), ("1", "tr_TR.UTF-8", "some/where else")):
-        folder = tmp_path / place
-        folder.mkdir(parents=True)
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-c", AGAIN, "train", "caps", *overrides, "--audit"],
-                cwd=folder,
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    for process in running:
-        assert process.communicate()[1].rstrip().endswith("every route as the table says.")
+    arguments = ["train", "caps", *overrides, "--audit"]
+    elsewhere = tmp_path / "some" / "where else"
+    elsewhere.mkdir(parents=True)
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": "tr_TR.UTF-8"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGAIN, *arguments],
+        cwd=elsewhere,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with serving() as server:
+        child = server.start("gradroute.cli:main", {"arguments": arguments}, tmp_path / "here")
+        child.wait()
+    for said in (process.communicate()[1], child.said):
+        assert said.rstrip().endswith("every route as the table says.")
     runs = [RunFolder(tmp_path / place / "runs" / "x") for place in ("here", "some/where else")]
     for run in runs:  # in this process, for its imports are done
         evaluate_run(run)

@@ -5,6 +5,7 @@ must find torch as a new process finds it.
 """
 
 import importlib
+import sys
 
 from PIL import Image
 from transformers import conversion_mapping
@@ -15,6 +16,7 @@ for _name in (
     "gradroute.demo",
     "gradroute.report.publish",
     "gradroute.run",
+    "gradroute.verbs.training",
     "matplotlib.backends.backend_agg",
     "peft.tuners.lora",
     "peft.utils.transformers_weight_conversion",
@@ -26,3 +28,9 @@ for _name in (
     importlib.import_module(_name)
 Image.preinit()
 conversion_mapping.get_checkpoint_conversion_mapping("llama")
+
+
+def print_loaded() -> int:
+    """In a child: the names of all modules that are imported, one a line."""
+    print(*sys.modules, sep="\n")
+    return 0
