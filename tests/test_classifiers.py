@@ -5,19 +5,13 @@ import math
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import skops.io
 import torch
 from hostile_models import change, pickled, tiny_model
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
-from sklearn.svm import LinearSVC
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging
 
@@ -115,21 +109,29 @@ def test_weights_that_give_no_probability_are_an_error(folder: Path, tmp_path: P
 
 
 # -------------------------------------------------------------------------- scikit-learn
+# Imported where it is used: skops takes seconds, and every worker of the tests reads this file.
 
 LOUD = ["THE FOX SHOUTS", "LOUD DAY", "STORM SEA"] * 4
 CALM = ["the fox sleeps", "a quiet day", "calm sea"] * 4
 
 
 def fitted(*steps: Any, labels: tuple[object, object] = ("loud", "calm")):
+    from sklearn.pipeline import make_pipeline
+
     return make_pipeline(*steps).fit(LOUD + CALM, [labels[0]] * 12 + [labels[1]] * 12)
 
 
 def dump(model: object, path: Path) -> Path:
+    import skops.io
+
     skops.io.dump(model, path)
     return path
 
 
 def test_a_pipeline_gives_the_probability_of_its_bad_class(tmp_path: Path):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     model = fitted(TfidfVectorizer(lowercase=False), LogisticRegression())
     path = dump(model, tmp_path / "loud.skops")
     texts = ["STORM DAY", "calm day", "???"]
@@ -139,6 +141,9 @@ def test_a_pipeline_gives_the_probability_of_its_bad_class(tmp_path: Path):
 
 
 def test_a_classifier_without_probabilities_gives_1_and_0(tmp_path: Path):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
     model = fitted(TfidfVectorizer(lowercase=False), LinearSVC(), labels=(1, 0))
     path = dump(model, tmp_path / "svm.skops")
     assert sklearn_classifier(path, "1")(["STORM DAY", "calm day"]) == [1.0, 0.0]
@@ -149,29 +154,54 @@ def identity(texts):
 
 
 def test_types_that_are_not_trusted_are_refused_by_name(tmp_path: Path):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import FunctionTransformer
+
     forest = dump(fitted(CountVectorizer(), RandomForestClassifier(2)), tmp_path / "forest.skops")
     with pytest.raises(ConfigError, match=r"not trusted: sklearn.tree._tree.Tree"):
         sklearn_classifier(forest, "loud")
-    own = make_pipeline(FunctionTransformer(identity), TfidfVectorizer(), LogisticRegression())
-    path = dump(own.fit(LOUD + CALM, [1] * 12 + [0] * 12), tmp_path / "own.skops")
+    steps = (FunctionTransformer(identity), TfidfVectorizer(), LogisticRegression())
+    path = dump(fitted(*steps, labels=(1, 0)), tmp_path / "own.skops")
     with pytest.raises(ConfigError, match=r"not trusted: .*test_classifiers.identity"):
         sklearn_classifier(path, "1")
 
 
+def no_classifier() -> object:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer().fit(CALM)
+
+
+def not_fitted() -> object:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression()
+
+
+def no_model() -> object:
+    return {"a": 1}
+
+
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("make", "message"),
     [
-        (TfidfVectorizer().fit(CALM), "an object of the type TfidfVectorizer; a fitted classifier"),
-        (LogisticRegression(), "an object of the type LogisticRegression; a fitted"),
-        ({"a": 1}, "an object of the type dict"),
+        (no_classifier, "an object of the type TfidfVectorizer; a fitted classifier"),
+        (not_fitted, "an object of the type LogisticRegression; a fitted"),
+        (no_model, "an object of the type dict"),
     ],
 )
-def test_what_classifies_nothing_is_refused(tmp_path: Path, model: object, message: str):
+def test_what_classifies_nothing_is_refused(
+    tmp_path: Path, make: Callable[[], object], message: str
+):
     with pytest.raises(ConfigError, match=message):
-        sklearn_classifier(dump(model, tmp_path / "x.skops"), "a")
+        sklearn_classifier(dump(make(), tmp_path / "x.skops"), "a")
 
 
 def test_a_classifier_of_numbers_is_no_classifier_of_texts(tmp_path: Path):
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
     with pytest.raises(DataError, match=r"cannot classify the texts \(ValueError"):
         sklearn_classifier(dump(model, tmp_path / "x.skops"), "1")(["a"])
@@ -213,7 +243,7 @@ def test_a_file_that_is_no_skops_archive_is_refused(tmp_path: Path, monkeypatch)
 
 
 def test_without_the_extra_the_package_to_install_is_named(tmp_path: Path, monkeypatch):
-    path = dump(LogisticRegression(), tmp_path / "x.skops")
+    path = dump(not_fitted(), tmp_path / "x.skops")
     monkeypatch.setitem(sys.modules, "skops.io", None)
     with pytest.raises(MachineError, match=r"pip install 'gradroute\[label\]'"):
         sklearn_classifier(path, "a")
