@@ -64,5 +64,5 @@ def kind(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value), *map(kind, value)
     if isinstance(value, dict):
-        return dict, *((key, kind(part)) for key, part in value.items())
+        return dict, *((type(key), kind(part)) for key, part in value.items())
     return object()
