@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from threading import get_ident
 from typing import Any
 
 from beartype import beartype
@@ -29,11 +30,12 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     if "{" in "".join(map(str, inspect.get_annotations(function).values())):
         return jaxtyped(function, typechecker=beartype)  # sizes that are values, not shapes
     seen: set[Any] = set()
-    given_out: list[Any] = []
+    given_out: dict[int, Any] = {}  # thread -> what its call has given back, to be checked alone
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return given_out.pop() if given_out else function(*args, **kwargs)
+        me = get_ident()
+        return given_out.pop(me) if me in given_out else function(*args, **kwargs)
 
     every_time = jaxtyped(call, typechecker=beartype)
 
@@ -47,8 +49,11 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
             return out
         out = function(*args, **kwargs)
         if (going_in, kind(out)) not in seen:
-            given_out.append(out)  # the arguments are known to pass: it is taken at once
-            every_time(*args, **kwargs)
+            given_out[get_ident()] = out
+            try:
+                every_time(*args, **kwargs)
+            finally:  # arguments that the function has changed may not pass any more
+                given_out.pop(get_ident(), None)
             seen.add((going_in, kind(out)))
         return out
 
