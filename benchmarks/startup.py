@@ -33,7 +33,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "import of report": ["-c", "import gradroute.report.publish"],
         "import of train": ["-c", "import gradroute.run"],
         LIBRARIES: ["-c", "import torch, transformers, peft"],
-        "import of transformers' Trainer": ["-c", "from transformers import Trainer"],
     }
 
 
