@@ -24,7 +24,6 @@ from gradroute.routing.policy import AblationMode
 
 PEFT = "PEFT, a generate call per mode"
 OURS = "gradroute, all modes at once"
-ALONE = "gradroute, a mode at a time"
 PROMPTS, WORDS = 16, 32
 BOUNDS = {"2M": [Bound(OURS, PEFT, 0.40)], "15M": [Bound(OURS, PEFT, 0.65)]}
 ROWS = 256  # as many rows at once as the configuration allows by itself
@@ -63,7 +62,7 @@ def by_peft(model: PeftModel, prompts: torch.Tensor, modes: Sequence[Scales], ne
     return found
 
 
-def measure(size: str, modes: dict[str, Scales], new: int, rounds: int, seed: int, alone: bool):
+def measure(size: str, modes: dict[str, Scales], new: int, rounds: int, seed: int):
     """The table of one size."""
     size_of = shapes.SIZES[size]
     base = shapes.base(size_of)
@@ -97,8 +96,6 @@ def measure(size: str, modes: dict[str, Scales], new: int, rounds: int, seed: in
 
     same = list(ours(asked).values()) == reference()
     variants = {PEFT: reference, OURS: lambda: ours(asked)}
-    if alone:
-        variants[ALONE] = lambda: [ours([mode]) for mode in asked]
     times = measuring.interleaved(variants, rounds, seed, warm=1)
     title = f"{size}, {len(modes)} modes, {PROMPTS} prompts, {new} new tokens"
     bounds = BOUNDS.get(size, ()) if len(modes) == 3 else ()
@@ -115,12 +112,9 @@ CURVE: dict[str, Scales] = {f"bad_{tenth}": {"good": 1.0, "bad": tenth / 10} for
 
 def tables(asked: argparse.Namespace) -> list[dict]:
     """A table of every size, and of a curve of scales."""
-    found = [
-        measure(size, MODES, 64, asked.rounds, asked.seed, alone=size == "2M")
-        for size in asked.sizes
-    ]
+    found = [measure(size, MODES, 64, asked.rounds, asked.seed) for size in asked.sizes]
     if "2M" in asked.sizes:
-        found.append(measure("2M", CURVE, 16, asked.rounds, asked.seed, alone=False))
+        found.append(measure("2M", CURVE, 16, asked.rounds, asked.seed))
     return found
 
 

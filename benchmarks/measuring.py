@@ -271,8 +271,6 @@ def in_processes(
 
     draw = random.Random(f"order {seed}")
     times = {name: Seconds([], []) for name in commands}
-    for name in commands:
-        run(name)  # files come from the disk once
     for _ in range(rounds):
         for name in draw.sample(list(commands), len(commands)):
             clock, wall = run(name)

@@ -21,7 +21,7 @@ from measuring import Bound, Seconds
 ROW, MICRO = 128, 8
 FIRST = "1k tokens a step"
 ADAPTERS = (2, 4, 8)
-LAYERS = (2, 4, 8, 16)
+LAYERS = (2, 4, 8)
 
 
 def tokens(thousands: Sequence[int], rounds: int, seed: int) -> dict:

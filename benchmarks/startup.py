@@ -50,8 +50,9 @@ def measure(rounds: int, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         asked = commands(Path(folder))
         refused: Mapping[str, int] = {name: REFUSED for name in asked if "wrong" in name}
-        times = measuring.in_processes(asked, rounds, seed, refused)
+        # First, for files come from the disk once.
         loaded = {name: modules(arguments) for name, arguments in asked.items()}
+        times = measuring.in_processes(asked, rounds, seed, refused)
     return measuring.table("start-up", times, LIBRARIES, seed=seed, modules=loaded)
 
 

@@ -63,7 +63,7 @@ def test_completions_and_losses_of_the_compared_ways_are_the_same():
     import evaluation
     import scoring
 
-    assert evaluation.measure("tiny", evaluation.MODES, 4, 1, 0, alone=False)["same_tokens"]
+    assert evaluation.measure("tiny", evaluation.MODES, 4, 1, 0)["same_tokens"]
     assert scoring.measure("tiny", "last-half", 1, 0)["same_losses"]
 
 
