@@ -49,7 +49,7 @@ def measure(rounds: int, seed: int) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure it."""
-    asked = measuring.options(__doc__, argv, rounds=20)
+    asked = measuring.options(__doc__, argv)
     torch.manual_seed(asked.seed)
     question = "What share of a step is data?"
     measuring.answer("pipeline", question, asked, lambda: [measure(asked.rounds, asked.seed)])
