@@ -22,7 +22,7 @@ TOGETHER = 256
 """Positions up to which the groups of a batch are computed together rather than one by one."""
 
 Side = tuple[Tensor, Tensor, float]
-"""Of one term: Aᵀ [in, R], Bᵀ [R, out] and the factor of `terms.Stack`."""
+"""A `terms.Stack` for use on rows: downᵀ [in, R], upᵀ [R, out] and alpha."""
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 
@@ -32,9 +32,9 @@ class Together:
     """All adapters of a layer in one product, for a batch whose groups are few positions each.
 
     Attributes:
-        down: Aᵀ of every adapter that is on somewhere, side by side.
-        up: Their Bᵀ.
-        alpha: The factor of `terms.Stack`.
+        down: That of the `terms.Stack` of every adapter that is on somewhere, transposed.
+        up: The same of its up.
+        alpha: Its factor.
         gates: At every position the scale of each rank.
     """
 

@@ -174,12 +174,7 @@ def train_step(
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
     taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
     groups = {group["adapter"]: group for group in optimizer.param_groups}
-    wanted: dict[str, Tensor] = {}
-    for name, group in groups.items():
-        group["lr"] = rate * group["peak"]
-        if name in reached:
-            limit = math.inf if group["clip"] is None else group["clip"]
-            wanted[name] = nn.utils.clip_grad_norm_(group["params"], limit)
+    wanted = _clip(groups, reached, rate)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
     if meanwhile is not None:
@@ -201,6 +196,19 @@ def train_step(
     _act(optimizer, report.updated if check_after else ())
     optimizer.zero_grad(set_to_none=True)
     return report
+
+
+def _clip(
+    groups: Mapping[str, dict[str, Any]], reached: Collection[str], rate: float
+) -> dict[str, Tensor]:
+    """Set every rate, clip the gradients of the adapters reached; their norms from before."""
+    norms: dict[str, Tensor] = {}
+    for name, group in groups.items():
+        group["lr"] = rate * group["peak"]
+        if name in reached:
+            limit = math.inf if group["clip"] is None else group["clip"]
+            norms[name] = nn.utils.clip_grad_norm_(group["params"], limit)
+    return norms
 
 
 def _skip(group: dict[str, Any]) -> None:
