@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gradroute.routing.adapters import (
+from gradroute import (
     AdapterSpec,
+    RoutingPolicy,
     ablated,
     adapter_parameters,
+    apply_updates,
     attach_adapters,
     routed,
+    standard_modes,
 )
-from gradroute.routing.policy import RoutingPolicy, standard_modes
 
 ALPHABET, LENGTH, BATCH = 20, 12, 16  # letter i is token i, or i + ALPHABET in capitals
 ADAPTERS = {"good": AdapterSpec(rank=8), "bad": AdapterSpec(rank=8)}
@@ -91,23 +93,19 @@ def main(base_steps: int = 250, steps: int = 200) -> dict[str, tuple[float, floa
     torch.manual_seed(0)
     model = attach_adapters(make_base(base_steps), ADAPTERS, layers="all")
     policy = RoutingPolicy.from_value("anchored", list(ADAPTERS))
-    own = adapter_parameters(model)
-    optimizer = torch.optim.AdamW([{"params": own[name]} for name in own], lr=1e-2)
+    groups = [
+        {"params": weights, "adapter": name, "clip": 1.0}  # each clipped by itself
+        for name, weights in adapter_parameters(model).items()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
 
     model.train()
     for _ in range(steps):
         tokens, labels = labelled_batch()
         with routed(model, policy, labels):  # one mixed batch, one forward, one backward
             loss_of(model, tokens).backward()
-        updated = policy.updated_by(labels)
-        for name, parameters in own.items():
-            if name in updated:
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)  # for each adapter by itself
-            else:
-                for parameter in parameters:  # None, not zero: AdamW must not move it at all
-                    parameter.grad = None
-        optimizer.step()
-        optimizer.zero_grad()
+        # An adapter that no label of the batch updates does not move at all.
+        apply_updates(optimizer, policy, labels)
 
     model.eval()
     small_letters = stories(200, torch.zeros(200, dtype=torch.long))

@@ -3,6 +3,7 @@
     attach_adapters   put named LoRA adapters on a model
     routed            within it, a label decides what each adapter learns
     ablated           within it, a mode decides which adapters are computed
+    apply_updates     step the optimizer, and leave alone the adapters that nobody updates
 
 Names are loaded when they are first used, so that `import gradroute` does not load torch.
 """
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gradroute.routing.policy import Route as Route
     from gradroute.routing.policy import RoutingPolicy as RoutingPolicy
     from gradroute.routing.policy import standard_modes as standard_modes
+    from gradroute.train.updates import apply_updates as apply_updates
 
     __version__: str
 
@@ -68,6 +70,7 @@ _HOMES = {
         "RoutingPolicy",
         "standard_modes",
     ),
+    "gradroute.train.updates": ("apply_updates",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

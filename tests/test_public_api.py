@@ -24,6 +24,7 @@ PUBLIC = {
     "ablated",
     "adapter_parameters",
     "adapter_state",
+    "apply_updates",
     "attach_adapters",
     "embedded_model",
     "load_adapter_state",

@@ -8,12 +8,12 @@ adapter by itself, and to step.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradroute.data.batches import Batch, TargetGroups
 from gradroute.devices import sent
@@ -33,6 +33,7 @@ from gradroute.train.checks import (
     weights_norm,
 )
 from gradroute.train.taken import StepReport, Taken, read_step
+from gradroute.train.updates import clip_gradients, skip_updates
 
 Watch = Callable[[Batch, RoutedScope], None]
 """Called after the forward pass of every micro-batch, with the scope that it ran under."""
@@ -174,7 +175,9 @@ def train_step(
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
     taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
     groups = {group["adapter"]: group for group in optimizer.param_groups}
-    wanted = _clip(groups, reached, rate)
+    for group in groups.values():
+        group["lr"] = rate * group["peak"]
+    wanted = clip_gradients(groups, reached)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
     if meanwhile is not None:
@@ -192,29 +195,10 @@ def train_step(
             if norms[name] == 0.0:
                 check_received(name, group["params"], report.rows, policy)
         else:
-            _skip(group)
+            skip_updates(group)
     _act(optimizer, report.updated if check_after else ())
     optimizer.zero_grad(set_to_none=True)
     return report
-
-
-def _clip(
-    groups: Mapping[str, dict[str, Any]], reached: Collection[str], rate: float
-) -> dict[str, Tensor]:
-    """Set every rate, clip the gradients of the adapters reached; their norms from before."""
-    norms: dict[str, Tensor] = {}
-    for name, group in groups.items():
-        group["lr"] = rate * group["peak"]
-        if name in reached:
-            limit = math.inf if group["clip"] is None else group["clip"]
-            norms[name] = nn.utils.clip_grad_norm_(group["params"], limit)
-    return norms
-
-
-def _skip(group: dict[str, Any]) -> None:
-    """Without a gradient the optimizer passes an adapter over, moments and step count included."""
-    for parameter in group["params"]:
-        parameter.grad = None
 
 
 def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
