@@ -22,7 +22,7 @@ comma := ,
 DONE := $(VENV)/.set-up
 STAMP := $(DONE)$(if $(EXTRAS)$(TORCH_BACKEND),-with-$(subst $(comma),+,$(EXTRAS))-$(TORCH_BACKEND))
 
-.PHONY: help setup demo test check torture bench bench-long bench-gpu reference lock base clean
+.PHONY: help setup demo test check torture bench bench-long bench-gpu reference drawing lock base clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-gpu: $(STAMP) ## the training step on a GPU; without one, a line that says
 
 reference: $(STAMP) ## make docs/reference/ again from docstrings, schema and parser
 	$(BIN)/python tools/make_reference.py
+
+drawing: $(STAMP) ## make the drawing of the README again
+	$(BIN)/python tools/make_drawing.py
 
 base: $(STAMP) ## make the embedded model again from its seed
 	$(BIN)/python tools/make_base.py $(ARGS)

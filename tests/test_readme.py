@@ -1,14 +1,18 @@
-"""What the README says is what the program does."""
+"""What the front page and the reproduction say is what the program does."""
 
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from gradroute.config import load_config
 from gradroute.routing.policy import RoutingPolicy
+from tools import make_drawing
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REPRODUCTION = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -31,7 +35,7 @@ def test_the_routing_table_is_the_one_called_anchored():
 
 def test_the_dials_have_the_defaults_in_the_table():
     config = load_config(None)
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S*) ?\| `([a-z_.]+)` \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S*) ?\| `([a-z_.]+)` \|$", REPRODUCTION, re.MULTILINE)
     assert len(rows) == 7
     for dial, default, field in rows:
         value = config
@@ -41,12 +45,22 @@ def test_the_dials_have_the_defaults_in_the_table():
 
 
 def test_its_make_targets_exist():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"\bmake ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_the_files_it_links_to_exist():
-    root = Path(__file__).parent.parent
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / link).exists(), link
+    links = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r'src(?:set)?="([^"]+)"', README)
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("theme", make_drawing.COLORS)
+def test_the_drawing_is_what_its_script_makes(theme: str):
+    committed = make_drawing.FOLDER / f"mechanism_{theme}.svg"
+    assert committed.read_text(encoding="utf-8") == make_drawing.drawing(theme)
+
+
+def test_the_front_page_can_be_read_in_a_minute():
+    assert len(README.encode()) < 8192
