@@ -219,9 +219,8 @@ def weight_check(
     kept = _kept(checkpoint, choice.kept)
     if not merged:
         described = read_json(folder / "adapter_config.json")
-        rank = described["r"] ** (0.5 if described["use_rslora"] else 1.0)
         tensors = load_file(folder / "adapter_model.safetensors")
-        return adapter_weights_check(tensors, described["lora_alpha"] / rank, kept)
+        return adapter_weights_check(tensors, described, kept)
     described = read_json(checkpoint.path / choice.kept[0] / "adapter_config.json")
     return merged_weights_check(
         exported.inner.state_dict(),
