@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 _LOCAL_THETA = {"gemma3_text": "rope_local_base_freq", "gemma3n_text": "rope_local_base_freq"}
 _THETAS_BY_LAYER = {
@@ -31,11 +31,14 @@ _ONLY = {
     "olmo2": {"type", "factor"},
 }
 """Model type -> the keys that its `rope_scaling` may have; transformers 4 refuses any other."""
+_THETAS = {"rope_theta", "global_rope_theta", "rotary_emb_base"}
 _LAYERS_BEFORE = {"linear_attention": "mamba", "full_attention": "attention"}
 _HYBRIDS = ("granitemoehybrid", "zamba", "zamba2")
 """Model types whose layers had the names before of `_LAYERS_BEFORE`, which transformers 5 reads."""
+_EXPERTS = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text")
+"""Model types whose number of experts transformers 5 renamed."""
 _NO_LIMIT = [0.0, {"__float__": "Infinity"}]
-"""How transformers 5 writes an interval without end; it is the default of each class that has one."""
+"""How transformers 5 writes an interval without end, which each class with one has by default."""
 
 
 def with_older_names(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,11 +49,11 @@ def with_older_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: A model's `config.json`, as transformers 5 writes it.
     """
+    model_type = settings.get("model_type", "")
     parts = {
         key: with_older_names(part) if isinstance(part, dict) and "model_type" in part else part
         for key, part in settings.items()
     }
-    model_type = settings.get("model_type", "")
     found = _positions(model_type, settings.get("rope_parameters") or {})
     if settings.get("dtype") is not None:
         found["torch_dtype"] = settings["dtype"]
@@ -59,7 +62,23 @@ def with_older_names(settings: Mapping[str, Any]) -> dict[str, Any]:
             parts[key] = [_LAYERS_BEFORE.get(kind, kind) for kind in settings[key]]
     if settings.get("time_step_limit") == _NO_LIMIT:
         del parts["time_step_limit"]
+    if model_type in _EXPERTS and "num_local_experts" in settings:
+        found["num_experts"] = settings["num_local_experts"]
+    if model_type == "dbrx":  # transformers 4 refuses settings that these parts do not know
+        general = PreTrainedConfig().to_dict().keys() - {"dtype", "model_type"}
+        for name in ("attn_config", "ffn_config"):
+            parts[name] = {k: v for k, v in settings[name].items() if k not in general}
     return found | parts
+
+
+def only_for_new_readers(settings: Mapping[str, Any]) -> bool:
+    """Whether a model has rotary positions that no earlier name can say.
+
+    Args:
+        settings: As `with_older_names` returns them.
+    """
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    return any(part.get("rope_parameters") and not _THETAS & part.keys() for part in parts)
 
 
 def tokenizer_with_older_names(settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -114,9 +133,9 @@ def _positions(model_type: str, rope: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flat(model_type: str, rope: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
-    names = _OWN_NAMES.get(model_type, {})
-    found |= {names[key]: value for key, value in found.items() if key in names}
     scaling = {key: value for key, value in rope.items() if key not in found}
+    names = _OWN_NAMES.get(model_type, {})
+    found = {names.get(key, key): value for key, value in found.items()}
     if scaling.get("rope_type", "default") != "default" or len(scaling) > 1:
         scaling["type"] = scaling.get("rope_type", "default")
         allowed = _ONLY.get(model_type, scaling.keys())

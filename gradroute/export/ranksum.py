@@ -21,8 +21,8 @@ class OneAdapter:
     Attributes:
         modules: Name of the module in the base -> A [rank, in], B [out, rank].
         rank: Rows of A.
-        alpha: The update is scaled by alpha / rank, as every reader of PEFT's files does it. Several
-            readers pass over `use_rslora`, so the scale of rsLoRA is folded into alpha.
+        alpha: The update is scaled by alpha / rank, as every reader does it. Several readers pass
+            over `use_rslora`, so the scale of rsLoRA is folded into alpha.
         fan_in_fan_out: Whether the base stores its weights transposed (Conv1D).
     """
 

@@ -18,7 +18,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError
-from gradroute.export.older_readers import tokenizer_with_older_names, with_older_names
+from gradroute.export.older_readers import (
+    only_for_new_readers,
+    tokenizer_with_older_names,
+    with_older_names,
+)
 from gradroute.export.ranksum import OneAdapter
 from gradroute.files import read_json, write_json
 from gradroute.strangers import TOKENIZER_FILES
@@ -96,7 +100,13 @@ def write_model(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> Non
     _saveable(model)
     model.save_pretrained(folder, max_shard_size=LARGEST_SHARD)
     config = read_json(folder / "config.json") | {"dtype": _TYPES[dtype]}
-    _write_settings(folder / "config.json", with_older_names(config))
+    written = with_older_names(config)
+    if only_for_new_readers(written):
+        say(
+            "the rotary positions of this model differ by kind of layer in a way that settings "
+            "before transformers 5 cannot say: earlier readers would compute another model."
+        )
+    _write_settings(folder / "config.json", written)
     if (folder / "generation_config.json").is_file():
         _write_settings(
             folder / "generation_config.json", read_json(folder / "generation_config.json")

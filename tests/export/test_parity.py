@@ -132,7 +132,12 @@ def test_an_exported_adapter_is_the_kept_ones_and_nothing_else():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"a": 3}}, {"rank_pattern": {"a": 3}}],
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"a": 3}},
+        {"rank_pattern": {"a": 3}},
+    ],
 )
 def test_an_exported_adapter_whose_scale_readers_may_read_differently_fails(setting):
     _, own, _ = merged()
