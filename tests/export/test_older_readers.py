@@ -136,8 +136,8 @@ def tokenizer():
         eos_token="</s>",
         pad_token="<pad>",
         padding_side="left",
-        extra_special_tokens=["<turn>"],
     )
+    made.add_special_tokens({"extra_special_tokens": ["<turn>"]})
     made.chat_template = "{% for m in messages %}<turn>{{ m.content }}{% endfor %}"
     return made
 
