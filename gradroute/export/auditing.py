@@ -7,7 +7,7 @@ import torch
 from gradroute.config import load_config
 from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
-from gradroute.export.card import audit_card
+from gradroute.export.card import audit_card, how_to_load
 from gradroute.export.choosing import Choice
 from gradroute.export.exporting import hub_name, show_checks, subject_of
 from gradroute.export.placing import CARD, building, check_out, put_in_place, record, write_manifest
@@ -65,3 +65,4 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
     record(folder, "audit-adapter", out, adapters)
     print(printable(f"written: {out}"))
     say(f"{folder.name}: {out} HOLDS EVERYTHING that was trained, the unwanted behaviour too.")
+    print(printable(how_to_load("peft", hub_name(config), repr(str(out)))))

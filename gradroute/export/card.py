@@ -122,17 +122,38 @@ def _what(subject: Subject) -> str:
     )
 
 
+def how_to_load(form: str, base_name: str | None, folder: str = "folder") -> str:
+    """The call that loads an export, in one sentence.
+
+    Args:
+        form: `peft` or `merged`.
+        base_name: Name of the base on the hub; None where it has none.
+        folder: What the export is called in the call.
+    """
+    by_itself = f"AutoModelForCausalLM.from_pretrained({folder})"
+    if form == "merged":
+        return f"It loads with `{by_itself}` of transformers."
+    call = f"It loads with `PeftModel.from_pretrained(base, {folder})` of PEFT, where `base` is"
+    if base_name:
+        loaded = f"AutoModelForCausalLM.from_pretrained('{_code(base_name)}')"
+        return f"{call} `{loaded}` of transformers."
+    return (
+        f"{call} the loaded base model. That has no public name, so `base_model_name_or_path` is "
+        f"null and nothing can find it by itself: `{by_itself}` would ask the hub for a "
+        "repository called None."
+    )
+
+
 def _use(subject: Subject) -> str:
+    call = how_to_load(subject.form, subject.base_name)
     if subject.form == "merged":
-        return (
-            "It loads with `AutoModelForCausalLM.from_pretrained` of transformers; nothing else is "
-            "needed."
-        )
+        return f"{call} Nothing else is needed."
     least = next((rank for rank in _SERVER_RANKS if rank >= subject.rank), subject.rank)
     return (
-        "It loads with `PeftModel.from_pretrained(base, folder)` of PEFT. It has rank "
-        f"{subject.rank}, no bias, no magnitudes and no modules of its own, so servers that read "
-        f"PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank {least}`."
+        f"{call} It has rank {subject.rank}, no bias, no magnitudes and no modules of its own, and "
+        "B A is scaled by lora_alpha / r (a factor of rsLoRA is folded into lora_alpha), so "
+        f"servers that read PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank "
+        f"{least}`."
     )
 
 

@@ -17,7 +17,7 @@ from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.config import RunConfig, load_config
 from gradroute.environment import provenance
 from gradroute.errors import ConfigError, MachineError
-from gradroute.export.card import STATEMENT, Subject, export_card
+from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
 from gradroute.export.choosing import Choice, choose
 from gradroute.export.evidence import evidence
@@ -150,6 +150,7 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     if repo:
         push(wanted.out, repo, public=public, token=token)
         print(printable(f"pushed: {repo} ({'public' if public else 'private'})"))
+    print(printable(how_to_load(wanted.form, hub_name(config), repr(str(wanted.out)))))
 
 
 def _build(job: _Job, built: Path) -> None:

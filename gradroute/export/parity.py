@@ -20,6 +20,8 @@ LENGTH = 24
 """Tokens that a row begins with."""
 NEW = 16
 """Tokens that the ablated model adds to each row, the most probable one each time."""
+_OTHER_SCALES = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
+"""Settings of PEFT under which some readers scale by alpha / r, and others do not."""
 
 
 def probe_rows(
@@ -178,16 +180,23 @@ def merged_weights_check(
 
 
 def adapter_weights_check(
-    found: Mapping[str, Tensor], scale: float, kept: Sequence[tuple[Mapping[str, Tensor], float]]
+    found: Mapping[str, Tensor],
+    described: Mapping[str, Any],
+    kept: Sequence[tuple[Mapping[str, Tensor], float]],
 ) -> Check:
     """Whether an exported adapter is the kept ones, stacked and scaled, to a unit at the end.
 
+    Readers must agree on the scale: it is lora_alpha / r, which those compute that pass over the
+    settings of other scales, and these settings are off.
+
     Args:
         found: Its tensors by name.
-        scale: What PEFT will multiply B A by.
+        described: The settings that were written beside them.
         kept: Of every kept adapter its tensors, read again from the checkpoint, and its scale.
     """
     first, _ = kept[0]
+    scale = described["lora_alpha"] / described["r"]
+    other_scales = [name for name in _OTHER_SCALES if described.get(name)]
     worst = 0.0
     for name, tensor in found.items():
         if name not in first:
@@ -200,10 +209,11 @@ def adapter_weights_check(
         worst = max(worst, distance_in_ulps(tensor, exact) if fits else float("inf"))
     return Check(
         "weights",
-        found.keys() == first.keys() and worst <= 1,
+        found.keys() == first.keys() and worst <= 1 and not other_scales,
         f"{len(found)} tensors are within {worst:.2f} units in the last place of those of the "
-        "checkpoint (1 allowed), and there are no others",
-        {"tensors": len(found), "ulps": worst},
+        "checkpoint (1 allowed) where B A is scaled by lora_alpha / r, and there are no others; "
+        f"settings of another scale: {', '.join(other_scales) or 'none'}",
+        {"tensors": len(found), "ulps": worst, "scale": scale},
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -34,8 +35,12 @@ from gradroute.model import Base
 from gradroute.prepare import Prepared
 from gradroute.routing.adapters import ablated, peft_at_work
 
-SENTENCE = "Once there was a day - and a second one, 12 of them!"
-"""What two tokenizers are compared on besides their vocabularies."""
+TEXTS = (
+    "Once there was a day - and a second one, 12 of them!",
+    "  It's\n\n\tcaf\u00e9 \u00bd, \u4f60\u597d \U0001f98a  end \n",
+)
+"""What two tokenizers are compared on, besides their vocabularies and their special tokens."""
+_BOTH = (True, False)
 
 
 @dataclass(frozen=True)
@@ -160,16 +165,41 @@ def forward_checks(
         checks.append(as_stored_check(expected.logits, found, dtype))
         computed = load_merged(folder, expected.base.model.device, own)
         found = logits_of(computed.model, expected.rows)
-    first, second = expected.base.tokenizer, exported.tokenizer
-    same = first.get_vocab() == second.get_vocab() and (
-        first.encode(SENTENCE) == second.encode(SENTENCE)
-    )
-    text = "the exported tokenizer is the base's: same vocabulary, same tokens of a sentence"
     return [
         logits_check(expected.logits, found, coarsest(own, dtype)),
         *checks,
-        Check("tokenizer", same, text if same else "the exported tokenizer is another"),
+        tokenizer_check(expected.base.tokenizer, exported.tokenizer),
     ]
+
+
+def tokenizer_check(own: Tokenizer, exported: Tokenizer) -> Check:
+    """Whether two tokenizers make the same of texts, of special tokens in a text, and of chats."""
+    special = sorted(own.all_special_tokens)
+    texts = [*TEXTS, *(f"a {token} b{token}{token}\n c" for token in special)]
+
+    def made(tokenizer: Tokenizer) -> list[Any]:
+        rows = [
+            tokenizer.encode(text, add_special_tokens=added) for text in texts for added in _BOTH
+        ]
+        shown = [tokenizer.decode(row, skip_special_tokens=left) for row in rows for left in _BOTH]
+        return [rows, shown, sorted(tokenizer.all_special_tokens), tokenizer.special_tokens_map]
+
+    other = [
+        what
+        for what, same in (
+            ("vocabulary", own.get_vocab() == exported.get_vocab()),
+            ("tokens of texts", made(own) == made(exported)),
+            ("chat template", own.chat_template == exported.chat_template),
+        )
+        if not same
+    ]
+    text = (
+        f"the exported tokenizer has another {', '.join(other)} than the base's"
+        if other
+        else "the exported tokenizer is the base's: same vocabulary and chat template, same "
+        f"tokens of {len(texts)} texts"
+    )
+    return Check("tokenizer", not other, text)
 
 
 def contrast_check(expected: Reference, choice: Choice) -> Check:
@@ -219,9 +249,8 @@ def weight_check(
     kept = _kept(checkpoint, choice.kept)
     if not merged:
         described = read_json(folder / "adapter_config.json")
-        rank = described["r"] ** (0.5 if described["use_rslora"] else 1.0)
         tensors = load_file(folder / "adapter_model.safetensors")
-        return adapter_weights_check(tensors, described["lora_alpha"] / rank, kept)
+        return adapter_weights_check(tensors, described, kept)
     described = read_json(checkpoint.path / choice.kept[0] / "adapter_config.json")
     return merged_weights_check(
         exported.inner.state_dict(),

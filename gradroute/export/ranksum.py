@@ -21,28 +21,27 @@ class OneAdapter:
     Attributes:
         modules: Name of the module in the base -> A [rank, in], B [out, rank].
         rank: Rows of A.
-        alpha: With `rslora` the update is scaled by alpha / sqrt(rank), else by alpha / rank.
-        rslora: See `alpha`.
+        alpha: The update is scaled by alpha / rank, as every reader does it. Several readers pass
+            over `use_rslora`, so the scale of rsLoRA is folded into alpha.
         fan_in_fan_out: Whether the base stores its weights transposed (Conv1D).
     """
 
     modules: dict[str, tuple[Tensor, Tensor]]
     rank: int
     alpha: float
-    rslora: bool
     fan_in_fan_out: bool
 
     @property
     def scale(self) -> float:
         """What B A is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return self.alpha / self.rank
 
 
 def as_one(checkpoint: Checkpoint, adapters: Sequence[str]) -> OneAdapter:
     """The adapters of a verified checkpoint as one; no other adapter's files are opened.
 
-    A single adapter is taken as it is, bit by bit. Of several, the scales are folded into B where
-    they differ, which rounds once.
+    The factors of a single adapter are taken as they are, bit by bit. Of several, the scales are
+    folded into B where they differ, which rounds once.
 
     Args:
         checkpoint: Verified.
@@ -58,9 +57,11 @@ def as_one(checkpoint: Checkpoint, adapters: Sequence[str]) -> OneAdapter:
     first, *others = parts.values()
     if len(adapters) == 1:
         modules = {module: (own.A, own.B) for module, own in first.items()}
-        rslora = bool(described[0].get("use_rslora"))
+        rank = described[0]["r"]
         alpha = float(described[0]["lora_alpha"])
-        return OneAdapter(modules, described[0]["r"], alpha, rslora, transposed)
+        if described[0].get("use_rslora"):
+            alpha = alpha_for(next(iter(first.values())).scale, rank)
+        return OneAdapter(modules, rank, alpha, transposed)
     if any(other.keys() != first.keys() for other in others):
         raise ConfigError(
             f"the adapters {', '.join(adapters)} adapt different modules, so they cannot be one "
@@ -73,7 +74,18 @@ def as_one(checkpoint: Checkpoint, adapters: Sequence[str]) -> OneAdapter:
         for module in first
     }
     alpha = float(rank) if common is None else common * rank
-    return OneAdapter(modules, rank, alpha, False, transposed)
+    return OneAdapter(modules, rank, alpha, transposed)
+
+
+def alpha_for(scale: float, rank: int) -> float:
+    """The alpha whose quotient by a rank is a scale, or where there is none the nearest to it.
+
+    A product is rounded, and the quotient again; one of the product's neighbors may do better. What
+    remains is under one unit in the last place of a float64, which no weight in float32 sees.
+    """
+    product = scale * rank
+    nearby = (product, math.nextafter(product, math.inf), math.nextafter(product, 0.0))
+    return min(nearby, key=lambda alpha: abs(alpha / rank - scale))
 
 
 def _described(checkpoint: Checkpoint, adapter: str) -> dict[str, Any]:

@@ -18,6 +18,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError
+from gradroute.export.older_readers import (
+    only_for_new_readers,
+    tokenizer_with_older_names,
+    with_older_names,
+)
 from gradroute.export.ranksum import OneAdapter
 from gradroute.files import read_json, write_json
 from gradroute.strangers import TOKENIZER_FILES
@@ -94,8 +99,14 @@ def write_model(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> Non
             weight.data = weight.data.to(dtype)
     _saveable(model)
     model.save_pretrained(folder, max_shard_size=LARGEST_SHARD)
-    config = read_json(folder / "config.json")
-    _write_settings(folder / "config.json", config | {"dtype": _TYPES[dtype]})
+    config = read_json(folder / "config.json") | {"dtype": _TYPES[dtype]}
+    written = with_older_names(config)
+    if only_for_new_readers(written):
+        say(
+            "the rotary positions of this model differ by kind of layer in a way that settings "
+            "before transformers 5 cannot say: earlier readers would compute another model."
+        )
+    _write_settings(folder / "config.json", written)
     if (folder / "generation_config.json").is_file():
         _write_settings(
             folder / "generation_config.json", read_json(folder / "generation_config.json")
@@ -105,7 +116,8 @@ def write_model(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> Non
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write a tokenizer's files into a folder; those of other names are not kept."""
     before = {path.name for path in folder.iterdir()}
-    tokenizer.save_pretrained(folder)
+    several = isinstance(tokenizer.chat_template, dict)
+    tokenizer.save_pretrained(folder, save_jinja_files=not several)
     for path in folder.iterdir():
         if path.name not in before and path.name not in TOKEN_FILES:
             raise ConfigError(
@@ -114,7 +126,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
             )
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
-            _write_settings(folder / name, read_json(folder / name))
+            settings = read_json(folder / name)
+            if name == "tokenizer_config.json":
+                settings = tokenizer_with_older_names(settings, tokenizer)
+            _write_settings(folder / name, settings)
 
 
 def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -149,7 +164,6 @@ def _lora_config(adapter: OneAdapter, base: nn.Module) -> LoraConfig:
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=_whole(adapter.alpha),  # pyright: ignore[reportArgumentType]
-            use_rslora=adapter.rslora,
             fan_in_fan_out=adapter.fan_in_fan_out,
             inference_mode=True,
             task_type=TaskType.CAUSAL_LM,

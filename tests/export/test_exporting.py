@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradroute.config import load_config
 from gradroute.errors import ConfigError, MachineError
+from gradroute.evaluate.geometry import saved_factors
 from gradroute.export import exporting, proving
+from gradroute.export.card import how_to_load
 from gradroute.files import read_json, read_lines
 from gradroute.measure import evaluate_run, restore
 from gradroute.routing.adapters import ablated
@@ -281,6 +283,44 @@ def test_hostile_names_do_not_steer_the_card(runs, tmp_path):
     before, _, after = line.partition("<img")
     assert before.count("`") % 2 == 1, "it stands between backticks"
     assert "`" not in after.partition("(javascript:c)")[0]
+
+
+def test_an_adapter_of_rslora_is_right_for_readers_that_divide_alpha_by_the_rank(runs, tmp_path):
+    root = runs["llama"].path.parent
+    own = run(root, "llama", "run_name=root", "adapters.good.rslora=true", "adapters.good.alpha=3")
+    out = export(own, tmp_path / "out", "peft")
+    described = read_json(out / "adapter_config.json")
+    assert (described["use_rslora"], described["r"], described["lora_alpha"]) == (False, 4, 6)
+    trained = saved_factors(checkpoint_of(own), "good")
+    found = load_file(out / "adapter_model.safetensors")
+    for module, (down, up, scale) in trained.items():
+        name = f"base_model.model.{module}"
+        read = described["lora_alpha"] / described["r"]
+        read = read * found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]
+        assert scale == 3 / 4**0.5 and read.equal(scale * up @ down) and read.any()
+
+
+def test_a_base_without_a_public_name_is_named_nowhere_and_the_right_call_is_said(
+    runs, tmp_path, capsys
+):
+    out = export(runs["llama"], tmp_path / "out", "peft")
+    said = capsys.readouterr().out.strip().split("\n")[-1]
+    card = (out / "README.md").read_text()
+    assert f"PeftModel.from_pretrained(base, '{out}')" in said
+    assert "PeftModel.from_pretrained(base, folder)" in card
+    for text in (said, card):
+        assert "would ask the hub for a repository called None" in text
+    with pytest.raises(OSError):
+        AutoModelForCausalLM.from_pretrained(out)
+    export(runs["llama"], tmp_path / "model", "merged")
+    said = capsys.readouterr().out.strip().split("\n")[-1]
+    assert f"AutoModelForCausalLM.from_pretrained('{tmp_path / 'model'}')" in said
+
+
+def test_a_base_with_a_public_name_is_fetched_by_it():
+    said = how_to_load("peft", "someone/base", "'x'")
+    assert "PeftModel.from_pretrained(base, 'x')" in said
+    assert "AutoModelForCausalLM.from_pretrained('someone/base')" in said and "None" not in said
 
 
 def test_several_kept_adapters_become_one(runs, tmp_path):

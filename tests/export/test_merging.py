@@ -24,7 +24,7 @@ def adapter_for(weight, name=NAME, rank=3, transposed=False):
     outputs, inputs = reversed(weight.shape) if transposed else weight.shape
     down = torch.randn(rank, inputs, generator=generator)
     up = torch.randn(outputs, rank, generator=generator)
-    return OneAdapter({name: (down, up)}, rank, 5.0, False, transposed)
+    return OneAdapter({name: (down, up)}, rank, 5.0, transposed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

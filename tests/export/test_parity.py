@@ -114,15 +114,36 @@ def test_a_second_adapter_in_merged_weights_is_seen():
 
 def test_an_exported_adapter_is_the_kept_ones_and_nothing_else():
     _, own, _ = merged()
-    assert adapter_weights_check(own, 0.5, [(own, 0.5)]).passed
-    assert not adapter_weights_check(own, 0.25, [(own, 0.5)]).passed
-    assert not adapter_weights_check(own | {"more": torch.ones(1)}, 0.5, [(own, 0.5)]).passed
-    assert not adapter_weights_check(dict(list(own.items())[:1]), 0.5, [(own, 0.5)]).passed
+    half = {"lora_alpha": 1, "r": 2}
+
+    def passed(found, *kept, **changed):
+        return adapter_weights_check(found, half | changed, kept).passed
+
+    assert passed(own, (own, 0.5))
+    assert not passed(own, (own, 0.5), lora_alpha=0.5)
+    assert not passed(own | {"more": torch.ones(1)}, (own, 0.5))
+    assert not passed(dict(list(own.items())[:1]), (own, 0.5))
     wider = {
         key: torch.cat([tensor, tensor], 0 if "_A." in key else 1) for key, tensor in own.items()
     }
-    assert adapter_weights_check(wider, 0.5, [(own, 0.5), (own, 0.5)]).passed
-    assert not adapter_weights_check(wider, 0.5, [(own, 0.5)]).passed
+    assert passed(wider, (own, 0.5), (own, 0.5))
+    assert not passed(wider, (own, 0.5))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"a": 3}},
+        {"rank_pattern": {"a": 3}},
+    ],
+)
+def test_an_exported_adapter_whose_scale_readers_may_read_differently_fails(setting):
+    _, own, _ = merged()
+    described = {"lora_alpha": 1, "r": 2, **setting}
+    check = adapter_weights_check(own, described, [(own, 0.5)])
+    assert not check.passed and next(iter(setting)) in check.text
 
 
 def test_rows_stay_within_the_vocabulary_and_positions_and_end_in_the_models_own_tokens():

@@ -7,7 +7,7 @@ from tiny_checkpoints import save
 from gradroute.checkpoint import adapter_tensors
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export.ranksum import as_one
+from gradroute.export.ranksum import alpha_for, as_one
 from gradroute.files import read_json, write_json
 
 
@@ -58,7 +58,7 @@ def updates(checkpoint, adapters):
 def test_the_sum_of_two_is_one_of_both_ranks(checkpoint, changed):
     describe(checkpoint, "bad", **changed)
     one = as_one(checkpoint, ["good", "bad"])
-    assert one.rank == 6 and not one.rslora
+    assert one.rank == 6
     expected = updates(checkpoint, ["good", "bad"])
     assert one.modules.keys() == expected.keys()
     for module, (down, up) in one.modules.items():
@@ -74,17 +74,27 @@ def test_equal_scales_leave_every_number_as_it_was(checkpoint):
         assert up.equal(torch.cat([good[module].B, bad[module].B], 1))
 
 
-def test_a_single_adapter_is_kept_bit_by_bit_with_its_own_scale(checkpoint):
-    describe(checkpoint, "good", lora_alpha=7, use_rslora=True)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_single_adapter_is_kept_bit_by_bit_with_its_own_scale(checkpoint, rslora):
+    describe(checkpoint, "good", lora_alpha=7, use_rslora=rslora)
     one = as_one(checkpoint, ["good"])
-    assert (one.rank, one.alpha, one.rslora) == (3, 7, True)
-    assert one.scale == pytest.approx(7 / 3**0.5)
+    assert one.rank == 3
+    assert one.alpha == (7 if not rslora else pytest.approx(7 * 3**0.5, rel=1e-15))
     saved = adapter_tensors(checkpoint, "good")
     for module, (down, up) in one.modules.items():
         assert down.equal(saved[f"base_model.model.{module}.lora_A.weight"])
         assert up.equal(saved[f"base_model.model.{module}.lora_B.weight"])
-    scales = {factors.scale for factors in saved_factors(checkpoint, "good").values()}
-    assert scales == {one.scale}
+    (scale,) = {factors.scale for factors in saved_factors(checkpoint, "good").values()}
+    assert one.scale == pytest.approx(scale, rel=2**-52)
+
+
+def test_alpha_over_rank_is_the_scale_of_rslora_in_every_type_that_weights_have():
+    for rank in range(1, 257):
+        for alpha in (1, 16, 2 * rank, 0.3):
+            scale = alpha / rank**0.5
+            found = alpha_for(scale, rank) / rank
+            assert abs(found - scale) <= 2**-52 * scale, (rank, alpha)
+            assert torch.tensor(found).equal(torch.tensor(scale))
 
 
 def test_adapters_of_different_modules_are_refused(checkpoint):
