@@ -101,9 +101,9 @@ def groups_of(examples: Sequence[Example]) -> list[list[Example]]:
     """Examples that stay on one side of a split, in order of their first one.
 
     These are examples with the same `group`, the same question, or the same prompt and text, also
-    by way of others. A question is a prompt, but for spaces around it. A prompt that more than
-    half of all examples have is an instruction and asks nothing of its own; it keeps no examples
-    together.
+    by way of others. A question is a prompt, but for spaces around it. A prompt of more than half
+    of the examples that have one, and of more than a quarter of all, is an instruction such as
+    "Write a story": it asks nothing of its own and keeps no examples together.
     """
     instruction = _instruction(examples)
     above = list(range(len(examples)))
@@ -140,10 +140,12 @@ def question(example: Example) -> str:
 
 
 def _instruction(examples: Sequence[Example]) -> str | None:
-    """The prompt that more than half of some examples have."""
+    """The prompt that is so common that it tells no examples apart; None where none is."""
     counts = Counter(asked for example in examples if (asked := question(example)))
-    most = counts.most_common(1)
-    return most[0][0] if most and 2 * most[0][1] > len(examples) else None
+    if not counts:
+        return None
+    [(asked, count)] = counts.most_common(1)
+    return asked if 2 * count > counts.total() and 4 * count > len(examples) else None
 
 
 def _shared_keys(example: Example, instruction: str | None) -> Iterator[tuple[str, ...]]:
@@ -227,8 +229,9 @@ def split_notes(shared: Sharing, held_out: int, fraction: float) -> tuple[str, .
     if shared.instruction is not None and fraction > 0 and shared.instructed > 1:
         notes.append(
             f"the prompt {shown(shared.instruction)} stands before {shared.instructed} of "
-            f"{shared.examples} examples, more than half, so it is taken for an instruction: they "
-            "are held out by their texts. data.group can name a column that keeps rows together."
+            f"{shared.examples} examples, so it is taken for an instruction and not for a "
+            "question: they are held out by their texts. data.group can name a column that keeps "
+            "rows together."
         )
     return tuple(notes)
 

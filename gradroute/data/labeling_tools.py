@@ -22,12 +22,18 @@ from gradroute.data.columns import Names
 from gradroute.data.jsonl import strict_json
 from gradroute.data.spans import are_spans
 
-_ELSEWHERE = ("labels", "entities")
+_ENTITIES = "entities"
+_ELSEWHERE = ("labels", _ENTITIES)
 """Columns that hold spans, or one label, where a row has none of its own."""
 
 _RESPONSES = ".responses"
 
-_TOOLS = ("data", "annotations", "fields", "responses", "_input_hash", "answer", "accept")
+_TOOLS = (
+    *("data", "annotations"),
+    *("fields", "responses"),
+    *("_input_hash", "answer", "accept"),
+    "relations",
+)
 
 
 def says_more(column: str) -> bool:
@@ -40,7 +46,7 @@ class _Unfolded(NamedTuple):
 
     Attributes:
         rows: Column -> value; more than one where several people labeled a text in one row.
-        set_aside: What no label is taken from although it looks like one, in words each.
+        set_aside: See `plain_rows`.
     """
 
     rows: list[dict[str, Any]]
@@ -59,18 +65,24 @@ def plain_rows(
     Args:
         table: The same, as they stand in the file.
         names: How columns are called.
-        set_aside: Counts what no label is taken from although it looks like one, in words each.
+        set_aside: Counts what is left out although it looks like a label; each is a sentence
+            without the number that it begins with.
         cells: Whether the values are cells of a CSV file, where a list of spans is a text.
     """
     label = names.column_of.get("label", "")
     for line, values in table:
         if cells and (given := _spans_in(values.get(label))):
             values = {**values, label: given}
-        found = _of_label_studio(values) or _of_argilla(values) or _of_prodigy(values, names)
+        found = (
+            _of_label_studio(values)
+            or _of_argilla(values)
+            or _of_prodigy(values, names)
+            or _of_doccano(values)
+        )
         rows, aside = found or _Unfolded([values])
         set_aside.update(aside)
         for row in rows:
-            yield line, _with_fields(row, names, found is not None)
+            yield line, _with_fields(row, names, found is not None, set_aside)
 
 
 def _of_label_studio(values: Mapping[str, Any]) -> _Unfolded | None:
@@ -78,13 +90,15 @@ def _of_label_studio(values: Mapping[str, Any]) -> _Unfolded | None:
     data, annotations = values.get("data"), values.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return None
-    if not all(isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations):
+    if not all(
+        isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations
+    ):
         return None
     rest = {key: value for key, value in values.items() if key not in ("data", "annotations")}
     kept = [one for one in annotations if not one.get("was_cancelled")]
     rows = [{**rest, **data, **_marks(one["result"])} for one in kept]
     skipped = len(annotations) - len(kept)
-    aside = ("annotations that their annotator skipped (was_cancelled)",) * skipped
+    aside = ("annotations that their annotator skipped are left out (was_cancelled)",) * skipped
     return _Unfolded(rows or [{**rest, **data}], aside)
 
 
@@ -95,10 +109,10 @@ def _marks(result: list[Any]) -> dict[str, Any]:
         name, value = (one.get("from_name"), one.get("value")) if isinstance(one, dict) else ("", 0)
         if not isinstance(name, str) or not isinstance(value, dict):
             continue
-        if "start" in value or "end" in value:
+        if value.get("start") is not None or value.get("end") is not None:
             marks.setdefault(name, []).append(value)
-        else:
-            marks[name] = next(iter(value.values()), None)  # {"choices": ["bad"]}
+        else:  # {"choices": ["bad"]}
+            marks[name] = next((one for one in value.values() if one is not None), None)
     return marks
 
 
@@ -132,38 +146,36 @@ def _of_argilla(values: Mapping[str, Any]) -> _Unfolded | None:
                 discarded.add(user)
     rest = {key: value for key, value in values.items() if key not in read}
     rows = [{**rest, **one} for user, one in by_user.items() if user not in discarded]
-    return _Unfolded(rows or [rest], ("responses that are discarded",) * len(discarded))
+    aside = ("responses that are discarded are left out",) * len(discarded)
+    return _Unfolded(rows or [rest], aside)
 
 
 def _of_prodigy(values: dict[str, Any], names: Names) -> _Unfolded | None:
     """The row of a task of Prodigy; None for any other row.
 
-    What was rejected or ignored is no label: the row is unlabeled.
+    A task that was rejected or ignored says nothing about its text, so it is left out.
     """
     answer = values.get("answer")
     if "_input_hash" not in values or answer not in ("accept", "reject", "ignore"):
         return None
-    row = {key: value for key, value in values.items() if key != "answer"}
-    label, spans = (names.column_of.get(field) for field in ("label", "spans"))
     if answer != "accept":
-        for column in (label, spans, "accept"):
-            row.pop(column or "", None)
-        if label is not None and values.get(label) is not None:
-            row[label] = _unlabeled(names)
-        return _Unfolded([row], (f"rows with the answer {answer}",))
-    if label is not None and label not in row and isinstance(row.get("accept"), list):
-        row[label] = row.pop("accept")
+        return _Unfolded([], (f"rows with the answer {answer} are left out",))
+    row = {key: value for key, value in values.items() if key != "answer"}
+    label = names.column_of.get("label")
+    if label is not None and row.get(label) is None and isinstance(row.get("accept"), list):
+        return _Unfolded([_moved(row, "accept", label)])
     return _Unfolded([row])
 
 
-def _unlabeled(names: Names) -> str | None:
-    """What stands in this file for the label `unlabeled`; None where nothing does."""
-    if names.label_map is None:
-        return "unlabeled" if "unlabeled" in names.labels else None
-    return next((key for key, label in names.label_map.items() if label == "unlabeled"), None)
+def _of_doccano(values: dict[str, Any]) -> _Unfolded | None:
+    """The row of a text with entities and their relations; None for any other row."""
+    both = isinstance(values.get("relations"), list) and isinstance(values.get(_ENTITIES), list)
+    return _Unfolded([values]) if both else None
 
 
-def _with_fields(values: dict[str, Any], names: Names, tool: bool) -> dict[str, Any]:
+def _with_fields(
+    values: dict[str, Any], names: Names, tool: bool, set_aside: Counter[str]
+) -> dict[str, Any]:
     """A row with spans in the column of spans, where they stand in that of labels or elsewhere.
 
     Args:
@@ -171,35 +183,50 @@ def _with_fields(values: dict[str, Any], names: Names, tool: bool) -> dict[str, 
         names: How columns are called.
         tool: Whether the row is known to come from a labeling tool, so that a column of spans by
             any name may be what was labeled.
+        set_aside: As for `plain_rows`.
     """
-    label, spans = (names.column_of.get(field) for field in ("label", "spans"))
-    if spans is None or values.get(spans) is not None:
+    label, spans = (names.column_of.get(field, "") for field in ("label", "spans"))
+    messages = values.get(names.column_of.get("messages", ""))
+    if not spans or values.get(spans) is not None or messages is not None:
         return values
-    given = values.get(label) if label is not None else None
-    if label is not None and isinstance(given, list) and _no_names(given):
-        row = {**values, spans: given}
-        del row[label]
-        return row
+    given = values.get(label)
+    if isinstance(given, list) and all(isinstance(one, list | dict) for one in given):
+        return _moved(values, label, spans)
     if given is not None:
         return values
-    for column in _ELSEWHERE:
-        value = values.get(column)
-        if column in names.columns or value is None:
-            continue
-        if value == [] or are_spans(value):
-            row = {**values, spans: value}
-            del row[column]
-            return row
-        if label is not None and _one_name(value):
-            row = {**values, label: value}
-            del row[column]
-            return row
-    marked = [name for name, value in values.items() if are_spans(value)] if tool else []
+    others = [name for name in _ELSEWHERE if name not in names.columns and name in values]
+    for name in others:
+        if are_spans(values[name]):
+            if name == _ENTITIES and not tool and not _known(values[name], names):
+                set_aside[
+                    "rows have entities with labels that the table lacks, and stay as is"
+                ] += 1
+                continue
+            return _moved(values, name, spans)
+        if label and _one_name(values[name]):
+            return _moved(values, name, label)
+    empty = [name for name in others if values[name] == []]
+    marked = [name for name, value in values.items() if tool and are_spans(value)]
     if len(marked) == 1 and marked[0] not in names.columns:
-        row = {**values, spans: values[marked[0]]}
-        del row[marked[0]]
-        return row
-    return values
+        return _moved(values, marked[0], spans)
+    return _moved(values, empty[0], spans) if empty else values
+
+
+def _moved(values: Mapping[str, Any], column: str, to: str) -> dict[str, Any]:
+    row = {**values, to: values[column]}
+    del row[column]
+    return row
+
+
+def _known(spans: list[Any], names: Names) -> bool:
+    """Whether the label of any span is one that this file may have."""
+    labels = names.labels if names.label_map is None else names.label_map
+    return any(
+        label in labels
+        for span in spans
+        for label in (span.values() if isinstance(span, dict) else span)
+        if isinstance(label, str)
+    )
 
 
 def _spans_in(cell: Any) -> list[Any] | None:
@@ -209,11 +236,6 @@ def _spans_in(cell: Any) -> list[Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if are_spans(value) else None
-
-
-def _no_names(value: list[Any]) -> bool:
-    """Whether a list in the column of labels holds spans (or nothing), and no names of labels."""
-    return all(isinstance(one, list | dict) for one in value)
 
 
 def _one_name(value: Any) -> bool:

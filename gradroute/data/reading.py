@@ -240,6 +240,8 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
 
 
 def _both(one: Place, other: Place) -> str:
+    if one == other:
+        return f"both of line {one.line}"
     if one.file == other.file:
         return f"lines {one.line} and {other.line}"
     return f"line {one.line} of {one.file} and line {other.line}"

@@ -136,7 +136,7 @@ def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
         raise ValueError("at least one file is needed")
     _refuse_missing(first, found, rules.names)
     if not found.rows:
-        _refuse_without_rows(first, found.skipped)
+        _refuse_without_rows(first, found)
     _refuse_mixed(found)
     _refuse_misspelt(found, rules.names)
     notes = [*_skip_notes(found), *_notes(first, found)]
@@ -191,7 +191,11 @@ def _read_file(
                 break
 
 
-def _refuse_without_rows(path: str | PathLike[str], skipped: Sequence[BadRow]) -> NoReturn:
+def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
+    skipped = found.skipped
+    if not skipped and found.set_aside:
+        left = ", ".join(f"{count} {what}" for what, count in sorted(found.set_aside.items()))
+        refuse(path, 1, f"no row is left to train on: {left}")
     if not skipped:
         needed = 'one {"text": "..."} object per line'
         if fspath(path).lower().endswith((".csv", ".parquet")):
@@ -363,7 +367,7 @@ def _notes(path: str | PathLike[str], found: _Found) -> Iterator[str]:
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         yield f"{path}: fields that are not read: {', '.join(named[:5])}{more}."
     for what, count in sorted(found.set_aside.items()):
-        yield f"{path}: {count} {what}: no label is taken from them."
+        yield f"{path}: {count} {what}."
     for label, count in found.taken_for.items():
         yield f"{path}: {count} rows without a label are taken for {label} (data.label_map)."
     if found.unanswered:

@@ -90,7 +90,8 @@ def are_spans(value: Any) -> bool:
 def _part(value: Any) -> _Part | None:
     """The parts of a span; None for what has another form."""
     if isinstance(value, list) and len(value) == 3:
-        return _Part(*value, None)
+        start, end, label = value
+        return _Part(start, end, label, None)
     if not isinstance(value, dict):
         return None
     start, end, label = (_first(value, keys) for keys in (_STARTS, _ENDS, _LABELS))
