@@ -101,9 +101,9 @@ def groups_of(examples: Sequence[Example]) -> list[list[Example]]:
     """Examples that stay on one side of a split, in order of their first one.
 
     These are examples with the same `group`, the same question, or the same prompt and text, also
-    by way of others. A question is a prompt, but for spaces around it. A prompt of more than half
-    of the examples that have one, and of more than a quarter of all, is an instruction such as
-    "Write a story": it asks nothing of its own and keeps no examples together.
+    by way of others. A question is a prompt, but for spaces around it. A prompt of at least half
+    of all examples, where no other has as many, is an instruction such as "Write a story": it asks
+    nothing of its own and keeps no examples together.
     """
     instruction = _instruction(examples)
     above = list(range(len(examples)))
@@ -142,10 +142,8 @@ def question(example: Example) -> str:
 def _instruction(examples: Sequence[Example]) -> str | None:
     """The prompt that is so common that it tells no examples apart; None where none is."""
     counts = Counter(asked for example in examples if (asked := question(example)))
-    if not counts:
-        return None
-    [(asked, count)] = counts.most_common(1)
-    return asked if 2 * count > counts.total() and 4 * count > len(examples) else None
+    common = [asked for asked, count in counts.items() if 2 * count >= len(examples)]
+    return common[0] if len(common) == 1 else None
 
 
 def _shared_keys(example: Example, instruction: str | None) -> Iterator[tuple[str, ...]]:

@@ -101,17 +101,17 @@ def test_a_prompt_that_most_examples_have_is_an_instruction():
     assert 'the prompt "Write a story." stands before 100 of 100 examples, so it is taken' in note
     with pytest.raises(DataError, match="1 held-out examples are also trained on"):
         refuse_overlap(train, [train[0]])
-    # Among plain texts, too; but not beside as many other questions, nor where it is rare.
-    plain = [Example(f"x{at}", f"other {at}") for at in range(150)]
+    # At half of them, too, but not where another prompt has the other half.
+    plain = [Example(f"x{at}", f"other {at}") for at in range(51)]
     assert sharing(told[:51] + plain).instruction == "Write a story."
-    assert sharing(told[:50] + plain)[:3] == (200, 151, 50)
-    assert sharing(told[:20] + answers(20, 1))[:3] == (40, 21, 20)
+    assert sharing(told[:50] + plain)[:3] == (101, 52, 50)
+    assert sharing(told[:9] + answers(1, 9))[:3] == (18, 2, 9)
 
 
 def test_what_only_a_template_wrote_is_no_question():
     told = [Example(str(at), f"a{at}", "<bos>assistant:", asks=(5, 5)) for at in range(4)]
-    asked = [Example(f"x{at}", f"b{at}", "<bos>Hi!<end>", asks=(5, 8)) for at in range(4)]
-    assert [len(group) for group in groups_of(told + asked)] == [1, 1, 1, 1, 4]
+    asked = [Example(f"x{at}", f"b{at}", "<bos>Hi!<end>", asks=(5, 8)) for at in range(3)]
+    assert [len(group) for group in groups_of(told + asked)] == [1, 1, 1, 1, 3]
 
 
 def test_the_count_is_as_near_as_groups_allow_and_what_is_missing_is_said():
