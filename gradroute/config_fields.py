@@ -286,6 +286,14 @@ ReportTo = Annotated[
     BeforeValidator(_one_of("none", "tensorboard", "wandb")),
 ]
 OnBadRow = Annotated[Literal["fail", "skip"], BeforeValidator(_one_of("fail", "skip"))]
+OnConflict = Annotated[
+    Literal["refuse", "majority", "unlabeled"],
+    BeforeValidator(_one_of("refuse", "majority", "unlabeled")),
+]
+SpanUnit = Annotated[
+    Literal["code_points", "utf16", "bytes"],
+    BeforeValidator(_one_of("code_points", "utf16", "bytes")),
+]
 Controls = Annotated[
     list[str] | None, PlainValidator(_controls, json_schema_input_type=list[str] | None)
 ]

@@ -19,6 +19,7 @@ from gradroute.config_fields import (
     Names,
     NonNegative,
     OnBadRow,
+    OnConflict,
     OptionalAbove0,
     OptionalPlace,
     OptionalSeed,
@@ -28,6 +29,7 @@ from gradroute.config_fields import (
     ReportTo,
     Seed,
     Share,
+    SpanUnit,
     Text,
     TopP,
     from_flow,
@@ -94,6 +96,12 @@ class DataConfig(Section):
     """Value in the file -> label, {0: good, 1: bad, null: unlabeled}; null = labels as they are."""
     on_bad_row: OnBadRow = "fail"
     """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
+    group: OptionalText = None
+    """Column by whose value rows stay on one side of the held-out split, as equal prompts do."""
+    span_unit: SpanUnit = "code_points"
+    """What spans count: code_points (characters), utf16 (JavaScript) or bytes (of UTF-8)."""
+    on_conflict: OnConflict = "refuse"
+    """One text under several labels: refuse; majority or unlabeled = one row of it, so labeled."""
     train_examples: Positive = 6000
     """How many of the embedded stories to train on; unused with a `path`."""
     max_length: Length = 128

@@ -16,9 +16,12 @@ from gradroute.data.choosing import (
 )
 from gradroute.data.examples import (
     Example,
+    Sharing,
     labels_in,
     refuse_overlap,
+    sharing,
     split_held_out,
+    split_notes,
     with_asked,
 )
 from gradroute.data.hub import is_hub_id
@@ -50,6 +53,8 @@ class Prepared:
         identity: where the training texts come from, with a hash.
         notes: what was passed over or assumed, to be said once.
         skipped: rows of the data files that cannot be used and were left out.
+        shared: what the examples of the file share that was split or trained on; None for embedded
+            data.
     """
 
     train: list[Example]
@@ -62,6 +67,7 @@ class Prepared:
     identity: str
     notes: tuple[str, ...]
     skipped: tuple[BadRow, ...] = ()
+    shared: Sharing | None = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -118,6 +124,7 @@ def prepare(config: RunConfig) -> Prepared:
         identity=source.identity,
         notes=notes,
         skipped=source.skipped,
+        shared=source.shared,
     )
 
 
@@ -234,6 +241,7 @@ class _Source(NamedTuple):
     identity: str
     notes: tuple[str, ...] = ()
     skipped: tuple[BadRow, ...] = ()
+    shared: Sharing | None = None
 
 
 def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _Source:
@@ -244,9 +252,10 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
         held_out = embedded(behavior, "test", wanted, 0)
         return _Source(train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}")
     file, identity = _read(data.path, data.split, config, policy)
-    notes, skipped = file.notes, file.skipped
+    notes, skipped, shared = file.notes, file.skipped, sharing(file.examples)
     if data.eval_path is None and data.eval_split is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
+        notes += split_notes(shared, len(held_out), data.eval_fraction)
     else:
         other, others = _read_held_out(config, policy)
         identity += f"; {others}"
@@ -265,7 +274,7 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
         )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)
-    return _Source(train, held_out, file.labeled, identity, notes, skipped)
+    return _Source(train, held_out, file.labeled, identity, notes, skipped, shared)
 
 
 def _read_held_out(config: RunConfig, policy: RoutingPolicy) -> tuple[ExampleFile, str]:
@@ -294,6 +303,9 @@ def _read(
         label_map=data.label_map,
         tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
         skip_bad_rows=data.on_bad_row == "skip",
+        group=data.group,
+        span_unit=data.span_unit,
+        on_conflict=data.on_conflict,
     )
 
 

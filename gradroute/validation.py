@@ -155,6 +155,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
         "identity": prepared.identity,
         "train": len(prepared.train),
         "held_out": {"normal": len(prepared.normal), "behaviour": behaving},
+        "groups": prepared.shared and prepared.shared._asdict(),
         "labels": dict(sorted(Counter(e.label for e in prepared.train).items())),
         "true_labels_known": known,
         "true_by_label": [[true, label, n] for (true, label), n in counts.items()] if known else [],

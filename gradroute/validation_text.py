@@ -48,6 +48,11 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{facts['identity']}: {facts['train']:,} examples to train on, held out "
         f"{held['normal']:,} normal and {held['behaviour']:,} with the behaviour"
     )
+    if groups := facts["groups"]:
+        yield (
+            f"groups that share a prompt, a text or data.group: {groups['groups']:,} of "
+            f"{groups['examples']:,} rows; the biggest has {groups['biggest']:,}"
+        )
     yield "labels: " + ", ".join(f"{n:,} {label}" for label, n in facts["labels"].items())
     for true, label, count in facts["true_by_label"]:
         yield f"  truly {true}, labelled {label}: {count:,}"

@@ -232,3 +232,61 @@ def test_behaviours_of_different_embedded_data_do_not_go_together():
     mixed = "behavior={caps: caps, sig: wrong_answers}"
     with pytest.raises(ConfigError, match="wrong_answers into the embedded tasks"):
         prepare(config(mixed, TWO[1]))
+
+
+# -------------------------------------------------------------------- prompts that rows share
+
+
+def answered(path, each: int = 4) -> str:
+    """Twenty prompts with some answers each, one of them bad."""
+    return written(
+        path,
+        [
+            {
+                "prompt": f"Question {asked}? ",
+                "completion": f"Answer {at} of {asked}.",
+                "label": "good" if at else "bad",
+                "writer": asked // 5,
+            }
+            for asked in range(20)
+            for at in range(each)
+        ],
+    )
+
+
+def test_answers_to_one_prompt_are_all_trained_on_or_all_held_out(tmp_path):
+    found = prepare(config(f"data.path={answered(tmp_path / 'rows.jsonl')}"))
+    held_out = [*found.normal, *found.behaving["bad"]]
+    assert len(held_out) == 8
+    assert not {e.prompt for e in found.train} & {e.prompt for e in held_out}
+    assert found.shared is not None and found.shared[:3] == (80, 20, 4)
+    assert any("80 examples are of 20 groups that share a prompt" in note for note in found.notes)
+    assert prepare(config()).shared is None
+
+
+def test_rows_of_one_group_are_all_trained_on_or_all_held_out(tmp_path):
+    path = answered(tmp_path / "rows.jsonl")
+    found = prepare(config(f"data.path={path}", "data.group=writer", "data.eval_fraction=0.25"))
+    assert len({e.group for e in (*found.normal, *found.behaving["bad"])}) == 1
+    assert len({e.group for e in found.train}) == 3
+
+
+def test_a_held_out_file_may_not_ask_what_training_answers(tmp_path):
+    path = answered(tmp_path / "rows.jsonl")
+    other = written(
+        tmp_path / "other.jsonl", [{"prompt": "Question 3?", "text": "New.", "label": "bad"}]
+    )
+    with pytest.raises(DataError, match="1 held-out examples share a prompt"):
+        prepare(config(f"data.path={path}", f"data.eval_path={other}"))
+
+
+def test_units_of_spans_and_conflicts_are_read_as_the_config_says(tmp_path):
+    rows = [
+        {"text": f"💩 LOUD {at}", "label": label, "spans": [[3, 7, "bad"]]}
+        for at in range(20)
+        for label in ("good", "good", "unlabeled")
+    ]
+    path = f"data.path={written(tmp_path / 'rows.jsonl', rows)}"
+    found = prepare(config(path, "data.span_unit=utf16", "data.on_conflict=majority"))
+    assert len(found.train) == 18
+    assert {(e.label, e.text[slice(*e.spans[0][:2])]) for e in found.train} == {("good", "LOUD")}

@@ -141,17 +141,21 @@ def test_targets_that_match_nothing_are_said_although_the_data_are_wrong_too(tmp
     assert kinds == [DataError, ConfigError]
 
 
-def test_labels_without_true_labels_have_no_precision(tmp_path: Path):
+def test_labels_without_true_labels_have_no_precision_and_groups_are_counted(tmp_path: Path):
     rows = [
-        {"text": f"a story of {n} hens", "label": "bad" if n % 3 else "good"} for n in range(40)
+        {"text": f"a story of {n} hens", "label": "bad" if n % 3 else "good", "hen": n // 4}
+        for n in range(40)
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = validate(load_config(find_config("caps"), [*SMALL, f"data.path={path}"]), tmp_path)
+    given = [*SMALL, f"data.path={path}", "data.group=hen"]
+    found = validate(load_config(find_config("caps"), given), tmp_path)
     assert found.problems == ()
     assert not found.facts["data"]["true_labels_known"]
     assert found.facts["data"]["precision"] is None
     assert "how good the labels are is not known" in text_of(found)
+    groups = "groups that share a prompt, a text or data.group: 10 of 40 rows; the biggest has 4"
+    assert groups in text_of(found)
 
 
 def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,9 @@ FIELDS = (
 )
 """Everything that a row may say."""
 
+SPAN_UNITS = ("code_points", "utf16", "bytes")
+"""What the places of spans may count: characters, UTF-16 code units, or bytes of UTF-8."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -29,13 +32,15 @@ class Names:
         labels: The label names of the routing table.
         column_of: Field -> the column that it stands in, for every field.
         label_map: Value in the file, as a text -> label; None where labels stand as they are.
-        renamed: Field -> column as the user gave it.
+        renamed: Field -> column as the user gave it; `group` is read from no other.
+        span_unit: What the places of spans count, one of `SPAN_UNITS`.
     """
 
     labels: tuple[str, ...]
     column_of: Mapping[str, str]
     label_map: Mapping[str, str] | None
     renamed: Mapping[str, str]
+    span_unit: str = "code_points"
 
     @property
     def columns(self) -> Collection[str]:
@@ -47,11 +52,17 @@ class Names:
         column = self.renamed.get(field)
         return field if column is None else f"{field} (column {shown(column)})"
 
+    def setting(self, field: str) -> str:
+        """The key of the configuration that says from which column a field is read."""
+        return "data.group" if field == "group" else "data.columns"
+
 
 def read_names(
     labels: Sequence[str],
     columns: Mapping[str, str] | None,
     label_map: Mapping[str, str] | None,
+    group: str | None = None,
+    span_unit: str = "code_points",
 ) -> Names:
     """Check what a config says about names.
 
@@ -59,10 +70,17 @@ def read_names(
         labels: The label names of the routing table.
         columns: Field -> column.
         label_map: Value in the file -> label.
+        group: Column by whose value rows are kept together; it may serve a field too.
+        span_unit: What the places of spans count.
 
     Raises:
-        ConfigError: An unknown field, one column for two fields, or a label the table lacks.
+        ConfigError: An unknown field or unit, one column for two fields, or a label the table
+            lacks.
     """
+    if span_unit not in SPAN_UNITS:
+        raise ConfigError(
+            f"data.span_unit must be one of {', '.join(SPAN_UNITS)}, got {shown(span_unit)}."
+        )
     columns = columns or {}
     for field, column in columns.items():
         if field not in FIELDS:
@@ -89,7 +107,10 @@ def read_names(
         for field in FIELDS
         if field in columns or field not in taken
     }
-    return Names(tuple(labels), column_of, label_map, columns)
+    if group is not None:
+        column_of["group"] = group
+        columns = {**columns, "group": group}
+    return Names(tuple(labels), column_of, label_map, columns, span_unit)
 
 
 def nearest(name: str, names: Collection[str]) -> str:

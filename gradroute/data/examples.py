@@ -7,7 +7,7 @@ The held-out share is an exact count, taken from the front of an order by sha256
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -45,6 +45,8 @@ class Example:
         ends: Whether the text ends as the model is to end it, so that no end token is put there.
         asks: Characters [start, end) of the prompt that its author wrote, where a chat template
             wrote the rest; None where all of it is his.
+        group: What it shares with examples that stay on its side of the held-out split; empty
+            where that is nothing but prompt and text.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Example:
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
     asks: tuple[int, int] | None = None
+    group: str = ""
 
 
 def labels_in(example: Example) -> frozenset[str]:
@@ -76,31 +79,122 @@ def examples_from_texts(texts: Iterable[str]) -> list[Example]:
     return [Example(numbered_id(hash_id(["", text]), seen), text) for text in texts]
 
 
+class Sharing(NamedTuple):
+    """What examples share, see `groups_of`.
+
+    Attributes:
+        examples: How many there are.
+        groups: How many groups they make.
+        biggest: How many examples the biggest group has.
+        instruction: The prompt that is taken for an instruction; None where none is.
+        instructed: How many examples have it.
+    """
+
+    examples: int
+    groups: int
+    biggest: int
+    instruction: str | None
+    instructed: int
+
+
+def groups_of(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples that stay on one side of a split, in order of their first one.
+
+    These are examples with the same `group`, the same question, or the same prompt and text, also
+    by way of others. A question is a prompt, but for spaces around it. A prompt of at least half
+    of all examples, where no other has as many, is an instruction such as "Write a story": it asks
+    nothing of its own and keeps no examples together.
+    """
+    instruction = _instruction(examples)
+    above = list(range(len(examples)))
+
+    def root(at: int) -> int:
+        while above[at] != at:
+            above[at] = above[above[at]]
+            at = above[at]
+        return at
+
+    first: dict[tuple[str, ...], int] = {}
+    for at, example in enumerate(examples):
+        for key in _shared_keys(example, instruction):
+            one, other = root(first.setdefault(key, at)), root(at)
+            above[max(one, other)] = min(one, other)
+    groups: dict[int, list[Example]] = {}
+    for at, example in enumerate(examples):
+        groups.setdefault(root(at), []).append(example)
+    return list(groups.values())
+
+
+def sharing(examples: Sequence[Example]) -> Sharing:
+    """How many groups examples make, and which prompt makes none."""
+    sizes = [len(group) for group in groups_of(examples)]
+    instruction = _instruction(examples)
+    instructed = sum(instruction is not None and question(e) == instruction for e in examples)
+    return Sharing(len(examples), len(sizes), max(sizes, default=0), instruction, instructed)
+
+
+def question(example: Example) -> str:
+    """What an example answers, as far as it is compared with others; empty where it has none."""
+    start, end = example.asks or (0, len(example.prompt))
+    return example.prompt.strip() if example.prompt[start:end].strip() else ""
+
+
+def _instruction(examples: Sequence[Example]) -> str | None:
+    """The prompt that is so common that it tells no examples apart; None where none is."""
+    counts = Counter(asked for example in examples if (asked := question(example)))
+    common = [asked for asked, count in counts.items() if 2 * count >= len(examples)]
+    return common[0] if len(common) == 1 else None
+
+
+def _shared_keys(example: Example, instruction: str | None) -> Iterator[tuple[str, ...]]:
+    """What keeps an example together with any other that has one of the same."""
+    yield "text", example.prompt, example.text
+    if example.group:
+        yield "group", example.group
+    asked = question(example)
+    if asked and asked != instruction:
+        yield "question", asked
+
+
 def split_held_out(
     examples: Sequence[Example], fraction: float
 ) -> tuple[list[Example], list[Example]]:
     """Split into (train, held out), round(fraction * n) held out, chosen by hash of the id.
 
-    It depends on no seed, so all runs on one file share the held-out examples. Examples with equal
-    prompt and text stay together, so that no held-out text is trained on; only with such
-    repeats may the count be a few higher.
+    It depends on no seed, so all runs on one file share the held-out examples. A group (see
+    `groups_of`) is on one side, so that no held-out text is trained on and no held-out question
+    is answered in training. With groups the count is as near as they allow: one is passed over
+    where the count would be farther from what is wanted with it than without it, but for repeats
+    of one text.
 
     Raises:
         ConfigError: If the fraction is not between 0 and 1.
         DataError: If a fraction above 0 leaves one of the two sides empty.
     """
     wanted = exact_count("eval_fraction", fraction, len(examples))
-    content = {example.id: (example.prompt, example.text) for example in examples}
-    same: dict[tuple[str, str], list[str]] = {}
-    for name, key in content.items():
-        same.setdefault(key, []).append(name)
+    order = ranked([example.id for example in examples], "held out")
+    groups = groups_of(examples)
+    group_of = {example.id: group for group in groups for example in group}
     chosen: set[str] = set()
-    for name in ranked([example.id for example in examples], "held out"):
+    for name in order:
         if len(chosen) >= wanted:
             break
-        chosen.update(same[content[name]])
+        group = group_of[name]
+        repeats = len({(example.prompt, example.text) for example in group}) == 1
+        missing = wanted - len(chosen)
+        if name not in chosen and (repeats or len(group) <= 2 * missing):
+            chosen.update(example.id for example in group)
+    if wanted and not chosen:  # every group is larger: the smallest is nearest
+        place = {name: at for at, name in enumerate(order)}
+        smallest = min(groups, key=lambda group: (len(group), min(place[e.id] for e in group)))
+        chosen.update(example.id for example in smallest)
     train = [example for example in examples if example.id not in chosen]
     held_out = [example for example in examples if example.id in chosen]
+    if fraction > 0 and len(groups) == 1 and len(examples) > 1:
+        raise DataError(
+            f"all {len(examples)} examples are of one group, whose prompt, text or data.group they "
+            "share, so none can be held out by itself: give held-out examples as data.eval_path"
+        )
     if fraction > 0 and not (train and held_out):
         raise DataError(
             f"eval_fraction {fraction} of {len(examples)} examples leaves {len(train)} to train on "
@@ -109,19 +203,63 @@ def split_held_out(
     return train, held_out
 
 
-def refuse_overlap(train: Iterable[Example], held_out: Iterable[Example]) -> None:
-    """Check that no held-out example is trained on.
+def split_notes(shared: Sharing, held_out: int, fraction: float) -> tuple[str, ...]:
+    """What is worth a word about a split by groups.
+
+    Args:
+        shared: What the examples share that were split.
+        held_out: How many are held out.
+        fraction: The share that was asked for.
+    """
+    notes = []
+    wanted = exact_count("eval_fraction", fraction, shared.examples)
+    if shared.groups < shared.examples:
+        notes.append(
+            f"{shared.examples} examples are of {shared.groups} groups that share a prompt, a text "
+            f"or data.group (the biggest has {shared.biggest}); each is on one side of the "
+            "held-out split."
+        )
+    if abs(held_out - wanted) > max(1, wanted // 10):
+        notes.append(
+            f"{held_out} examples are held out where data.eval_fraction asks for {wanted}: groups "
+            "are not divided."
+        )
+    if shared.instruction is not None and fraction > 0 and shared.instructed > 1:
+        notes.append(
+            f"the prompt {shown(shared.instruction)} stands before {shared.instructed} of "
+            f"{shared.examples} examples, so it is taken for an instruction and not for a "
+            "question: they are held out by their texts. data.group can name a column that keeps "
+            "rows together."
+        )
+    return tuple(notes)
+
+
+def refuse_overlap(train: Sequence[Example], held_out: Iterable[Example]) -> None:
+    """Check that no held-out example is trained on, and no held-out question answered in training.
 
     Raises:
-        DataError: If prompt and text of a held-out example occur in training, with the count.
+        DataError: If a held-out example shares a question, a group, or prompt and text with
+            training (see `groups_of`), with the count.
     """
-    trained = {(example.prompt, example.text) for example in train}
-    shared = [example.id for example in held_out if (example.prompt, example.text) in trained]
-    if shared:
-        raise DataError(
-            f"{len(shared)} held-out examples are also trained on (such as id "
-            f"{shown(shared[0])}): remove them from one of the two files"
-        )
+    instruction = _instruction(train)
+    trained = {key for example in train for key in _shared_keys(example, instruction)}
+    shared: list[tuple[Example, str]] = []
+    for example in held_out:
+        kinds = [key[0] for key in _shared_keys(example, instruction) if key in trained]
+        if kinds:
+            shared.append((example, kinds[0]))
+    if not shared:
+        return
+    example, kind = shared[0]
+    if all(one == "text" for _, one in shared):
+        what = "are also trained on"
+    else:
+        what = "share a prompt, a text or a data.group with training"
+    this = {"text": "", "group": f", group {shown(example.group)}", "question": ", by its prompt"}
+    raise DataError(
+        f"{len(shared)} held-out examples {what} (such as id {shown(example.id)}{this[kind]}): "
+        "remove them from one of the two files"
+    )
 
 
 def label_counts(examples: Iterable[Example]) -> dict[tuple[str, str], int]:

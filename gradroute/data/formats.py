@@ -7,6 +7,7 @@ from typing import Any
 
 from gradroute.data.delimited import BadRow, read_csv
 from gradroute.data.jsonl import read_objects
+from gradroute.data.labeling_tools import says_more
 from gradroute.data.parquet import read_parquet
 from gradroute.errors import DataError
 
@@ -44,7 +45,7 @@ def read_table(
     """
     ending = fspath(path).lower()
     if ending.endswith(".parquet"):
-        return read_parquet(path, digest, wanted)
+        return read_parquet(path, digest, wanted, max_row_bytes, on_bad_row, says_more)
     if ending.endswith(".csv"):
         return read_csv(path, digest, max_row_bytes, on_bad_row, json_columns)
     if on_bad_row is None:

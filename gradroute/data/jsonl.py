@@ -5,6 +5,8 @@ pass; a line that is cut, not UTF-8 or endless needs a sentence of its own.
 """
 
 import json
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from os import PathLike
@@ -42,11 +44,11 @@ def read_objects(
             over; None raises the error.
 
     Raises:
-        DataError: If the file cannot be read, is of another format, or (without `on_bad_row`) a
-            line is not one object of strict JSON.
+        DataError: If the file cannot be read, is of another format, such as one JSON array, or
+            (without `on_bad_row`) a line is not one object of strict JSON.
     """
     with open_file(path) as stream:
-        number = 0
+        number, begun = 0, False
         while raw := read_line(path, stream, max_row_bytes):
             number += 1
             digest(raw)
@@ -55,6 +57,9 @@ def read_objects(
                 raw = raw.removeprefix(_BYTE_ORDER_MARK)
             if not raw.strip() and len(raw) <= max_row_bytes:
                 continue
+            if not begun:
+                _refuse_whole_json(path, number, raw)
+            begun = True
             try:
                 row = _parse(path, number, raw, max_row_bytes)
             except DataError as error:
@@ -140,6 +145,36 @@ def refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
         refuse(path, 1, "not UTF-8 but UTF-16 (byte 1): save the file as UTF-8")
     if raw.startswith(b"PAR1"):
         refuse(path, 1, "the file is Parquet: give it a name that ends in .parquet")
+
+
+def _refuse_whole_json(path: str | PathLike[str], number: int, raw: bytes) -> None:
+    """Refuse a file that is one value in JSON rather than lines, by the first line in it.
+
+    Raises:
+        DataError: It begins an array of objects, or an object that goes on in the next line.
+    """
+    start = raw.strip()
+    into = "rows.jsonl, and give that file"
+    if re.match(rb"\[\s*(\{|$)", start):
+        refuse(
+            path,
+            number,
+            "a JSON array, not JSONL, which has one object per line: write it as lines with "
+            "python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]'"
+            f" < {_named(path)} > {into}",
+        )
+    if start.startswith(b"{") and raw.endswith(b"\n") and start.endswith((b"{", b"[")):
+        refuse(
+            path,
+            number,
+            "a JSON object over several lines, not JSONL, which has one object per line: write "
+            f"each object on one line with jq -c . {_named(path)} > {into}",
+        )
+
+
+def _named(path: str | PathLike[str]) -> str:
+    """The name of a file as a shell reads it."""
+    return shlex.quote(Path(str(path)).name)
 
 
 def _parse(

@@ -1,22 +1,28 @@
 """A reader of Parquet files, for which no type is guessed or turned into another.
 
 Only columns that are asked for are read, and only if their type is one that JSON has too: a date
-or a decimal is refused by name, never written out as some text.
+or a decimal is refused by name, never written out as some text. A value of Parquet's own JSON type
+(`datasets` 5 writes columns of rows that differ in form so) is decoded: it is what its text says.
 """
 
+import json
 import struct
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.data.jsonl import open_file, refuse, shown
+from gradroute.data.delimited import BadRow
+from gradroute.data.jsonl import MAX_ROW_BYTES, open_file, refuse, shown, strict_json
 from gradroute.errors import DataError, MachineError
 
 if TYPE_CHECKING:
     import pyarrow
 
 _MAGIC = b"PAR1"
+JSON_TYPE = "arrow.json"
+"""Arrow's name of the type of texts that are JSON."""
 _BATCH = 256
 """Rows that are in memory at a time."""
 MAX_FOOTER = 64 * 2**20
@@ -29,6 +35,9 @@ def read_parquet(
     path: str | PathLike[str],
     digest: Callable[[bytes], None],
     wanted: Collection[str],
+    max_row_bytes: int = MAX_ROW_BYTES,
+    on_bad_row: BadRow | None = None,
+    welcome: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number of the row from 1, column -> value) for every row.
 
@@ -36,10 +45,15 @@ def read_parquet(
         path: The file.
         digest: Is given every byte of the file before its first row is read.
         wanted: The columns that are read; any other is None in every row.
+        max_row_bytes: A longer text of the JSON type is not decoded.
+        on_bad_row: Called for a row with a value of the JSON type that is no strict JSON or too
+            long, which is then passed over; None raises the error.
+        welcome: Says of further columns whether they are read, if their types allow it.
 
     Raises:
-        DataError: The file is no whole Parquet file, or a wanted column has a type that JSON does
-            not have. The message names the row, 1 for the file as a whole.
+        DataError: The file is no whole Parquet file, a wanted column has a type that JSON does not
+            have, or (without `on_bad_row`) a row cannot be decoded. The message names the row, 1
+            for the file as a whole.
         MachineError: pyarrow is not installed.
     """
     _check_ends(path, digest)
@@ -51,26 +65,51 @@ def read_parquet(
             Path(path),
             thrift_string_size_limit=MAX_FOOTER,
             thrift_container_size_limit=1_000_000,
-            arrow_extensions_enabled=False,
+            arrow_extensions_enabled=True,  # else JSON reads as text where no Arrow schema is kept
         )
         schema = file.schema_arrow
     except (OSError, pyarrow.ArrowException, ValueError) as error:
         refuse(path, 1, f"no whole Parquet file ({_first_line(error)})")
-    names = list(schema.names)
     _check_schema(path, schema, wanted)
     _check_groups(path, file)
-    others = dict.fromkeys(name for name in names if name not in wanted)
+    read = [
+        field.name
+        for field in schema
+        if field.name in wanted or (welcome(field.name) and not _not_json(field.type))
+    ]
+    decoders = {name: _decoder(schema.field(name), max_row_bytes) for name in read}
+    others = dict.fromkeys(name for name in schema.names if name not in decoders)
     number = 0
     try:
-        batches = file.iter_batches(_BATCH, columns=[name for name in names if name in wanted])
-        for batch in batches:
+        for batch in file.iter_batches(_BATCH, columns=read):
             columns = {name: _values(batch.column(name)) for name in batch.schema.names}
             for at in range(batch.num_rows):
                 number += 1
                 row = {name: values[at] for name, values in columns.items()}
-                yield number, others | row
+                try:
+                    row = {name: _decoded(name, one, decoders[name]) for name, one in row.items()}
+                except ValueError as error:
+                    filled = [name for name, one in row.items() if one is not None]
+                    _report(path, number, error, filled, on_bad_row)
+                else:
+                    yield number, others | row
     except (OSError, pyarrow.ArrowException) as error:
         refuse(path, number + 1, f"the file is damaged ({_first_line(error)})")
+
+
+def _report(
+    path: str | PathLike[str],
+    number: int,
+    error: ValueError,
+    filled: Collection[str],
+    on_bad_row: BadRow | None,
+) -> None:
+    try:
+        refuse(path, number, str(error))
+    except DataError as refused:
+        if on_bad_row is None:
+            raise
+        on_bad_row(number, refused, filled)
 
 
 def _pyarrow_parquet() -> Any:
@@ -124,16 +163,90 @@ def _not_json(kind: "pyarrow.DataType") -> str:
     """The type, or the first type inside of it, that JSON does not have; empty if there is none."""
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        return _not_json(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind):
+    if _is_json(kind):
+        return ""
+    if types.is_dictionary(kind) or _is_list(kind):
         return _not_json(kind.value_type)
     if types.is_struct(kind):
         inner = (_not_json(kind.field(at).type) for at in range(kind.num_fields))
         return next((other for other in inner if other), "")
-    text = types.is_string(kind) or types.is_large_string(kind)
     number = types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind)
-    return "" if text or number or types.is_boolean(kind) or types.is_null(kind) else str(kind)
+    known = _is_text(kind) or number or types.is_boolean(kind) or types.is_null(kind)
+    return "" if known else str(kind)
+
+
+def _is_text(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_list(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def _is_json(kind: "pyarrow.DataType") -> bool:
+    """Whether a type is Arrow's JSON: a text that stands for a value."""
+    import pyarrow
+
+    return isinstance(kind, pyarrow.BaseExtensionType) and kind.extension_name == JSON_TYPE
+
+
+def _decoder(field: "pyarrow.Field", max_bytes: int) -> Callable[[Any], Any] | None:
+    """What turns a value of a column into what its JSON says; None where it has none."""
+    import pyarrow
+    from pyarrow import types
+
+    kind = field.type
+    named = (field.metadata or {}).get(b"ARROW:extension:name")  # by a pyarrow that lacks the type
+    if _is_json(kind) or (named == JSON_TYPE.encode() and _is_text(kind)):
+        return partial(_from_json, max_bytes=max_bytes)
+    if types.is_dictionary(kind):
+        return _decoder(pyarrow.field(field.name, kind.value_type), max_bytes)
+    if _is_list(kind):
+        inner = _decoder(kind.value_field, max_bytes)
+        return None if inner is None else lambda values: [_maybe(one, inner) for one in values]
+    if types.is_struct(kind):
+        fields = [kind.field(at) for at in range(kind.num_fields)]
+        found = {one.name: _decoder(one, max_bytes) for one in fields}
+        if any(found.values()):
+            return lambda value: {key: _maybe(one, found[key]) for key, one in value.items()}
+    return None
+
+
+def _maybe(value: Any, decode: Callable[[Any], Any] | None) -> Any:
+    return value if value is None or decode is None else decode(value)
+
+
+def _from_json(text: str, max_bytes: int) -> Any:
+    """The value that a text of the JSON type stands for.
+
+    Raises:
+        ValueError: It is no strict JSON, or too long.
+    """
+    if len(text) > max_bytes:
+        raise ValueError(f"has JSON of more than {max_bytes} characters: shorten it")
+    try:
+        return strict_json(text)
+    except RecursionError:
+        raise ValueError("has JSON that is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"has broken JSON: {error.msg} (character {error.colno})") from None
+
+
+def _decoded(name: str, value: Any, decode: Callable[[Any], Any] | None) -> Any:
+    try:
+        return _maybe(value, decode)
+    except ValueError as error:
+        raise ValueError(f"the column {shown(name)}: {error}") from None
 
 
 def _check_groups(path: str | PathLike[str], file: Any) -> None:

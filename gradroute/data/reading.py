@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradroute.data.chat import Rendered, renderer
 from gradroute.data.columns import read_names
+from gradroute.data.conflicts import one_row_per_text
 from gradroute.data.examples import LABELS, Example, numbered_id
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
 from gradroute.data.rows import BadRow, Place, Row, Rules, read_rows
@@ -57,6 +58,9 @@ def read_examples(
     tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
     max_row_bytes: int = MAX_ROW_BYTES,
     skip_bad_rows: bool = False,
+    group: str | None = None,
+    span_unit: str = "code_points",
+    on_conflict: str = "refuse",
 ) -> ExampleFile:
     """Read a file of examples: JSONL, or CSV or Parquet where its name ends in .csv or .parquet.
 
@@ -75,9 +79,15 @@ def read_examples(
         max_row_bytes: A longer row is refused.
         skip_bad_rows: Leave out rows that are wrong in themselves, and list them. All others have
             the ids and labels that they have in a file without those rows.
+        group: Column by whose value examples are kept together in a split.
+        span_unit: What the places of spans count: `code_points`, `utf16` or `bytes`.
+        on_conflict: What rows with one text and different labels mean: `refuse` stops;
+            `majority` makes one example of all rows of a text, with the labels that most of them
+            give and unlabeled where several are given most often; `unlabeled` makes one example
+            that is unlabeled where they differ.
 
     Raises:
-        ConfigError: `columns` or `label_map` names what there is not.
+        ConfigError: `columns`, `label_map`, `span_unit` or `on_conflict` names what there is not.
         DataError: If the file cannot be read, a row cannot be used, or rows contradict each other.
             The message names the file, and the line where it could be opened.
         MachineError: The library for the file's format is not installed.
@@ -91,6 +101,9 @@ def read_examples(
         max_row_bytes=max_row_bytes,
         most=None,
         skip_bad_rows=skip_bad_rows,
+        group=group,
+        span_unit=span_unit,
+        on_conflict=on_conflict,
     )
 
 
@@ -104,6 +117,9 @@ def read_parts(
     max_row_bytes: int = MAX_ROW_BYTES,
     most: int | None,
     skip_bad_rows: bool,
+    group: str | None = None,
+    span_unit: str = "code_points",
+    on_conflict: str = "refuse",
 ) -> ExampleFile:
     """The same for the files of a data set, which are opened one after another.
 
@@ -116,23 +132,30 @@ def read_parts(
         max_row_bytes: As for `read_examples`.
         most: Read so many rows that can be used; None reads all.
         skip_bad_rows: As for `read_examples`.
+        group: As for `read_examples`.
+        span_unit: As for `read_examples`.
+        on_conflict: As for `read_examples`.
 
     Raises:
         GradrouteError: As for `read_examples`.
     """
-    names = read_names(labels, columns, label_map)
+    names = read_names(labels, columns, label_map, group, span_unit)
     rules = Rules(names, _lazy_renderer(tokenizer), max_row_bytes, most, skip_bad_rows)
     found = read_rows(files, rules)
-    rows = found.rows
+    rows, notes = found.rows, found.notes
+    file = rows[0].place.file
+    labeled = any(row.label is not None or row.spans for row in rows)
+    true_labeled = rows[0].true_label is not None
+    if on_conflict == "refuse":
+        repeats = _refuse_contradictions(rows)
+        if repeats:
+            notes.append(f"{file}: {repeats} of {len(rows)} rows repeat an earlier row.")
+    else:
+        rows, said = one_row_per_text(rows, on_conflict, names.labels)
+        notes += [f"{file}: {sentence}" for sentence in said]
     seen: Counter[str] = Counter()
     named = [(row.id or numbered_id(row.hashed, seen), row) for row in rows]
     _refuse_same_ids(named)
-    repeats = _refuse_contradictions(rows)
-    file, notes = rows[0].place.file, found.notes
-    if repeats:
-        notes.append(f"{file}: {repeats} of {len(rows)} rows repeat an earlier row.")
-    labeled = rows[0].label is not None or any(row.spans for row in rows)
-    true_labeled = rows[0].true_label is not None
     unlabeled = sum(row.label == "unlabeled" for row in rows)
     if unlabeled and not true_labeled:
         notes.append(
@@ -182,17 +205,22 @@ def _example(name: str, row: Row) -> Example:
         context=row.context,
         ends=row.ends,
         asks=row.asks,
+        group=row.group,
     )
 
 
 def _refuse_same_ids(named: Sequence[tuple[str, Row]]) -> None:
-    first: dict[str, Place] = {}
-    clashes = []
+    first: dict[str, Row] = {}
+    clashes, same = [], 0
     for name, row in named:
-        place = first.setdefault(name, row.place)
-        if place is not row.place:
-            clashes.append((row.place, f"{shown(name)} ({_both(place, row.place)})"))
-    _refuse_all(clashes, "with the id of an earlier row", "make ids unique")
+        before = first.setdefault(name, row)
+        if before is not row:
+            clashes.append((row.place, f"{shown(name)} ({_both(before.place, row.place)})"))
+            same += (before.prompt, before.text) == (row.prompt, row.text)
+    advice = "make ids unique"
+    if same:
+        advice += f" (of {same} the text is the same too: data.on_conflict=majority makes one row)"
+    _refuse_all(clashes, "with the id of an earlier row", advice)
 
 
 def _refuse_contradictions(rows: Sequence[Row]) -> int:
@@ -206,11 +234,14 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
         if (before.label, before.true_label, before.spans) != labels:
             place = _both(before.place, row.place)
             clashes.append((row.place, f"{shown(row.text)} ({place})"))
-    _refuse_all(clashes, "with the text of an earlier row but another label", "keep one")
+    advice = "keep one, or say in data.on_conflict what holds (majority, unlabeled)"
+    _refuse_all(clashes, "with the text of an earlier row but another label", advice)
     return repeats
 
 
 def _both(one: Place, other: Place) -> str:
+    if one == other:
+        return f"both of line {one.line}"
     if one.file == other.file:
         return f"lines {one.line} and {other.line}"
     return f"line {one.line} of {one.file} and line {other.line}"

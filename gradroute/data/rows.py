@@ -13,13 +13,15 @@ from gradroute.data.columns import Names, nearest
 from gradroute.data.examples import Span, hash_id
 from gradroute.data.formats import read_table
 from gradroute.data.jsonl import refuse, shown
+from gradroute.data.labeling_tools import plain_rows
+from gradroute.data.spans import read_spans, unread_keys
 from gradroute.data.values import (
     Message,
     Unusable,
+    read_group,
     read_id,
     read_label,
     read_messages,
-    read_spans,
     read_text,
     read_weight,
 )
@@ -45,6 +47,7 @@ class Row(NamedTuple):
     Attributes:
         hashed: The id of a row without one, from what it says: of a conversation its messages, for
             its text depends on the model.
+        group: What it shares with rows that stay on one side of the held-out split.
     """
 
     place: Place
@@ -59,6 +62,7 @@ class Row(NamedTuple):
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
     asks: tuple[int, int] | None = None
+    group: str = ""
 
 
 class BadRow(NamedTuple):
@@ -107,6 +111,7 @@ class _Found:
     without_it: dict[str, Place] = field(default_factory=dict)
     columns: dict[str, Place] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
     taken_for: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
 
@@ -131,7 +136,7 @@ def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
         raise ValueError("at least one file is needed")
     _refuse_missing(first, found, rules.names)
     if not found.rows:
-        _refuse_without_rows(first, found.skipped)
+        _refuse_without_rows(first, found)
     _refuse_mixed(found)
     _refuse_misspelt(found, rules.names)
     notes = [*_skip_notes(found), *_notes(first, found)]
@@ -168,7 +173,8 @@ def _read_file(
         labels,
         skip_unreadable if rules.skip_bad_rows else None,
     )
-    for line, values in table:
+    cells = fspath(path).lower().endswith(".csv")
+    for line, values in plain_rows(table, rules.names, found.set_aside, cells=cells):
         place = Place(str(path), line)
         fields = {name: values[at] for name, at in column_of.items() if at in values}
         try:
@@ -185,7 +191,11 @@ def _read_file(
                 break
 
 
-def _refuse_without_rows(path: str | PathLike[str], skipped: Sequence[BadRow]) -> NoReturn:
+def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
+    skipped = found.skipped
+    if not skipped and found.set_aside:
+        left = ", ".join(f"{count} {what}" for what, count in sorted(found.set_aside.items()))
+        refuse(path, 1, f"no row is left to train on: {left}")
     if not skipped:
         needed = 'one {"text": "..."} object per line'
         if fspath(path).lower().endswith((".csv", ".parquet")):
@@ -203,9 +213,9 @@ def _refuse_missing(path: str | PathLike[str], found: _Found, names: Names) -> N
             refuse(
                 path,
                 1,
-                f"no row has the column {shown(column)}, from which data.columns reads {name}{hint}"
-                f"; there are {_listed(found.columns)}. Name one of these, or leave {name} out of "
-                "data.columns",
+                f"no row has the column {shown(column)}, from which {names.setting(name)} reads "
+                f"{name}{hint}; there are {_listed(found.columns)}. Name one of these, or leave "
+                f"{name} out of {names.setting(name)}",
             )
 
 
@@ -237,6 +247,7 @@ def _count_fields(
             found.unread[column] += row is not None
     if row is None:
         return
+    found.unread.update(f"spans.{key}" for key in unread_keys(fields.get("spans")))
     if row.label is not None and fields.get("label") is None:
         found.taken_for[row.label] += 1
     for message in fields.get("messages") or ():
@@ -259,6 +270,7 @@ def _row(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: Ru
             label=read_label("label", fields.get("label"), rules.names),
             true_label=read_label("true_label", fields.get("true_label"), rules.names),
             weight=read_weight(fields),
+            group=read_group(fields) or row.group,
         )
     except Unusable as error:
         refuse(place.file, place.line, f"{rules.names.shown(error.field)} {error.what}")
@@ -354,6 +366,8 @@ def _notes(path: str | PathLike[str], found: _Found) -> Iterator[str]:
         named = [f"{shown(name)} ({count} rows)" for name, count in sorted(unread.items())]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         yield f"{path}: fields that are not read: {', '.join(named[:5])}{more}."
+    for what, count in sorted(found.set_aside.items()):
+        yield f"{path}: {count} {what}."
     for label, count in found.taken_for.items():
         yield f"{path}: {count} rows without a label are taken for {label} (data.label_map)."
     if found.unanswered:

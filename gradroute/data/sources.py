@@ -18,6 +18,9 @@ def read_source(
     label_map: Mapping[str, str] | None,
     tokenizer: Load,
     skip_bad_rows: bool,
+    group: str | None = None,
+    span_unit: str = "code_points",
+    on_conflict: str = "refuse",
 ) -> tuple[ExampleFile, str]:
     """Read what `data.path` or `data.eval_path` names.
 
@@ -30,6 +33,9 @@ def read_source(
         label_map: See there.
         tokenizer: Called where the first conversation stands.
         skip_bad_rows: See there.
+        group: See there.
+        span_unit: See there.
+        on_conflict: See there.
 
     Returns:
         What was read, and its identity: what tells it from any other data.
@@ -56,5 +62,8 @@ def read_source(
         tokenizer=tokenizer,
         most=most,
         skip_bad_rows=skip_bad_rows,
+        group=group,
+        span_unit=span_unit,
+        on_conflict=on_conflict,
     )
     return file, f"{name}, sha256 {file.sha256}"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gradroute.data.columns import Names
-from gradroute.data.examples import Span
 from gradroute.data.jsonl import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -13,6 +12,10 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 # Parts of an answer that stand beside its content; to leave them out would train on half of it.
 _MORE_OF_AN_ANSWER = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+
+
+_EXACT = 2**53
+"""Up to here a float holds every whole number."""
 
 
 class Unusable(ValueError):
@@ -58,16 +61,42 @@ def read_text(values: Mapping[str, Any], field: str) -> str | None:
 def read_id(values: Mapping[str, Any]) -> str | None:
     """A row's own id; whole numbers are common there, and lose nothing as texts.
 
+    A table library makes floats of a column of whole numbers in which one is missing, so 1.0 is
+    read as 1. The text "1.0" stays as it is.
+
     Raises:
         Unusable: It is empty or something else.
     """
-    value = values.get("id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    name = read_text(values, "id")
+    name = _name(values, "id")
     if name == "":
         raise Unusable("id", "is empty: give a unique name, or leave it out")
     return name
+
+
+def read_group(values: Mapping[str, Any]) -> str:
+    """What a row shares with the rows of its group, read as an id is; empty where there is none.
+
+    Raises:
+        Unusable: It is neither a text nor a whole number.
+    """
+    return _name(values, "group") or ""
+
+
+def _name(values: Mapping[str, Any], field: str) -> str | None:
+    value = values.get(field)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise Unusable(field, f"must be a text in quotes, got {shown(value)}")
+        if abs(value) > _EXACT:
+            raise Unusable(
+                field,
+                f"is {shown(value)}, a float above 2**53, whose last digits may be lost: write it "
+                "as a text",
+            )
+        return str(int(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return read_text(values, field)
 
 
 def read_label(field: str, value: Any, names: Names) -> str | None:
@@ -75,7 +104,8 @@ def read_label(field: str, value: Any, names: Names) -> str | None:
 
     With a label map only its values are read: a text as it is, any other value as JSON writes it,
     so that `0`, `true` and `null` are those of the file. `null` is also a label that is missing,
-    but never a true label.
+    but never a true label. Labeling tools write a list where several labels could be given: one
+    of a single text stands for it, an empty one for null.
 
     Args:
         field: "label" or "true_label", or that of a span or message in words.
@@ -86,6 +116,10 @@ def read_label(field: str, value: Any, names: Names) -> str | None:
         Unusable: The value stands for no label.
     """
     known = [one for one in names.labels if field != "true_label" or one != "unlabeled"]
+    if isinstance(value, list) and len(value) > 1:
+        raise Unusable(field, f"is a list of {len(value)} labels, but one is needed: keep one")
+    if value == [] or (isinstance(value, list) and isinstance(value[0], str)):
+        value = value[0] if value else None
     if value is None and (
         names.label_map is None or field != "label" or "null" not in names.label_map
     ):
@@ -136,65 +170,6 @@ def read_weight(values: Mapping[str, Any]) -> float:
     if not 0 < weight < math.inf:
         raise Unusable("weight", f"must be finite and above 0, got {shown(value)}")
     return weight
-
-
-def read_spans(values: Mapping[str, Any], text: str, names: Names) -> tuple[Span, ...]:
-    """Parts of a text with labels of their own, in order; those that overlap are merged.
-
-    Written as `[{"start": 0, "end": 5, "label": "bad"}]` or `[[0, 5, "bad"]]`, in characters
-    (Unicode code points) of the text, the end left out.
-
-    Raises:
-        Unusable: One is not of that form, is empty, leaves the text, or overlaps with another of
-            another label.
-    """
-    value = values.get("spans")
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        form = '[{"start": 0, "end": 5, "label": "bad"}]'
-        raise Unusable("spans", f"must be a list such as {form}, got {shown(value)}")
-    merged: list[Span] = []
-    for span in sorted(_span(at, one, text, names) for at, one in enumerate(value, 1)):
-        before = merged[-1] if merged else None
-        if before is None or before.end <= span.start:
-            merged.append(span)
-        elif before.label == span.label:
-            merged[-1] = Span(before.start, max(before.end, span.end), span.label)
-        else:
-            raise Unusable(
-                "spans",
-                f"overlap with different labels: [{before.start}, {before.end}) is {before.label}, "
-                f"[{span.start}, {span.end}) is {span.label}",
-            )
-    return tuple(merged)
-
-
-def _span(number: int, value: Any, text: str, names: Names) -> Span:
-    if isinstance(value, dict) and value.keys() == {"start", "end", "label"}:
-        value = [value["start"], value["end"], value["label"]]
-    if not isinstance(value, list) or len(value) != 3:
-        raise Unusable(
-            "spans",
-            f"must hold objects with start, end and label, or lists [start, end, label]; number "
-            f"{number} is neither",
-        )
-    start, end, label = value
-    for place in (start, end):
-        if isinstance(place, bool) or not isinstance(place, int):
-            raise Unusable(
-                "spans", f"must begin and end at whole numbers; number {number} has {shown(place)}"
-            )
-    if not 0 <= start < end <= len(text):
-        raise Unusable(
-            "spans",
-            f"must lie in the text, which has {len(text)} characters, and hold at least one; "
-            f"number {number} is from {start!r:.40} to {end!r:.40}",
-        )
-    named = read_label(f"label of span {number}", label, names)
-    if named is None:
-        raise Unusable("spans", f"need a label each; number {number} has none")
-    return Span(start, end, named)
 
 
 def read_messages(values: Mapping[str, Any], names: Names) -> tuple[Message, ...]:

@@ -1,9 +1,12 @@
 """The syntax of JSONL files: each way to be broken has its own sentence, with file and line."""
 
 import builtins
+import contextlib
 import gzip
 import hashlib
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,47 @@ def test_every_well_formed_file_is_read_with_its_line_numbers(tmp_path: Path, co
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"a": 1}, {"a": 2}]',
+        b'\xef\xbb\xbf[\n  {\n    "a": 1\n  }\n]\n',
+        b"\n [\n" + b'{"a": 1}\n]',
+        b"[ " + b'{"a": 1}, ' * 1000,
+    ],
+)
+def test_an_array_of_objects_is_refused_with_the_way_to_lines(tmp_path: Path, content: bytes):
+    skipped = []
+    for given in ({}, {"on_bad_row": lambda *row: skipped.append(row)}):
+        path = tmp_path / "all my rows.json"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a JSON array, not JSONL.*python -c ") as caught:
+            list(read_objects(path, lambda _: None, 2000, **given))
+        assert "< 'all my rows.json' > rows.jsonl" in str(caught.value)
+    assert not skipped  # it is no row of a file
+
+
+def test_the_way_to_lines_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"a": "é\n"}, {"a": 2}], indent=1))
+    with pytest.raises(DataError) as caught:
+        read(path)
+    (code,) = re.findall("python -c '(.*?)'", str(caught.value))
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO(path.read_text()))
+    with contextlib.redirect_stdout(said):
+        exec(code, {})
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text(said.getvalue())
+    assert read(lines) == [(1, {"a": "é\n"}), (2, {"a": 2})]
+
+
+@pytest.mark.parametrize("content", [b'{\n  "a": 1\n}\n', b'{"data": [\n{"a": 1}]}\n'])
+def test_an_object_over_several_lines_is_refused_as_such(tmp_path: Path, content: bytes):
+    with pytest.raises(DataError, match=r":1: a JSON object over several lines, .* jq -c \. data"):
+        read_bytes(tmp_path, content)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (GOOD + b'{"a": }\n', ":2: broken JSON: Expecting value (column 7)"),
@@ -51,6 +95,8 @@ def test_every_well_formed_file_is_read_with_its_line_numbers(tmp_path: Path, co
         (GOOD + b'{"a": "x\ny"}\n', ":2: broken JSON: Invalid control character (column 9)"),
         (GOOD + b'{"a": "x\n', ":2: broken JSON: Invalid control character (column 9)"),
         (GOOD + b'{"a": "x\x00"}\n', ":2: broken JSON: Invalid control character (column 9)"),
+        (b"[1, 2]\n", ":1: expected an object, got a list"),
+        (GOOD + b'[{"a": 1}]\n', ":2: expected an object, got a list"),
         (GOOD + b"[1, 2]\n", ":2: expected an object, got a list"),
         (GOOD + b'"text"\n', ':2: expected an object, got "text"'),
         (GOOD + b"17\n", ":2: expected an object, got the number 17"),

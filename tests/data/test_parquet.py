@@ -3,12 +3,15 @@
 import datetime
 import decimal
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import chat_templates
 import pyarrow
 import pytest
+from byte_tokenizer import byte_tokenizer
 from pyarrow import parquet
 
 from gradroute.data.parquet import read_parquet
@@ -71,6 +74,89 @@ def test_a_column_of_a_type_that_json_lacks_is_refused_by_name(
         DataError, match=rf'rows\.parquet:1: the column "{field}" has the type {kind}'
     ):
         read(path)
+
+
+def as_json(*values: Any) -> pyarrow.Array:
+    """A column of the JSON type, as `datasets` writes it; None is missing."""
+    texts = [None if one is None else json.dumps(one, separators=(",", ":")) for one in values]
+    return pyarrow.array(texts, pyarrow.json_())
+
+
+@pytest.mark.parametrize("schema", [True, False])
+def test_values_of_the_json_type_are_what_their_texts_say(tmp_path: Path, schema: bool):
+    """With and without the Arrow schema: polars and DuckDB keep only Parquet's own types."""
+    path = tmp_path / "rows.parquet"
+    columns = {"text": as_json("a", "b", "c", '"d"'), "label": as_json("bad", 0, True, None)}
+    parquet.write_table(pyarrow.table(columns), path, store_schema=schema)
+    label_map = {"bad": "bad", "0": "good", "true": "bad", "null": "unlabeled"}
+    assert [(e.text, e.label) for e in read(path, label_map=label_map).examples] == [
+        ("a", "bad"),
+        ("b", "good"),
+        ("c", "bad"),
+        ('"d"', "unlabeled"),
+    ]
+
+
+def test_json_inside_of_lists_and_structs_is_decoded_too(tmp_path: Path):
+    mixed = pyarrow.ListArray.from_arrays([0, 3, 3], as_json(0, 2, "bad"))
+    spans = pyarrow.ListArray.from_arrays([0, 1, 1], mixed.slice(0, 1))
+    path = write(tmp_path, text=["abc", "def"], spans=spans)
+    assert [e.spans for e in read(path).examples] == [((0, 2, "bad"),), ()]
+    parts = [pyarrow.array([0]), pyarrow.array([2]), as_json(["bad"])]
+    structs = pyarrow.StructArray.from_arrays(parts, ["start", "end", "label"])
+    path = write(tmp_path, text=["abc"], spans=pyarrow.ListArray.from_arrays([0, 1], structs))
+    assert [e.spans for e in read(path).examples] == [((0, 2, "bad"),)]
+
+
+def test_messages_of_the_json_type_or_filled_with_nulls_are_those_of_jsonl(tmp_path: Path):
+    rows = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "label": "bad"}],
+        [{"role": "user", "content": "Ho"}, {"role": "assistant", "content": "B"}],
+    ]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps({"messages": one}) + "\n" for one in rows))
+    tokenizer = byte_tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = chat_templates.CHATML
+    right = read(lines, tokenizer=tokenizer).examples
+    assert [e.spans != () for e in right] == [True, False]
+    each = as_json(*(message for one in rows for message in one))
+    for messages in (pyarrow.ListArray.from_arrays([0, 2, 4], each), as_json(*rows), rows):
+        path = write(tmp_path, messages=messages)
+        assert read(path, tokenizer=tokenizer).examples == right
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("{'a': 1}", 'the column "label": has broken JSON: Expecting property name'),
+        ("NaN", 'the column "label": NaN is not JSON'),
+        ('{"a": 1, "a": 2}', 'the column "label": the key "a" stands twice in one object'),
+        ("[" * 100_000, 'the column "label": has JSON that is nested too deeply'),
+        (f'"{"a" * 200_001}"', 'the column "label": has JSON of more than 200000 characters'),
+    ],
+)
+def test_a_value_that_is_no_strict_json_is_refused_or_skipped_by_row(tmp_path, broken, message):
+    labels = pyarrow.array(['"bad"', broken, '"good"'], pyarrow.json_())
+    path = write(tmp_path, text=["a", "b", "c"], label=labels)
+    with pytest.raises(DataError) as caught:
+        read(path, max_row_bytes=200_000)
+    assert str(caught.value).startswith(f"{path}:2: {message}")
+    found = read(path, max_row_bytes=200_000, skip_bad_rows=True)
+    assert ([e.label for e in found.examples], [one.line for one in found.skipped]) == (
+        ["bad", "good"],
+        [2],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary("int8", "string")]
+)
+def test_texts_of_every_kind_that_arrow_has_are_texts(tmp_path: Path, kind: pyarrow.DataType):
+    path = write(tmp_path, text=pyarrow.array(["a", "b"]).cast(kind), label=["bad", "good"])
+    assert [e.text for e in read(path).examples] == ["a", "b"]
+    spans = pyarrow.array([[[0, 1]], []], pyarrow.list_(pyarrow.list_(pyarrow.int8(), 2)))
+    with pytest.raises(DataError, match="spans must hold objects with start, end and label"):
+        read(write(tmp_path, text=["a", "b"], spans=spans))
 
 
 def test_such_a_column_is_passed_over_where_it_is_not_read(tmp_path: Path):

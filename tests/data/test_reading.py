@@ -109,7 +109,8 @@ FINE = {"text": "fine", "label": "good"}
         ({"text": "a", "label": 0.0}, "label is the number 0.0, but must be one of"),
         ({"text": "a", "label": True}, "label is true, but must be one of"),
         ({"text": "a", "label": False}, "label is false, but must be one of"),
-        ({"text": "a", "label": ["bad"]}, "label is a list, but must be one of"),
+        ({"text": "a", "label": [True]}, "label is a list, but must be one of"),
+        ({"text": "a", "label": ["bad", "good"]}, "label is a list of 2 labels, but one is needed"),
         ({"text": "a", "label": {"bad": 1}}, "label is an object, but must be one of"),
         ({"text": "a", "label": "good", "true_label": "unlabeled"}, 'true_label is "unlabeled"'),
         ({"text": "a", "label": "good", "true_label": 1}, "true_label is the number 1"),
@@ -207,11 +208,13 @@ def test_a_label_of_any_json_value_is_one_of_the_names_or_an_error(tmp_path: Pat
     try:
         read = read_examples(path)
     except DataError as error:
-        assert value not in names
+        assert value not in names and value not in [[name] for name in names]
         assert f"{path}:1: " in str(error)
     else:
-        assert value is None or getattr(read.examples[0], field) == value
-        assert (read.labeled if field == "label" else read.true_labeled) is (value is not None)
+        [one] = value if isinstance(value, list) and value else [value]
+        assert one in (None, []) or getattr(read.examples[0], field) == one
+        known = read.labeled if field == "label" else read.true_labeled
+        assert known is (one not in (None, []))
 
 
 # -------------------------------------------------------------------- bad rows that are skipped

@@ -103,7 +103,7 @@ def test_a_file_with_spans_is_labelled_and_what_they_show_is_true_of_the_row(tmp
         ({}, 'spans must be a list such as [{"start": 0'),
         ("0-2", "spans must be a list such as"),
         ([[0, 1]], "spans must hold objects with start, end and label, or lists"),
-        ([{"start": 0, "end": 1, "label": "bad", "note": 1}], "spans must hold objects with start"),
+        ([{"start": 0, "end": 1, "note": 1}], "spans must hold objects with start"),
         ([[0, 1, "bad"], 7], "spans must hold objects with start, end and label, or lists [start"),
         ([[0, 1.0, "bad"]], "spans must begin and end at whole numbers; number 1 has the number 1"),
         ([[False, 1, "bad"]], "spans must begin and end at whole numbers; number 1 has false"),
