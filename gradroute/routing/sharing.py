@@ -118,7 +118,11 @@ def _sharing(model: nn.Module) -> dict[int, list[_User]]:
 
 def _users(model: nn.Module) -> list[_User]:
     """Every place of every weight, once; LoRA layers show what they are made of."""
-    places = [_User((0, name), name, weight) for name, weight in model._parameters.items() if weight is not None]
+    places = [
+        _User((0, name), name, weight)
+        for name, weight in model._parameters.items()
+        if weight is not None
+    ]
     for path, module in model.named_modules():
         start = f"{path}." if path else ""
         for name, part in module._modules.items():
