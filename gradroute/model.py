@@ -26,6 +26,7 @@ from gradroute.model_files import (
     read_tokenizer,
     show_logs_as_text,
 )
+from gradroute.model_sizes import positions_of
 from gradroute.starts import merge_start
 from gradroute.strangers import check_model_folder, named_weights
 
@@ -64,6 +65,11 @@ class Base:
         weight = self.model.get_input_embeddings().weight
         assert isinstance(weight, torch.Tensor)
         return weight.shape[0]
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that a row may have; None where nothing limits it."""
+        return positions_of(self.model)
 
     @property
     def pad_id(self) -> int:

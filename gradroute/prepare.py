@@ -195,6 +195,7 @@ def tokenized(
     Without a policy, for examples that are only measured, every label id is 0, spans or not.
 
     Raises:
+        ConfigError: an example is longer than the model has positions.
         DataError: no example is left, or a token has no embedding.
     """
     label_ids, labels = [0] * len(examples), ()
@@ -203,7 +204,21 @@ def tokenized(
         labels = policy.labels
     rows, report = tokenize(examples, base.tokenizer, label_ids, max_length, labels)
     check_token_ids(rows, base.vocabulary)
+    _check_positions(rows, base)
     return rows, report.notes
+
+
+def _check_positions(rows: Sequence[TokenizedExample], base: Base) -> None:
+    lengths = [len(row.input_ids) for row in rows]
+    positions = base.positions
+    if positions is None or max(lengths) <= positions:
+        return
+    long = sum(length > positions for length in lengths)
+    raise ConfigError(
+        f"data.max_length: {long} of {len(rows)} examples are longer than the {positions} "
+        f"positions of the model {type(base.model).__name__}, the longest {max(lengths)} tokens. "
+        f"Set data.max_length={positions}, at which examples are cut, or take another model."
+    )
 
 
 def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:

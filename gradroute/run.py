@@ -35,8 +35,10 @@ from gradroute.data.examples import label_counts
 from gradroute.environment import provenance
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.generation import Prompt
+from gradroute.evaluate.probing import probe
 from gradroute.files import write_json, write_text
 from gradroute.folders import RunFolder
+from gradroute.lengths import check_lengths
 from gradroute.locks import writing
 from gradroute.measure import (
     attach,
@@ -203,6 +205,8 @@ def _train(
         # What was overridden may not fit; that is seen before anything is written.
         load_adapters(checkpoint, model)
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    check_lengths(prepared, base, config)
+    found = probe(model, base.tokenizer, config.targets)
     watch = None
     if config.train.measure_every:
         watch = during_training(folder, config, prepared, base, model)
@@ -211,6 +215,8 @@ def _train(
         labels = {example.id: example.label for example in prepared.train}
         trace = Audit(folder.audit, rows, labels, prepared.policy)
     say(f"{config.run_name}: base {config.model}: {told}.")
+    for note in found.notes:
+        say(f"{config.run_name}: {note}")
     _begin(folder, config, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     say(

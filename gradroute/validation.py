@@ -27,8 +27,10 @@ from gradroute.data.examples import Example, label_counts
 from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured, states_bytes
+from gradroute.evaluate.probing import probe
 from gradroute.files import free_bytes, nearest
 from gradroute.folders import RunFolder
+from gradroute.lengths import check_lengths
 from gradroute.measure import attach, ground
 from gradroute.memory import is_out_of_memory
 from gradroute.model import Base, load_base_of
@@ -112,6 +114,9 @@ def validate(config: RunConfig, root: Path) -> Validation:
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
+    seen("lengths", lambda: check_lengths(prepared, base, config))
+    if seen("model", lambda: _model(model, base, config)) is None:
+        return Validation(facts, tuple(problems))
     policy = prepared.policy
     if seen("gradients", lambda: _gradients(model, rows, policy, base, config)) is not None:
         seen("estimate", lambda: _estimate(model, rows, prepared, base, config, root))
@@ -222,6 +227,12 @@ def _tokens(
         "epochs": config.train.max_steps * _step_size(config) / len(rows),
         "notes": list(notes),
     }
+
+
+def _model(model: PeftModel, base: Base, config: RunConfig) -> dict[str, Any]:
+    """What the model with its adapters can do, see `probing.probe`."""
+    found = probe(model, base.tokenizer, config.targets)
+    return {"idle": list(found.idle), "alone": found.alone, "notes": list(found.notes)}
 
 
 def _step_size(config: RunConfig) -> int:

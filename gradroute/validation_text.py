@@ -17,6 +17,7 @@ def text_of(found: Validation) -> str:
         ("data", _data),
         ("base", _base),
         ("adapters", _adapters),
+        ("model", _model),
         ("tokens", _tokens),
         ("gradients", _gradients),
         ("estimate", _estimate),
@@ -73,6 +74,12 @@ def _base(facts: Mapping[str, Any]) -> Iterator[str]:
 def _adapters(facts: Mapping[str, Any]) -> Iterator[str]:
     each = ", ".join(f"{name} {count:,} weights" for name, count in facts["weights"].items())
     yield f"{each}; {facts['covered']}"
+
+
+def _model(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield from facts["notes"]
+    if facts["alone"]:
+        yield f"an evaluation writes one row at a time: {facts['alone']}"
 
 
 def _tokens(facts: Mapping[str, Any]) -> Iterator[str]:

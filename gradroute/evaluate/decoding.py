@@ -8,7 +8,7 @@ of being copied whole for each token; and a token is chosen once.
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +16,33 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from gradroute.evaluate.sampling import SharedNoise
-
 LEAVING = 1 / 8
 """Rows leave the batch when at least this share of it has ended: each time copies the cache."""
 LOOK_EVERY = 8
 """Tokens after which the host asks a device which rows have ended; a CPU is asked each time."""
 
 _Prepare = Callable[..., dict[str, Any]]
+
+
+class Sampler(Protocol):
+    """Chooses the next tokens; `sampling.SharedNoise` is one."""
+
+    @property
+    def keys(self) -> Tensor:
+        """A tensor on the device of the tokens."""
+        ...
+
+    def rows(self, left: Tensor) -> Any:
+        """What `choose` needs to know of the rows that are left."""
+        ...
+
+    def choose(self, logits: Tensor, step: int, among: Any, ended: Tensor) -> Tensor:
+        """The next token of each row; see `SharedNoise.choose`."""
+        ...
+
+    def check(self) -> None:
+        """Raise NumericError if some logits were not finite."""
+        ...
 
 
 def look_every(device: torch.device) -> int:
@@ -34,7 +53,7 @@ def look_every(device: torch.device) -> int:
 def write_on(
     model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
-    sampler: SharedNoise,
+    sampler: Sampler,
     scope: Callable[[Int[Tensor, " left"]], AbstractContextManager[None]],
     *,
     end_tokens: Sequence[int],
@@ -77,7 +96,7 @@ class _Batch:
         self,
         model: PreTrainedModel,
         rows: Sequence[Sequence[int]],
-        sampler: SharedNoise,
+        sampler: Sampler,
         end_tokens: Sequence[int],
         max_new_tokens: int,
     ) -> None:

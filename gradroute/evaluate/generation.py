@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.decoding import write_on
 from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
+from gradroute.model_sizes import positions_of
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
@@ -77,7 +79,8 @@ def generate_modes(
         top_p: Sample from the most probable tokens that hold this share; 1 for all.
         seed: Of the noise.
         rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
-            where they would take more than `memory_at_once`, or where memory runs out.
+            where they would take more than `memory_at_once`, or where memory runs out; one where
+            the model writes something else in a batch, see `batching.why_alone`.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
@@ -108,8 +111,11 @@ def generate_modes(
             mode, item = divmod(row, len(chosen))
             completions[together[mode].name][chosen[item]] = completion
 
+    with ablated(model, "base"):  # as weights of adapters do not matter
+        alone = work.are_alone(len(prompts) * len(modes))
+    rows = min(rows_per_batch, work.rows_at_once())
     with inference(model):
-        in_pieces(len(prompts), len(modes), min(rows_per_batch, work.rows_at_once()), measure)
+        in_pieces(len(prompts), len(modes), 1 if alone else rows, measure, alone=alone)
     return {name: _all_there(own) for name, own in completions.items()}
 
 
@@ -152,8 +158,9 @@ def generate_plain(
         for index, completion in zip(chosen, written, strict=True):
             completions[index] = completion
 
+    rows = 1 if work.are_alone(len(prompts)) else min(rows_per_batch, work.rows_at_once())
     with inference(model):
-        in_pieces(len(prompts), 1, min(rows_per_batch, work.rows_at_once()), measure)
+        in_pieces(len(prompts), 1, rows, measure)
     return _all_there(completions)
 
 
@@ -175,7 +182,7 @@ class _Work:
         seed: int,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._rows = _prompt_rows(model, tokenizer, prompts, max_new_tokens)
+        self._rows = check_prompts(model, tokenizer, prompts, max_new_tokens)
         self._keys = noise_keys(seed, [prompt.id for prompt in prompts])
         self._max_new_tokens = max_new_tokens
         self._sampling = temperature, top_p
@@ -187,6 +194,10 @@ class _Work:
         """Rows for which there is memory by estimate, at least one."""
         longest = max(map(len, self._rows), default=1) + self._max_new_tokens
         return max(1, memory_at_once(self._device) // bytes_of_row(self._model, longest))
+
+    def are_alone(self, rows: int) -> bool:
+        """Whether so many rows must run one at a time, see `batching.why_alone`."""
+        return rows > 1 and bool(why_alone(self._model))
 
     def complete(
         self, chosen: Sequence[int], scope: Callable[[Tensor], AbstractContextManager[None]]
@@ -245,12 +256,17 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return tokens
 
 
-def _prompt_rows(
+def check_prompts(
     base: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[list[int]]:
-    """The tokens of prompts; those that the model does not know or has no room for are refused."""
+    """The tokens of prompts, if the model knows them and has room for what comes after them.
+
+    Raises:
+        ConfigError: A prompt is empty and the tokenizer has no token to begin with.
+        DataError: A prompt has tokens that the model does not know, or is too long for it.
+    """
     rows = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
-    positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(base)
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     for prompt, row in zip(prompts, rows, strict=True):
@@ -263,9 +279,16 @@ def _prompt_rows(
             raise DataError(
                 f"prompt {prompt.id!r} is {len(row)} tokens long; with max_new_tokens="
                 f"{max_new_tokens} that is more than the {positions} positions of the model. "
-                "Shorten it."
+                f"{_shorter(positions - len(row))}"
             )
     return rows
+
+
+def _shorter(room: int) -> str:
+    """What to do about a prompt that leaves room for so many tokens."""
+    return (
+        f"Set evaluate.max_new_tokens={room} or less, or shorten it." if room > 0 else "Shorten it."
+    )
 
 
 def _completions(

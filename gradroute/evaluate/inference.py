@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gradroute.memory import fitted
+from gradroute.model_sizes import largest
 
 MEMORY_AT_ONCE = 2**31
 """Bytes that an evaluation on a CPU may plan with."""
@@ -35,7 +36,14 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
             module.training = True
 
 
-def in_pieces(items: int, modes: int, rows: int, measure: Callable[[slice, slice], None]) -> None:
+def in_pieces(
+    items: int,
+    modes: int,
+    rows: int,
+    measure: Callable[[slice, slice], None],
+    *,
+    alone: bool = False,
+) -> None:
     """Measure all items under all modes, some rows (items times modes) at a time.
 
     Where memory runs out it goes on with half as many rows, and says so once: first with fewer
@@ -47,11 +55,12 @@ def in_pieces(items: int, modes: int, rows: int, measure: Callable[[slice, slice
         rows: At a time; at least one item under all modes as long as memory lasts.
         measure: Called with the items and the modes of a piece; again, with parts of it, when it
             ran out of memory, so it must keep its results by their place.
+        alone: One row at a time from the beginning.
 
     Raises:
         MachineError: Memory does not even last for one row.
     """
-    start, size = 0, max(rows, modes)
+    start, size = 0, 1 if alone else max(rows, modes)
     while start < items:
 
         def measure_from(size: int, start: int = start) -> int:
@@ -85,20 +94,14 @@ def bytes_of_row(model: PreTrainedModel, length: int) -> int:
         length: Tokens of the row in the end.
     """
     config = model.config.get_text_config()
-    hidden = _number(config, "hidden_size", 0)
-    heads = _number(config, "num_attention_heads", 1)
-    size = _number(config, "head_dim", hidden // heads)
-    cached = 2 * _number(config, "num_hidden_layers", 1) * size
-    cached *= _number(config, "num_key_value_heads", heads)
-    passing = 4 * hidden + 2 * _number(config, "intermediate_size", 4 * hidden)  # of one layer
-    logits = 6 * _number(config, "vocab_size", 0)  # with noise and what is made of both
+    hidden = largest(config, "hidden_size", 0)
+    heads = largest(config, "num_attention_heads", 1)
+    size = largest(config, "head_dim", hidden // heads)
+    cached = 2 * largest(config, "num_hidden_layers", 1) * size
+    cached *= largest(config, "num_key_value_heads", heads)
+    passing = 4 * hidden + 2 * largest(config, "intermediate_size", 4 * hidden)  # of one layer
+    logits = 6 * largest(config, "vocab_size", 0)  # with noise and what is made of both
     return length * (cached + passing) * model.dtype.itemsize + 4 * logits
-
-
-def _number(config: PreTrainedConfig, name: str, otherwise: int) -> int:
-    """A size in a model's config; some have none of the name, or one for each layer."""
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) and value > 0 else otherwise
 
 
 def _say_smaller(before: int, after: int) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from gradroute.evaluate.inference import inference
 from gradroute.export.checks import Check
 from gradroute.export.merging import distance_in_ulps, exact_update
+from gradroute.model_sizes import positions_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest difference of two logits that is rounding, as a share of the largest logit."""
@@ -31,7 +32,7 @@ def probe_rows(
         model: Whose vocabulary and number of positions are kept to.
         texts: Tokens of texts; those that are too short are left out.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(model)
     length = LENGTH if positions is None else max(1, min(LENGTH, positions - NEW))
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)

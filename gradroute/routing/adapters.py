@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import transformers_weight_conversion
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -220,7 +221,7 @@ def _attach(
             task_type=TaskType.CAUSAL_LM if causal else None,
         )
     first, *others = configs
-    with peft_at_work():
+    with peft_at_work(), _targets_as_given():
         adapted = get_peft_model(model, configs[first], adapter_name=first)  # pyright: ignore
         for name in others:
             adapted.add_adapter(name, configs[name])
@@ -255,6 +256,22 @@ def peft_at_work() -> Iterator[None]:
             "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
         )
         yield
+
+
+@contextmanager
+def _targets_as_given() -> Iterator[None]:
+    """Without what PEFT makes of the targets of a mixture of experts.
+
+    In many such families it takes every target called `gate_proj`, `up_proj` or `down_proj` for
+    one of experts that transformers 4 kept as modules, and adapts the tensors of all experts in
+    its place. Here targets are whole names of modules, those of a dense or shared MLP.
+    """
+    convert = transformers_weight_conversion.convert_peft_config_for_transformers
+    transformers_weight_conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        transformers_weight_conversion.convert_peft_config_for_transformers = convert
 
 
 def _draw(weight: Tensor, key: str) -> None:

@@ -5,6 +5,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import (
+    _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
+)
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -115,6 +120,46 @@ def is_tied(model: nn.Module, module: nn.Module) -> bool:
     return embedding is not module and any(id(w) in own for w in embedding.parameters())
 
 
+def refusal(model: nn.Module, name: str) -> str:
+    """Why PEFT gives no adapter to a linear module of a model; nothing where it does.
+
+    PEFT knows modules by their class, and in some families by their name: there the model may read
+    the weight rather than run the module, and would not see an adapter on it.
+
+    Args:
+        model: The base model.
+        name: Of one of its linear modules.
+    """
+    module = model.get_submodule(name)
+    if not isinstance(module, nn.Linear | Conv1D) and _is_own(module):
+        return f"PEFT does not know its kind, {type(module).__name__}"
+    if isinstance(module, nn.Linear) and _is_own(module) and not _is_plain(module):
+        return f"its kind, {type(module).__name__}, computes something else than a linear layer"
+    try:
+        _check_lora_target_modules_mamba(LoraConfig(), model, name.rsplit(".", 1)[-1])
+    except ValueError:
+        kind = model.config.model_type if isinstance(model, PreTrainedModel) else ""
+        return f"PEFT refuses it in a model of the type {kind}"
+    return ""
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Whether a module's class comes with the code of a model, not with a way to quantize it."""
+    return ".models." in type(module).__module__
+
+
+def _is_plain(module: nn.Linear) -> bool:
+    """Whether a linear module of a class of its own gives `outputs` numbers for `inputs`."""
+    given = torch.zeros(
+        1, 1, module.in_features, dtype=module.weight.dtype, device=module.weight.device
+    )
+    try:
+        with torch.no_grad():
+            return module(given).shape == (1, 1, module.out_features)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+        return False
+
+
 def is_expert(name: str) -> bool:
     """Whether a module is one of the experts of a mixture, by its name."""
     return _EXPERTS.search(name) is not None
@@ -132,12 +177,19 @@ def _find(model: nn.Module, targets: str | Sequence[str], layers: str | Sequence
     inside = [n for n in linear if n != head and (n.startswith(starts) or not blocks)]
     left_out = _left_out(model, chosen) if {ALL_LINEAR, MLP}.intersection(places) else {}
     passed_over = {name for names in left_out.values() for name in names}
+    own = [name for name in inside if name not in passed_over]
+    by_place = {
+        place: [n for n in own if place in (ALL_LINEAR, _place(model, n, chosen))]
+        for place in places
+    }
+    refused = {n for names in by_place.values() for n in names if refusal(model, n)}
+    if refused:
+        left_out["linear modules that PEFT does not adapt"] = [n for n in own if n in refused]
     scope = every if layers == "all" else [n for n in every if n.startswith(starts)]
     matches: dict[str, list[str]] = {}
     for target in wanted:
         if target in PLACES:
-            own = [n for n in inside if n not in passed_over]
-            matches[target] = [n for n in own if target in (ALL_LINEAR, _place(n, chosen))]
+            matches[target] = [n for n in by_place[target] if n not in refused]
         else:
             matches[target] = [n for n in scope if n == target or n.endswith(f".{target}")]
     taken = {name for names in matches.values() for name in names}
@@ -156,6 +208,10 @@ def _check_target(model: nn.Module, name: str) -> None:
         raise ConfigError(
             f"the target {name} is tied to the embedding, so that an adapter on it alone would "
             "untie the two when it is merged; leave it out of the targets."
+        )
+    if reason := refusal(model, name):
+        raise ConfigError(
+            f"the target {name} cannot get an adapter: {reason}; leave it out of the targets."
         )
     if is_expert(name):
         raise ConfigError(
@@ -198,11 +254,20 @@ def _is_router(name: str, module: nn.Module, mixture: str) -> bool:
     return matrix and _ROUTER.search(name.removeprefix(f"{mixture}.").split(".")[0]) is not None
 
 
-def _place(name: str, blocks: Sequence[str]) -> str:
-    """Whether a linear module belongs to attention or to the rest of its layer."""
+def _place(model: nn.Module, name: str, blocks: Sequence[str]) -> str:
+    """Whether a linear module belongs to attention or to the rest of its layer.
+
+    Told by the names of what holds it within the layer; in hybrids these are all called the same
+    (mixer), and their classes are not.
+    """
     block = next((block for block in blocks if name.startswith(f"{block}.")), "")
-    above = name.removeprefix(block).split(".")[:-1]
-    return ATTENTION if any(_ATTENTION.search(part) for part in above) else MLP
+    inner = name.removeprefix(block).strip(".").split(".")[:-1]
+    start = block.split(".") if block else []
+    classes = [
+        type(model.get_submodule(".".join([*start, *inner[: at + 1]]))).__name__
+        for at in range(len(inner))
+    ]
+    return ATTENTION if any(_ATTENTION.search(part) for part in [*inner, *classes]) else MLP
 
 
 def _inner(names: Sequence[str], blocks: Sequence[str]) -> list[str]:

@@ -1,0 +1,37 @@
+"""Before training: see that what will be measured fits the model's positions.
+
+Training rows are looked at where they are made (`prepare.tokenized`). A run whose held-out texts or
+prompts are too long would train for hours and then be refused in its evaluation.
+"""
+
+from gradroute.asking import asked_prompts, prompts_of
+from gradroute.config import RunConfig
+from gradroute.evaluate.generation import check_prompts
+from gradroute.model import Base
+from gradroute.prepare import Prepared, tokenized
+
+
+def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
+    """See that held-out examples, and prompts with their completions, fit the model's positions.
+
+    Args:
+        prepared: The examples of a run.
+        base: Its base model.
+        config: Its config.
+
+    Raises:
+        ConfigError: A held-out example is longer than the model has positions.
+        DataError: A prompt with `evaluate.max_new_tokens` is.
+    """
+    if base.positions is None:
+        return
+    settings = config.evaluate
+    if config.data.max_length > base.positions:
+        for examples in (prepared.normal, *prepared.behaving.values()):
+            if kept := examples[: settings.held_out]:
+                tokenized(kept, None, base, config.data.max_length)
+    if not prepared.normal:
+        return  # nothing to prompt with, which the evaluation says
+    for label, kind, _ in asked_prompts(config, ()):
+        prompts = prompts_of(prepared, config, kind, label)
+        check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)
