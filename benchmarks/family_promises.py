@@ -19,8 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from gradroute.config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.errors import ConfigError
+from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import held_out_losses
+from gradroute.evaluate.probing import idle_modules
 from gradroute.export.merging import merge
 from gradroute.export.proving import load_merged
 from gradroute.export.ranksum import OneAdapter
@@ -131,8 +133,12 @@ def writes(model: PeftModel) -> Promise:
         if completion.text != _written(model, tokenizer, text, mode.name)
     ]
     count = len(MODES) * len(TEXTS)
-    told = f"{len(wrong)} of {count} completions differ from those without a batch: {wrong[:2]}"
-    return Promise(not wrong, "no" if wrong else "yes", told if wrong else "")
+    if wrong:
+        told = f"{len(wrong)} of {count} completions differ from those without a batch: {wrong[:2]}"
+        return Promise(False, "no", told)
+    with ablated(model, "base"):
+        alone = why_alone(_inner(model))
+    return Promise(True, "one row at a time" if alone else "yes", alone)
 
 
 def _written(model: PeftModel, tokenizer: PreTrainedTokenizerFast, text: str, mode: str) -> str:
@@ -251,7 +257,7 @@ def load_merged_model(folder: Path) -> PreTrainedModel:
 
 
 def learns(model: PeftModel, policy: RoutingPolicy) -> Promise:
-    """Two optimizer steps from a fresh start: finite, and every adapter's B has moved."""
+    """Two optimizer steps from a fresh start: finite, and the B that moved are those foreseen."""
     settings = {name: AdapterConfig(rank=2) for name in NAMES}
     optimizer = build_optimizer(model, settings, 1e-3)
     model.train()
@@ -265,10 +271,19 @@ def learns(model: PeftModel, policy: RoutingPolicy) -> Promise:
         if name in layer.lora_B and not adapter_weights(layer, name)[1].any()
     ]
     still = list(dict.fromkeys(still))
+    if still != list(idle_modules(model)):
+        return Promise(False, "no", f"adapters that have not learned, unforeseen: {still[:2]}")
     if not still:
         return Promise(True, "yes")
-    told = f"{len(still)} adapted modules never act, such as {still[0]}"
-    return Promise(None, f"yes, but {len(still)} modules never act", told)
+    kinds = sorted({module.rpartition(".")[2] for module in still})
+    told = f"said before training: adapters on {len(still)} modules never act ({', '.join(kinds)})"
+    return Promise(None, f"all but {len(still)}", told)
+
+
+def _inner(model: PeftModel) -> PreTrainedModel:
+    inner = model.get_base_model()
+    assert isinstance(inner, PreTrainedModel)
+    return inner
 
 
 def apart(one: Tensor, other: Tensor) -> float:
