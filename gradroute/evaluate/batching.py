@@ -89,13 +89,13 @@ def _tried(model: PreTrainedModel) -> str:
     return f"its logits differ by {apart:.2g} of the largest in a batch of rows of unequal length"
 
 
-def _apart(one: Float[Tensor, "n v"], other: Float[Tensor, "n v"], dtype: torch.dtype) -> float:
+def _apart(one: Float[Tensor, "m v"], other: Float[Tensor, "n v"], dtype: torch.dtype) -> float:
     """How far apart the logits of a row are, of the steps that both took.
 
     In few bits an expert may be chosen otherwise for one token because of rounding; a state that
     is wrong shows in most tokens.
     """
-    apart = (one - other).abs().amax(1) / other.abs().max()
+    apart = (one - other[: len(one)]).abs().amax(1) / other.abs().max()
     return float(apart.max() if dtype in _CLOSE else apart.median())
 
 
@@ -121,7 +121,7 @@ class _Given:
     """Chooses given tokens, and keeps the logits that others would be chosen by.
 
     Attributes:
-        logits: Of each row at each step in which it was in the batch.
+        logits: Of each row at each step until it ended.
     """
 
     def __init__(
@@ -148,8 +148,10 @@ class _Given:
         ended: Bool[Tensor, " left"],
     ) -> Int[Tensor, " left"]:
         """The token of this step, or the end for the row that is to leave."""
-        for row, own in zip(among.tolist(), logits.double().cpu(), strict=True):
-            self.logits[row].append(own)
+        numbers = logits.double().cpu()
+        for row, own, over in zip(among.tolist(), numbers, ended.tolist(), strict=True):
+            if not over:
+                self.logits[row].append(own)
         chosen = torch.full_like(among, self._tokens[step])
         return chosen if self._ends is None else chosen.where(among != self._ends, self._end)
 

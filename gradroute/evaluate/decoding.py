@@ -8,7 +8,7 @@ of being copied whole for each token; and a token is chosen once.
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ LOOK_EVERY = 8
 _Prepare = Callable[..., dict[str, Any]]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Chooses the next tokens; `sampling.SharedNoise` is one."""
 
