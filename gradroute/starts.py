@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gradroute.adapter_files import AdapterFile, read_adapter
+from gradroute.adapter_files import read_adapter
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_state, load_adapter_state
 from gradroute.routing.hosting import adapter_weights, lora_layers
-from gradroute.routing.targets import is_tied
+from gradroute.routing.sharing import merged_once
+
+_NO_MERGE = "It cannot be merged; let an adapter begin from it instead (adapters.<name>.start)."
 
 
 def merge_start(model: PreTrainedModel, place: str) -> str:
@@ -26,12 +28,13 @@ def merge_start(model: PreTrainedModel, place: str) -> str:
         The adapter's identity.
 
     Raises:
-        ConfigError: It is no plain LoRA adapter, or not one of this model.
+        ConfigError: It is no plain LoRA adapter, or not one of this model; or modules with
+            different updates share a weight, so that no merged one stands for both.
         NumericError: A weight of it is not finite.
     """
     file = read_adapter(place, "start_adapter")
-    factors = file.factors
-    weights = {name: _weight(model, name, pair, place) for name, pair in factors.items()}
+    weights = {name: _weight(model, name, pair, place) for name, pair in file.factors.items()}
+    factors = merged_once(model, file.factors, f"start_adapter: {place}", _NO_MERGE)
     with torch.no_grad():
         for name, (down, up) in factors.items():
             weight = weights[name]
@@ -78,11 +81,13 @@ def _load_start(model: PeftModel, name: str, place: str) -> str:
             f"{key}: {place} is of rank {file.rank}, and adapters.{name}.rank is {rank}; give "
             f"adapters.{name}.rank={file.rank}."
         )
-    _check_modules(set(adapter_state(model, name)), file, f"{key}: {place}")
+    own_names = set(adapter_state(model, name))
+    tensors = _under_one_name(model, own_names, file.tensors, f"{key}: {place}")
+    _check_modules(own_names, tensors, f"{key}: {place}")
     factor = file.scaling / scaling
     state = {
         tensor_name: tensor.float() * factor if ".lora_B." in tensor_name else tensor
-        for tensor_name, tensor in file.tensors.items()
+        for tensor_name, tensor in tensors.items()
     }
     try:
         load_adapter_state(model, name, state)
@@ -91,8 +96,31 @@ def _load_start(model: PeftModel, name: str, place: str) -> str:
     return file.identity
 
 
-def _check_modules(own: set[str], file: AdapterFile, told: str) -> None:
-    lacks, unknown = sorted(own - file.tensors.keys()), sorted(file.tensors.keys() - own)
+def _under_one_name(
+    model: PeftModel, own: set[str], tensors: Mapping[str, Tensor], told: str
+) -> dict[str, Tensor]:
+    """The tensors of a module that a model calls at several depths under one of its names.
+
+    PEFT saves them once for each depth.
+    """
+    first: dict[int, str] = {}
+    paths = dict(model.named_modules(remove_duplicate=False))
+    kept = {}
+    for name, tensor in tensors.items():
+        module, _, part = name.partition(".lora_")
+        known = name
+        if name not in own and (layer := paths.get(module)) is not None:
+            if not first:
+                first = {id(one): path for path, one in lora_layers(model).items()}
+            known = f"{first.get(id(layer), module)}.lora_{part}"
+        if known != name and not torch.equal(tensor, tensors.get(known, tensor)):
+            raise ConfigError(f"{told} has one {known} and another {name}, which are one tensor.")
+        kept[known] = tensor
+    return kept
+
+
+def _check_modules(own: set[str], tensors: Mapping[str, Tensor], told: str) -> None:
+    lacks, unknown = sorted(own - tensors.keys()), sorted(tensors.keys() - own)
     if not lacks and not unknown:
         return
     parts = [
@@ -127,11 +155,6 @@ def _weight(model: PreTrainedModel, name: str, pair: tuple[Tensor, Tensor], plac
         raise ConfigError(
             f"{told} changes {name}, which is of the kind {type(module).__name__}; only linear "
             "modules can be merged."
-        )
-    if is_tied(model, module):
-        raise ConfigError(
-            f"{told} changes {name}, whose weight is tied to the embedding; merging would change "
-            "both."
         )
     down, up = pair
     given = [up.shape[0], down.shape[1]]

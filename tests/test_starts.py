@@ -207,8 +207,9 @@ def renamed(saved: Path, folder: Path, old: str, new: str) -> str:
     return str(folder)
 
 
-def other(hidden: int = 16) -> PreTrainedModel:
-    return tiny_family("llama-tied", dtype=torch.float32, wider=hidden // 16)
+def other(hidden: int = 16, vocabulary: int = 24) -> PreTrainedModel:
+    wider = hidden // 16
+    return tiny_family("llama-tied", vocabulary=vocabulary, dtype=torch.float32, wider=wider)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,12 @@ def other(hidden: int = 16) -> PreTrainedModel:
         (other(), "q_proj", "w_proj", "this one has no module .*w_proj"),
         (other(), "self_attn.q_proj", "input_layernorm", "kind LlamaRMSNorm; only linear"),
         (other(32), "", "", r"its update of .* is \[16, 24\], the weight \[32, 48\]"),
-        (other(), "model.layers.0.self_attn.q_proj", "lm_head", "lm_head, whose weight is tied"),
+        (
+            other(vocabulary=16),
+            "model.layers.0.self_attn.q_proj",
+            "lm_head",
+            "lm_head, whose weight is tied to that of model.embed_tokens",
+        ),
     ],
 )
 def test_a_start_of_another_model_is_not_merged_even_in_part(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from further_families import OWN, further_config
 from transformers import (
     FalconConfig,
     Gemma3TextConfig,
@@ -63,10 +64,18 @@ _DROPOUT = (
     "dropout",
     "attention_dropout",
     "hidden_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attn_dropout",
+    "embd_dropout",
+    "embedding_dropout",
+    "activation_dropout",
 )
 
 FAMILIES = tuple(_FAMILIES)
 """Their names; `llama-tied` is the one whose output head is its embedding."""
+FURTHER = tuple(OWN)
+"""The names of the others that `benchmarks/families.py` measures."""
 
 
 def family_config(
@@ -77,15 +86,18 @@ def family_config(
     spread: float = 0.3,
     wider: int = 1,
 ) -> PreTrainedConfig:
-    """Two layers of 16 numbers.
+    """Two layers of 16 numbers; of `FURTHER` some of 32.
 
     Args:
-        name: one of `FAMILIES`.
+        name: one of `FAMILIES` or `FURTHER`.
         vocabulary: tokens.
         positions: the longest row.
         spread: standard deviation of the initial weights.
-        wider: how many times as wide the layers are.
+        wider: how many times as wide the layers are; of `FAMILIES` alone.
     """
+    if name in OWN:
+        config = further_config(name, vocabulary=vocabulary, positions=positions, spread=spread)
+        return _without_dropout(config)
     kind, given = _FAMILIES[name]
     own = {key: value * wider if key in _WIDTHS else value for key, value in given.items()}
     config = kind(
@@ -98,6 +110,10 @@ def family_config(
         **own,
         **_LAYERS.get(name, {}),
     )
+    return _without_dropout(config)
+
+
+def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     for dropout in _DROPOUT:
         if dropout in config.to_dict():
             setattr(config, dropout, 0.0)

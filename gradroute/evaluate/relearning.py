@@ -28,6 +28,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
+from gradroute.routing.sharing import unshare
 from gradroute.statistics import wilson
 from gradroute.train.step import build_optimizer
 from gradroute.train.taken import StepReport
@@ -96,7 +97,8 @@ def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> Ablati
 def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
     """The base with the adapters that a mode keeps merged into its weights, in float32.
 
-    In 16 bits a merge would round small updates away. The model is used up.
+    In 16 bits a merge would round small updates away. Modules that share a weight get one of their
+    own first (`unshare`), so that each takes its own update and no other. The model is used up.
 
     Args:
         model: A routed model on its device; of its adapters those at scale 1 are merged and those
@@ -116,6 +118,7 @@ def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
             "again. Train with quantize=nothing to measure relearning."
         )
     torch.nn.Module.to(model, torch.float32)
+    unshare(model)
     merged = tuner.merge_and_unload(adapter_names=list(mode.kept)) if mode.kept else tuner.unload()
     assert isinstance(merged, PreTrainedModel)
     return merged.requires_grad_(False).eval()

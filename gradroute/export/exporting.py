@@ -23,7 +23,7 @@ from gradroute.export.choosing import Choice, choose
 from gradroute.export.evidence import evidence
 from gradroute.export.leaks import leak_checks, text_leak
 from gradroute.export.licence import base_licence
-from gradroute.export.merging import merge, mergeable
+from gradroute.export.merging import merge
 from gradroute.export.placing import (
     CARD,
     MANIFEST,
@@ -198,8 +198,6 @@ def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, st
     if job.wanted.dtype:
         dtype = DTYPES[job.wanted.dtype]
     if job.merged:
-        for module in adapter.modules:
-            mergeable(base.model, module)
         merge(base.model, adapter, dtype)
         write_model(built, base.model, dtype)
     else:

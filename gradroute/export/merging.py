@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
 from gradroute.export.ranksum import OneAdapter
+from gradroute.routing.sharing import Factors, merged_once
 
 MANTISSA = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 """Bits of a number's fraction."""
@@ -22,44 +23,38 @@ def merge(model: PreTrainedModel, adapter: OneAdapter, dtype: torch.dtype) -> No
     The sum is taken in float64: where an update nearly cancels a weight, a product in float32
     would be wrong by more than the last digit of the result.
 
+    A weight that one module uses at several depths is added to once.
+
     Raises:
-        ConfigError: A module is quantised or of an unknown kind, or its weight is tied to that of
-            another module, which would change too.
+        ConfigError: See `mergeable`; the model is as it was.
     """
-    for name, (down, up) in adapter.modules.items():
-        weight = mergeable(model, name)
+    for name, (down, up) in mergeable(model, adapter).items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
         update = adapter.scale * (up.double() @ down.double())
         if adapter.fan_in_fan_out:
             update = update.T
         weight.data = (weight.double() + update.to(weight.device)).to(dtype)
 
 
-def mergeable(model: PreTrainedModel, name: str) -> Tensor:
-    """The weight of a module that an update can be added to.
+def mergeable(model: PreTrainedModel, adapter: OneAdapter) -> dict[str, Factors]:
+    """The modules whose weights an adapter's updates can be added to, each weight once.
 
     Raises:
-        ConfigError: See `merge`.
+        ConfigError: A module is quantised or of an unknown kind, or its weight is tied to that of
+            another module that is not to change by the same update.
     """
-    module = model.get_submodule(name)
-    weight = getattr(module, "weight", None)
-    plain = type(module) in (nn.Linear, Conv1D) and type(weight) is nn.Parameter
-    if not plain or not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise ConfigError(
-            f"the module {name} is of the kind {type(module).__name__}, whose weights are "
-            "quantised or stored in a way of their own, so that no update can be added to them "
-            "exactly. Use --format peft, which leaves the base as it is."
-        )
-    tied = [
-        other
-        for other, parameter in model.named_parameters(remove_duplicate=False)
-        if parameter is weight and other != f"{name}.weight"
-    ]
-    if tied:
-        raise ConfigError(
-            f"the weight of {name} is tied to {tied[0]}, which would change with it. "
-            "Use --format peft."
-        )
-    return weight
+    for name in adapter.modules:
+        module = model.get_submodule(name)
+        weight = getattr(module, "weight", None)
+        plain = type(module) in (nn.Linear, Conv1D) and type(weight) is nn.Parameter
+        if not plain or not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise ConfigError(
+                f"the module {name} is of the kind {type(module).__name__}, whose weights are "
+                "quantised or stored in a way of their own, so that no update can be added to them "
+                "exactly. Use --format peft, which leaves the base as it is."
+            )
+    return merged_once(model, adapter.modules, "the adapter", "Use --format peft.")
 
 
 def distance_in_ulps(found: Tensor, exact: Tensor) -> float:
