@@ -286,6 +286,7 @@ ReportTo = Annotated[
     BeforeValidator(_one_of("none", "tensorboard", "wandb")),
 ]
 OnBadRow = Annotated[Literal["fail", "skip"], BeforeValidator(_one_of("fail", "skip"))]
+Template = Annotated[Literal["auto", "none"], BeforeValidator(_one_of("auto", "none"))]
 Controls = Annotated[
     list[str] | None, PlainValidator(_controls, json_schema_input_type=list[str] | None)
 ]

@@ -45,6 +45,12 @@ class Example:
         ends: Whether the text ends as the model is to end it, so that no end token is put there.
         asks: Characters [start, end) of the prompt that its author wrote, where a chat template
             wrote the rest; None where all of it is his.
+        lead: What stands before the text in training, where a chat template writes it otherwise
+            once the answer is there; None where it is the prompt.
+        factors: Characters [start, end) of the text with a factor on their loss, in order, beside
+            the example's own weight; 1 elsewhere.
+        group: What an example was made from together with others, such as one conversation; the
+            examples of a group stay on one side of a split. Empty for one that stands alone.
     """
 
     id: str
@@ -57,6 +63,9 @@ class Example:
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
     asks: tuple[int, int] | None = None
+    lead: str | None = None
+    factors: tuple[tuple[int, int, float], ...] = ()
+    group: str = ""
 
 
 def labels_in(example: Example) -> frozenset[str]:

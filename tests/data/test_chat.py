@@ -8,12 +8,13 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from gradroute.data import chat
+from gradroute.data import templates
 from gradroute.data.batches import IGNORED, collate, tokenize
 from gradroute.data.chat import Rendered, renderer
 from gradroute.data.examples import Example
+from gradroute.data.messages import Message
 from gradroute.data.reading import read_examples
-from gradroute.data.values import Message, Unusable
+from gradroute.data.values import Unusable
 from gradroute.errors import DataError
 
 LONG = [
@@ -34,7 +35,8 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
 
 def render(template: str | None, *messages: dict[str, str]) -> Rendered:
     given = [Message(one["role"], one["content"], one.get("label")) for one in messages]
-    return renderer(tokenizer(template), "the model")(given)
+    [found] = renderer(tokenizer(template), "the model").rows(given, None)
+    return found
 
 
 def answers(found: Rendered) -> list[str]:
@@ -98,13 +100,13 @@ def test_a_date_of_today_is_that_of_a_fixed_day():
 def test_what_cannot_be_rendered_or_masked_is_refused_with_message_and_role(
     monkeypatch: pytest.MonkeyPatch, template: str | None, messages: list, message: str
 ):
-    monkeypatch.setattr(chat, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.1)
     with pytest.raises(Unusable, match=message):
         render(template and getattr(chat_templates, template), *messages)
 
 
 def test_a_conversation_may_not_grow_without_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chat, "MAX_RENDERED", 50)
+    monkeypatch.setattr(templates, "MAX_RENDERED", 50)
     with pytest.raises(Unusable, match="messages become 52 characters"):
         render(chat_templates.CHATML, *SHORT)
 
