@@ -216,7 +216,7 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
         repeats += before is not row
         labels = (row.label, row.true_label, row.spans)
         # Conversations that begin alike may differ in what comes later.
-        alone = not (row.group and before.group)
+        alone = not (row.group or before.group)
         if alone and (before.label, before.true_label, before.spans) != labels:
             place = _both(before.place, row.place)
             clashes.append((row.place, f"{shown(row.text)} ({place})"))
