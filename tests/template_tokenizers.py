@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 KINDS = ("bytes", "trimmed", "first", "always", "prepend")
 """Byte-level, with whole offsets or trimmed ones; the ways SentencePiece puts its mark."""
 
-_WORDS = ["the", "fox", "sat", "ran", "hello", "there", "how", "are", "you", "fine", "thanks", "good", "yes", "no", "assistant", "user"]
+_TEXT = "the fox sat ran hello there how are you fine thanks good yes no assistant user"
+_WORDS = _TEXT.split()
 
 
 def tokenizer(kind: str, template: str | None = None) -> PreTrainedTokenizerFast:
