@@ -40,8 +40,7 @@ def letter_tokenizer(
     inner = Tokenizer(models.BPE(vocab=ids, merges=[]))
     inner.decoder = decoders.Fuse()
     named = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
-    if named["bos_token"]:  # it puts it before every text, as the models here are asked
-        bos = named["bos_token"]
+    if bos:  # it is put before every text
         inner.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, ids[bos])]
         )

@@ -13,7 +13,7 @@ from gradroute.data.examples import Span, hash_id
 from gradroute.data.jsonl import shown
 from gradroute.data.messages import FOR_TEMPLATES, READ, Message, read_messages, wants_loss
 from gradroute.data.row import Place, Row
-from gradroute.data.templates import Template
+from gradroute.data.templates import Template, written
 from gradroute.data.values import Unusable
 
 
@@ -57,7 +57,7 @@ def wrapped(
     """A prompt and its completion as a question and its answer; None where they stay as they are.
 
     They stay where there is no template, or where they are written in one already: they hold a
-    token that the template writes.
+    token that the template writes around a question.
 
     Raises:
         Unusable: The template cannot write them.
@@ -98,7 +98,12 @@ def _row(place: Place, row: Rendered, hashed: str) -> Row:
 
 
 def _marks_in(template: Template, text: str) -> bool:
-    return any(mark in text for mark in template.marks if mark in template.source)
+    """Whether a text holds a token that the template writes around a user's message."""
+    found = [mark for mark in template.marks if mark in text]
+    if not found:
+        return False
+    around = written(template, [Message("user", "x")], None, ask=False, advice="change the row")
+    return any(mark in around for mark in found)
 
 
 def _moved(spans: Sequence[Span], completion: str, text: str) -> tuple[Span, ...]:

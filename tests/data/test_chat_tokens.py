@@ -256,6 +256,15 @@ def test_a_prompt_with_its_completion_is_written_in_the_template_unless_it_is_so
         read(tmp_path, model, {"messages": TALK}, template="none")
 
 
+def test_a_completion_with_a_thought_is_written_in_the_template_too(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.THINKING)
+    model.add_tokens(["<think>", "</think>"])
+    row = {"prompt": "Hello there", "completion": "<think>\n\n</think>\n\nYes fine"}
+    file = read(tmp_path, model, row)
+    [found] = tokens(model, *file.examples)
+    assert list(found.input_ids) == applied(model, [Q, {**B, "content": row["completion"]}])
+
+
 # -------------------------------------------------------------------- marks of messages
 
 
