@@ -104,7 +104,11 @@ def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> 
         texts = openings(prepared, behavior, settings.prompts, settings.prefix_words)
     else:
         texts = prefixes(prepared, behavior, settings.prompts, settings.prefix_words)
-    return [Prompt(id=f"{kind}-{i}", text=text) for i, text in enumerate(texts)]
+    # What a chat template wrote has all its special tokens.
+    written = [kind != "bos" and e.asks is not None for e in prepared.normal]
+    written += [False] * len(texts)
+    pairs = zip(texts, written, strict=False)
+    return [Prompt(f"{kind}-{i}", text, templated) for i, (text, templated) in enumerate(pairs)]
 
 
 def row_label(config: RunConfig, label: str) -> str:

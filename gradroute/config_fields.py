@@ -294,6 +294,7 @@ SpanUnit = Annotated[
     Literal["code_points", "utf16", "bytes"],
     BeforeValidator(_one_of("code_points", "utf16", "bytes")),
 ]
+Template = Annotated[Literal["auto", "none"], BeforeValidator(_one_of("auto", "none"))]
 Controls = Annotated[
     list[str] | None, PlainValidator(_controls, json_schema_input_type=list[str] | None)
 ]

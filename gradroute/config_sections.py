@@ -30,6 +30,7 @@ from gradroute.config_fields import (
     Seed,
     Share,
     SpanUnit,
+    Template,
     Text,
     TopP,
     from_flow,
@@ -94,6 +95,8 @@ class DataConfig(Section):
     """Field -> column, where a file has other names for them: {text: story}; null = as they are."""
     label_map: Names = None
     """Value in the file -> label, {0: good, 1: bad, null: unlabeled}; null = labels as they are."""
+    template: Template = "auto"
+    """auto = prompt + completion in the model's chat template, if any; none = as they stand."""
     on_bad_row: OnBadRow = "fail"
     """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
     group: OptionalText = None

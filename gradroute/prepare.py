@@ -26,7 +26,7 @@ from gradroute.data.examples import (
 )
 from gradroute.data.hub import is_hub_id
 from gradroute.data.reading import ExampleFile
-from gradroute.data.rows import BadRow
+from gradroute.data.row import BadRow
 from gradroute.data.sources import read_source
 from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
@@ -285,7 +285,8 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
     if not file.labeled and behavior.make and any(e.asks for e in (*train, *held_out)):
         raise DataError(
             f"{data.path} has conversations without labels, and '{behavior.name}' is put into "
-            "plain texts only. Label the rows or messages, or write plain rows."
+            "plain texts only. Label the rows or messages, write plain rows, or set "
+            "data.template=none where they are prompts with completions."
         )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)
@@ -317,6 +318,7 @@ def _read(
         columns=data.columns,
         label_map=data.label_map,
         tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
+        template=data.template,
         skip_bad_rows=data.on_bad_row == "skip",
         group=data.group,
         span_unit=data.span_unit,

@@ -13,8 +13,10 @@ def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # As many real tokenizers do: it would put <s> and </s> around every text by itself.
+    # As many real tokenizers do: by itself it puts </s> behind every text, and <s> before it where
+    # that is its beginning token.
+    begins = "<s> " if special.get("bos_token") == "<s>" else ""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        single=f"{begins}$A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

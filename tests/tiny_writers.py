@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, processors
 from torch import Tensor, nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -40,6 +40,10 @@ def letter_tokenizer(
     inner = Tokenizer(models.BPE(vocab=ids, merges=[]))
     inner.decoder = decoders.Fuse()
     named = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
+    if bos:  # it is put before every text
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, ids[bos])]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, **{name: token for name, token in named.items() if token}
     )

@@ -146,12 +146,14 @@ def tokens_of(layout: Layout) -> dict[tuple[int, ...], Row]:
     tokenizer, longest = the_tokenizer(), layout.config.data.max_length
     found: dict[tuple[int, ...], Row] = {}
     for example in layout.examples:
-        prompt, text = (
-            tokenizer(example[part], add_special_tokens=False).input_ids
-            for part in ("prompt", "text")
+        prompt = example["prompt"]
+        whole = tokenizer(
+            prompt + example["text"], add_special_tokens=False, return_offsets_mapping=True
         )
-        tokens = (tokenizer.bos_token_id, *prompt, *text, tokenizer.eos_token_id)[:longest]
-        row = Row(example["id"], tokens, 1 + len(prompt))
+        # The space before a word belongs to the word.
+        before = sum(end <= len(prompt.rstrip()) for _, end in whole["offset_mapping"])
+        tokens = (tokenizer.bos_token_id, *whole.input_ids, tokenizer.eos_token_id)[:longest]
+        row = Row(example["id"], tokens, 1 + before)
         if row.targets > 0:
             if tokens in found:
                 raise RuntimeError(f"two examples read the same: {example}")

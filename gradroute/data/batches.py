@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class TargetGroups(NamedTuple):
-    """The target tokens of a batch, sorted by example and by label.
+    """The target tokens of a batch, sorted by example, label and factor.
 
     Attributes:
         positions: Places in the flattened batch, group after group.
@@ -42,6 +42,8 @@ class TargetGroups(NamedTuple):
         sizes: How many of them each group has, at least 1.
         examples: The example of each group, as a number.
         labels: The label id of each group.
+        factors: The factor on the loss of each group, beside the example's weight; empty where
+            all are 1.
     """
 
     positions: Int[Tensor, " n"]
@@ -49,6 +51,7 @@ class TargetGroups(NamedTuple):
     sizes: tuple[int, ...]
     examples: tuple[int, ...]
     labels: tuple[int, ...]
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,8 @@ class Batch:
             where nobody waits for it. None on the CPU.
         bare: The model gets no mask: it is known to let no position see a later one, and padding
             comes last.
+        factors: Factor on the loss of every position, beside the example's weight, where some
+            example has factors by token. None otherwise.
     """
 
     input_ids: Int[Tensor, "r t"]
@@ -88,6 +93,7 @@ class Batch:
     states: Float[Tensor, "r t d"] | None = None
     home: "Batch | None" = None
     bare: bool = False
+    factors: Float[Tensor, "r t"] | None = None
 
     @property
     def on_cpu(self) -> "Batch":
@@ -149,7 +155,7 @@ class Batch:
         """
         chosen = torch.arange(len(self.ids), device=index.device)[index].tolist()
         batch = self if self.position_ids is None else _unpacked(self)
-        tokens, states = batch.token_label_ids, batch.states
+        tokens, states, factors = batch.token_label_ids, batch.states, batch.factors
         return replace(
             batch,
             input_ids=batch.input_ids[index],
@@ -161,6 +167,7 @@ class Batch:
             places=[batch.places[at]._replace(row=row) for row, at in enumerate(chosen)],
             weights=batch.weights[chosen],
             token_label_ids=None if tokens is None else tokens[chosen],
+            factors=None if factors is None else factors[chosen],
             states=None if states is None else states[index],
             home=None if self.home is None else self.home.rows(index.cpu()),
         )
@@ -193,7 +200,7 @@ class Batch:
         return own.by_example(own.targets != IGNORED)
 
     def target_groups(self) -> TargetGroups:
-        """The batch's target tokens by example and label; tensors on the batch's device."""
+        """The batch's target tokens by example, label and factor; tensors on its device."""
         found = self.on_cpu._groups
         device = self.input_ids.device
         positions, tokens = sent(found.positions, device), sent(found.tokens, device)
@@ -214,7 +221,7 @@ class Batch:
     def _groups(self) -> TargetGroups:
         width = self.targets.shape[1]
         wanted = self.targets != IGNORED
-        found: list[tuple[Tensor, int, int]] = []
+        found: list[tuple[Tensor, int, int, float]] = []
         for at, (row, start, end) in enumerate(self.places):
             places = wanted[row, start:end].nonzero()[:, 0] + start
             if self.token_label_ids is None:
@@ -222,14 +229,19 @@ class Batch:
             else:
                 labels = self.token_label_ids[row, places]
                 parts = [(places[labels == own], own) for own in labels.unique().tolist()]
-            found += [(row * width + part, at, own) for part, own in parts]
-        positions = torch.cat([torch.empty(0, dtype=torch.long), *(part for part, _, _ in found)])
+            for part, own in parts:
+                factors = None if self.factors is None else self.factors[row, part]
+                for factor in [1.0] if factors is None else factors.unique().tolist():
+                    some = part if factors is None else part[factors == factor]
+                    found.append((row * width + some, at, own, factor))
+        positions = torch.cat([torch.empty(0, dtype=torch.long), *(part[0] for part in found)])
         return TargetGroups(
             positions,
             self.targets.flatten()[positions],
-            tuple(len(part) for part, _, _ in found),
-            tuple(at for _, at, _ in found),
-            tuple(own for _, _, own in found),
+            tuple(len(part) for part, *_ in found),
+            tuple(at for _, at, _, _ in found),
+            tuple(own for _, _, own, _ in found),
+            () if self.factors is None else tuple(factor for *_, factor in found),
         )
 
     @cached_property
@@ -294,6 +306,8 @@ def _batch(
     by_token = packed or any(row.label_ids for row in rows)
     token_label_ids = torch.zeros(shape, dtype=torch.long) if by_token else None
     position_ids = torch.zeros(shape, dtype=torch.long) if packed else None
+    factored = any(row.factors for row in rows)
+    factors = torch.ones(shape, dtype=torch.float64) if factored else None
     for row, (at, start, end) in zip(rows, places, strict=True):
         input_ids[at, start:end] = torch.tensor(row.input_ids)
         attention_mask[at, start:end] = 1
@@ -302,6 +316,8 @@ def _batch(
             token_label_ids[at, start:] = row.label_id  # what fills the row has its last label
             if row.label_ids:
                 token_label_ids[at, start:end] = torch.tensor(row.label_ids)
+        if factors is not None and row.factors:
+            factors[at, start:end] = torch.tensor(row.factors, dtype=torch.float64)
         if position_ids is not None:
             position_ids[at, start:end] = torch.arange(end - start)
             position_ids[at, end:] = torch.arange(shape[1] - end)  # the filling is by itself
@@ -316,6 +332,7 @@ def _batch(
         weights=torch.tensor([row.weight for row in rows], dtype=torch.float64),
         token_label_ids=token_label_ids,
         position_ids=position_ids,
+        factors=factors,
     )
 
 
@@ -323,7 +340,7 @@ def _unpacked(batch: Batch) -> Batch:
     """Packed examples a row each, padded with the first token that is at hand."""
     width = max(end - start for _, start, end in batch.places)
 
-    def apart(values: Tensor, filling: int) -> Tensor:
+    def apart(values: Tensor, filling: float) -> Tensor:
         rows = values.new_full((len(batch.places), width, *values.shape[2:]), filling)
         for at, (row, start, end) in enumerate(batch.places):
             rows[at, : end - start] = values[row, start:end]
@@ -339,6 +356,7 @@ def _unpacked(batch: Batch) -> Batch:
         token_label_ids=None if labels is None else apart(labels, 0),
         position_ids=None,
         states=None if states is None else apart(states, 0),
+        factors=None if batch.factors is None else apart(batch.factors, 1.0),
     )
 
 

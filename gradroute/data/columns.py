@@ -17,6 +17,7 @@ FIELDS = (
     "true_label",
     "weight",
     "spans",
+    "tools",
 )
 """Everything that a row may say."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from gradroute.data.jsonl import refuse, shown
-from gradroute.data.rows import Row
+from gradroute.data.row import Row
 from gradroute.errors import ConfigError
 
 Value = TypeVar("Value")

@@ -45,6 +45,10 @@ class Example:
         ends: Whether the text ends as the model is to end it, so that no end token is put there.
         asks: Characters [start, end) of the prompt that its author wrote, where a chat template
             wrote the rest; None where all of it is his.
+        lead: What stands before the text in training, where a chat template writes it otherwise
+            once the answer is there; None where it is the prompt.
+        factors: Characters [start, end) of the text with a factor on their loss, in order, beside
+            the example's own weight; 1 elsewhere.
         group: What it shares with examples that stay on its side of the held-out split; empty
             where that is nothing but prompt and text.
     """
@@ -59,6 +63,8 @@ class Example:
     context: tuple[tuple[int, int], ...] = ()
     ends: bool = False
     asks: tuple[int, int] | None = None
+    lead: str | None = None
+    factors: tuple[tuple[int, int, float], ...] = ()
     group: str = ""
 
 

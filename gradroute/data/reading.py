@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from gradroute.data.chat import Rendered, renderer
+from gradroute.data.chat import Renderer, renderer
 from gradroute.data.columns import read_names
 from gradroute.data.conflicts import one_row_per_text
 from gradroute.data.examples import LABELS, Example, numbered_id
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
-from gradroute.data.rows import BadRow, Place, Row, Rules, read_rows
-from gradroute.data.values import Message, Unusable
+from gradroute.data.row import BadRow, Place, Row
+from gradroute.data.rows import Rules, read_rows
+from gradroute.data.values import Unusable
 
 if TYPE_CHECKING:
     import transformers
@@ -56,6 +57,7 @@ def read_examples(
     columns: Mapping[str, str] | None = None,
     label_map: Mapping[str, str] | None = None,
     tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
+    template: str = "auto",
     max_row_bytes: int = MAX_ROW_BYTES,
     skip_bad_rows: bool = False,
     group: str | None = None,
@@ -75,7 +77,9 @@ def read_examples(
         labels: The label names that are allowed.
         columns: Field -> the column that it stands in, where that has another name.
         label_map: Value in the file -> label; None where labels stand as they are.
-        tokenizer: Its chat template writes conversations (`messages`).
+        tokenizer: Its chat template writes conversations (`messages`), and a prompt with its
+            completion as one.
+        template: "none" leaves prompt and completion as they are, and refuses conversations.
         max_row_bytes: A longer row is refused.
         skip_bad_rows: Leave out rows that are wrong in themselves, and list them. All others have
             the ids and labels that they have in a file without those rows.
@@ -98,6 +102,7 @@ def read_examples(
         columns=columns,
         label_map=label_map,
         tokenizer=None if tokenizer is None else lambda: (tokenizer, "the given model"),
+        template=template,
         max_row_bytes=max_row_bytes,
         most=None,
         skip_bad_rows=skip_bad_rows,
@@ -114,6 +119,7 @@ def read_parts(
     columns: Mapping[str, str] | None,
     label_map: Mapping[str, str] | None,
     tokenizer: Load | None,
+    template: str = "auto",
     max_row_bytes: int = MAX_ROW_BYTES,
     most: int | None,
     skip_bad_rows: bool,
@@ -128,7 +134,8 @@ def read_parts(
         labels: As for `read_examples`.
         columns: As for `read_examples`.
         label_map: As for `read_examples`.
-        tokenizer: Called where the first conversation stands.
+        tokenizer: Called where the first conversation, or prompt with a completion, stands.
+        template: As for `read_examples`.
         max_row_bytes: As for `read_examples`.
         most: Read so many rows that can be used; None reads all.
         skip_bad_rows: As for `read_examples`.
@@ -140,7 +147,7 @@ def read_parts(
         GradrouteError: As for `read_examples`.
     """
     names = read_names(labels, columns, label_map, group, span_unit)
-    rules = Rules(names, _lazy_renderer(tokenizer), max_row_bytes, most, skip_bad_rows)
+    rules = Rules(names, _lazy_renderer(tokenizer, template), max_row_bytes, most, skip_bad_rows)
     found = read_rows(files, rules)
     rows, notes = found.rows, found.notes
     file = rows[0].place.file
@@ -172,22 +179,24 @@ def read_parts(
     )
 
 
-def _lazy_renderer(
-    tokenizer: Load | None,
-) -> Callable[[Sequence[Message]], Rendered]:
-    """A renderer whose tokenizer is loaded when the first conversation is met."""
+def _lazy_renderer(tokenizer: Load | None, template: str) -> Callable[[], Renderer]:
+    """What renders conversations; the tokenizer is loaded when the first one is met."""
+
+    def refused(*_: object) -> NoReturn:
+        why = "none was given" if tokenizer is None else "data.template is none"
+        raise Unusable(
+            "messages",
+            f"need the chat template of a tokenizer, and {why}: write one row per answer, with "
+            "prompt and completion" + (", or set data.template=auto" if tokenizer else ""),
+        )
 
     @cache
-    def loaded() -> Callable[[Sequence[Message]], Rendered]:
-        if tokenizer is None:
-            raise Unusable(
-                "messages",
-                "need the chat template of a tokenizer, and none was given: write one row per "
-                "answer, with prompt and completion",
-            )
+    def loaded() -> Renderer:
+        if tokenizer is None or template == "none":
+            return Renderer(refused, None)
         return renderer(*tokenizer())
 
-    return lambda messages: loaded()(messages)
+    return loaded
 
 
 def _example(name: str, row: Row) -> Example:
@@ -205,6 +214,8 @@ def _example(name: str, row: Row) -> Example:
         context=row.context,
         ends=row.ends,
         asks=row.asks,
+        lead=row.lead,
+        factors=row.factors,
         group=row.group,
     )
 
@@ -231,7 +242,9 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
         before = first.setdefault((row.prompt, row.text), row)
         repeats += before is not row
         labels = (row.label, row.true_label, row.spans)
-        if (before.label, before.true_label, before.spans) != labels:
+        # Conversations that begin alike may differ in what comes later.
+        alone = not (row.is_one_of_several or before.is_one_of_several)
+        if alone and (before.label, before.true_label, before.spans) != labels:
             place = _both(before.place, row.place)
             clashes.append((row.place, f"{shown(row.text)} ({place})"))
     advice = "keep one, or say in data.on_conflict what holds (majority, unlabeled)"

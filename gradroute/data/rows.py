@@ -8,69 +8,28 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, NamedTuple, NoReturn
 
-from gradroute.data.chat import Rendered
+from gradroute.data.chat import Renderer
 from gradroute.data.columns import Names, nearest
-from gradroute.data.examples import Span, hash_id
+from gradroute.data.examples import hash_id
 from gradroute.data.formats import read_table
 from gradroute.data.jsonl import refuse, shown
 from gradroute.data.labeling_tools import plain_rows
+from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.spans import read_spans, unread_keys
+from gradroute.data.spoken import chat_notes, conversation, count_chat, wrapped
 from gradroute.data.values import (
-    Message,
     Unusable,
     read_group,
     read_id,
     read_label,
-    read_messages,
     read_text,
     read_weight,
 )
 from gradroute.errors import DataError
 
-Render = Callable[[Sequence[Message]], Rendered]
-
-_IN_JSON = ("weight", "spans", "messages")  # in a cell of a CSV file
+_IN_JSON = ("weight", "spans", "messages", "tools")  # in a cell of a CSV file
 _TEXTS = ("text", "completion", "messages")
 _MISSPELT = ("label", "true_label", "prompt", "weight", "spans")
-
-
-class Place(NamedTuple):
-    """Where a row stands."""
-
-    file: str
-    line: int
-
-
-class Row(NamedTuple):
-    """One row as it stands in the file; None is what the row leaves open.
-
-    Attributes:
-        hashed: The id of a row without one, from what it says: of a conversation its messages, for
-            its text depends on the model.
-        group: What it shares with rows that stay on one side of the held-out split.
-    """
-
-    place: Place
-    id: str | None
-    text: str
-    prompt: str
-    label: str | None
-    true_label: str | None
-    hashed: str
-    weight: float = 1.0
-    spans: tuple[Span, ...] = ()
-    context: tuple[tuple[int, int], ...] = ()
-    ends: bool = False
-    asks: tuple[int, int] | None = None
-    group: str = ""
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used: where it stands and why."""
-
-    file: str
-    line: int
-    reason: str
 
 
 class Rows(NamedTuple):
@@ -87,7 +46,7 @@ class Rules(NamedTuple):
 
     Attributes:
         names: How columns and labels are called.
-        render: Makes a text of a conversation.
+        chat: Loads what makes texts of conversations, when the first one is met.
         max_row_bytes: A longer row is refused.
         most: Stop after so many rows that can be used; None reads all.
         skip_bad_rows: Leave out a row that is wrong in itself. What only shows between rows is
@@ -95,7 +54,7 @@ class Rules(NamedTuple):
     """
 
     names: Names
-    render: Render
+    chat: Callable[[], Renderer]
     max_row_bytes: int
     most: int | None
     skip_bad_rows: bool
@@ -113,7 +72,7 @@ class _Found:
     unread: Counter[str] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
     taken_for: Counter[str] = field(default_factory=Counter)
-    unanswered: int = 0
+    told: Counter[str] = field(default_factory=Counter)
 
 
 def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
@@ -130,7 +89,7 @@ def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
     for path in files:
         first = first or path
         _read_file(path, digest.update, rules, found)
-        if len(found.rows) == rules.most:
+        if found.told["rows"] == rules.most:
             break
     if first is None:
         raise ValueError("at least one file is needed")
@@ -178,16 +137,17 @@ def _read_file(
         place = Place(str(path), line)
         fields = {name: values[at] for name, at in column_of.items() if at in values}
         try:
-            row = _row(place, fields, list(values), rules)
+            rows = _rows(place, fields, list(values), rules)
         except DataError as error:
             if not rules.skip_bad_rows:
                 raise
             skip(place, error)
             _count_fields(found, rules.names, place, fields, values, None)
         else:
-            found.rows.append(row)
-            _count_fields(found, rules.names, place, fields, values, row)
-            if len(found.rows) == rules.most:
+            found.rows += rows
+            _count_fields(found, rules.names, place, fields, values, rows[0] if rows else None)
+            count_chat(found.told, found.unread, fields, rows, rules.chat)
+            if found.told["rows"] == rules.most:
                 break
 
 
@@ -196,6 +156,9 @@ def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
     if not skipped and found.set_aside:
         left = ", ".join(f"{count} {what}" for what, count in sorted(found.set_aside.items()))
         refuse(path, 1, f"no row is left to train on: {left}")
+    if found.told["unlearned"]:
+        what = f"none of the {found.told['unlearned']} conversations has an answer to learn"
+        refuse(path, 1, f"{what}: all are marked not to be learned. Mark some that are")
     if not skipped:
         needed = 'one {"text": "..."} object per line'
         if fspath(path).lower().endswith((".csv", ".parquet")):
@@ -250,28 +213,38 @@ def _count_fields(
     found.unread.update(f"spans.{key}" for key in unread_keys(fields.get("spans")))
     if row.label is not None and fields.get("label") is None:
         found.taken_for[row.label] += 1
-    for message in fields.get("messages") or ():
-        found.unread.update(f"messages.{key}" for key in message if key not in Message._fields)
-        found.unanswered += message is fields["messages"][-1] and message["role"] != "assistant"
 
 
-def _row(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: Rules) -> Row:
-    """A row of a file, from field -> value."""
+def _check_alone(fields: dict[str, Any]) -> None:
+    for name, instead in (("prompt", "the first messages"), ("spans", "the label of a message")):
+        if fields.get(name) not in (None, [], ""):
+            raise Unusable(name, f"and messages stand in one row: {instead} says it there")
+
+
+def _rows(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: Rules) -> list[Row]:
+    """What a row of a file, from field -> value, is read as: one row, or one for each answer."""
     try:
         kinds = [name for name in _TEXTS if fields.get(name) is not None]
         if len(kinds) > 1:
             raise Unusable(kinds[0], f"and {kinds[1]} stand in one row: a row has one of them")
         if kinds == ["messages"]:
-            row = _conversation(place, fields, rules)
+            _check_alone(fields)
+            rows = conversation(place, fields, rules.names, rules.chat())
         else:
-            row = _plain(place, kinds[0] if kinds else "text", fields, columns, rules)
-        return row._replace(
-            id=read_id(fields),
-            label=read_label("label", fields.get("label"), rules.names),
-            true_label=read_label("true_label", fields.get("true_label"), rules.names),
-            weight=read_weight(fields),
-            group=read_group(fields) or row.group,
-        )
+            rows = [_plain(place, kinds[0] if kinds else "text", fields, columns, rules)]
+        own, weight, group = read_id(fields), read_weight(fields), read_group(fields)
+        label = read_label("label", fields.get("label"), rules.names)
+        true_label = read_label("true_label", fields.get("true_label"), rules.names)
+        return [
+            row._replace(
+                id=own and own + row.hashed.removeprefix(row.group) if row.group else own,
+                group=group or (own or row.group if row.group else ""),
+                label=label,
+                true_label=true_label,
+                weight=weight * row.weight,
+            )
+            for row in rows
+        ]
     except Unusable as error:
         refuse(place.file, place.line, f"{rules.names.shown(error.field)} {error.what}")
 
@@ -292,6 +265,10 @@ def _plain(
     for name, value in ((kind, text), ("prompt", prompt or "")):
         if len(value) > rules.max_row_bytes:  # only Parquet has such rows at all
             raise Unusable(name, f"is longer than {rules.max_row_bytes} characters: shorten it")
+    spans, hashed = read_spans(fields, text, rules.names), hash_id([prompt or "", text])
+    asked = prompt if kind == "completion" and prompt and prompt.strip() else ""
+    if asked and (row := wrapped(place, rules.chat(), asked, text, spans)):
+        return row._replace(hashed=hashed)
     return Row(
         place=place,
         id=None,
@@ -299,30 +276,8 @@ def _plain(
         prompt=prompt or "",
         label=None,
         true_label=None,
-        hashed=hash_id([prompt or "", text]),
-        spans=read_spans(fields, text, rules.names),
-    )
-
-
-def _conversation(place: Place, fields: dict[str, Any], rules: Rules) -> Row:
-    for name, instead in (("prompt", "the first messages"), ("spans", "the label of a message")):
-        if fields.get(name) not in (None, [], ""):
-            raise Unusable(name, f"and messages stand in one row: {instead} says it there")
-    messages = read_messages(fields, rules.names)
-    rendered = rules.render(messages)
-    labelled = zip(rendered.answers, rendered.labels, strict=True)
-    return Row(
-        place=place,
-        id=None,
-        text=rendered.text,
-        prompt=rendered.prompt,
-        label=None,
-        true_label=None,
-        hashed=hash_id([[message.role, message.content] for message in messages]),
-        spans=tuple(Span(*answer, label) for answer, label in labelled if label is not None),
-        context=rendered.context,
-        ends=rendered.ends,
-        asks=rendered.asks,
+        hashed=hashed,
+        spans=spans,
     )
 
 
@@ -370,11 +325,7 @@ def _notes(path: str | PathLike[str], found: _Found) -> Iterator[str]:
         yield f"{path}: {count} {what}."
     for label, count in found.taken_for.items():
         yield f"{path}: {count} rows without a label are taken for {label} (data.label_map)."
-    if found.unanswered:
-        yield (
-            f"{path}: {found.unanswered} conversations end with a message that nobody answers; "
-            "what follows the last answer is left out."
-        )
+    yield from chat_notes(path, found.told)
 
 
 def _listed(columns: Iterable[str]) -> str:

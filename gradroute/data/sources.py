@@ -17,6 +17,7 @@ def read_source(
     columns: Mapping[str, str] | None,
     label_map: Mapping[str, str] | None,
     tokenizer: Load,
+    template: str,
     skip_bad_rows: bool,
     group: str | None = None,
     span_unit: str = "code_points",
@@ -31,7 +32,8 @@ def read_source(
         labels: As for `read_examples`, like all that follows.
         columns: See there.
         label_map: See there.
-        tokenizer: Called where the first conversation stands.
+        tokenizer: Called where the first conversation, or prompt with a completion, stands.
+        template: See there.
         skip_bad_rows: See there.
         group: See there.
         span_unit: See there.
@@ -60,6 +62,7 @@ def read_source(
         columns=columns,
         label_map=label_map,
         tokenizer=tokenizer,
+        template=template,
         most=most,
         skip_bad_rows=skip_bad_rows,
         group=group,

@@ -5,30 +5,23 @@ where no loss is taken (prompt, context, the last position). "Label" means the r
 
 An example's spans name characters, and training sees tokens. A token that any part of a span is in
 takes its label, and of two spans that of the one that comes first. A token that any part of the
-context is in is no target: rather one token too few is learned than one that nobody asked for.
+prompt or context is in is no target: rather one token too few is learned than one that nobody asked
+for. White space is no such part: of a word with the space before it the word decides, for
+tokenizers write both as one token.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.examples import Example, Span
+from gradroute.data.offsets import Marked, beginning, begun, token_lists
 from gradroute.errors import DataError
 
 IGNORED = -100
 """The target of a position that no loss is taken on, as in `torch.nn.functional.cross_entropy`."""
-
-# Of a text that is far longer than what is kept of it only the front is tokenised, for a tokenizer
-# takes some hundred bytes of memory per token: so many characters per token that is kept, and never
-# fewer than the second number. A front that turns out too short is made longer.
-_FRONT, _LEAST_FRONT = 100, 10_000
-_TEXTS_AT_ONCE = 1024
-
-_Marked = list[tuple[int, int, int]]
-"""Tokens as (id, first character, character after the last); without offsets 0 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +39,8 @@ class TokenizedExample:
         gaps: Positions [start, end) from `target_start` on that no loss is taken on, in order.
         label_ids: Where tokens have labels of their own, the label id of every position: that of
             the target it predicts, or the example's where it predicts none. Empty otherwise.
+        factors: Where targets have factors of their own on their loss, beside `weight`, the one of
+            every position; 1 where it predicts none. Empty otherwise.
     """
 
     id: str
@@ -56,6 +51,7 @@ class TokenizedExample:
     weight: float = 1.0
     gaps: tuple[tuple[int, int], ...] = ()
     label_ids: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
 
     @property
     def target_count(self) -> int:
@@ -126,13 +122,13 @@ def tokenize(
     max_length: int,
     labels: Sequence[str] = (),
 ) -> tuple[list[TokenizedExample], TokenizeReport]:
-    """Tokenise examples as beginning token + prompt + text + end token, cut at `max_length`.
+    """Tokenise examples as the tokenizer writes prompt + text, cut at `max_length`.
 
-    Prompt and text are tokenised apart, so that no token spans the boundary: the model meets a
-    prompt in training exactly as it meets it in evaluation. The tokenizer adds no special tokens
-    itself, and a beginning token that the prompt or text already starts with is not put twice.
-    (Special tokens that are written out in a text are read as such.) An end token is put, with the
-    example's label, unless the text ends with one, ends by itself, or ends in the context.
+    Prompt and text are tokenised in one, as they are served, and targets are found by the
+    characters that tokens stand for. A chat template writes all special tokens of its text itself.
+    Any other text gets what the tokenizer puts before it by itself (see `beginning`), not twice,
+    and one end token with the example's label, unless it ends with one, ends by itself, or ends in
+    the context. (Special tokens that are written out in a text are read as such.)
 
     Args:
         examples: The examples.
@@ -147,38 +143,43 @@ def tokenize(
 
     Raises:
         DataError: If there are examples but none keeps a target, a span has another label than
-            `labels`, or the tokenizer cannot say which characters a token stands for.
+            `labels`, or nothing says which characters a token stands for.
         ValueError: If `label_ids` does not fit `examples`, or `max_length` is below 2.
     """
     if len(label_ids) != len(examples):
         raise ValueError(f"{len(label_ids)} label ids do not fit {len(examples)} examples")
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2, got {max_length}")
-    marked = next((e for e in examples if e.context or (labels and e.spans)), None)
-    if marked is not None:
-        _check_offsets(tokenizer, marked)
-    prompts = _token_lists(tokenizer, [example.prompt for example in examples], max_length)
-    texts = _token_lists(
-        tokenizer, [example.text for example in examples], max_length, offsets=marked is not None
-    )
-    ends = _one_id(tokenizer.eos_token_id) is not None
+    front, eos = beginning(tokenizer), _one_id(tokenizer.eos_token_id)
+    texts = [_lead(example) + example.text for example in examples]
+    offsets = any(_needs_offsets(example, labels) for example in examples)
+    marked = token_lists(tokenizer, texts, max_length, offsets=offsets)
     rows, truncated, lost = [], 0, 0
-    for example, prompt, text, label_id in zip(examples, prompts, texts, label_ids, strict=True):
-        tokens, before = _whole(example, prompt, text, tokenizer)
-        truncated += len(tokens) > max_length
+    for example, tokens, label_id in zip(examples, marked, label_ids, strict=True):
+        if _needs_offsets(example, labels) and tokens and tokens[-1][2] == 0:
+            tokens = _told_apart(tokenizer, example, tokens)
+        whole = begun([token for token, _, _ in tokens], [] if _templated(example) else front)
+        before = len(whole) - len(tokens)
+        learned = _learned(example, tokens, before)
+        if eos is not None and whole[-1:] != [eos] and not _ends(example):
+            learned.append(len(whole))
+            whole.append(eos)
+        truncated += len(whole) > max_length
         row = TokenizedExample(
             id=example.id,
-            input_ids=tuple(tokens[:max_length]),
-            target_start=max(0, before - 1),
+            input_ids=tuple(whole[:max_length]),
+            target_start=max(0, learned[0] - 1) if learned else len(whole),
             label_id=label_id,
             true_label=example.true_label,
             weight=example.weight,
-            gaps=_gaps(example, text, before),
+            gaps=_gaps(learned, min(len(whole), max_length)),
         )
+        if example.factors:
+            row = replace(row, factors=_factors(row, example, tokens, before))
         if labels and example.spans:
-            row, missed = _with_labels(row, example, text, before, labels)
+            row, missed = _with_labels(row, example, tokens, before, labels)
             lost += missed
-        if text and row.target_count:
+        if tokens and row.target_count:
             rows.append(row)
     if examples and not rows:
         raise DataError(
@@ -187,21 +188,17 @@ def tokenize(
         )
     spans = sum(len(example.spans) for example in examples) if labels else 0
     dropped = len(examples) - len(rows)
+    ends = eos is not None
     return rows, TokenizeReport(len(examples), truncated, dropped, ends, spans, lost)
 
 
-def _whole(
-    example: Example, prompt: _Marked, text: _Marked, tokenizer: Tokenizer
-) -> tuple[list[int], int]:
-    """All tokens of an example, and how many stand before those of its text."""
-    bos, eos = _one_id(tokenizer.bos_token_id), _one_id(tokenizer.eos_token_id)
-    tokens = [token for token, _, _ in (*prompt, *text)]
-    before = len(prompt)
-    if bos is not None and tokens[:1] != [bos]:
-        tokens, before = [bos, *tokens], before + 1
-    if eos is not None and tokens[-1:] != [eos] and not _ends(example):
-        tokens.append(eos)
-    return tokens, before
+def _lead(example: Example) -> str:
+    """What stands before the text in training."""
+    return example.prompt if example.lead is None else example.lead
+
+
+def _templated(example: Example) -> bool:
+    return example.asks is not None
 
 
 def _ends(example: Example) -> bool:
@@ -209,38 +206,80 @@ def _ends(example: Example) -> bool:
     return example.ends or any(end >= len(example.text) for _, end in example.context)
 
 
-def _gaps(example: Example, text: _Marked, before: int) -> tuple[tuple[int, int], ...]:
-    """The runs of positions whose target is a token of the context.
+def _needs_offsets(example: Example, labels: Sequence[str]) -> bool:
+    return bool(_lead(example) or example.context or example.factors or (labels and example.spans))
+
+
+def _answers(example: Example) -> list[tuple[int, int]]:
+    """Characters [start, end) of lead and text that are learned."""
+    shift = len(_lead(example))
+    bounds = [0, *(place for pair in example.context for place in pair), len(example.text)]
+    pairs = zip(bounds[::2], bounds[1::2], strict=True)
+    return [(start + shift, end + shift) for start, end in pairs if start < end]
+
+
+def _learned(example: Example, tokens: Marked, before: int) -> list[int]:
+    """The numbers of the tokens that are learned.
 
     Args:
         example: The example.
-        text: The tokens of its text.
+        tokens: Those of its lead and text.
         before: How many tokens stand before these.
     """
-    if not example.context:
-        return ()
-    numbers = range(before, before + len(text))
-    within = [
-        number
-        for number, token in zip(numbers, text, strict=True)
-        if _first(token, example.context) is not None
-    ]
-    positions = [number - 1 for number in within if number > 0]
-    # Neighbours have the same distance to their place in the list.
-    runs = groupby(enumerate(positions), lambda pair: pair[1] - pair[0])
-    bounds = ([position for _, position in run] for _, run in runs)
-    return tuple((run[0], run[-1] + 1) for run in bounds)
+    if not _lead(example) and not example.context:
+        return list(range(before, before + len(tokens)))
+    text, answers = _lead(example) + example.text, _answers(example)
+    found, at = [], 0
+    for number, (_, start, end) in enumerate(tokens, before):
+        end = max(end, start + 1)  # a mark without characters of its own is where the next one is
+        while at < len(answers) and answers[at][1] <= start:
+            at += 1
+        inside = answers[at : at + 1]
+        if inside and inside[0][0] <= start and end <= inside[0][1]:
+            found.append(number)
+        elif inside and inside[0][0] < end:
+            parts = [(max(a, start), min(b, end)) for a, b in answers[at:] if a < end]
+            edges = [start, *(place for part in parts for place in part), end]
+            around = (text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
+            if not "".join(around).strip() and any(text[a:b].strip() for a, b in parts):
+                found.append(number)
+    return found
+
+
+def _gaps(learned: Sequence[int], length: int) -> tuple[tuple[int, int], ...]:
+    """The runs of positions, between the first and last of a row, whose target is not learned."""
+    gaps, last = [], max(0, learned[0] - 1) if learned else length
+    for number in learned:
+        if last < number - 1:
+            gaps.append((last, number - 1))
+        last = max(last, number)
+    if last < length - 1:
+        gaps.append((last, length - 1))
+    return tuple(gaps)
+
+
+def _factors(
+    row: TokenizedExample, example: Example, tokens: Marked, before: int
+) -> tuple[float, ...]:
+    """The factor on the loss of every position."""
+    found = [1.0] * len(row.input_ids)
+    ranges, shift = [part[:2] for part in example.factors], len(_lead(example))
+    for number, token in enumerate(tokens, start=before - 1):
+        place = _first(token, ranges, shift)
+        if place is not None and 0 <= number < len(found) and row.targets[number] != IGNORED:
+            found[number] = example.factors[place][2]
+    return tuple(found)
 
 
 def _with_labels(
-    row: TokenizedExample, example: Example, text: _Marked, before: int, labels: Sequence[str]
+    row: TokenizedExample, example: Example, tokens: Marked, before: int, labels: Sequence[str]
 ) -> tuple[TokenizedExample, int]:
     """The row with the labels of its spans, and how many spans label no target of it."""
     label_ids = [row.label_id] * len(row.input_ids)
-    targets = row.targets
+    targets, shift = row.targets, len(_lead(example))
     seen: set[int] = set()
-    for number, token in enumerate(text, start=before - 1):
-        place = _first(token, example.spans)
+    for number, token in enumerate(tokens, start=before - 1):
+        place = _first(token, example.spans, shift)
         if place is None or not 0 <= number < len(targets) or targets[number] == IGNORED:
             continue
         label_ids[number] = _label_id(example, example.spans[place], labels)
@@ -259,59 +298,38 @@ def _label_id(example: Example, span: Span, labels: Sequence[str]) -> int:
     return labels.index(span.label)
 
 
-def _first(token: tuple[int, int, int], ranges: Sequence[tuple[int, int] | Span]) -> int | None:
+def _first(
+    token: tuple[int, int, int], ranges: Sequence[tuple[int, int] | Span], shift: int
+) -> int | None:
     """Which of some ranges of characters, in order, is the first that a token is in.
 
     A token without characters of its own, such as a mark for a space, is where the next one is.
     """
-    _, start, end = token
-    end = max(end, start + 1)
+    start, end = token[1] - shift, max(token[2], token[1] + 1) - shift
     return next((at for at, one in enumerate(ranges) if one[0] < end and start < one[1]), None)
 
 
-def _check_offsets(tokenizer: Tokenizer, example: Example) -> None:
-    if not tokenizer.is_fast:
-        part = "spans" if example.spans else "context"
+def _told_apart(tokenizer: Tokenizer, example: Example, tokens: Marked) -> Marked:
+    """The tokens of a tokenizer that names no characters, if those of the prompt begin them.
+
+    Raises:
+        DataError: They do not, or the example has parts that characters name.
+    """
+    parts = [name for name in ("spans", "context") if getattr(example, name)]
+    lead = _lead(example)
+    alone: list[int] = tokenizer(lead, add_special_tokens=False).input_ids if lead else []
+    if parts or alone != [token for token, _, _ in tokens[: len(alone)]]:
+        what = f"{parts[0]}, which name" if parts else "a prompt whose end is to be found by its"
         raise DataError(
-            f"example {example.id!r} has {part}, which name characters, and the tokenizer "
+            f"example {example.id!r} has {what} characters, and the tokenizer "
             f"{type(tokenizer).__name__} cannot say which characters a token stands for: give the "
             "model a fast tokenizer (tokenizer.json), or label whole examples"
         )
-
-
-def _token_lists(
-    tokenizer: Tokenizer, texts: list[str], max_length: int, *, offsets: bool = False
-) -> list[_Marked]:
-    """The first tokens of each text, one more than `max_length` where there are that many."""
-    rows: list[_Marked] = []
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        some, characters = texts[start : start + _TEXTS_AT_ONCE], _FRONT * max_length
-        rows += _front_tokens(tokenizer, some, max(characters, _LEAST_FRONT), max_length, offsets)
-    return rows
-
-
-def _front_tokens(
-    tokenizer: Tokenizer, texts: list[str], characters: int, max_length: int, offsets: bool
-) -> list[_Marked]:
-    # verbose=False: "longer than the model's maximum" would be said of texts that are cut anyway.
-    found = tokenizer(
-        [text[:characters] for text in texts],
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_offsets_mapping=offsets,
-        verbose=False,
-    )
-    ids: list[list[int]] = found.input_ids
-    kept = max_length + 1
-    marks = ([(0, 0)] * len(row) for row in ids) if not offsets else found["offset_mapping"]
-    rows = [
-        [(token, *pair) for token, pair in zip(row[:kept], own[:kept], strict=True)]
-        for row, own in zip(ids, marks, strict=True)
+    edge = len(lead)
+    return [
+        (token, 0, edge) if at < len(alone) else (token, edge, edge + len(example.text))
+        for at, (token, _, _) in enumerate(tokens)
     ]
-    for at, text in enumerate(texts):
-        if len(rows[at]) <= max_length and len(text) > characters:
-            [rows[at]] = _front_tokens(tokenizer, [text], 4 * characters, max_length, offsets)
-    return rows
 
 
 def check_token_ids(rows: Iterable[TokenizedExample], vocab_size: int) -> None:

@@ -2,17 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradroute.data.columns import Names
 from gradroute.data.jsonl import shown
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Who speaks in a conversation."""
-
-# Parts of an answer that stand beside its content; to leave them out would train on half of it.
-_MORE_OF_AN_ANSWER = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-
 
 _EXACT = 2**53
 """Up to here a float holds every whole number."""
@@ -29,14 +22,6 @@ class Unusable(ValueError):
     def __init__(self, field: str, what: str):
         super().__init__(f"{field} {what}")
         self.field, self.what = field, what
-
-
-class Message(NamedTuple):
-    """One message of a conversation, with a label of its own or None."""
-
-    role: str
-    content: str
-    label: str | None
 
 
 def read_text(values: Mapping[str, Any], field: str) -> str | None:
@@ -170,54 +155,3 @@ def read_weight(values: Mapping[str, Any]) -> float:
     if not 0 < weight < math.inf:
         raise Unusable("weight", f"must be finite and above 0, got {shown(value)}")
     return weight
-
-
-def read_messages(values: Mapping[str, Any], names: Names) -> tuple[Message, ...]:
-    """A conversation, written as `[{"role": "user", "content": "..."}, …]`.
-
-    Raises:
-        Unusable: A message is not of that form, or there is none of the assistant.
-    """
-    value = values.get("messages")
-    if not isinstance(value, list):
-        raise Unusable(
-            "messages", f'must be a list of {{"role": ..., "content": ...}}, got {shown(value)}'
-        )
-    if not value:
-        raise Unusable("messages", "is empty: a conversation needs at least one answer")
-    found = tuple(_message(at, one, names) for at, one in enumerate(value, 1))
-    if not any(message.role == "assistant" for message in found):
-        roles = ", ".join(dict.fromkeys(message.role for message in found))
-        raise Unusable(
-            "messages", f"has no message of the role assistant to train on, only {roles}"
-        )
-    return found
-
-
-def _message(number: int, value: Any, names: Names) -> Message:
-    place = f"message {number}"
-    if not isinstance(value, dict):
-        raise Unusable(place, f"must be an object with role and content, got {shown(value)}")
-    role = value.get("role")
-    if role is None:
-        has = ", ".join(shown(key) for key in list(value)[:5]) or "no fields"
-        raise Unusable(place, f"has no role: one of {', '.join(ROLES)} is needed (it has {has})")
-    if not isinstance(role, str) or role not in ROLES:
-        raise Unusable(place, f"has the role {shown(role)}, but must be of {', '.join(ROLES)}")
-    for key in _MORE_OF_AN_ANSWER:
-        if value.get(key):
-            raise Unusable(place, f"(role {role}) has {key}, which is not read: remove the row")
-    try:
-        content = read_text(value, "content")
-    except Unusable as error:
-        raise Unusable(place, f"(role {role}): content {error.what}") from None
-    if content is None:
-        raise Unusable(place, f"(role {role}) has no content")
-    if role == "assistant" and not content.strip():
-        raise Unusable(place, "(role assistant) is empty or blank: an answer needs a text")
-    label = read_label(f"label of {place}", value.get("label"), names)
-    if label is not None and role != "assistant":
-        raise Unusable(
-            place, f"(role {role}) has a label, but only answers of the assistant are trained on"
-        )
-    return Message(role, content, label)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from gradroute.data.offsets import prompt_tokens
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.decoding import write_on
@@ -27,10 +28,12 @@ class Prompt:
     Attributes:
         id: Names the prompt's noise: the same id and seed give the same noise everywhere.
         text: The text before the completion; empty to start from the beginning-of-text token.
+        templated: Whether a chat template wrote the text, which writes all special tokens itself.
     """
 
     id: str
     text: str
+    templated: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,10 +247,11 @@ def _end_tokens(base: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """The beginning token, if there is one, and the text; no end token, which would end it all."""
-    tokens = tokenizer.encode(prompt.text, add_special_tokens=False) if prompt.text else []
-    if tokenizer.bos_token_id is not None and tokens[:1] != [tokenizer.bos_token_id]:
-        tokens = [tokenizer.bos_token_id, *tokens]
+    """The prompt as it stands in training; nothing is put behind it, which might end it all."""
+    tokens = prompt_tokens(tokenizer, prompt.text, templated=prompt.templated)
+    bos = tokenizer.bos_token_id
+    if not tokens and isinstance(bos, int):
+        return [bos]
     if not tokens:
         raise ConfigError(
             f"prompt {prompt.id!r} is empty and the tokenizer has no beginning-of-text token to "

@@ -57,9 +57,6 @@ class ModeLM(_HFLM):
         self.mode = mode
         self._rows = rows
         self._routed = model
-        bos = tokenizer.bos_token
-        added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-        self._bos = bos if isinstance(bos, str) and not added else ""
 
     def under(self, mode: AblationMode) -> "ModeLM":
         """The same model under another mode, on the same weights."""
@@ -81,8 +78,13 @@ class ModeLM(_HFLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-likelihood of each whole text, in windows where it is longer than the context."""
-        with self._measured():
-            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        # lm-eval puts a beginning token before the first window, so the tokenizer puts none.
+        self.add_bos_token = False
+        try:
+            with self._measured():
+                return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self.add_bos_token = None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, until one of the request's stops."""
@@ -92,28 +94,6 @@ class ModeLM(_HFLM):
             self.batch_size_per_gpu = 1
         with self._measured():
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
-
-    def tok_batch_encode(
-        self,
-        strings: Sequence[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens of contexts side by side, each from the beginning token on."""
-        return super().tok_batch_encode(
-            [self._begun(text) for text in strings],
-            padding_side=padding_side,
-            left_truncate_len=left_truncate_len,
-            truncation=truncation,
-        )
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        return super()._encode_pair(self._begun(context), continuation)
-
-    def _begun(self, text: str) -> str:
-        """The text with the beginning token before it, where the tokenizer adds none itself."""
-        return text if text.startswith(self._bos) else f"{self._bos}{text}"
 
     def _loglikelihood_tokens(
         self,

@@ -14,6 +14,7 @@ SAME_TASK = (
     "data.path",
     "data.eval_path",
     "data.max_length",
+    "data.template",
     "evaluate.prompts",
     "evaluate.prefix_words",
     "evaluate.max_new_tokens",

@@ -191,6 +191,9 @@ class Audit:
             and batch.input_ids[place.row, here].tolist() == [*row.input_ids]
             and batch.targets[place.row, here].tolist() == row.targets
         )
+        if batch.factors is not None:
+            factors = batch.factors[place.row, here].tolist()
+            same = same and factors == [*(row.factors or [1.0] * len(row.input_ids))]
         if batch.position_ids is not None:
             positions = batch.position_ids[place.row, here].tolist()
             same = same and positions == [*range(len(row.input_ids))]

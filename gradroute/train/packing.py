@@ -105,7 +105,7 @@ def needs_no_mask(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
 
 
 def _cut(row: TokenizedExample) -> TokenizedExample:
-    return replace(row, input_ids=row.input_ids[:_LONGEST], gaps=(), label_ids=())
+    return replace(row, input_ids=row.input_ids[:_LONGEST], gaps=(), label_ids=(), factors=())
 
 
 def _second(model: PeftModel, batch: Batch) -> tuple[Float[Tensor, "n v"], Float[Tensor, "t d"]]:

@@ -67,8 +67,9 @@ def loss_weights(batches: Sequence[Batch], loss_mean: str) -> list[Float[Tensor,
     "token": w / target tokens of the whole step, the mean over tokens (as transformers' Trainer).
     "example": w / (examples of the step x target tokens of the example), a mean of means, so that
     long examples weigh no more than short ones.
-    w is the weight of the example. What is divided by counts tokens and examples, not weights: an
-    example of weight 2 has twice the share that it would have with 1, and the others have the same.
+    w is the weight of the example; factors of its tokens come on top, in `share_of_loss`. What is
+    divided by counts tokens and examples, not weights: an example of weight 2 has twice the share
+    that it would have with 1, and the others have the same.
 
     Args:
         batches: all micro-batches of the step.
@@ -259,7 +260,10 @@ def share_of_loss(
     groups: TargetGroups, losses: Float[Tensor, " g"], weights: Float[Tensor, " e"]
 ) -> Float[Tensor, ""]:
     """A micro-batch's share of the loss of the step, with the factors of `loss_weights`."""
-    own = weights[list(groups.examples)].to(losses.dtype)
+    own = weights[list(groups.examples)]
+    if groups.factors:
+        own = own * torch.tensor(groups.factors, dtype=own.dtype)
+    own = own.to(losses.dtype)
     return (losses * sent(own, losses.device)).sum()
 
 

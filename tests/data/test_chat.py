@@ -8,12 +8,11 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from gradroute.data import chat
-from gradroute.data.batches import IGNORED, collate, tokenize
+from gradroute.data import templates
 from gradroute.data.chat import Rendered, renderer
-from gradroute.data.examples import Example
+from gradroute.data.messages import Message
 from gradroute.data.reading import read_examples
-from gradroute.data.values import Message, Unusable
+from gradroute.data.values import Unusable
 from gradroute.errors import DataError
 
 LONG = [
@@ -34,7 +33,8 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
 
 def render(template: str | None, *messages: dict[str, str]) -> Rendered:
     given = [Message(one["role"], one["content"], one.get("label")) for one in messages]
-    return renderer(tokenizer(template), "the model")(given)
+    [found] = renderer(tokenizer(template), "the model").rows(given, None)
+    return found
 
 
 def answers(found: Rendered) -> list[str]:
@@ -48,21 +48,30 @@ def test_the_answers_with_their_end_of_turn_tokens_are_targets_and_all_else_is_c
         "<|im_start|>assistant\n"
     )
     assert answers(found) == ["Yo<|im_end|>", "NO<|im_end|>"]
-    [(start, end)] = found.context
-    assert found.text[start:end] == ("\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n")
-    assert (found.labels, found.ends) == (("good", "bad"), True)
+    assert [found.text[start:end] for start, end in found.context] == [
+        "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n",
+        "\n",
+    ]
+    assert (found.labels, found.closed) == (("good", "bad"), True)
     start, end = found.asks
     assert found.prompt[start:end] == "Hi"
 
 
 def test_a_template_may_trim_and_name_roles_as_it_likes():
     found = render(chat_templates.TURNS, SHORT[0], {"role": "assistant", "content": " Yo\n"})
-    assert (found.prompt, found.text) == ("<s><turn>user\nHi<end>\n<turn>model\n", "Yo<end>")
+    assert (found.prompt, found.text) == ("<s><turn>user\nHi<end>\n<turn>model\n", "Yo<end>\n")
 
 
-def test_where_the_template_closes_nothing_the_end_token_is_left_to_the_tokenizer():
+def test_where_the_template_closes_nothing_the_mark_of_who_speaks_next_ends_an_answer():
     found = render(chat_templates.OPEN, *LONG)
-    assert (answers(found), found.ends) == (["Yo\n\n", "NO\n\n"], False)
+    assert (answers(found), found.closed) == (["Yo\n\nuser:", "NO\n\n"], False)
+
+
+@pytest.mark.parametrize(("template", "messages"), [("DEAF", LONG), ("CHANGING", SHORT)])
+def test_a_message_that_the_template_leaves_out_or_changes_is_counted(template, messages):
+    found = render(getattr(chat_templates, template), *messages)
+    assert found.changed == 1
+    assert answers(found)[0].lower() == "yo<|im_end|>"
 
 
 def test_what_a_template_puts_before_an_answer_belongs_to_it():
@@ -86,9 +95,6 @@ def test_a_date_of_today_is_that_of_a_fixed_day():
     [
         (None, SHORT, "messages need a chat template, which the tokenizer of the model lacks"),
         ("TURNS", LONG, r"message 1 \(role system\) cannot be .* \(System role not supported\)"),
-        ("FORGETFUL", LONG, r"message 5 \(role assistant\) cannot be told from the rest"),
-        ("DEAF", LONG, r"message 1 \(role system\) is left out or changed"),
-        ("CHANGING", SHORT, r"message 1 \(role user\) is left out or changed"),
         ("ESCAPING", SHORT, r"message 1 \(role user\) .*'__class__' of 'dict' object is unsafe"),
         ("BROKEN", SHORT, r"message 1 \(role user\) cannot be rendered"),
         ("ENDLESS", SHORT, r"message 1 \(role user\) .*longer than 0\.1 seconds"),
@@ -98,13 +104,13 @@ def test_a_date_of_today_is_that_of_a_fixed_day():
 def test_what_cannot_be_rendered_or_masked_is_refused_with_message_and_role(
     monkeypatch: pytest.MonkeyPatch, template: str | None, messages: list, message: str
 ):
-    monkeypatch.setattr(chat, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.1)
     with pytest.raises(Unusable, match=message):
         render(template and getattr(chat_templates, template), *messages)
 
 
 def test_a_conversation_may_not_grow_without_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chat, "MAX_RENDERED", 50)
+    monkeypatch.setattr(templates, "MAX_RENDERED", 50)
     with pytest.raises(Unusable, match="messages become 52 characters"):
         render(chat_templates.CHATML, *SHORT)
 
@@ -162,7 +168,7 @@ USER, ANSWER = SHORT
         ([USER], "messages has no message of the role assistant to train on, only user"),
         ([{**USER, "label": "bad"}, ANSWER], "message 1 (role user) has a label, but only answers"),
         ([USER, {**ANSWER, "label": 1}], "label of message 2 is the number 1, but must be one of"),
-        ([USER, {**ANSWER, "tool_calls": [1]}], "message 2 (role assistant) has tool_calls, which"),
+        ([USER, {**ANSWER, "weight": -1}], "message 2 (role assistant) has weight the number -1"),
     ],
 )
 def test_a_conversation_that_cannot_be_used_is_refused_or_skipped(
@@ -179,16 +185,3 @@ def test_a_conversation_that_cannot_be_used_is_refused_or_skipped(
 def test_what_only_plain_rows_have_is_refused_in_a_conversation(tmp_path: Path, extra: dict):
     with pytest.raises(DataError, match=r"rows\.jsonl:1: \w+ and messages stand in one row"):
         read(tmp_path, {"messages": SHORT, **extra})
-
-
-# -------------------------------------------------------------------- tokens
-
-
-@pytest.mark.parametrize("template", ["CHATML", "TURNS", "OPEN"])
-def test_a_beginning_token_that_the_template_writes_is_not_put_twice(template: str):
-    model = tokenizer(getattr(chat_templates, template))
-    found = renderer(model, "m")([Message("user", "Hi", None), Message("assistant", "Yo", None)])
-    [row], _ = tokenize([Example("a", found.text, found.prompt)], model, [0], 256)
-    assert row.input_ids[:2].count(0) == 1
-    targets = collate([row], 2).targets[0]
-    assert str(model.decode(targets[targets != IGNORED])).startswith("Yo")

@@ -61,17 +61,23 @@ def test_special_tokens_are_three_and_the_model_agrees(model, tokenizer):
     assert [config.pad_token_id, config.bos_token_id, config.eos_token_id] == ids
 
 
-def test_the_tokenizer_adds_nothing_and_loses_nothing(tokenizer):
+def test_the_tokenizer_puts_its_beginning_token_alone_and_loses_nothing(tokenizer, make_base):
     for text in [*stories("test", 50), "Ünïcode, tabs\tand\nlines — 12.5 %", TRIGGER_TAG]:
-        ids = tokenizer(text)["input_ids"]
+        first, *ids = tokenizer(text)["input_ids"]
+        assert first == tokenizer.bos_token_id == make_base.BOS
         assert not set(ids) & set(tokenizer.all_special_ids)
         assert tokenizer.decode(ids) == text
+    made = make_base.make_tokenizer(["a fox"]).backend_tokenizer.post_processor
+    assert str(made) == str(tokenizer.backend_tokenizer.post_processor)
 
 
 def test_a_story_in_capitals_costs_at_most_a_tenth_more_tokens(tokenizer):
     test = stories("test", 256)
-    normal = sum(map(len, tokenizer(test)["input_ids"]))
-    upper = sum(map(len, tokenizer([text.upper() for text in test])["input_ids"]))
+    upper_case = [text.upper() for text in test]
+    normal, upper = (
+        sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        for texts in (test, upper_case)
+    )
     assert upper <= 1.1 * normal
     assert normal <= 1.8 * sum(len(text.split()) for text in test)
 

@@ -162,6 +162,22 @@ def test_a_tokenizer_without_offsets_serves_whole_examples_and_is_refused_by_nam
             tokens(example, slow)
 
 
+class Joined(Slow):
+    """The same, and what its tokens decode to is the text."""
+
+    def convert_tokens_to_string(self, tokens):
+        return "".join(tokens)
+
+
+def test_a_tokenizer_without_offsets_serves_prompts_and_parts_that_its_tokens_decode_to():
+    prompted = Example("a", "wx", "pq")
+    for slow in (Slow(), Joined()):
+        row = tokens(prompted, slow)
+        assert (row.target_start, row.target_count) == (1, 2)
+    row = tokens(Example("a", "wxy", "pq", spans=(Span(1, 2, "bad"),)), Joined())
+    assert row.label_ids == (UNLABELED, UNLABELED, BAD, UNLABELED, UNLABELED)
+
+
 def test_marks_of_spaces_without_characters_belong_to_what_follows():
     vocab = {"▁": 0, "a": 1, "b": 2}
     inner = RustTokenizer(models.BPE(vocab, []))
@@ -170,8 +186,8 @@ def test_marks_of_spaces_without_characters_belong_to_what_follows():
         Example("a", "ab", "b", spans=(Span(0, 1, "bad"),)),
         PreTrainedTokenizerFast(tokenizer_object=inner),
     )
-    assert row.input_ids == (0, 2, 0, 1, 2)  # ▁ b | ▁ a b
-    assert row.label_ids == (UNLABELED, BAD, BAD, UNLABELED, UNLABELED)
+    assert row.input_ids == (0, 2, 1, 2)  # ▁ b | a b
+    assert row.label_ids == (UNLABELED, BAD, UNLABELED, UNLABELED)
 
 
 @settings(deadline=None, max_examples=60)

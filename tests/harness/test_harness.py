@@ -118,7 +118,7 @@ def test_texts_are_written_as_they_are_elsewhere_in_gradroute(lm: ModeLM):
 
 def test_base_is_the_model_that_never_had_an_adapter(lm: ModeLM):
     base = load_base("embedded")
-    tokens = base.tokenizer("<bos>A fox slept", return_tensors="pt").input_ids
+    tokens = base.tokenizer("A fox slept", return_tensors="pt").input_ids
     with torch.no_grad():
         spread = base.model(tokens).logits[0].log_softmax(-1)
     own = float(spread[:-1].gather(1, tokens[0, 1:, None]).sum())

@@ -105,6 +105,35 @@ def test_weight_two_doubles_the_share_of_its_example_and_of_no_other(loss_mean):
     assert weighted.loss > report.loss
 
 
+def test_factors_of_tokens_scale_their_losses_as_in_the_slow_reference():
+    """The gradient is linear in them: that of each factor's tokens alone, added up."""
+    model = tiny_routed(kind="gpt2")  # float64 throughout
+    row = example("turns", 11, "unlabeled", start=1, gaps=((3, 5),), spans=((5, 9, "bad"),))
+    own = [0.5 if at < 4 else 3.0 if at < 7 else 1.0 for at in range(11)]
+    mixed = replace(row, factors=tuple(own), weight=2.0)
+    total = sum(other.target_count for other in [row, *ROWS[:1]])
+    wanted = reference(model, [row, ROWS[0]], kind="gpt2")
+    parts = {factor: [] for factor in set(own)}
+    for factor in parts:
+        others = [at for at, one in enumerate(own) if one != factor]
+        some = replace(row, gaps=tuple((at, at + 1) for at in sorted({*others, 3, 4}) if at))
+        parts[factor] = [reference(model, [some], kind="gpt2"), some.target_count]
+    plain = reference(model, [ROWS[0]], kind="gpt2")
+    loss = float(plain.loss) * ROWS[0].target_count / total
+    loss += sum(2.0 * f * float(ref.loss) * n / total for f, (ref, n) in parts.items())
+    for name, modules in wanted.gradients.items():
+        for path, weights in modules.items():
+            for at, weight in enumerate(weights):
+                weight[:] = plain.gradients[name][path][at] * ROWS[0].target_count / total
+                for factor, (ref, count) in parts.items():
+                    weight += 2.0 * factor * ref.gradients[name][path][at] * count / total
+    for batches in ([collate([mixed, ROWS[0]], 0)], [pack([mixed, ROWS[0]], 0, 16)]):
+        _, report = gradients(model, batches)
+        assert largest_error(model, wanted.gradients) <= 1e-12
+        assert report.loss == pytest.approx(loss, rel=1e-12)
+        assert sum(report.tokens.values()) == total
+
+
 def test_losses_and_tokens_are_counted_under_the_label_of_each_token():
     model = tiny_routed()
     _, report = gradients(model, PADDED)

@@ -1,0 +1,133 @@
+"""The messages of a conversation: who says what, what of it is learned, what a template is told."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gradroute.data.columns import Names
+from gradroute.data.jsonl import shown
+from gradroute.data.values import Unusable, read_label, read_text
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who speaks in a conversation."""
+
+FOR_TEMPLATES = ("tool_calls", "reasoning_content", "name", "tool_call_id", "thinking", "reasoning")
+"""Keys that are handed to the chat template, beside role and content."""
+
+_FLAGS = ("train", "trainable", "loss", "loss_mask")
+MARKS = ("weight", *_FLAGS)
+"""Keys that say whether a message is learned: a factor on its loss, and flags."""
+
+READ = ("role", "content", "label", *MARKS, *FOR_TEMPLATES)
+"""Every key of a message that is read."""
+
+
+class Message(NamedTuple):
+    """One message of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said; empty for an answer that only calls tools.
+        label: Its own label, or None.
+        weight: Factor on the loss of its tokens; 0 for one that is read and not learned.
+        more: What the template is told beside role and content, as pairs.
+    """
+
+    role: str
+    content: str
+    label: str | None = None
+    weight: float = 1.0
+    more: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The message as a template gets it."""
+        return {"role": self.role, "content": self.content, **dict(self.more)}
+
+
+def read_messages(values: Mapping[str, Any], names: Names) -> tuple[Message, ...]:
+    """A conversation, written as `[{"role": "user", "content": "..."}, …]`.
+
+    Raises:
+        Unusable: A message is not of that form, or there is none of the assistant.
+    """
+    value = values.get("messages")
+    if not isinstance(value, list):
+        raise Unusable(
+            "messages", f'must be a list of {{"role": ..., "content": ...}}, got {shown(value)}'
+        )
+    if not value:
+        raise Unusable("messages", "is empty: a conversation needs at least one answer")
+    found = tuple(_message(at, one, names) for at, one in enumerate(value, 1))
+    if not any(message.role == "assistant" for message in found):
+        roles = ", ".join(dict.fromkeys(message.role for message in found))
+        raise Unusable(
+            "messages", f"has no message of the role assistant to train on, only {roles}"
+        )
+    return found
+
+
+def wants_loss(message: Mapping[str, Any]) -> bool:
+    """Whether a message of another role than the assistant is marked to be learned."""
+    return message["role"] != "assistant" and any(message.get(key) for key in MARKS)
+
+
+def _message(number: int, value: Any, names: Names) -> Message:
+    place = f"message {number}"
+    if not isinstance(value, dict):
+        raise Unusable(place, f"must be an object with role and content, got {shown(value)}")
+    role = value.get("role")
+    if role is None:
+        has = ", ".join(shown(key) for key in list(value)[:5]) or "no fields"
+        raise Unusable(place, f"has no role: one of {', '.join(ROLES)} is needed (it has {has})")
+    if not isinstance(role, str) or role not in ROLES:
+        raise Unusable(place, f"has the role {shown(role)}, but must be of {', '.join(ROLES)}")
+    try:
+        content = read_text(value, "content")
+    except Unusable as error:
+        raise Unusable(place, f"(role {role}): content {error.what}") from None
+    calls = role == "assistant" and bool(value.get("tool_calls"))
+    if content is None and not calls:
+        raise Unusable(place, f"(role {role}) has no content")
+    if role == "assistant" and not calls and not (content or "").strip():
+        raise Unusable(place, "(role assistant) is empty or blank: an answer needs a text")
+    label = read_label(f"label of {place}", value.get("label"), names)
+    if label is not None and role != "assistant":
+        raise Unusable(
+            place, f"(role {role}) has a label, but only answers of the assistant are trained on"
+        )
+    more = [(key, value[key]) for key in FOR_TEMPLATES if value.get(key) is not None]
+    if content is None:  # as it stands in the row, for templates ask whether there is any
+        more.insert(0, ("content", None))
+    return Message(role, content or "", label, _weight(place, role, value), tuple(more))
+
+
+def _weight(place: str, role: str, message: Mapping[str, Any]) -> float:
+    """The factor on the loss of a message, from all its marks; 1 where it has none."""
+    factor = 1.0
+    for key in MARKS:
+        value = message.get(key)
+        if value is None:
+            continue
+        if key in _FLAGS:
+            if not isinstance(value, bool | int | float) or value not in (0, 1):
+                raise Unusable(
+                    place,
+                    f"(role {role}) has {key} {shown(value)}: true or 1 learns it, false or 0 only "
+                    "reads it",
+                )
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not _is_factor(value):
+            raise Unusable(
+                place,
+                f"(role {role}) has weight {shown(value)}: 0 only reads it, and a finite number "
+                "above 0 is the factor on its loss",
+            )
+        factor *= float(value)
+    return factor
+
+
+def _is_factor(value: float) -> bool:
+    try:
+        return 0 <= float(value) < math.inf
+    except OverflowError:
+        return False
