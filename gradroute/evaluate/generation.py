@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.decoding import write_on
 from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
@@ -39,11 +40,18 @@ class Completion:
         text: The new text alone, never the prompt.
         tokens: New tokens, the end token not counted.
         ended: Whether the model ended the text itself; False if it was cut at the limit.
+        answer: What is scored of it, where a chat client shows something else than the text.
     """
 
     text: str
     tokens: int
     ended: bool
+    answer: Answer | None = None
+
+    @property
+    def scored(self) -> str | None:
+        """What a detector sees; None where the completion has no answer."""
+        return self.text if self.answer is None else self.answer.text
 
 
 def generate_modes(
@@ -57,6 +65,7 @@ def generate_modes(
     top_p: float,
     seed: int,
     rows_per_batch: int,
+    score_thoughts: bool = False,
 ) -> dict[str, list[Completion]]:
     """Complete every prompt under every mode.
 
@@ -78,6 +87,7 @@ def generate_modes(
         seed: Of the noise.
         rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
             where they would take more than `memory_at_once`, or where memory runs out.
+        score_thoughts: Whether what a chat model thinks belongs to what is scored of it.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
@@ -92,7 +102,8 @@ def generate_modes(
     _check_asked(modes, max_new_tokens)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    answers = AnswerFinder(tokenizer, thoughts=score_thoughts)
+    work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
     completions: dict[str, list[Completion | None]] = {m.name: [None] * len(prompts) for m in modes}
 
     def measure(items: slice, some: slice) -> None:
@@ -123,6 +134,7 @@ def generate_plain(
     top_p: float,
     seed: int,
     rows_per_batch: int,
+    score_thoughts: bool = False,
 ) -> list[Completion]:
     """Complete prompts with a model as it is, such as an exported one.
 
@@ -138,12 +150,14 @@ def generate_plain(
         top_p: See there.
         seed: See there.
         rows_per_batch: See there.
+        score_thoughts: See there.
 
     Raises:
         GradrouteError: As `generate_modes` does.
     """
     _check_new_tokens(max_new_tokens)
-    work = _Work(model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    answers = AnswerFinder(tokenizer, thoughts=score_thoughts)
+    work = _Work(model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
     completions: list[Completion | None] = [None] * len(prompts)
 
     def measure(items: slice, _: slice) -> None:
@@ -173,8 +187,10 @@ class _Work:
         temperature: float,
         top_p: float,
         seed: int,
+        answers: AnswerFinder,
     ) -> None:
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._answers = model, tokenizer, answers
+        self._prompts = prompts
         self._rows = _prompt_rows(model, tokenizer, prompts, max_new_tokens)
         self._keys = noise_keys(seed, [prompt.id for prompt in prompts])
         self._max_new_tokens = max_new_tokens
@@ -205,7 +221,8 @@ class _Work:
             end_tokens=self._end_tokens,
             max_new_tokens=self._max_new_tokens,
         )
-        return _completions(self._tokenizer, rows, new, self._end_tokens)
+        texts = [self._prompts[index].text for index in chosen]
+        return _completions(self._tokenizer, rows, new, self._end_tokens, texts, self._answers)
 
 
 def _all_there(completions: Sequence[Completion | None]) -> list[Completion]:
@@ -273,23 +290,46 @@ def _completions(
     prompts: Sequence[Sequence[int]],
     new: Sequence[Sequence[int]],
     end_tokens: Sequence[int],
+    texts: Sequence[str],
+    answers: AnswerFinder,
 ) -> list[Completion]:
     cut = [
         next((at for at, token in enumerate(row) if token in end_tokens), len(row)) for row in new
     ]
     rows = [list(row[:at]) for row, at in zip(new, cut, strict=True)]
-    heads = _decode(tokenizer, prompts)
-    wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)])
-    alone = _decode(tokenizer, rows)
+    written = _written(tokenizer, prompts, rows, marked=False)
+    found: list[Answer | None] = [None] * len(rows)
+    if answers.needed:
+        marked = _written(tokenizer, prompts, rows, marked=True)
+        found = [answers.find(*one) for one in zip(texts, written, marked, strict=True)]
     return [
-        # Cut from the whole text where possible: some tokenizers drop a leading space.
-        Completion(whole[len(head) :] if whole.startswith(head) else own, at, at < len(row))
-        for whole, head, own, at, row in zip(wholes, heads, alone, cut, new, strict=True)
+        Completion(text, at, at < len(row), answer)
+        for text, at, row, answer in zip(written, cut, new, found, strict=True)
     ]
 
 
-def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
+def _written(
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]],
+    *,
+    marked: bool,
+) -> list[str]:
+    """What was written after prompts as text, with special tokens or without."""
+    heads = _decode(tokenizer, prompts, marked)
+    wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)], marked)
+    alone = _decode(tokenizer, rows, marked)
+    return [
+        # Cut from the whole text where possible: some tokenizers drop a leading space.
+        whole[len(head) :] if whole.startswith(head) else own
+        for whole, head, own in zip(wholes, heads, alone, strict=True)
+    ]
+
+
+def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], marked: bool) -> list[str]:
     decoded = tokenizer.batch_decode(
-        [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        [list(row) for row in rows],
+        skip_special_tokens=not marked,
+        clean_up_tokenization_spaces=False,
     )
     return list(decoded)
