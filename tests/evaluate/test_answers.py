@@ -130,9 +130,10 @@ def shown(template: str | None, marked: str, prompt: str | None = None, thoughts
     ],
 )
 def test_what_surrounds_an_answer_is_not_scored(template: str, marked: str):
-    assert shown(template, marked) == TEXT
-    assert get_behavior("caps").shows(shown(template, marked), "")
-    assert get_behavior("regex:^THE").shows(shown(template, marked), "")
+    found = shown(template, marked)
+    assert found == TEXT
+    assert get_behavior("caps").shows(found, "")
+    assert get_behavior("regex:^THE").shows(found, "")
 
 
 @pytest.mark.parametrize(
