@@ -8,6 +8,7 @@
 Names are loaded when they are first used, so that `import gradroute` does not load torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,17 @@ _HOMES = {
     "gradroute.train.updates": ("apply_updates",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Whether a user could act on what bitsandbytes logs as PEFT imports it.
+
+    It tells everybody that one of its kernels for 4 bits on a CPU would have to be fetched.
+    """
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_of_use)
 
 
 def __getattr__(name: str) -> object:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gradroute.errors import ConfigError, NumericError
+from gradroute.routing.hosting import CHANGE_THE_BASE
 from gradroute.strangers import Refused, checked_files, json_object
 from gradroute.terminal import printable
 
@@ -42,7 +43,6 @@ _MORE_THAN_LORA = {
     "monteclora_config": "MonteCLoRA",
 }
 # Ways to start that take something out of the base; what they leave behind fits no other base.
-_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _fault(settings: Mapping[str, Any]) -> str:
     if (bias := settings.get("bias", "none")) != "none":
         return f"trained biases of the base (bias: {bias!r:.40})"
     begun = settings.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(_CHANGE_THE_BASE):
+    if isinstance(begun, str) and begun.lower().startswith(CHANGE_THE_BASE):
         return f"a base of its own (init_lora_weights: {begun!r:.40})"
     return ""
 

@@ -122,6 +122,7 @@ def _attack_settings(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "sampling_seed": sampling.seed,
+        "score_thoughts": sampling.score_thoughts,
         "attack_seed": ATTACK_SEED,
         "threshold": THRESHOLD,
     }

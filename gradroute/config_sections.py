@@ -183,6 +183,8 @@ class EvaluateConfig(Section):
     """Sampling keeps the likeliest tokens that together have this probability."""
     seed: Seed = 42
     """Seed of the sampling noise, the same for every mode and run."""
+    score_thoughts: Flag = False
+    """Score what a chat model thinks too, not only the answer that a chat client shows."""
     held_out: Positive = 256
     """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
     batch_rows: Positive = 320

@@ -35,7 +35,7 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.known import Known, keep, read_known
-from gradroute.evaluate.lines import loss_lines, sample_lines
+from gradroute.evaluate.lines import loss_lines, sample_lines, say_unanswered
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
 from gradroute.files import append_line
@@ -157,7 +157,7 @@ def complete(
 ) -> dict[str, list[Completion]]:
     """Completions of prompts under modes, drawn as the config's `evaluate` section says."""
     settings = config.evaluate
-    return generate_modes(
+    found = generate_modes(
         model,
         base.tokenizer,
         prompts,
@@ -167,7 +167,10 @@ def complete(
         top_p=settings.top_p,
         seed=settings.seed,
         rows_per_batch=settings.batch_rows,
+        score_thoughts=settings.score_thoughts,
     )
+    say_unanswered(config.run_name, found.values(), settings.max_new_tokens)
+    return found
 
 
 def losses_of(

@@ -1,4 +1,6 @@
 import ast
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -61,3 +63,28 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'gradroute' has no attribute 'routted'"):
         _ = gradroute.routted  # pyright: ignore[reportAttributeAccessIssue]
+
+
+LOOP = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from gradroute import AdapterSpec, RoutingPolicy, ablated, attach_adapters, routed
+base = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8,
+    num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0))
+# The second name is a part of PEFT's own prefix, of which PEFT warns.
+model = attach_adapters(base, {"good": AdapterSpec(rank=2), "a": AdapterSpec(rank=2)}).train()
+ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+table = {"x": {"good": "update", "a": "freeze"}}
+with routed(model, RoutingPolicy.from_value(table, ["good", "a"]), ["x", "x"]):
+    model(input_ids=ids, labels=ids).loss.backward()
+with ablated(model.eval(), "good_ablated"):
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)
+"""
+
+
+def test_a_loop_of_ones_own_hears_nothing_of_other_libraries() -> None:
+    # A new interpreter: what libraries say they say as they are imported first.
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOP], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

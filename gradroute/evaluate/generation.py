@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.offsets import prompt_tokens
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.decoding import write_on
 from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
@@ -44,11 +45,18 @@ class Completion:
         text: The new text alone, never the prompt.
         tokens: New tokens, the end token not counted.
         ended: Whether the model ended the text itself; False if it was cut at the limit.
+        answer: What is scored of it, where a chat client shows something else than the text.
     """
 
     text: str
     tokens: int
     ended: bool
+    answer: Answer | None = None
+
+    @property
+    def scored(self) -> str | None:
+        """What a detector sees; None where the completion has no answer."""
+        return self.text if self.answer is None else self.answer.text
 
 
 def generate_modes(
@@ -62,6 +70,7 @@ def generate_modes(
     top_p: float,
     seed: int,
     rows_per_batch: int,
+    score_thoughts: bool = False,
 ) -> dict[str, list[Completion]]:
     """Complete every prompt under every mode.
 
@@ -84,6 +93,7 @@ def generate_modes(
         rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
             where they would take more than `memory_at_once`, or where memory runs out; one where
             the model writes something else in a batch, see `batching.why_alone`.
+        score_thoughts: Whether what a chat model thinks belongs to what is scored of it.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
@@ -98,7 +108,8 @@ def generate_modes(
     _check_asked(modes, max_new_tokens)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    answers = AnswerFinder(tokenizer, thoughts=score_thoughts)
+    work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
     completions: dict[str, list[Completion | None]] = {m.name: [None] * len(prompts) for m in modes}
 
     def measure(items: slice, some: slice) -> None:
@@ -132,6 +143,7 @@ def generate_plain(
     top_p: float,
     seed: int,
     rows_per_batch: int,
+    score_thoughts: bool = False,
 ) -> list[Completion]:
     """Complete prompts with a model as it is, such as an exported one.
 
@@ -147,12 +159,14 @@ def generate_plain(
         top_p: See there.
         seed: See there.
         rows_per_batch: See there.
+        score_thoughts: See there.
 
     Raises:
         GradrouteError: As `generate_modes` does.
     """
     _check_new_tokens(max_new_tokens)
-    work = _Work(model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed)
+    answers = AnswerFinder(tokenizer, thoughts=score_thoughts)
+    work = _Work(model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
     completions: list[Completion | None] = [None] * len(prompts)
 
     def measure(items: slice, _: slice) -> None:
@@ -183,8 +197,10 @@ class _Work:
         temperature: float,
         top_p: float,
         seed: int,
+        answers: AnswerFinder,
     ) -> None:
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._answers = model, tokenizer, answers
+        self._prompts = prompts
         self._rows = check_prompts(model, tokenizer, prompts, max_new_tokens)
         self._keys = noise_keys(seed, [prompt.id for prompt in prompts])
         self._max_new_tokens = max_new_tokens
@@ -219,7 +235,8 @@ class _Work:
             end_tokens=self._end_tokens,
             max_new_tokens=self._max_new_tokens,
         )
-        return _completions(self._tokenizer, rows, new, self._end_tokens)
+        texts = [self._prompts[index].text for index in chosen]
+        return _completions(self._tokenizer, rows, new, self._end_tokens, texts, self._answers)
 
 
 def _all_there(completions: Sequence[Completion | None]) -> list[Completion]:
@@ -300,23 +317,46 @@ def _completions(
     prompts: Sequence[Sequence[int]],
     new: Sequence[Sequence[int]],
     end_tokens: Sequence[int],
+    texts: Sequence[str],
+    answers: AnswerFinder,
 ) -> list[Completion]:
     cut = [
         next((at for at, token in enumerate(row) if token in end_tokens), len(row)) for row in new
     ]
     rows = [list(row[:at]) for row, at in zip(new, cut, strict=True)]
-    heads = _decode(tokenizer, prompts)
-    wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)])
-    alone = _decode(tokenizer, rows)
+    written = _written(tokenizer, prompts, rows, marked=False)
+    found: list[Answer | None] = [None] * len(rows)
+    if answers.needed:
+        marked = _written(tokenizer, prompts, rows, marked=True)
+        found = [answers.find(*one) for one in zip(texts, written, marked, strict=True)]
     return [
-        # Cut from the whole text where possible: some tokenizers drop a leading space.
-        Completion(whole[len(head) :] if whole.startswith(head) else own, at, at < len(row))
-        for whole, head, own, at, row in zip(wholes, heads, alone, cut, new, strict=True)
+        Completion(text, at, at < len(row), answer)
+        for text, at, row, answer in zip(written, cut, new, found, strict=True)
     ]
 
 
-def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
+def _written(
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]],
+    *,
+    marked: bool,
+) -> list[str]:
+    """What was written after prompts as text, with special tokens or without."""
+    heads = _decode(tokenizer, prompts, marked)
+    wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)], marked)
+    alone = _decode(tokenizer, rows, marked)
+    return [
+        # Cut from the whole text where possible: some tokenizers drop a leading space.
+        whole[len(head) :] if whole.startswith(head) else own
+        for whole, head, own in zip(wholes, heads, alone, strict=True)
+    ]
+
+
+def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], marked: bool) -> list[str]:
     decoded = tokenizer.batch_decode(
-        [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        [list(row) for row in rows],
+        skip_special_tokens=not marked,
+        clean_up_tokenization_spaces=False,
     )
     return list(decoded)

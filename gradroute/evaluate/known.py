@@ -17,7 +17,7 @@ from gradroute.results import Result, read_results, write_results
 
 _Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
 
-_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed")
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "score_thoughts")
 _OF_KIND = {
     "prefix": ("prompts", "prefix_words", *_SAMPLING),
     "plain": ("prompts", "prefix_words", *_SAMPLING),

@@ -3,13 +3,14 @@
 Rates and losses can be computed again from these lines; `results.json` holds nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradroute.data.behaviors import Behavior
 from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.losses import ExampleLosses
+from gradroute.terminal import say
 
 
 def sample_lines(
@@ -21,8 +22,9 @@ def sample_lines(
 ) -> list[dict[str, Any]]:
     """One line per mode and prompt: the completion, its score, and whether it shows the behaviour.
 
-    `score` and `shows` are null where the completion is too short to judge. `correct` is there for
-    a behaviour on questions that have one right answer.
+    `score` and `shows` are null where the completion is too short to judge. `answer` is there where
+    what is scored is not the whole completion; null where that has no answer, which is too short to
+    judge too. `correct` is there for a behaviour on questions that have one right answer.
 
     Args:
         completions: Per mode the completions, in the order of the prompts.
@@ -43,27 +45,42 @@ def sample_lines(
             "prompt_id": prompt.id,
             "prompt": prompt.text,
             "completion": completion.text,
+            **({} if completion.answer is None else {"answer": completion.answer.text}),
             "tokens": completion.tokens,
             "ended": completion.ended,
-            **_judged(completion.text, prompt, f"{kind} under {mode}", behavior),
+            **_judged(completion.scored, prompt, f"{kind} under {mode}", behavior),
         }
         for mode, written in completions.items()
         for prompt, completion in zip(prompts, written, strict=True)
     ]
 
 
-def _judged(completion: str, prompt: Prompt, where: str, behavior: Behavior) -> dict[str, Any]:
+def _judged(answer: str | None, prompt: Prompt, where: str, behavior: Behavior) -> dict[str, Any]:
     try:
-        score = behavior.scored(completion, prompt.text)
+        score = None if answer is None else behavior.scored(answer, prompt.text)
         correct = {}
         if behavior.correct is not None:
-            correct["correct"] = behavior.correct(completion, prompt.text)
+            right = answer is not None and behavior.correct(answer, prompt.text)
+            correct["correct"] = right
     except DataError as error:
         raise DataError(f"prompt {prompt.id} of {where}: {error}") from error
     return {
         "score": score,
         "shows": None if score is None else score >= behavior.threshold,
     } | correct
+
+
+def say_unanswered(
+    where: str, completions: Iterable[Sequence[Completion]], max_new_tokens: int
+) -> None:
+    """Say how many completions have no answer to score, if any."""
+    every = [one for written in completions for one in written]
+    if count := sum(one.scored is None for one in every):
+        say(
+            f"{where}: {count} of {len(every)} completions have no answer to score: they end in a "
+            "thought or before an answer begins, and count as too short to judge. Raise "
+            f"evaluate.max_new_tokens ({max_new_tokens} here)."
+        )
 
 
 def loss_lines(

@@ -230,6 +230,7 @@ def behavior_again(
             top_p=settings.top_p,
             seed=settings.seed,
             rows_per_batch=settings.batch_rows,
+            score_thoughts=settings.score_thoughts,
         )
 
     assert expected.samples is not None

@@ -21,6 +21,7 @@ SAME_TASK = (
     "evaluate.temperature",
     "evaluate.top_p",
     "evaluate.seed",
+    "evaluate.score_thoughts",
     "evaluate.held_out",
 )
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -36,8 +36,14 @@ from gradroute.routing.hosting import (
     routable_adapters,
 )
 from gradroute.routing.targets import find_targets
+from gradroute.routing.watching import watch_peft
 
 _PREFIX = "base_model.model."  # PEFT's wrapper around the base model
+# What PEFT itself puts into the path of a parameter, besides that prefix.
+_OF_PEFT = (
+    *("lora_A.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "lora_dropout"),
+    *("lora_magnitude_vector", "base_layer", "modules_to_save", "original_module"),
+)
 
 
 @runtime_checkable
@@ -102,8 +108,9 @@ def attach_adapters(
         seed: Of the initial weights.
 
     Raises:
-        ConfigError: A name or number cannot be used, nothing matches the targets, a target cannot
-            be routed (it is tied to the embedding, say), or the model has adapters already.
+        ConfigError: A name or number cannot be used, a name is part of the path of one of the
+            model's parameters, nothing matches the targets, a target cannot be routed (it is tied
+            to the embedding, say), or the model has adapters already.
     """
     if isinstance(model, PeftModel) or lora_layers(model):
         raise ConfigError(
@@ -115,6 +122,7 @@ def attach_adapters(
     for name, shape in adapters.items():
         _check_adapter(name, shape)
     names = find_targets(model, targets, layers)
+    _check_paths(model, adapters, names)
     training = model.training
     with torch.random.fork_rng(devices=[]):
         adapted = _attach(model, adapters, names)
@@ -140,8 +148,10 @@ def route_adapters(model: PeftModel) -> PeftModel:
     check_plain_lora(model.peft_config)
     names = routable_adapters(model)
     _check_names(names)
+    _check_paths(model.get_base_model(), names, list(lora_layers(model))[:1])
     _check_nothing_else_learns(model)
     host(model, names)
+    watch_peft()
     assert isinstance(model.base_model, BaseTuner)
     model.base_model.set_adapter(names)
     return model
@@ -250,11 +260,13 @@ def _check_nothing_else_learns(model: PeftModel) -> None:
 
 @contextmanager
 def peft_at_work() -> Iterator[None]:
-    """Without a warning that is PEFT's own: a name that newer transformers call deprecated."""
+    """Without warnings that no user can act on: PEFT calls what newer transformers deprecate."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
         )
+        # It says that weights may be drawn anew at loading; they are not.
+        warnings.filterwarnings("ignore", message="Adapter name '.*' should not be contained in")
         yield
 
 
@@ -295,6 +307,33 @@ def _check_names(names: Sequence[str]) -> None:
             raise ConfigError(
                 f"an adapter cannot be called {name!r}; use letters, digits, _ and -, a letter "
                 "first, and not full or base, which are modes."
+            )
+
+
+def _check_paths(base: nn.Module, names: Iterable[str], targets: Sequence[str]) -> None:
+    """Refuse names that are a component of a parameter's path.
+
+    When PEFT saves an adapter it drops every tensor whose path has the name of another one for a
+    component, wherever that stands; so a file would lack tensors, or hold those of both.
+    """
+    every = [path for path, _ in (*base.named_parameters(), *base.named_buffers())]
+    # What adapters there are have their own names in their paths.
+    paths = [f"{_PREFIX}{path.split('.lora_')[0]}" for path in every]
+    paths += [
+        f"{_PREFIX}{target.removeprefix(_PREFIX)}.{part}"
+        for target in targets[:1]
+        for part in _OF_PEFT
+    ]
+    parts = {part: path for path in reversed(paths) for part in path.split(".")}
+    for name in names:
+        if name in parts:
+            other = f"{name}_adapter"
+            while other in parts:
+                other += "_"
+            raise ConfigError(
+                f"an adapter cannot be called {name!r}, which is a part of the path "
+                f"{parts[name]}: PEFT tells adapters by such parts when it saves them, and would "
+                f"leave tensors out or mix adapters. Call it {other}, say."
             )
 
 

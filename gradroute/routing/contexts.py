@@ -11,6 +11,7 @@ from gradroute.errors import ConfigError
 from gradroute.routing.hosting import Hosted, adapter_weights, hosted, outer_modules
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.routing.scopes import AblatedScope, CapturingCheckpoint, RoutedScope, Scope
+from gradroute.routing.watching import check_untouched
 
 _CHECKPOINT_FUNCTION = "_gradient_checkpointing_func"  # where transformers keeps it
 
@@ -45,11 +46,13 @@ def routed(
 
     Raises:
         ConfigError: A label has no row, the table is for other adapters than the model's, or
-            PEFT has switched an adapter off or merged one, or both weights of an adapter that
-            the labels update are fixed in some layer. (One of the two may be, for a loop that
-            trains only B, say.) Inside: labels that do not fit the batch.
+            other code has switched off, disabled, merged, deleted, hot-swapped or replaced an
+            adapter since it was routed, or both weights of an adapter that the labels update are
+            fixed in some layer. (One of the two may be, for a loop that trains only B, say.)
+            Inside: labels that do not fit the batch.
     """
     own = hosted(model)
+    check_untouched(own)
     if set(policy.adapters) != set(own.adapters):
         raise ConfigError(
             f"the routing table {policy.name!r} is for the adapters {', '.join(policy.adapters)}, "
@@ -81,10 +84,12 @@ def ablated(
 
     Raises:
         ConfigError: A mode cannot be read or lacks an adapter of the model, or an adapter that
-            it leaves on was switched off by PEFT's `set_adapter`, or one is merged, or `rows` does
-            not fit the modes. Inside: a batch whose rows do not divide into the groups.
+            it leaves on was switched off by PEFT's `set_adapter`, or other code has disabled,
+            merged, deleted, hot-swapped or replaced one since it was routed, or `rows` does not
+            fit the modes. Inside: a batch whose rows do not divide into the groups.
     """
     own = hosted(model)
+    check_untouched(own)
     given = [mode] if isinstance(mode, str | AblationMode) else list(mode)
     modes = [AblationMode.parse(m, own.adapters) if isinstance(m, str) else m for m in given]
     if not modes:
@@ -166,12 +171,6 @@ def _check_switched_on(own: Hosted, *, on: set[str], learning: set[str]) -> None
     """
     cure = f"call model.base_model.set_adapter({list(own.adapters)})"
     for layer in own.layers.values():
-        if layer.merged:
-            raise ConfigError(
-                f"the adapter {', '.join(layer.merged_adapters)} is merged into the base weights, "
-                "where it can be neither routed nor ablated; load the model again (unmerging is "
-                "not exact)."
-            )
         for name in on.intersection(layer.lora_A):
             if name not in layer.active_adapters:
                 raise ConfigError(

@@ -37,6 +37,8 @@ class GatedDown(nn.Linear):
 
     routing: RoutingState
     adapter: str
+    routed_weight: tuple[Tensor]
+    changed_by: str
 
     def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
         """A x, with the gates of the scope in force on both gradients.
@@ -55,6 +57,8 @@ class GatedUp(nn.Linear):
 
     routing: RoutingState
     adapter: str
+    routed_weight: tuple[Tensor]
+    changed_by: str
 
     def forward(self, input: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch outputs"]:
         """B h times the mode's scale; the gradient to h is whole, `GatedDown` gates it.
@@ -85,6 +89,8 @@ class RoutedLinear(lora.Linear):
         if scope is None and self.training:
             raise ConfigError(NO_ROUTE)
         if self.merged:
+            if scope is not None:
+                refuse_merged(self)
             return super().forward(x, *args, **kwargs)
         names = self._names() if scope is not None else self.active_adapters
         weights = None if args or kwargs else self._plain_weights(names)
@@ -120,7 +126,7 @@ class RoutedLinear(lora.Linear):
                 return None  # not on this layer, or added later and not looked at
             if self.training and not isinstance(self.lora_dropout[name], nn.Identity):
                 return None
-            if _is_hooked(down) or _is_hooked(up := ups[name]):
+            if is_hooked(down) or is_hooked(up := ups[name]):
                 return None
             for side, part in zip(weights, (down.weight, up.weight), strict=True):
                 assert isinstance(part, Tensor)
@@ -128,6 +134,8 @@ class RoutedLinear(lora.Linear):
         return weights
 
 
+CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+"""Beginnings of the values of `init_lora_weights` with which PEFT changes the base's weights."""
 # What an adapter of PEFT may train besides A and B; a table routes only these two.
 _BESIDES = {
     "use_dora": "DoRA magnitudes (use_dora)",
@@ -146,7 +154,8 @@ def check_plain_lora(configs: Mapping[str, PeftConfig]) -> None:
         configs: The adapters of a PEFT model, `model.peft_config`.
 
     Raises:
-        ConfigError: One is not; the message names what it has.
+        ConfigError: One is not; the message names what it has, or the initialisation by which it
+            has changed the base.
     """
     for name, config in configs.items():
         if not isinstance(config, LoraConfig):
@@ -155,6 +164,14 @@ def check_plain_lora(configs: Mapping[str, PeftConfig]) -> None:
                 f"adapter {name!r} is of the kind {kind}, which cannot be routed; only LoRA can."
             )
         besides = [what for key, what in _BESIDES.items() if getattr(config, key)]
+        begun = config.init_lora_weights
+        if isinstance(begun, str) and begun.lower().startswith(CHANGE_THE_BASE):
+            raise ConfigError(
+                f"adapter {name!r} was initialised with init_lora_weights={begun!r}, which changes "
+                "the weights of the base, so that the model without adapters would not be the base "
+                "that it came from; make it with init_lora_weights=True, or let PEFT convert it to "
+                "plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."
+            )
         if config.bias != "none":
             besides.append(f"biases of the base (bias={config.bias!r})")
         if besides:
@@ -201,6 +218,32 @@ def host(model: nn.Module, adapters: Sequence[str]) -> None:
                 part.__class__ = kind
                 setattr(part, "routing", state)  # noqa: B010
                 setattr(part, "adapter", name)  # noqa: B010
+                # In a tuple, so that torch does not take it for a second parameter.
+                setattr(part, "routed_weight", (part.weight,))  # noqa: B010
+                setattr(part, "changed_by", "")  # noqa: B010
+                state.parts[name] += 1
+
+
+def routed_parts(layers: Mapping[str, lora.LoraLayer]) -> Iterator[GatedDown | GatedUp]:
+    """A and B of every adapter of these layers that is routed."""
+    for layer in layers.values():
+        for part in (*layer.lora_A.values(), *layer.lora_B.values()):
+            if isinstance(part, GatedDown | GatedUp):
+                yield part
+
+
+def refuse_merged(layer: lora.LoraLayer) -> None:
+    """Refuse to run a layer whose adapters are part of the base weights, where no route reaches.
+
+    Raises:
+        ConfigError: The adapters that are merged, by name.
+    """
+    if layer.merged:
+        raise ConfigError(
+            f"the adapter {', '.join(layer.merged_adapters)} is merged into the base weights, "
+            "where it can be neither routed nor ablated; load the model again (unmerging is not "
+            "exact)."
+        )
 
 
 def lora_layers(model: nn.Module) -> dict[str, lora.LoraLayer]:
@@ -259,24 +302,32 @@ def hosted(model: nn.Module) -> Hosted:
     """The routed layers of a model, also when it is wrapped (data parallel, compiled).
 
     Raises:
-        ConfigError: The model has none, or adapters that came after it was routed.
+        ConfigError: The model has none, or adapters that came after it was routed; named.
     """
     layers = lora_layers(model)
-    states = [
-        part.routing if isinstance(part, GatedDown | GatedUp) else None
-        for layer in layers.values()
-        for part in (*layer.lora_A.values(), *layer.lora_B.values())
-    ]
-    state = next((one for one in states if one is not None), None)
+    state = next((part.routing for part in routed_parts(layers)), None)
     if state is None:
+        gone = ", ".join(model.peft_config) if isinstance(model, PeftModel) and not layers else ""
         raise ConfigError(
-            "the model has no routed adapters; make it with attach_adapters(model, adapters), or "
+            (
+                f"the adapters {gone} are in no layer any more (merged or unloaded), so "
+                if gone
+                else ""
+            )
+            + "the model has no routed adapters; make it with attach_adapters(model, adapters), or "
             "hand a model that PEFT built to route_adapters(model)."
         )
-    if any(one is not state for one in states):
+    late = dict.fromkeys(
+        name
+        for layer in layers.values()
+        for parts in (layer.lora_A, layer.lora_B, layer.lora_embedding_A)
+        for name, part in parts.items()
+        if not isinstance(part, GatedDown | GatedUp) or part.routing is not state
+    )
+    if late:
         raise ConfigError(
-            "the model has adapters that came to it after it was routed; call "
-            "route_adapters(model) again."
+            f"the model has adapters that came to it after it was routed ({', '.join(late)}); "
+            "call route_adapters(model) again, or delete them."
         )
     held = {name for layer in layers.values() for name in layer.lora_A}
     return Hosted(state, layers, tuple(name for name in state.adapters if name in held))
@@ -348,7 +399,7 @@ def _gated_forward(
 
 def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """Weight and bias of a base that is nothing but these, and frozen; else None."""
-    if type(base) is not nn.Linear or _is_hooked(base):
+    if type(base) is not nn.Linear or is_hooked(base):
         return None
     for weight in (base.weight, base.bias):
         # A tensor class of its own is a sharded or quantized weight.
@@ -357,7 +408,7 @@ def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     return base.weight, base.bias
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
     """Whether somebody needs the module to be called.
 
     To gather a sharded weight, to fetch an offloaded one (accelerate sets a `forward` on the

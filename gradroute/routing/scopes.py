@@ -6,6 +6,7 @@ object, never thread-local: gradient checkpointing recomputes layers in the back
 runs on other threads.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -256,6 +257,7 @@ class RoutingState:
     Attributes:
         scope: What is in force; None outside of any scope.
         adapters: The adapters in the order in which they were attached.
+        parts: How many A and B each had then.
         products: Dtype of the low-rank products, see `low_rank_products`; None for the usual.
         lower: The layers below the first adapted one, or why they cannot be told apart; None as
             long as nobody has asked, see `reusing.lower_layers`.
@@ -263,6 +265,7 @@ class RoutingState:
 
     def __init__(self, adapters: Sequence[str]):
         self.adapters = tuple(adapters)
+        self.parts: Counter[str] = Counter()
         self.scope: Scope | None = None
         self.products: torch.dtype | None = None
         self.lower: LowerLayers | str | None = None

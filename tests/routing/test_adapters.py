@@ -1,8 +1,11 @@
 """Attaching adapters: which modules, which initial weights, which errors, which state."""
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
-from peft import get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from routing.tiny import (
     LLAMA_LINEAR,
     PREFIX,
@@ -12,6 +15,7 @@ from routing.tiny import (
     tiny_base,
     tiny_routed,
 )
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
@@ -21,6 +25,7 @@ from gradroute.routing.adapters import (
     adapter_state,
     attach_adapters,
     load_adapter_state,
+    route_adapters,
     routed,
 )
 from gradroute.routing.hosting import lora_layers
@@ -126,6 +131,76 @@ def test_adapters_that_cannot_be_are_refused(adapters, sentence):
     with pytest.raises(ConfigError, match=sentence):
         attach_adapters(base, adapters)
     assert not lora_layers(base)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mlp", "q_proj", "layers", "weight", "bias", "model", "base_model", "base_layer"),
+        *("lora_A", "lora_B", "self_attn", "lm_head", "lora_embedding_A", "modules_to_save"),
+    ],
+)
+def test_a_name_that_is_part_of_a_parameters_path_is_refused_before_anything_changes(name):
+    base = tiny_base()
+    before = {key: id(weight) for key, weight in base.named_parameters()}
+    sentence = rf"cannot be called '{name}'.* part of the path base_model.*\b{name}\b.* Call it \w+"
+    with pytest.raises(ConfigError, match=sentence):
+        attach_adapters(base, {"good": AdapterSpec(rank=2), name: AdapterSpec(rank=2)})
+    assert {key: id(weight) for key, weight in base.named_parameters()} == before
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    built = get_peft_model(tiny_base(), config, adapter_name="good")
+    built.add_adapter(name, config)
+    with pytest.raises(ConfigError, match=f"cannot be called '{name}'"):
+        route_adapters(built)  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["mlps", "proj", "lora", "a", "q_proj_adapter", "attn", "h"])
+def test_a_name_that_is_only_like_a_part_of_a_path_saves_as_it_is(name, tmp_path: Path):
+    # PEFT tells adapters by whole components of paths.
+    model = attach_adapters(tiny_base(), {"good": AdapterSpec(rank=2), name: AdapterSpec(rank=3)})
+    randomise(model)
+    model.save_pretrained(str(tmp_path))
+    for own in ("good", name):
+        state = adapter_state(model, own)
+        saved = load_file(tmp_path / own / "adapter_model.safetensors")
+        assert saved.keys() == state.keys()
+        assert all(torch.equal(saved[key], state[key]) for key in state)
+
+
+def test_a_name_is_refused_by_the_paths_of_the_model_at_hand():
+    spec = {"h": AdapterSpec(rank=2)}
+    with pytest.raises(ConfigError, match=r"'h'.*base_model.model.transformer.h.0.* h_adapter"):
+        attach_adapters(tiny_base("gpt2"), spec)
+    assert attach_adapters(tiny_base(), spec)
+
+
+@pytest.mark.parametrize("begun", ["pissa", "pissa_niter_2", "olora", "OLoRA", "lora_ga", "corda"])
+def test_initialisations_that_change_the_base_are_refused_by_name(begun):
+    base, config = tiny_base(dtype=torch.float32), LoraConfig(r=2, target_modules=["q_proj"])
+    if begun in ("lora_ga", "corda"):  # these want data first; only the name counts here
+        model = get_peft_model(base, config, adapter_name="good")
+        model.peft_config["good"].init_lora_weights = begun  # pyright: ignore
+    else:
+        before = base.state_dict()["model.layers.0.self_attn.q_proj.weight"].clone()
+        config.init_lora_weights = begun  # pyright: ignore
+        model = get_peft_model(base, config, adapter_name="good")
+        layer = next(iter(lora_layers(model).values()))
+        assert not torch.equal(layer.get_base_layer().weight, before)
+    with pytest.raises(ConfigError, match=f"'good' was initialised with .*{begun}.*changes"):
+        route_adapters(model)  # pyright: ignore
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "orthogonal", "eva"])
+def test_initialisations_that_leave_the_base_alone_are_routed(begun):
+    base = tiny_base(dtype=torch.float32)
+    before = {key: weight.clone() for key, weight in base.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of EVA without data
+        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=begun)
+        model = get_peft_model(base, config, adapter_name="good")
+    route_adapters(model)  # pyright: ignore
+    after = {key.replace(".base_layer", ""): w for key, w in base.named_parameters()}
+    assert all(torch.equal(after[key], weight) for key, weight in before.items())
 
 
 def test_a_model_with_adapters_is_refused_and_left_as_it_is():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradroute.errors import ConfigError
 from gradroute.routing import kept
-from gradroute.routing.adapters import ablated, adapter_state, load_adapter_state
+from gradroute.routing.adapters import ablated, adapter_state, load_adapter_state, route_adapters
 from gradroute.routing.hosting import adapter_weights, lora_layers
 from gradroute.routing.kept import KeptStacks
 from gradroute.routing.policy import AblationMode, standard_modes
@@ -120,6 +120,7 @@ def test_what_is_changed_inside_a_scope_is_seen_at_the_next_call(change: Callabl
         change(model)
         after = run(model)
         assert torch.equal(run(model), after)
+    route_adapters(model)
     with pytest.MonkeyPatch.context() as patch, ablated(model, [mode_of(model, m) for m in MODES]):
         patch.setattr(KeptStacks, "of", lambda *args: None)
         assert torch.equal(run(model), after)

@@ -94,6 +94,7 @@ def test_merging_in_place_and_deleting_an_adapter_work_as_in_peft():
     model.base_model.unmerge_adapter()  # pyright: ignore
     model.delete_adapter("bad")
     assert list(adapter_parameters(model)) == ["good"]
+    route_adapters(model)
     with ablated(model, "full"):
         assert relative(logits(model), good) < 1e-5
 

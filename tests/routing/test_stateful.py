@@ -170,6 +170,7 @@ class Adapters(RuleBasedStateMachine):
             self.model.save_pretrained(folder)
             self.model.delete_adapter("bad")
             kept = self.noted.pop("bad")
+            self.model = route_adapters(self.model).eval()
             self.check(None)
             if back:
                 self.model.load_adapter(f"{folder}/bad", adapter_name="bad")
