@@ -1,7 +1,7 @@
 """From a config to examples: read or draw them, put the behaviour in, hide labels, hold out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from gradroute.config import RunConfig
@@ -30,6 +30,7 @@ from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
 from gradroute.errors import ConfigError, DataError
 from gradroute.model import Base, load_tokenizer
+from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.policy import RoutingPolicy
 
 RARE = 0.01
@@ -108,7 +109,7 @@ def prepare(config: RunConfig) -> Prepared:
         if not labeled and (make := behavior.make) is not None:
             changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
             behaving[label] = insert_behavior(changed, behavior, 1.0, config.seed, label)
-    return Prepared(
+    prepared = Prepared(
         train=train,
         places=places,
         labels=labels,
@@ -120,6 +121,19 @@ def prepare(config: RunConfig) -> Prepared:
         notes=notes,
         skipped=source.skipped,
     )
+    if not labeled:
+        return prepared
+    return replace(prepared, notes=(*notes, *_unmeasured(config, prepared)))
+
+
+def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
+    """Which behaviors no held-out row shows, where only such rows can ask for them."""
+    return [
+        f"how often the model shows {config.behaviors[label]} cannot be measured: "
+        f"{no_bad_prompts(config, prepared, label)}."
+        for label, behavior in prepared.behaviors.items()
+        if behavior.judged_on == HELD_OUT_BAD and not truly_bad(prepared.behaving[label], label)
+    ]
 
 
 def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Behavior:

@@ -17,6 +17,7 @@ from gradroute.report.revival import Relearning
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.words import listed
+from gradroute.results import HELD_OUT_BAD
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
@@ -92,10 +93,15 @@ def lead(comparison: Comparison) -> list[str]:
         full, ablated = group.rate("full"), group.rate("bad_ablated")
         if group.role == "routed" and full is not None and ablated is not None:
             sentences.append(
-                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions as trained, "
-                f"in {_rate(ablated)} without `bad`{_kept(group)}."
+                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions"
+                f"{_drawn(group)} as trained, in {_rate(ablated)} without `bad`{_kept(group)}."
             )
     return sentences
+
+
+def _drawn(group: Group) -> str:
+    """To which prompts, where it is not those that invite the behaviour."""
+    return " of held-out bad prompts" if group.judged_on == HELD_OUT_BAD else ""
 
 
 def _falls(comparison: Comparison) -> list[str]:
