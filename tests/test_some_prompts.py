@@ -193,7 +193,7 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
     assert f"the behavior rate is not measured during training: {why}." in err
     lines = list(read_lines(folder.measures))
     assert lines and all("behavior_rate" not in line and line["normal_loss"] > 0 for line in lines)
-    plot_run(folder, tmp_path / "training.png")
+    plot_run(folder)
 
     evaluate_run(folder, Asked(modes=MODES))
     assert f"held_out_bad: not measured: {why}." in " ".join(capsys.readouterr().err.split())
