@@ -315,7 +315,8 @@ def _say_prompts(
         say(f"{where}: {file.blank} blank lines are skipped.")
     distinct = get_behavior(config.behaviors[question.label]).invite is None
     if question.kind == HELD_OUT_BAD or (question.kind == "plain" and distinct):
-        what, there = "distinct prompts", "are no more of them among the held-out rows"
+        what = "distinct prompt" if len(prompts) == 1 else "distinct prompts"
+        there = "are no more of them among the held-out rows"
         if question.kind == HELD_OUT_BAD:
             there += " that show the behavior"
     elif question.kind in (PREFIX, "plain"):
