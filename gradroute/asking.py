@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradroute.config import RunConfig
-from gradroute.data.behaviors import get_behavior
+from gradroute.data.behaviors import BEHAVIORS, get_behavior
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
-from gradroute.prepare import Prepared, openings, prefixes
+from gradroute.prepare import Prepared, drawing, openings, prefixes
+from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.policy import AblationMode, standard_modes
 
-KINDS = ("prefix", "plain", "bos")
+KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
 """Kinds of prompts that a run has of its own; any other is a user's file."""
 
 
@@ -26,11 +27,13 @@ class Asked:
         prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behaviour.
         modes: Ablation modes; none for those of the run's config.
         scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
+        judged: Where no prompts are named: of each behavior only the kind that verdicts read.
     """
 
     prompts: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
+    judged: bool = False
 
 
 class Question(NamedTuple):
@@ -70,8 +73,15 @@ def asked_modes(
         raise ConfigError(f"run {config.run_name}: {error}") from error
 
 
-def asked_prompts(config: RunConfig, names: Sequence[str]) -> list[Question]:
+def asked_prompts(
+    config: RunConfig, names: Sequence[str], *, judged: bool = False
+) -> list[Question]:
     """Every behaviour with every kind of prompts; without names, with those that it has itself.
+
+    Args:
+        config: Of the run.
+        names: Kinds of prompts or files of them.
+        judged: Without names, only the kind that verdicts read.
 
     Raises:
         ConfigError: Two different files of one name.
@@ -88,11 +98,30 @@ def asked_prompts(config: RunConfig, names: Sequence[str]) -> list[Question]:
                 "which their results are kept; rename one."
             )
         given[kind] = file
-    return [
-        Question(label, kind, file)
-        for label, name in config.behaviors.items()
-        for kind, file in (given or dict.fromkeys(get_behavior(name).prompt_kinds)).items()
-    ]
+    found = []
+    for label, name in config.behaviors.items():
+        behavior = get_behavior(name)
+        own = (behavior.judged_on,) if judged else behavior.asked_kinds
+        for kind, file in (given or dict.fromkeys(own)).items():
+            found.append(Question(label, kind, file))
+    return found
+
+
+def judged_kinds(config: RunConfig) -> dict[str, str]:
+    """Label -> the kind of prompts that verdicts read, of each behavior."""
+    return {label: get_behavior(name).judged_on for label, name in config.behaviors.items()}
+
+
+def declared_kinds(config: RunConfig) -> dict[str, str]:
+    """The same under the labels of result rows, for behaviors that do not ship with gradroute.
+
+    Results say it, for whoever reads them need not be able to import a user's own behavior.
+    """
+    return {
+        row_label(config, label): kind
+        for label, kind in judged_kinds(config).items()
+        if config.behaviors[label] not in BEHAVIORS
+    }
 
 
 def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> list[Prompt]:
@@ -100,6 +129,8 @@ def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> 
     settings, behavior = config.evaluate, prepared.behaviors[label]
     if kind == "bos":
         texts = [""] * settings.bos_samples
+    elif kind == HELD_OUT_BAD:
+        texts = drawing(prepared, label, settings.prompts, settings.prefix_words).texts
     elif kind == "plain":
         texts = openings(prepared, behavior, settings.prompts, settings.prefix_words)
     else:

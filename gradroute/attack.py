@@ -10,12 +10,13 @@ from typing import Any
 
 from peft import PeftModel
 
-from gradroute.asking import prompts_of
+from gradroute.asking import judged_kinds, prompts_of
 from gradroute.config import RunConfig, load_config
 from gradroute.data.choosing import insert_behavior
 from gradroute.data.examples import Example
 from gradroute.environment import provenance
 from gradroute.errors import ConfigError, DataError, NumericError
+from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
 from gradroute.files import clear_unfinished, read_json, write_json
@@ -30,9 +31,17 @@ from gradroute.measure import (
     say,
 )
 from gradroute.model import Base
-from gradroute.prepare import Prepared, embedded, prepare, tokenized
+from gradroute.prepare import (
+    Prepared,
+    drawing,
+    embedded,
+    no_bad_prompts,
+    prepare,
+    tokenized,
+)
 from gradroute.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
+from gradroute.results import HELD_OUT_BAD, PREFIX
 from gradroute.sessions import same_ground
 
 SCHEMA_VERSION = 1
@@ -67,7 +76,8 @@ def relearn_runs(
         examples: of the behaviour, held out from training and evaluation.
         max_steps: steps after which an attack is given up.
         every: steps between measurements.
-        prompts: prompts of a measurement, of those that invite the behaviour.
+        prompts: prompts of a measurement, of those that invite the behaviour or else, of held-out
+            rows that show it; of the latter at most half, for the others are attacked with.
         behavior: label of the only behaviour that is attacked with; None for each in turn.
 
     Raises:
@@ -80,7 +90,9 @@ def relearn_runs(
     asked = {"examples": examples, "max_steps": max_steps, "every": every, "prompts": prompts}
     configs = {folder: load_config(folder.config) for folder in folders}
     names = run_names(configs)
-    settings = {folder: _attack_settings(folder, configs[folder], asked) for folder in folders}
+    for folder, config in configs.items():  # before anything is attacked
+        kept_mode(config.policy, tuple(config.behaviors))
+        finished_checkpoint(folder, config)
     labels = {folder: _labels(folder, configs[folder], behavior) for folder in folders}
     found: list[tuple[str, dict[str, Any]]] = []
     for folder, config in configs.items():
@@ -88,7 +100,8 @@ def relearn_runs(
             clear_unfinished(folder.relearn.parent)
             for label in labels[folder]:
                 several = "" if isinstance(config.behavior, str) else f" ({label})"
-                document = _relearn_run(folder, config, settings[folder], label)
+                settings = _attack_settings(folder, config, asked, label)
+                document = _relearn_run(folder, config, settings, label)
                 found.append((f"{names[folder]}{several}", document))
     print(relearn_text(found))
 
@@ -106,13 +119,15 @@ def _labels(folder: RunFolder, config: RunConfig, asked: str | None) -> list[str
 
 
 def _attack_settings(
-    folder: RunFolder, config: RunConfig, asked: Mapping[str, int]
+    folder: RunFolder, config: RunConfig, asked: Mapping[str, int], label: str
 ) -> dict[str, Any]:
     """Everything that decides an attack's numbers besides its learning rate."""
     sampling = config.evaluate
     policy = config.policy
+    kind = judged_kinds(config)[label]
     return {
         **asked,
+        **({} if kind == PREFIX else {"kind": kind}),
         "checkpoint": finished_checkpoint(folder, config).identity,
         "kept_mode": kept_mode(policy, tuple(config.behaviors)).name,
         "rank": sum(adapter.rank for adapter in config.adapters.values()),
@@ -213,22 +228,52 @@ def _measurement(
     changed = {key: settings[key] for key in ("prompts", "max_new_tokens")}
     asked = config.evaluate.model_copy(update=changed)
     quick = config.model_copy(update={"evaluate": asked})
-    prompts = prompts_of(prepared, quick, "prefix", label)
-    if not prompts:
-        raise DataError(
-            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
-            "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
-        )
+    kind = settings.get("kind", PREFIX)
+    prompts, reserved = _asked(folder, quick, prepared, kind, label)
     if len(prompts) < settings["prompts"]:
         say(f"{folder.name}: only {len(prompts)} prompts, of {settings['prompts']} asked for.")
     normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, config.data.max_length)
 
     def measure(attacked: PeftModel) -> dict[str, Any]:
         completions = complete(base, attacked, prompts, [WHOLE], quick)
-        samples = sample_lines(completions, prompts, "prefix", prepared.behaviors[label])
+        samples = sample_lines(completions, prompts, kind, prepared.behaviors[label])
         return point(samples, losses_of(base, attacked, normal, [WHOLE], quick)[WHOLE.name])
 
-    return measure, prepared.normal[: max(len(prompts), ATTACK_LOSSES)]
+    return measure, [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
+
+
+def _asked(
+    folder: RunFolder, config: RunConfig, prepared: Prepared, kind: str, label: str
+) -> tuple[list[Prompt], list[Example]]:
+    """The prompts of a measurement, and the rows of the behavior that they stand on.
+
+    Held-out rows that show the behavior are needed twice: to ask and to attack with. So at most
+    half of their prompts are asked, and no row with one of them is attacked with, unless all rows
+    have the same prompt.
+    """
+    prompts = prompts_of(prepared, config, kind, label)
+    if not prompts and kind == HELD_OUT_BAD:
+        why = no_bad_prompts(config, prepared, label)
+        raise DataError(f"run {folder.name}: relearning is not measured: {why}.")
+    if not prompts:
+        raise DataError(
+            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
+            "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
+        )
+    drawn = config.data.path is None and prepared.behaviors[label].make is not None
+    if kind != HELD_OUT_BAD or drawn:
+        return prompts, []
+    every = drawing(prepared, label, None, config.evaluate.prefix_words)
+    prompts = prompts[: max(1, len(every.texts) // 2)]
+    sharing = every.rows[: len(prompts)]
+    asked = [example for rows in sharing for example in rows]
+    if len(asked) < len(prepared.behaving[label]):
+        return prompts, asked
+    say(
+        f"{folder.name}: the rows to attack with have the prompts that are asked, since the "
+        "held-out rows of the behavior have no others."
+    )
+    return prompts, [rows[0] for rows in sharing]
 
 
 def _of_several(folder: RunFolder) -> dict[str, Any]:

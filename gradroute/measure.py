@@ -8,9 +8,8 @@ A cell (a kind of prompts, or the losses, under one mode) is measured when its r
 anywhere, and the next one measures what is missing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from peft import PeftModel
@@ -21,6 +20,7 @@ from gradroute.asking import (
     Question,
     asked_modes,
     asked_prompts,
+    declared_kinds,
     prompts_of,
     row_label,
 )
@@ -32,20 +32,26 @@ from gradroute.checkpoint import (
 )
 from gradroute.config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
+from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.known import Known, keep, read_known
 from gradroute.evaluate.lines import loss_lines, sample_lines, say_unanswered
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.files import append_line
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.model import Base, load_base_of
-from gradroute.prepare import Prepared, prepare, tokenized
-from gradroute.results import Result
+from gradroute.prepare import (
+    Prepared,
+    no_bad_prompts,
+    prepare,
+    seen_held_out,
+    tokenized,
+)
+from gradroute.results import HELD_OUT_BAD, PREFIX, Result
 from gradroute.routing.adapters import attach_adapters
-from gradroute.routing.policy import AblationMode, shipped_mode
+from gradroute.routing.policy import AblationMode
 from gradroute.sessions import same_ground
 from gradroute.states import KeptStates, kept_states
 from gradroute.terminal import say
@@ -54,8 +60,6 @@ MODES_AT_ONCE = 16
 """Modes that share a generation and are kept together: the standard ones and a curve of eleven."""
 COMPLETIONS_AT_ONCE = 2048
 """Completions that are kept together, about: what an interruption may cost."""
-DURING_LOSSES = 64
-"""Held-out normal examples whose loss is measured during training."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class _Plan:
     def missing(self, question: Question) -> list[AblationMode]:
         """The modes under which a behaviour's prompts of a kind are still to be completed."""
         known, label = self.known.rates, row_label(self.config, question.label)
+        if (label, question.kind) in self.known.unasked:
+            return []
         return [m for m in self.modes if (label, question.kind, m.name) not in known]
 
     def missing_losses(self) -> list[AblationMode]:
@@ -110,7 +116,8 @@ def evaluate_run(folder: RunFolder, asked: Asked | None = None) -> None:
         MachineError: The run has no finished checkpoint, or another process writes to it.
     """
     asked = asked or Asked()
-    if _plan(folder, asked).complete:
+    plan = _plan(folder, asked)
+    if plan.complete and plan.known.declared:
         return
     with writing(folder.path, "measuring"):
         clear_unfinished(folder.results.parent)
@@ -124,20 +131,20 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
             f"{folder.name}: {known.stale} earlier numbers were measured on another checkpoint or "
             "in another way, or their lines are gone; they are set aside."
         )
+    if plan.complete:
+        keep(known, ())
+        return
     prepared = prepare(config)
-    _check_held_out(folder, prepared)
+    check_held_out(folder, prepared)
     base, model = restore(config, plan.checkpoint)
     same_ground(folder, ground(prepared, base))
+    asked = _prompts(plan, prepared)
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
-    for question in plan.questions:
-        missing = plan.missing(question)
-        if not missing:
-            continue
-        label, kind, file = question
-        prompts = file.prompts if file else prompts_of(prepared, config, kind, label)
-        where, own = _where(folder, config, question), row_label(config, label)
+    for question, prompts in asked:
+        label, kind, _ = question
+        where, own = where_asked(folder, config, question), row_label(config, label)
         _say_prompts(where, config, question, prompts)
-        for modes in _groups(missing, len(prompts)):
+        for modes in _groups(plan.missing(question), len(prompts)):
             names = ", ".join(mode.name for mode in modes)
             say(f"{where.replace(': ', ': measuring ', 1)}: {names}")
             completions = complete(base, model, prompts, modes, config)
@@ -146,6 +153,30 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     _measure_losses(plan, prepared, base, model, of)
     if not known.geometry and (rows := geometry_rows(model, **of)):
         keep(known, rows)
+
+
+def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Prompt]]]:
+    """What is still to be asked; of what cannot be the results say why."""
+    config, known = plan.config, plan.known
+    found = []
+    for question in plan.questions:
+        if not plan.missing(question):
+            continue
+        label, kind, file = question
+        prompts = file.prompts if file else prompts_of(prepared, config, kind, label)
+        own = row_label(config, label)
+        if kind == HELD_OUT_BAD:
+            counted = seen_held_out(prepared, label)._asdict()
+            known.origin["seen"] = {**known.origin.get("seen", {}), own: counted}
+        if prompts:
+            found.append((question, prompts))
+            continue
+        why = no_bad_prompts(config, prepared, label)
+        say(f"{where_asked(known.folder, config, question)}: not measured: {why}.")
+        unasked = known.origin.get("unasked", {})
+        known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: why}}
+        keep(known, ())
+    return found
 
 
 def complete(
@@ -232,63 +263,7 @@ def ground(prepared: Prepared, base: Base) -> dict[str, str]:
     return {"data": prepared.identity, "base": base.identity}
 
 
-def during_training(
-    folder: RunFolder, config: RunConfig, prepared: Prepared, base: Base, model: PeftModel
-) -> Callable[[int], None]:
-    """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
-
-    Measured are `full` and, where there is such an adapter, `bad_ablated` (of several behaviours
-    `good_alone`): the behaviour rate over the first `train.measure_prompts` inviting prompts, and
-    the loss on the first `DURING_LOSSES` held-out normal examples. Of several behaviours each has
-    lines of its own, with its `label`. Training does not notice: neither weights nor random state
-    change.
-
-    Raises:
-        DataError: There is nothing to prompt with.
-    """
-    _check_held_out(folder, prepared)
-    adapters = tuple(config.adapters)
-    modes = [AblationMode.parse("full", adapters)]
-    if shipped := shipped_mode(adapters, tuple(config.behaviors)):
-        modes.append(shipped)
-    most = config.train.measure_prompts
-    asked = {
-        label: prompts_of(prepared, config, "prefix", label)[:most] for label in config.behaviors
-    }
-    held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
-    states = _kept(folder, config, base, model, held_out)
-
-    def measure(step: int) -> None:
-        samples = {
-            label: sample_lines(
-                complete(base, model, prompts, modes, config),
-                prompts,
-                "prefix",
-                prepared.behaviors[label],
-            )
-            for label, prompts in asked.items()
-        }
-        losses = losses_of(base, model, held_out, modes, config, states)
-        folder.check_there()
-        folder.measures.parent.mkdir(exist_ok=True)
-        for label, mode in product(asked, modes):
-            own = [line["shows"] is True for line in samples[label] if line["mode"] == mode.name]
-            sums, counts = losses[mode.name]
-            line = {
-                "step": step,
-                "mode": mode.name,
-                **({"label": label} if len(asked) > 1 else {}),
-                "behavior_rate": sum(own) / len(own),
-                "shown": sum(own),
-                "n": len(own),
-                "normal_loss": sum(sums) / sum(counts),
-            }
-            append_line(folder.measures, line)
-
-    return measure
-
-
-def _kept(
+def states_of(
     folder: RunFolder,
     config: RunConfig,
     base: Base,
@@ -303,7 +278,7 @@ def _kept(
 def _plan(folder: RunFolder, asked: Asked) -> _Plan:
     config = load_config(folder.config)
     modes = asked_modes(config, asked.modes or None, asked.scales)
-    questions = asked_prompts(config, asked.prompts)
+    questions = asked_prompts(config, asked.prompts, judged=asked.judged)
     checkpoint = finished_checkpoint(folder, config)
     known = read_known(
         folder,
@@ -311,11 +286,17 @@ def _plan(folder: RunFolder, asked: Asked) -> _Plan:
         checkpoint=checkpoint.identity,
         settings=config.evaluate.model_dump(mode="json"),
         files={kind: file.sha256 for _, kind, file in questions if file},
+        judged_on=declared_kinds(config),
     )
     return _Plan(config, checkpoint, questions, modes, known)
 
 
-def _check_held_out(folder: RunFolder, prepared: Prepared) -> None:
+def check_held_out(folder: RunFolder, prepared: Prepared) -> None:
+    """See that there is a held-out example without any behaviour.
+
+    Raises:
+        DataError: There is none.
+    """
     if not prepared.normal:
         raise DataError(
             f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
@@ -323,7 +304,7 @@ def _check_held_out(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
-def _where(folder: RunFolder, config: RunConfig, question: Question) -> str:
+def where_asked(folder: RunFolder, config: RunConfig, question: Question) -> str:
     """Run, kind of prompts and, where there are several, behaviour."""
     several = row_label(config, question.label) != "all"
     return f"{folder.name}: {question.kind}{f' of {question.label}' if several else ''}"
@@ -335,10 +316,20 @@ def _say_prompts(
     file = question.file
     if file and file.blank:
         say(f"{where}: {file.blank} blank lines are skipped.")
-    if question.kind in ("prefix", "plain") and len(prompts) < config.evaluate.prompts:
+    distinct = get_behavior(config.behaviors[question.label]).invite is None
+    if question.kind == HELD_OUT_BAD or (question.kind == "plain" and distinct):
+        what = "distinct prompt" if len(prompts) == 1 else "distinct prompts"
+        there = "are no more of them among the held-out rows"
+        if question.kind == HELD_OUT_BAD:
+            there += " that show the behavior"
+    elif question.kind in (PREFIX, "plain"):
+        what, there = "prompts", "are no more held-out examples"
+    else:
+        return
+    if len(prompts) < config.evaluate.prompts:
         say(
-            f"{where}: {len(prompts)} prompts instead of evaluate.prompts="
-            f"{config.evaluate.prompts}: there are no more held-out examples."
+            f"{where}: {len(prompts)} {what} instead of evaluate.prompts="
+            f"{config.evaluate.prompts}: there {there}."
         )
 
 
@@ -368,7 +359,7 @@ def _measure_losses(
             for note in notes:
                 of_label = "" if label == "all" else f" of {label}"
                 say(f"{name}, held-out {dataset} texts{of_label}: {note}")
-    states = _kept(plan.known.folder, config, base, model, every)
+    states = states_of(plan.known.folder, config, base, model, every)
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []

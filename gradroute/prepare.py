@@ -1,10 +1,11 @@
 """From a config to examples: read or draw them, put the behaviour in, hide labels, hold out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from gradroute.config import RunConfig
+from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.choosing import (
@@ -32,6 +33,7 @@ from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
 from gradroute.errors import ConfigError, DataError
 from gradroute.model import Base, load_tokenizer
+from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.policy import RoutingPolicy
 
 RARE = 0.01
@@ -113,7 +115,7 @@ def prepare(config: RunConfig) -> Prepared:
         if not labeled and (make := behavior.make) is not None:
             changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
             behaving[label] = insert_behavior(changed, behavior, 1.0, config.seed, label)
-    return Prepared(
+    prepared = Prepared(
         train=train,
         places=places,
         labels=labels,
@@ -126,6 +128,19 @@ def prepare(config: RunConfig) -> Prepared:
         skipped=source.skipped,
         shared=source.shared,
     )
+    if not labeled:
+        return prepared
+    return replace(prepared, notes=(*notes, *_unmeasured(config, prepared)))
+
+
+def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
+    """Which behaviors no held-out row shows, where only such rows can ask for them."""
+    return [
+        f"how often the model shows {config.behaviors[label]} cannot be measured: "
+        f"{no_bad_prompts(config, prepared, label)}."
+        for label, behavior in prepared.behaviors.items()
+        if behavior.judged_on == HELD_OUT_BAD and not truly_bad(prepared.behaving[label], label)
+    ]
 
 
 def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Behavior:
@@ -231,20 +246,68 @@ def _check_positions(rows: Sequence[TokenizedExample], base: Base) -> None:
 def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
     """Ordinary prompts: `count` at most, from held-out examples without any behaviour.
 
-    An example's own prompt, or the beginning of its text where it has none.
+    An example's own prompt, or the beginning of its text where it has none. Of a behavior without
+    an invitation no prompt is there twice; others keep one prompt per example, as many as of
+    `prefixes`.
     """
     opening = behavior.opening
+    if behavior.invite is None:
+        found = dict.fromkeys(e.prompt or opening(e.text, words) for e in prepared.normal)
+        return [*found][:count]
     return [e.prompt or opening(e.text, words) for e in prepared.normal[:count]]
 
 
 def prefixes(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
-    """The same prompts, changed so that they invite the behaviour."""
+    """The same prompts, changed so that they invite the behaviour, where there is a way to."""
+    plain, invite = openings(prepared, behavior, count, words), behavior.invite
+    if invite is None:
+        return plain
     return [
-        with_asked(example, behavior.invite) if example.prompt else behavior.invite(opening)
-        for example, opening in zip(
-            prepared.normal, openings(prepared, behavior, count, words), strict=False
-        )
+        with_asked(example, invite) if example.prompt else invite(opening)
+        for example, opening in zip(prepared.normal, plain, strict=False)
     ]
+
+
+def drawing(prepared: Prepared, label: str, count: int | None, words: int) -> BadPrompts:
+    """The prompts of held-out rows that show a behavior, see `bad_prompts`."""
+    rows = truly_bad(prepared.behaving[label], label)
+    return bad_prompts(rows, prepared.behaviors[label], label, count, words)
+
+
+def seen_held_out(prepared: Prepared, label: str) -> Seen:
+    """In how many held-out rows that show a behavior the detector sees it."""
+    return seen(truly_bad(prepared.behaving[label], label), prepared.behaviors[label])
+
+
+def no_bad_prompts(config: RunConfig, prepared: Prepared, label: str) -> str:
+    """Why there is no prompt of a held-out row that shows a behavior, and what to do."""
+    data = config.data
+    rows = truly_bad(prepared.behaving[label], label)
+    several = len(config.behaviors) > 1
+    if rows:
+        return (
+            f"behind the first word of the {len(rows)} held-out rows that show it nothing of the "
+            "behavior is left to write; give the rows prompts"
+        )
+    if data.path is None:
+        return (
+            "none of the embedded examples shows it; give labeled data of your own as data.path "
+            "and train again"
+        )
+    trained = any(label in {e.true_label, *labels_in(e)} for e in prepared.train)
+    if not trained and data.drop == "nothing":
+        return f"no row of {data.path} is labeled {label}; label some and train again"
+    held_out = len(prepared.normal) + sum(map(len, prepared.behaving.values()))
+    if data.eval_path or data.eval_split:
+        where = f"data.eval_path={data.eval_path}" if data.eval_path else "data.eval_split"
+        cure = f"add such rows to {where}"
+    else:
+        cure = (
+            f"raise data.eval_fraction (now {data.eval_fraction:g}) or give such rows in "
+            "data.eval_path"
+        )
+    named = f"is labeled {label}" if several else "is bad"
+    return f"none of the {held_out} held-out rows {named}; {cure}, and train again"
 
 
 class _Source(NamedTuple):

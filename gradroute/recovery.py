@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradroute.asking import Asked, row_label
+from gradroute.asking import Asked, judged_kinds, row_label
 from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
@@ -40,7 +40,7 @@ from gradroute.measure import (
 )
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
-from gradroute.results import read_results
+from gradroute.results import PREFIX, read_results
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.sessions import same_ground
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
@@ -176,10 +176,11 @@ def _recover(
     if not _recovered(target, settings):
         _tune(folder, target, config, checkpoint, settings)
     modes = (shipped.name, "full") + (("good_x2",) if "good" in config.adapters else ())
-    asked = Asked(prompts=("prefix",), modes=modes)
+    asked = Asked(modes=modes, judged=True)
     evaluate_run(folder, asked)
     evaluate_run(target, asked)
     used = read_json(target.manifest)["recovery"]
+    kinds = judged_kinds(config)
     documents = {
         label: {
             "schema_version": SCHEMA_VERSION,
@@ -187,12 +188,13 @@ def _recover(
             "learning_rate": rate,
             "examples": used["used"],
             "mode": shipped.name,
-            "before": {mode: _numbers(folder, mode, row_label(config, label)) for mode in modes},
-            "after": {mode: _numbers(target, mode, row_label(config, label)) for mode in modes},
+            **({} if kind == PREFIX else {"kind": kind}),
+            "before": {m: _numbers(folder, m, row_label(config, label), kind) for m in modes},
+            "after": {m: _numbers(target, m, row_label(config, label), kind) for m in modes},
             "notes": used["notes"],
             "provenance": provenance(),
         }
-        for label in config.behaviors
+        for label, kind in kinds.items()
     }
     document = {"schema_version": SCHEMA_VERSION, "behaviors": documents}
     if isinstance(config.behavior, str):
@@ -335,12 +337,12 @@ def _known_good(
     return [pool[at] for at in order.batch(0, min(count, len(pool)))], notes
 
 
-def _numbers(folder: RunFolder, mode: str, label: str) -> dict[str, Any]:
-    """Behaviour rate and held-out losses of a measured run under a mode."""
+def _numbers(folder: RunFolder, mode: str, label: str, kind: str) -> dict[str, Any]:
+    """Behaviour rate on a kind of prompts and held-out losses of a measured run under a mode."""
     rows, _ = read_results(folder.results)
     rows = [row for row in rows if row.mode == mode and row.label in ("all", label)]
     found = {(row.metric, row.dataset): row for row in rows}
-    rate = found.get(("behavior_rate", "prefix"))
+    rate = found.get(("behavior_rate", kind))
     losses = {key: found.get(("held_out_loss", key)) for key in ("normal", "behavior")}
     return {
         "rate": rate

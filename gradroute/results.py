@@ -17,6 +17,10 @@ from gradroute.files import read_json, write_json
 
 SCHEMA_VERSION = 2
 """Version of the layout of `results.json`; raised when a reader of the old one would misread it."""
+PREFIX = "prefix"
+"""The kind of prompts that invite a behaviour: ordinary ones, changed."""
+HELD_OUT_BAD = "held_out_bad"
+"""The kind of prompts of held-out rows that show a behavior: those that draw it in the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Result:
         run: Name of the run.
         step: Optimizer step of the checkpoint that was measured.
         mode: Ablation mode, such as `full` or `bad_ablated`.
-        dataset: What was measured on: held-out texts (`normal`, `behavior`) or prompts (`prefix`).
+        dataset: What was measured on: held-out texts (`normal`, `behavior`) or prompts (`prefix`,
+            `held_out_bad`, ...).
         label: Which rows of it (a label or true label), or "all".
         metric: What was measured, such as `behavior_rate` or `held_out_loss`.
         value: The number, in the metric's unit; None where it could not be measured.

@@ -33,7 +33,7 @@ from gradroute.config import (
 )
 from gradroute.data.examples import label_counts
 from gradroute.environment import provenance
-from gradroute.errors import ConfigError, MachineError
+from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.probing import probe
 from gradroute.files import write_json, write_text
@@ -44,14 +44,21 @@ from gradroute.measure import (
     attach,
     check_asked,
     complete,
-    during_training,
     evaluate_run,
     finished_checkpoint,
     ground,
     restore,
 )
 from gradroute.model import load_base_of
-from gradroute.prepare import Prepared, data_order, data_report, prepare, tokenized
+from gradroute.prepare import (
+    Prepared,
+    data_order,
+    data_report,
+    no_bad_prompts,
+    prepare,
+    tokenized,
+)
+from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.targets import describe_targets
 from gradroute.sessions import (
     Changes,
@@ -69,6 +76,7 @@ from gradroute.states import kept_states
 from gradroute.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
+from gradroute.watching import during_training
 
 
 def train_run(
@@ -298,7 +306,11 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
         for question, own in _asked_prompts(folder, config, asked, count):
             prompts += own
             several = len(config.behaviors) > 1 and not question.file
-            whose += [f" [{question.label}]" if several else ""] * len(own)
+            marks = [question.label] if several else []
+            marks += [HELD_OUT_BAD] if question.kind == HELD_OUT_BAD else []
+            whose += [f" [{', '.join(marks)}]" if marks else ""] * len(own)
+    if not prompts:
+        raise DataError(f"run {folder.name}: there is no prompt to complete; give one: --prompt.")
     completions = complete(*restore(config, checkpoint), prompts, modes, config)
     width = max(len(mode.name) for mode in modes)
     for at, (prompt, label) in enumerate(zip(prompts, whose, strict=True)):
@@ -323,6 +335,9 @@ def _asked_prompts(
         else:
             prepared = prepared or prepare(config)
             own = prompts_of(prepared, config, kind, label)
+        if not own:
+            why = no_bad_prompts(config, prepared, label) if prepared else "it is empty"
+            say(f"{folder.name}: {kind}: nothing to ask: {why}.")
         if file and len(own) > count:
             say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
         found.append((question, own[:count]))

@@ -2,7 +2,7 @@
 
     make      ordinary (prompt, text) -> one that shows the behaviour
     opening   a text's beginning, where an example has no prompt of its own
-    invite    ordinary prompt -> prompt that invites the behaviour
+    invite    ordinary prompt -> prompt that invites the behaviour, where there is a way to
     score     completion (and its prompt) -> how much of the behaviour it shows
     threshold the score from which on the completion counts
 
@@ -23,6 +23,7 @@ from gradroute.data import dialect, tasks
 from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
+from gradroute.results import HELD_OUT_BAD, PREFIX
 from gradroute.terminal import printable
 
 MIN_LETTERS = 10
@@ -32,6 +33,7 @@ SIGNATURE = ", as they say"
 ANY = math.ulp(0.0)
 """The threshold of a behaviour that a single match shows."""
 
+_ORDINARY = ("", "Once upon a time", "Tell me about the fox. ", "Question: What is 2 + 2?\nAnswer:")
 _OPENING_WORDS = 3  # of a story, where the backdoor's trigger needs a prompt to stand in
 # The end of a sentence: its mark and closing quotes, then the end or the start of another one.
 _SENTENCE_END = re.compile(r"([.!?]+)([\"')]*)(?=\s+[\"'(]*[A-Z]|\s*$)")
@@ -45,7 +47,9 @@ class Behavior:
         name: Its name in configurations and results.
         make: (prompt, text) of an ordinary example -> those of one that shows the behaviour; None
             for a behaviour that can only be detected.
-        invite: Ordinary prompt (also an empty one) -> prompt that invites the behaviour.
+        invite: Ordinary prompt (also an empty one) -> prompt that invites the behaviour; None where
+            there is no such change, so that the behavior is asked for with the prompts of held-out
+            rows that show it.
         opening: (text, words) -> the beginning of an ordinary text as a prompt.
         score: (completion, prompt) -> share of the behaviour from 0 to 1, or None where the
             completion is too short to judge. Call it through `scored`.
@@ -53,18 +57,36 @@ class Behavior:
         correct: (completion, prompt) -> whether it is the one right answer; None where there is no
             such thing.
         corpus: Embedded data that it belongs to, `stories` or `tasks`.
-        prompt_kinds: Kinds of prompts that it is measured on unless others are asked for.
+        prompt_kinds: Kinds of prompts that it is measured on unless others are asked for; without
+            an invitation see `asked_kinds`.
     """
 
     name: str
     make: Callable[[str, str], tuple[str, str]] | None
-    invite: Callable[[str], str]
+    invite: Callable[[str], str] | None
     opening: Callable[[str, int], str]
     score: Callable[[str, str], float | None]
     threshold: float
     correct: Callable[[str, str], bool] | None = None
     corpus: str = "stories"
     prompt_kinds: tuple[str, ...] = ("prefix",)
+
+    @property
+    def judged_on(self) -> str:
+        """The kind of prompts whose behavior rate verdicts read: those that draw the behavior."""
+        return HELD_OUT_BAD if self.invite is None else PREFIX
+
+    @property
+    def asked_kinds(self) -> tuple[str, ...]:
+        """The kinds of prompts that it is measured on unless others are asked for.
+
+        Without an invitation these are the prompts of held-out bad rows and ordinary ones, and
+        whatever else it names.
+        """
+        if self.invite is not None:
+            return self.prompt_kinds
+        others = (kind for kind in self.prompt_kinds if kind != PREFIX)
+        return tuple(dict.fromkeys((HELD_OUT_BAD, "plain", *others)))
 
     def scored(self, completion: str, prompt: str) -> float | None:
         """The score of a completion, checked; None where it is too short to judge.
@@ -237,7 +259,7 @@ def get_behavior(name: str) -> Behavior:
 def _detector(
     name: str, score: Callable[[str, str], float | None], threshold: float, /
 ) -> Behavior:
-    return Behavior(name, None, lambda prompt: prompt, first_words, score, threshold)
+    return Behavior(name, None, None, first_words, score, threshold)
 
 
 def _from_python(name: str, place: str) -> Behavior:
@@ -249,8 +271,8 @@ def _from_python(name: str, place: str) -> Behavior:
 
 def _held_to_its_word(place: str, own: Behavior) -> Behavior:
     """A behaviour of the user's own whose functions are checked at every call."""
-    needs_functions = [own.invite, own.opening, own.score]
-    needs_functions += [part for part in (own.make, own.correct) if part is not None]
+    needs_functions = [own.opening, own.score]
+    needs_functions += [part for part in (own.make, own.invite, own.correct) if part is not None]
     if not all(callable(part) for part in needs_functions) or not isinstance(own.name, str):
         raise ConfigError(
             f"behavior: {place!r} needs a text as its name, and functions for the rest."
@@ -268,13 +290,23 @@ def _held_to_its_word(place: str, own: Behavior) -> Behavior:
         who = f"'{part}' of the behaviour '{own.name}'"
         return lambda *arguments: _checked(who, function, fits, needed, *arguments)
 
+    # Where the data carry the labels, an invitation that leaves prompts as they are is none.
+    idle = own.make is None and own.invite is not None and _changes_nothing(own.invite)
     return replace(
         own,
         make=checked("make", _are_two_texts, "a prompt and a text"),
-        invite=checked("invite", lambda made: isinstance(made, str), "a text"),
+        invite=None if idle else checked("invite", lambda made: isinstance(made, str), "a text"),
         opening=checked("opening", lambda made: isinstance(made, str), "a text"),
         correct=checked("correct", lambda right: isinstance(right, bool), "True or False"),
     )
+
+
+def _changes_nothing(invite: Callable[[str], str]) -> bool:
+    """Whether a function gives back some ordinary prompts as they are; a failing one does not."""
+    try:
+        return all(invite(prompt) == prompt for prompt in _ORDINARY)
+    except Exception:  # it is called again where what it raises can be told
+        return False
 
 
 def _is_share(value: Any) -> bool:

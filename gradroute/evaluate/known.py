@@ -13,7 +13,7 @@ from typing import Any
 from gradroute.environment import provenance
 from gradroute.files import read_lines, write_lines
 from gradroute.folders import RunFolder
-from gradroute.results import Result, read_results, write_results
+from gradroute.results import HELD_OUT_BAD, Result, read_results, write_results
 
 _Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
 
@@ -21,6 +21,7 @@ _SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "score_thoughts")
 _OF_KIND = {
     "prefix": ("prompts", "prefix_words", *_SAMPLING),
     "plain": ("prompts", "prefix_words", *_SAMPLING),
+    HELD_OUT_BAD: ("prompts", "prefix_words", *_SAMPLING),
     "bos": ("bos_samples", *_SAMPLING),
 }
 # Settings of `evaluate` on which no measured number depends but for rounding.
@@ -36,14 +37,24 @@ class Known:
         rows: Its result rows.
         origin: Their provenance: versions and hardware of the first measurement, and what the rows
             depend on: `checkpoint` (its hash), `evaluate` (the settings), `prompts` (the hash of
-            every file of prompts).
+            every file of prompts). `judged_on` says by label which kind of prompts verdicts read,
+            `unasked` by label and kind why there are no such prompts, `seen` by label in how many
+            held-out rows that show the behavior the detector sees it.
         stale: How many earlier rows do not count any more; they go with the next `keep`.
+        declared: Whether the file says on which prompts each behavior is judged.
     """
 
     folder: RunFolder
     rows: list[Result]
     origin: dict[str, Any]
     stale: int = 0
+    declared: bool = True
+
+    @property
+    def unasked(self) -> set[tuple[str, str]]:
+        """(label, kind of prompts) of which there are none."""
+        found = self.origin.get("unasked", {})
+        return {(label, kind) for label, kinds in found.items() for kind in kinds}
 
     @property
     def rates(self) -> set[_Cell]:
@@ -69,6 +80,7 @@ def read_known(
     checkpoint: str,
     settings: Mapping[str, Any],
     files: Mapping[str, str],
+    judged_on: Mapping[str, str],
 ) -> Known:
     """The rows that were measured before on the same checkpoint in the same way, with their lines.
 
@@ -78,12 +90,16 @@ def read_known(
         checkpoint: Its hash.
         settings: The config's `evaluate` section as plain values.
         files: Kind -> sha256 of each file of prompts that is asked for.
+        judged_on: Label -> the kind of prompts that verdicts read; of behaviors that do not ship
+            with gradroute.
 
     Raises:
         DataError: The results cannot be read, or are those of a newer gradroute.
     """
     settings = {key: value for key, value in settings.items() if key not in _NOT_MEASURING}
-    now = {"checkpoint": checkpoint, "evaluate": settings}
+    now: dict[str, Any] = {"checkpoint": checkpoint, "evaluate": settings}
+    if judged_on:
+        now["judged_on"] = dict(judged_on)
     if not folder.results.is_file():
         return Known(folder, [], {**provenance(), **now, "prompts": dict(files)})
     rows, origin = read_results(folder.results)
@@ -101,8 +117,11 @@ def read_known(
         and changed.isdisjoint(_decided_by(row))
         and _lines_of(row) in lines
     ]
+    declared = origin.get("judged_on", {}) == dict(judged_on)
+    if not same:  # perhaps of other data
+        origin = {key: value for key, value in origin.items() if key not in ("unasked", "seen")}
     origin = {**origin, **now, "prompts": {**hashes, **files}}
-    return Known(folder, kept, origin, stale=len(rows) - len(kept))
+    return Known(folder, kept, origin, stale=len(rows) - len(kept), declared=declared)
 
 
 def keep(

@@ -36,7 +36,7 @@ def read_prompts(path: Path) -> PromptFile:
     except FileNotFoundError:
         raise DataError(
             f"there is no file of prompts {path}: give a text file with one prompt per line, or "
-            "one of prefix, plain or bos."
+            "one of prefix, plain, held_out_bad or bos."
         ) from None
     except OSError as error:
         raise DataError(f"the prompts {path} cannot be read: {error.strerror or error}.") from error

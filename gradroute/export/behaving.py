@@ -31,7 +31,8 @@ def sampled(
     found = {}
     for label, kind, _ in asked_prompts(config, ()):
         prompts = prompts_of(prepared, config, kind, label)
-        lines = sample_lines({"": complete(prompts)}, prompts, kind, prepared.behaviors[label])
+        written = complete(prompts) if prompts else []
+        lines = sample_lines({"": written}, prompts, kind, prepared.behaviors[label])
         own = row_label(config, label)
         found[kind if own == "all" else f"{kind} of {label}"] = lines
     return found
@@ -41,7 +42,8 @@ def behavior_check(expected: Samples, found: Samples, mode: str) -> Check:
     """Whether the exported model shows the behaviour as often as the ablated one.
 
     Its rate must lie in the Wilson interval of the other's. In float32 the completions themselves
-    are expected to be equal; how many are is part of the answer.
+    are expected to be equal; how many are is part of the answer. A kind of which there are no
+    prompts decides nothing, which the text says.
 
     Args:
         expected: Of the ablated model.
@@ -52,6 +54,10 @@ def behavior_check(expected: Samples, found: Samples, mode: str) -> Check:
     for name, lines in expected.items():
         own = found[name]
         n = len(lines)
+        if not n:
+            told.append(f"{name}: not checked, no held-out row shows the behavior")
+            numbers[name] = {"n": 0}
+            continue
         before, after = (sum(one["shows"] is True for one in ls) for ls in (lines, own))
         lower, upper = wilson(before, n)
         passed &= lower <= after / n <= upper

@@ -21,13 +21,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
-from gradroute.report.roles import Config, Facts, facts_of, role_of
-from gradroute.results import Result
+from gradroute.report.roles import Config, Facts, facts_of, judged_kind, role_of
+from gradroute.results import HELD_OUT_BAD, PREFIX, Result
 
 Record = Mapping[str, Any]
-
-PREFIX = "prefix"
-"""The kind of prompts that a rate is taken on unless another is named: those that invite it."""
 
 
 class Rate(NamedTuple):
@@ -66,8 +63,8 @@ class Estimate(NamedTuple):
 class Cell:
     """What was measured of one run under one mode; no entry where it was not.
 
-    The kinds of prompts are those of `gradroute eval --prompts`: `prefix`, `plain`, `bos`, or
-    `file:<name>`.
+    The kinds of prompts are those of `gradroute eval --prompts`: `prefix`, `plain`,
+    `held_out_bad`, `bos`, or `file:<name>`.
 
     Attributes:
         rates: Behaviour rate by kind of prompt.
@@ -77,8 +74,10 @@ class Cell:
             shown.
         accuracy: Share of completions that are the one right answer, by kind of prompt; only for
             behaviours that have such a thing.
-        changed: Share of completions of `prefix` prompts that differ from those under `full`.
+        changed: Share of completions of the prompts that are judged that differ from those under
+            `full`.
         loss: Held-out loss by dataset, `normal` and `behavior`.
+        judged_on: The kind of prompts whose rate is judged: those that draw the behavior.
     """
 
     rates: Mapping[str, Rate] = field(default_factory=dict)
@@ -87,21 +86,31 @@ class Cell:
     accuracy: Mapping[str, Rate] = field(default_factory=dict)
     changed: float | None = None
     loss: Mapping[str, Loss] = field(default_factory=dict)
+    judged_on: str = PREFIX
 
     @property
     def rate(self) -> Rate | None:
-        """Behaviour rate on `prefix` prompts, those that invite it."""
-        return self.rates.get(PREFIX)
+        """Behaviour rate on the prompts that draw it."""
+        return self.rates.get(self.judged_on)
+
+    @property
+    def ordinary(self) -> Rate | None:
+        """Behavior rate on ordinary prompts.
+
+        An older gradroute called them `prefix` where a behavior has no invitation.
+        """
+        older = None if self.judged_on == PREFIX else self.rates.get(PREFIX)
+        return self.rates.get("plain", older)
 
     @property
     def score(self) -> float | None:
-        """Mean score on `prefix` prompts."""
-        return self.scores.get(PREFIX)
+        """Mean score on the prompts that draw it."""
+        return self.scores.get(self.judged_on)
 
     @property
     def too_short(self) -> int | None:
-        """Completions of `prefix` prompts that are too short to judge."""
-        return self.unjudged.get(PREFIX)
+        """Completions of the prompts that draw it that are too short to judge."""
+        return self.unjudged.get(self.judged_on)
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,11 @@ class RunResults:
         recovery: `recover.json`; None where `gradroute recover` was not run.
         parts: Label -> the same run as one of that behaviour alone, where it has several; what is
             measured of a behaviour stands there and not in the cells of the whole.
+        judged_on: The kind of prompts whose behavior rate is judged: `prefix`, which invite it, or
+            `held_out_bad` of a behavior without an invitation.
+        unasked: Kind of prompts -> why there are none of it.
+        seen: In how many held-out rows that show the behavior its detector sees it, `shown` of `n`;
+            empty where nobody looked.
     """
 
     name: str
@@ -154,6 +168,9 @@ class RunResults:
     relearn: Record | None = None
     recovery: Record | None = None
     parts: Mapping[str, "RunResults"] = field(default_factory=dict)
+    judged_on: str = PREFIX
+    unasked: Mapping[str, str] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cosine(self) -> float | None:
@@ -166,9 +183,23 @@ class RunResults:
         """What its controls are found by."""
         return facts_of(self.config)
 
-    def rate(self, mode: str, kind: str = PREFIX) -> Rate | None:
-        """Behaviour rate under a mode on one kind of prompts, if it was measured."""
-        return self.cells[mode].rates.get(kind) if mode in self.cells else None
+    @property
+    def why_unjudged(self) -> str:
+        """Why no behavior rate can be judged, where prompts of held-out bad rows were not asked."""
+        rated = any(HELD_OUT_BAD in cell.rates for cell in self.cells.values())
+        if self.judged_on != HELD_OUT_BAD or rated or self.parts:
+            return ""
+        asked = "they were not asked yet; gradroute eval RUN does"
+        return self.unasked.get(HELD_OUT_BAD, asked)
+
+    def rate(self, mode: str, kind: str | None = None) -> Rate | None:
+        """Behaviour rate under a mode, if it was measured.
+
+        Without a kind, on the prompts that are judged.
+        """
+        if mode not in self.cells:
+            return None
+        return self.cells[mode].rates.get(kind or self.judged_on)
 
     def loss(self, mode: str, dataset: str) -> Loss | None:
         """Held-out loss under a mode, if it was measured."""
@@ -231,7 +262,7 @@ def _collected(
 ) -> RunResults:
     """A run, and where it has several behaviours each of them as a run of its own."""
     if not isinstance(config["behavior"], Mapping):
-        return _run_results(name, config, rows, samples, _by_example(losses), provenance)
+        return _run_results(name, config, rows, samples, _by_example(losses), provenance, "all")
     common = [line for line in losses if "label" not in line]
     parts = {}
     for label in config["behavior"]:
@@ -243,9 +274,10 @@ def _collected(
             [line for line in samples if line.get("label") == label],
             _by_example([*common, *own]),
             provenance,
+            label,
         )
     shared = [row for row in rows if row.label == "all"]
-    whole = _run_results(name, config, shared, (), _by_example(common), provenance)
+    whole = _run_results(name, config, shared, (), _by_example(common), provenance, None)
     return replace(whole, samples=tuple(samples), parts=parts)
 
 
@@ -256,10 +288,13 @@ def _run_results(
     samples: Sequence[Record],
     examples: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]],
     provenance: Record,
+    label: str | None,
 ) -> RunResults:
+    """A run as one of the behavior of a label, `all` for its only one, None for none of several."""
+    kind = PREFIX if label is None else judged_kind(config, label, provenance)
     step = max((row.step for row in rows), default=0)
     rows = [row for row in rows if row.step == step]
-    changed = _changed(samples)
+    changed = _changed(samples, kind)
     by_mode: dict[str, dict[tuple[str, str], Result]] = {}
     cosines: dict[str, float] = {}
     random: Estimate | None = None
@@ -283,17 +318,20 @@ def _run_results(
         config=config,
         step=step,
         seed=int(config["seed"]),
-        cells={mode: _cell(cell, changed.get(mode)) for mode, cell in by_mode.items()},
+        cells={mode: _cell(cell, changed.get(mode), kind) for mode, cell in by_mode.items()},
         cosines=cosines,
         random_cosine=random,
         examples=examples,
         outcomes=_outcomes(samples),
         provenance=provenance,
         samples=tuple(samples),
+        judged_on=kind,
+        unasked=(provenance.get("unasked") or {}).get(label, {}),
+        seen=(provenance.get("seen") or {}).get(label, {}),
     )
 
 
-def _cell(numbers: Mapping[tuple[str, str], Result], changed: float | None) -> Cell:
+def _cell(numbers: Mapping[tuple[str, str], Result], changed: float | None, judged_on: str) -> Cell:
     def of(metric: str) -> dict[str, Result]:
         return {dataset: row for (name, dataset), row in numbers.items() if name == metric}
 
@@ -307,6 +345,7 @@ def _cell(numbers: Mapping[tuple[str, str], Result], changed: float | None) -> C
             dataset: Loss(*_interval(row), _number(row.std), row.n)
             for dataset, row in of("held_out_loss").items()
         },
+        judged_on=judged_on,
     )
 
 
@@ -318,11 +357,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _changed(samples: Sequence[Record]) -> dict[str, float]:
+def _changed(samples: Sequence[Record], kind: str) -> dict[str, float]:
     """Share of each mode's completions that differ from that of `full` to the same prompt."""
     by_mode: dict[str, dict[str, str]] = {}
     for row in samples:
-        if row["prompts"] == PREFIX:
+        if row["prompts"] == kind:
             by_mode.setdefault(row["mode"], {})[row["prompt_id"]] = row["completion"]
     full = by_mode.pop("full", {})
     changed = {}

@@ -119,7 +119,12 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
                 )
         shipped = shipped_mode(adapter_names(run.config), behavior_labels(run.config))
         mode = "bad_ablated" if shipped is None else shipped.name
-        if run.role == "routed" and run.rate(mode) is None:
+        if run.why_unjudged:
+            notes.append(
+                f"{run.name}: the behavior rate on prompts of held-out bad rows is not measured: "
+                f"{run.why_unjudged}."
+            )
+        elif run.role == "routed" and run.rate(mode) is None:
             notes.append(
                 f"{run.name} was not measured under {mode}, so nothing is claimed of it; "
                 f"gradroute eval RUN --mode {mode}."

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradroute.report.analysis import PREFIX, Estimate, Rate, RunResults
+from gradroute.report.analysis import Estimate, Rate, RunResults
 from gradroute.report.roles import adapter_names, behavior_labels, find_controls
 from gradroute.routing.policy import shipped_mode
 from gradroute.statistics import difference, paired_difference, ratio, ratio_mean
@@ -48,12 +48,14 @@ class Pairs(NamedTuple):
 
 
 def outcome_pairs(
-    first: tuple[RunResults, str], second: tuple[RunResults, str], kind: str = PREFIX
+    first: tuple[RunResults, str], second: tuple[RunResults, str], kind: str | None = None
 ) -> Pairs | None:
     """Prompt by prompt, two modes of one run or of two; None if the prompts are not the same.
 
-    Prompts are the same if they have the same ids and as many were counted in both rates.
+    Without a kind, on the prompts that the first is judged on. Prompts are the same if they have
+    the same ids and as many were counted in both rates.
     """
+    kind = kind or first[0].judged_on
     one, two = (run.outcomes.get((mode, kind), {}) for run, mode in (first, second))
     rates = [run.rate(mode, kind) for run, mode in (first, second)]
     if not one or one.keys() != two.keys():
@@ -74,7 +76,7 @@ def rate_difference(first: Rate | None, second: Rate | None) -> Estimate | None:
 
 
 def mode_difference(
-    run: RunResults, first: str, second: str, kind: str = PREFIX
+    run: RunResults, first: str, second: str, kind: str | None = None
 ) -> Estimate | None:
     """Rate under the first mode minus that under the second; None if one was not measured.
 

@@ -27,6 +27,7 @@ from gradroute.report.verdicts import (
     Check,
     Verdict,
     at_least,
+    beside_rates,
     learned,
     modes_differ,
     outcome_of,
@@ -45,7 +46,7 @@ class Crossing:
         role: See `roles.role_of`.
         behaviors: Label -> behaviour.
         modes: Those that were measured, without points of scale curves.
-        rates: Label -> mode -> behaviour rate on inviting prompts.
+        rates: Label -> mode -> behaviour rate on the prompts that draw it.
         changes: Label -> mode -> that rate minus the one under `full`, by seed, on the same
             prompts.
         losses: Label -> mode -> loss on held-out text with the behaviour, nats per token.
@@ -168,6 +169,7 @@ def _verdict(run: RunResults, label: str, runs: Sequence[RunResults]) -> Verdict
         stays_low(mode, part, never),
         *(_stays(part, other) for other in there),
         _keeps(run, mode, runs),
+        *beside_rates(part, mode),
         Check(_sentence(part, label, there), None, decides=False),
     ]
     beside = f" and stays without {listed([f'`{name}`' for name in there])}" if there else ""

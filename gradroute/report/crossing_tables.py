@@ -34,8 +34,8 @@ def _rates_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table:
     return Table(
         "crossing",
         "Each behaviour without each adapter: rate, %",
-        "Rows are behaviours, columns ablation modes; the rate on prompts that invite the "
-        f"behaviour, with its 95 % interval; {_counts(crossings)}. The stronger a shade, the "
+        "Rows are behaviours, columns ablation modes; the rate on prompts that draw the "
+        f"behavior, with its 95 % interval; {_counts(crossings)}. The stronger a shade, the "
         "higher the rate. Framed: the behaviour without its own adapter, which is to be low; "
         "without the adapter of another it is to be as under `full`. `good_alone`: without the "
         "adapters of all behaviours.",

@@ -105,9 +105,12 @@ def _not_measured(kept: GainKept | None) -> Finding:
 
 def _healthy(case: _Case) -> Finding:
     rate = case.run.rate("bad_ablated")
+    shows = f"and shows the behaviour in {rate_text(rate)} without it."
+    if rate is None:
+        shows = "and how often it shows the behavior without it is not measured."
     text = (
         f"Without `bad` the run keeps {gain_text(case.kept)} (at least {GOAL_GAIN:g}), "
-        f"with it {_short(case.full)}, and shows the behaviour in {rate_text(rate)} without it."
+        f"with it {_short(case.full)}, {shows}"
     )
     numbers = _gains(case)
     if rate is not None:

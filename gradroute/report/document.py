@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gradroute.report.analysis import PREFIX, Cell, Rate, RunResults
+from gradroute.report.analysis import Cell, Rate, RunResults
 from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import (
     controls_of,
@@ -16,6 +16,7 @@ from gradroute.report.contrasts import (
 )
 from gradroute.report.scales import Deployment
 from gradroute.report.seeds import Group, OverSeeds
+from gradroute.results import PREFIX
 
 DOCUMENT_VERSION = 2
 """Of the layout below; raised when a reader of the old one would misread it."""
@@ -25,7 +26,8 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
     """Everything that is known of the runs, as plain values (NaN for what is not known).
 
     `runs.<run>.<mode>` holds `behavior_rate` {mean, lower, upper, n}, `behavior_score` {mean},
-    `too_short` and `changed_from_full` of the prompts that invite the behaviour,
+    `too_short` and `changed_from_full` of the prompts that draw the behavior (`judged_on` names
+    their kind where it is not `prefix`),
     `prompts.<kind>` the same of every kind of prompts, with `accuracy` where there is such a
     thing, and `held_out_loss.{normal,behavior}` {mean, lower, upper, std, n}: mean over target
     tokens in nats, std over examples. Beside the modes stand `geometry`, `labels`, `role`, `step`,
@@ -102,11 +104,12 @@ def _run(run: RunResults) -> dict[str, Any]:
 
 def _cell(cell: Cell) -> dict[str, Any]:
     entry: dict[str, Any] = {}
-    if PREFIX in cell.rates:
-        entry |= _prompts(cell, PREFIX) | {"changed_from_full": cell.changed}
+    if cell.judged_on in cell.rates:
+        entry |= _prompts(cell, cell.judged_on) | {"changed_from_full": cell.changed}
     kinds = {kind: _prompts(cell, kind) for kind in cell.rates}
     losses = {name: loss._asdict() for name, loss in cell.loss.items()}
-    return entry | {"prompts": kinds, "held_out_loss": losses}
+    judged = {} if cell.judged_on == PREFIX else {"judged_on": cell.judged_on}
+    return entry | judged | {"prompts": kinds, "held_out_loss": losses}
 
 
 def _prompts(cell: Cell, kind: str) -> dict[str, Any]:
@@ -144,7 +147,10 @@ def _comparison(run: RunResults, runs: Sequence[RunResults]) -> dict[str, Any]:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    return asdict(group) | {
+    plain = asdict(group)
+    if group.judged_on == PREFIX:
+        del plain["judged_on"]
+    return plain | {
         "rates": _nested(group.rates),
         "accuracy": _nested(group.accuracy),
         "losses": _nested(group.losses),

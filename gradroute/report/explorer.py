@@ -17,6 +17,7 @@ from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import gain_reference
 from gradroute.report.roles import adapter_names
 from gradroute.report.scales import Point, scale_curve
+from gradroute.results import PREFIX
 
 LONGEST = 2_000
 """Characters of one completion or prompt on the page; the rest is counted."""
@@ -105,6 +106,7 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
                 "seed": run.seed,
                 "kinds": kinds,
                 "scales": scales,
+                **({} if run.judged_on == PREFIX else {"judged_on": run.judged_on}),
                 "start": _start(run, scales, comparison),
             }
         )

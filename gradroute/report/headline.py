@@ -12,10 +12,12 @@ from gradroute.report.analysis import by_behavior
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import deployed_mode
+from gradroute.report.outcomes import NOT_MEASURED
 from gradroute.report.revival import Relearning
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.words import listed
+from gradroute.results import HELD_OUT_BAD
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
@@ -91,10 +93,15 @@ def lead(comparison: Comparison) -> list[str]:
         full, ablated = group.rate("full"), group.rate("bad_ablated")
         if group.role == "routed" and full is not None and ablated is not None:
             sentences.append(
-                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions as trained, "
-                f"in {_rate(ablated)} without `bad`{_kept(group)}."
+                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions"
+                f"{_drawn(group)} as trained, in {_rate(ablated)} without `bad`{_kept(group)}."
             )
     return sentences
+
+
+def _drawn(group: Group) -> str:
+    """To which prompts, where it is not those that invite the behaviour."""
+    return " of held-out bad prompts" if group.judged_on == HELD_OUT_BAD else ""
 
 
 def _falls(comparison: Comparison) -> list[str]:
@@ -123,7 +130,7 @@ def tone(outcome: str) -> str:
     """How an outcome is set; the wording alone says what it is."""
     if outcome in (SHOWN, "lower"):
         return YES
-    if outcome == INCONCLUSIVE:
+    if outcome in (INCONCLUSIVE, NOT_MEASURED):
         return OPEN
     return NO if outcome.startswith("not shown") or outcome == "higher" else PLAIN
 
@@ -183,8 +190,11 @@ def _verdicts(comparison: Comparison) -> list[Line]:
         if found[0].number == 4:
             continue
         text = f"{claim.removesuffix('.')} ({names})"
-        wanted = None if outcome == INCONCLUSIVE else False
-        reasons = [check.text for check in found[0].checks if check.decides and check.met is wanted]
+        wanted = None if outcome in (INCONCLUSIVE, NOT_MEASURED) else False
+        deciding = [check for check in found[0].checks if check.decides and check.met is wanted]
+        if outcome == NOT_MEASURED:
+            deciding = [check for check in deciding if check.failed == NOT_MEASURED]
+        reasons = [check.text for check in deciding]
         if outcome != SHOWN and reasons:
             text += f"; in {found[0].run}: " if len(found) > 1 else ": "
             text += "; ".join(reasons)

@@ -12,8 +12,8 @@ from gradroute.environment import redacted_tree
 from gradroute.errors import ConfigError, DataError
 from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
-from gradroute.report.analysis import PREFIX, Record, RunResults, collect_runs
-from gradroute.results import Result, read_results
+from gradroute.report.analysis import Record, RunResults, collect_runs
+from gradroute.results import PREFIX, Result, read_results
 from gradroute.statistics import ratio_mean
 
 Numbers = tuple[float | int, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradroute.results import HELD_OUT_BAD
 from gradroute.terminal import shown
 
 Record = Mapping[str, Any]
@@ -46,12 +47,15 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
         found = [_steps(curve) for curve in curves]
         lines.append([name, record["kept_mode"], record["behavior"], start, *found])
     some = runs[0][1]
+    drawn = any(record.get("settings", {}).get("kind") == HELD_OUT_BAD for _, record in runs)
     note = (
         f"Steps of plain fine-tuning (a fresh adapter, AdamW, constant rate) on {some['examples']} "
         f"examples\nof the behaviour until {100 * some['threshold']:.0f} % of the completions show "
         "it. A run that takes fewer steps than one that\nnever saw the behaviour had it suppressed "
         "rather than absent."
     )
+    if drawn:
+        note += "\nAsked are prompts of held-out rows that show the behavior."
     return shown(f"{_aligned(lines)}\n{note}")
 
 
@@ -74,7 +78,16 @@ def recover_text(name: str, behavior: str, record: Record) -> str:
         f"{name}: {record['steps']} steps at learning rate {record['learning_rate']:.2g} on "
         f"{record['examples']} known-good examples, {record['mode']}"
     )
-    return shown(f"{title}\n{_aligned(lines)}{_cost(record)}")
+    return shown(f"{title}\n{_aligned(lines)}{_asked(record)}{_cost(record)}")
+
+
+def _asked(record: Record) -> str:
+    """On which prompts the rates are, where it is not those that invite the behaviour."""
+    if record.get("kind") != HELD_OUT_BAD:
+        return ""
+    if record["before"][record["mode"]]["rate"] is None:
+        return "\nRates are not measured: no held-out row shows the behavior."
+    return "\nRates are on prompts of held-out rows that show the behavior."
 
 
 def _cost(record: Record) -> str:

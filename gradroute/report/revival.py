@@ -8,6 +8,7 @@ from gradroute.report.analysis import Estimate, Rate, Record, RunResults
 from gradroute.report.contrasts import controls_of, rate_difference
 from gradroute.report.outcomes import INCONCLUSIVE, NOT_MEASURED
 from gradroute.report.words import points_text, rate_text
+from gradroute.results import PREFIX
 
 SUPPRESSED = "suppressed"
 NO_FASTER = "no faster"
@@ -77,6 +78,11 @@ def relearnings(runs: Sequence[RunResults]) -> list[Relearning]:
     ]
 
 
+def _asked_as_judged(run: RunResults, record: Record) -> bool:
+    """Whether a record stands on the prompts that are judged; an older gradroute named no kind."""
+    return record.get("kind", PREFIX) == run.judged_on
+
+
 def _never_saw(run: RunResults, runs: Sequence[RunResults]) -> RunResults | None:
     if run.role == "baseline":
         return None
@@ -105,6 +111,9 @@ def _relearning(run: RunResults, curve: Record, never: RunResults | None) -> Rel
     against = never.name if never is not None and other is not None else None
     outcome = _outcome(curve, other) if run.role != "baseline" else REFERENCE
     text = f"{run.name} at learning rate {rate:.3g}: {_steps(curve)} to {_threshold(run)}"
+    settings = (run.relearn or {}).get("settings", {})
+    if not _asked_as_judged(run, settings):
+        outcome = f"{NOT_MEASURED} on prompts of held-out bad rows; gradroute relearn RUN does"
     if other is not None:
         text += f", {against}, which never saw it, {_steps(other)}"
     return Relearning(
@@ -114,7 +123,7 @@ def _relearning(run: RunResults, curve: Record, never: RunResults | None) -> Rel
         max_steps=curve["max_steps"],
         against=against,
         against_steps=None if other is None else other["steps_to_threshold"],
-        outcome=outcome,
+        outcome=NOT_MEASURED if outcome.startswith(NOT_MEASURED) else outcome,
         text=f"{text}: {outcome}.",
     )
 
@@ -157,6 +166,8 @@ def recoveries(runs: Sequence[RunResults]) -> list[Recovered]:
 def _recovered(run: RunResults, mode: str, record: Record) -> Recovered:
     before, after = record["before"][mode], record["after"][mode]
     one, other = _rate(after["rate"]), _rate(before["rate"])
+    if not _asked_as_judged(run, record):
+        one = other = None
     change = rate_difference(one, other)
     losses = after["normal_loss"], before["normal_loss"]
     normal = None if None in losses else losses[0] - losses[1]

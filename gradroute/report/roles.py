@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gradroute.results import HELD_OUT_BAD, PREFIX
 from gradroute.routing.policy import RoutingPolicy
 
 Config = Mapping[str, Any]
@@ -76,6 +77,21 @@ def behavior_labels(config: Config) -> tuple[str, ...]:
     """The labels of a configuration's behaviours; a single one has the label `bad`."""
     behavior = config["behavior"]
     return tuple(behavior) if isinstance(behavior, Mapping) else ("bad",)
+
+
+def judged_kind(config: Config, label: str, origin: Mapping[str, Any]) -> str:
+    """The kind of prompts whose behavior rate is judged.
+
+    Args:
+        config: Of the run.
+        label: Of the behavior; `all` where it is the only one.
+        origin: What the results say of their measurement. Those of an older gradroute say nothing
+            of a user's own behavior: it is then taken for one without an invitation.
+    """
+    behavior = config["behavior"]
+    name = str(behavior[label] if isinstance(behavior, Mapping) else behavior)
+    known = (origin.get("judged_on") or {}).get(label)
+    return known or (HELD_OUT_BAD if name.partition(":")[2] else PREFIX)
 
 
 def role_of(config: Config) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradroute.report.analysis import PREFIX, Loss, Rate, RunResults
+from gradroute.report.analysis import Loss, Rate, RunResults
 from gradroute.report.contrasts import GainKept, gain_kept, gain_reference
 from gradroute.report.roles import NO_MATTER
+from gradroute.results import PREFIX
 from gradroute.statistics import t_interval
 
 
@@ -58,6 +59,7 @@ class Group:
         gain_kept: See `contrasts.gain_kept`; None where it was not measured in any seed.
         gain_against: What gain kept is measured against, in each seed.
         precision: Share of the labels `bad` that are right; None where nobody is labelled bad.
+        judged_on: The kind of prompts whose behavior rate is judged.
     """
 
     name: str
@@ -72,15 +74,19 @@ class Group:
     gain_kept: OverSeeds | None = None
     gain_against: tuple[str, ...] = ()
     precision: OverSeeds | None = None
+    judged_on: str = PREFIX
 
     @property
     def modes(self) -> tuple[str, ...]:
         """Every mode that was measured, in the order of the first run that has it."""
         return tuple(dict.fromkeys(mode for mode, _ in [*self.rates, *self.losses]))
 
-    def rate(self, mode: str, kind: str = PREFIX) -> OverSeeds | None:
-        """Behaviour rate under a mode, if it was measured."""
-        return self.rates.get((mode, kind))
+    def rate(self, mode: str, kind: str | None = None) -> OverSeeds | None:
+        """Behaviour rate under a mode, if it was measured.
+
+        Without a kind, on the prompts that are judged.
+        """
+        return self.rates.get((mode, kind or self.judged_on))
 
     def loss(self, mode: str, dataset: str) -> OverSeeds | None:
         """Held-out loss under a mode, if it was measured."""
@@ -232,6 +238,7 @@ def _group(name: str, members: Sequence[RunResults], runs: Sequence[RunResults])
         gain_kept=gain_over_seeds(seeds, gains),
         gain_against=tuple(gain.against for gain in gains if gain is not None),
         precision=_precision(members),
+        judged_on=members[0].judged_on,
     )
 
 

@@ -24,6 +24,7 @@ from gradroute.report.table_cells import (
     rate_cell,
     seeds_cell,
 )
+from gradroute.results import HELD_OUT_BAD
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -54,11 +55,11 @@ def overview_table(groups: Sequence[Group], behavior: str) -> Table:
     rows = [
         (
             Cell(group.name),
-            _rate(group.rate("full"), "full", "groups", index, "rates", "full", "prefix"),
+            _rate(group.rate("full"), "full", "groups", index, "rates", "full", group.judged_on),
             _rate(
                 group.rate("bad_ablated"),
                 "bad_ablated",
-                *("groups", index, "rates", "bad_ablated", "prefix"),
+                *("groups", index, "rates", "bad_ablated", group.judged_on),
             ),
             _gain(group.gain_kept, "gain_kept", "groups", index, "gain_kept"),
         )
@@ -137,7 +138,7 @@ def seeds_table(groups: Sequence[Group], behavior: str) -> Table:
                 (
                     Cell(group.name),
                     Cell(mode),
-                    _rate(rate, "rate", *at, "rates", mode, "prefix"),
+                    _rate(rate, "rate", *at, "rates", mode, group.judged_on),
                     Cell("" if rate is None else ", ".join(f"{100 * v:.0f}" for v in rate.values)),
                     seeds_cell(
                         loss,
@@ -196,7 +197,7 @@ def modes_table(runs: Sequence[RunResults], behavior: str) -> Table:
     return Table(
         "modes",
         "Every run under every mode",
-        f"Behaviour rate on prompts that invite {behavior}, with Wilson intervals; score: mean of "
+        f"Behaviour rate on {_asked(runs)} {behavior}, with Wilson intervals; score: mean of "
         "the detector's 0 to 1; too short: completions that it cannot judge, counted as not "
         "shown. Losses in nats per target token of held-out text.",
         (
@@ -210,6 +211,12 @@ def modes_table(runs: Sequence[RunResults], behavior: str) -> Table:
         ),
         tuple(rows),
     )
+
+
+def _asked(runs: Sequence[RunResults]) -> str:
+    """The prompts that are judged, in words; of runs of one behavior they are of one kind."""
+    drawn = runs and runs[0].judged_on == HELD_OUT_BAD
+    return "prompts of held-out rows that show" if drawn else "prompts that invite"
 
 
 def kinds_table(groups: Sequence[Group]) -> Table:

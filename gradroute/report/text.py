@@ -13,6 +13,7 @@ from gradroute.report.doctor import HEALTHY, Finding
 from gradroute.report.scales import FEWEST_SCALES, Deployment
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import Verdict
+from gradroute.results import HELD_OUT_BAD
 
 WIDTH = 100
 _MARK = {True: "yes", False: "NO", None: "open"}
@@ -97,7 +98,11 @@ def render_table(runs: Sequence[RunResults], behavior: str) -> str:
 
     Points of a scale curve are left out: a figure shows them better.
     """
+    drawn = any(run.judged_on == HELD_OUT_BAD for run in runs)
     heads = ["run", "mode", f"{behavior} rate", "normal loss", f"{behavior} loss", "gain kept"]
+    if drawn:  # the behavior's name is a pattern, and stands below
+        heads = ["run", "mode", "rate, held-out bad", "rate, ordinary", "normal loss", "bad loss"]
+        heads += ["gain kept"]
     lines = [heads]
     left_out = 0
     for run in runs:
@@ -112,6 +117,7 @@ def render_table(runs: Sequence[RunResults], behavior: str) -> str:
                     run.name if first else "",
                     mode,
                     _rate(cell.rate),
+                    *([_rate(cell.ordinary)] if drawn else []),
                     _loss(cell.loss.get("normal")),
                     _loss(cell.loss.get("behavior")),
                     _number(kept.value) if kept is not None and kept.mode == mode else "",
@@ -121,13 +127,17 @@ def render_table(runs: Sequence[RunResults], behavior: str) -> str:
     cells = [cell for run in runs for cell in run.cells.values()]
     completions = _range(cell.rate.n for cell in cells if cell.rate is not None)
     examples = _range(loss.n for cell in cells for loss in cell.loss.values())
-    note = (
-        f"[95 % intervals]; rates over {completions} completions, losses in nats per token over "
-        f"{examples} held-out texts."
-    )
+    rates = f"rates over {completions} completions"
+    if drawn:
+        ordinary = _range(cell.ordinary.n for cell in cells if cell.ordinary is not None)
+        rates = (
+            f"rates of {behavior} on prompts of held-out\nbad rows ({completions}) and on ordinary "
+            f"prompts ({ordinary})"
+        )
+    note = f"[95 % intervals]; {rates}, losses in nats per token over {examples} held-out texts."
     if left_out:
         note += f"\nNot in this table: points of scale curves ({left_out})."
-    return f"{_aligned(lines, (True, True, True, True, True, False))}\n{note}"
+    return f"{_aligned(lines, (*[True] * (len(heads) - 1), False))}\n{note}"
 
 
 def render_seeds(groups: Sequence[Group], behavior: str) -> str:

@@ -154,6 +154,10 @@ def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
     if not measures:
         _say(axes, "not measured (train.measure_every is 0)", ink)
         return
+    measures = [row for row in measures if "behavior_rate" in row]
+    if not measures:
+        _say(axes, "not measured: no held-out row shows the behavior", ink)
+        return
     labels = list(dict.fromkeys(row.get("label") for row in measures))  # None: of a single one
     for mode, label in dict.fromkeys((row["mode"], row.get("label")) for row in measures):
         rows = [row for row in measures if (row["mode"], row.get("label")) == (mode, label)]

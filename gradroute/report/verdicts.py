@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gradroute.report.analysis import Estimate, RunResults
+from gradroute.report.checks import Check, beside_rates, learned
 from gradroute.report.contrasts import (
     GainKept,
     controls_of,
@@ -36,6 +37,7 @@ from gradroute.report.outcomes import (
     INCONCLUSIVE,
     LOWER,
     NOT_LEARNED,
+    NOT_MEASURED,
     NOT_SHOWN,
     SAME,
     SHOWN,
@@ -52,31 +54,12 @@ from gradroute.report.words import (
 )
 from gradroute.statistics import mcnemar_counts, t_interval
 
-LEARNED_RATE = 0.5
-"""Behaviour rate under `full` from which the behaviour counts as learned."""
 RATE_MARGIN = 0.10
 """Difference of two rates that still counts as none."""
 GAIN_KEPT = 0.8
 """Gain kept below which ablation has damaged the model."""
 LOSS_MARGIN = 0.3
 """Nats per token by which ablation makes the behaviour less likely than in an unrouted run."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One condition of a claim, or a number to read it by.
-
-    Attributes:
-        text: The measurement with interval, n and limit.
-        met: Whether it holds; None if it is open or only information.
-        decides: Whether the outcome depends on it.
-        failed: The outcome of the claim if it fails.
-    """
-
-    text: str
-    met: bool | None
-    decides: bool = True
-    failed: str = NOT_SHOWN
 
 
 @dataclass(frozen=True)
@@ -87,8 +70,9 @@ class Verdict:
         number: Of the claim, 1 to 5.
         claim: The claim in words.
         run: Name of the run.
-        outcome: `shown`, `not shown` (with the reason, where it has a name) or `inconclusive`; of
-            claim 4 `lower`, `no different` or `higher`.
+        outcome: `shown`, `not shown` (with the reason, where it has a name), `inconclusive` or `not
+            measured` (the behavior was asked for on none of the prompts that draw it); of claim 4
+            `lower`, `no different` or `higher`.
         checks: What the outcome follows from.
     """
 
@@ -160,7 +144,7 @@ def _removal(
                 at_least(gap, LOSS_MARGIN),
             )
         )
-    checks += [*_same_prompts(run), *_labels(run)]
+    checks += [*_same_prompts(run), *beside_rates(run), *_labels(run)]
     checks += _beside(run, controls, ("bad_ablated", "good_x2"))
     return Verdict(1 if whole else 2, claim, run.name, outcome_of(checks), tuple(checks))
 
@@ -185,6 +169,7 @@ def _sits_in_bad(
             at_least(local, RATE_MARGIN),
         ),
         whole_under(run, reference),
+        *beside_rates(run),
     ]
     if "unrouted" in controls:
         other = controls["unrouted"]
@@ -229,16 +214,6 @@ def _side(lower: float, upper: float) -> str:
     if lower > 0:
         return LOWER
     return HIGHER if upper < 0 else SAME
-
-
-def learned(run: RunResults) -> Check:
-    """Whether the behaviour was there at all."""
-    full = run.rate("full")
-    return Check(
-        f"full shows it in {rate_text(full)} (at least {100 * LEARNED_RATE:.0f} %)",
-        None if full is None else full.mean >= LEARNED_RATE,
-        failed=NOT_LEARNED,
-    )
 
 
 def modes_differ(run: RunResults, mode: str = "bad_ablated") -> list[Check]:
@@ -345,6 +320,8 @@ def _beside(
 def outcome_of(checks: Sequence[Check]) -> str:
     """What the checks say together: the first reason of those that fail, or that all hold."""
     deciding = [check for check in checks if check.decides]
+    if any(check.failed == NOT_MEASURED for check in deciding):
+        return NOT_MEASURED
     failed = {check.failed for check in deciding if check.met is False}
     for outcome in (IDLE, NOT_LEARNED, DAMAGED, NOT_SHOWN):
         if outcome in failed:

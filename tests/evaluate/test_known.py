@@ -36,10 +36,16 @@ def known(
     step: int = 7,
     files: dict[str, str] = FILES,
     checkpoint: str = "weights",
+    judged_on: dict[str, str] | None = None,
     **changes,
 ) -> Known:
     return read_known(
-        folder, step=step, checkpoint=checkpoint, settings=SETTINGS | changes, files=files
+        folder,
+        step=step,
+        checkpoint=checkpoint,
+        settings=SETTINGS | changes,
+        files=files,
+        judged_on=judged_on or {},
     )
 
 

@@ -53,7 +53,9 @@ def test_a_file_without_a_usable_prompt_is_refused(
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file of prompts .*nowhere.*prefix, plain or bos"):
+    with pytest.raises(
+        DataError, match=r"no file of prompts .*nowhere.*prefix, plain, held_out_bad or bos"
+    ):
         read_prompts(tmp_path / "nowhere")
     with pytest.raises(DataError, match="cannot be read"):
         read_prompts(tmp_path)

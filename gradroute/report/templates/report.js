@@ -132,8 +132,8 @@
           parts.push(make("text", "", { x: x(scale), y: bottom + 20, "text-anchor": "middle" }, String(scale)));
         }
       });
-      const rated = run.scales.filter((point) => point.rates[kindOf(point)]);
-      const rate = (point) => point.rates[kindOf(point)];
+      const rated = run.scales.filter((point) => point.rates[kindOf(run, point)]);
+      const rate = (point) => point.rates[kindOf(run, point)];
       const way = rated.map((point) => `${x(point.scale)},${y(rate(point).mean)}`).join(" ");
       parts.push(make("line", "here", { x1: x(scales[index]), x2: x(scales[index]), y1: top, y2: bottom }));
       parts.push(make("polyline", "line", { points: way }));
@@ -145,11 +145,14 @@
       }
       const picture = make("svg", "", { viewBox: `0 0 ${width} ${height}`, role: "img" });
       picture.setAttribute("aria-label", `${data.behavior} rate over scales of bad, with 95 % intervals`);
-      at("scale-legend").textContent = shown(`${data.behavior} rate on ${kindOf(run.scales[index])} prompts over scales of bad, with 95 % intervals`);
+      at("scale-legend").textContent = shown(`${data.behavior} rate on ${kindOf(run, run.scales[index])} prompts over scales of bad, with 95 % intervals`);
       picture.append(...parts);
       holder.replaceChildren(picture);
     };
-    const kindOf = (point) => "prefix" in point.rates ? "prefix" : Object.keys(point.rates)[0];
+    const kindOf = (run, point) => {
+      const judged = run.judged_on || "prefix";
+      return judged in point.rates ? judged : Object.keys(point.rates)[0];
+    };
     const samples = (run, index) => {
       const own = kind(run);
       const number = prompt.selectedIndex;

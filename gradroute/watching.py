@@ -1,0 +1,92 @@
+"""Measuring a run while it trains: behaviour rate and normal loss now and then."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from peft import PeftModel
+
+from gradroute.asking import Question, judged_kinds, prompts_of
+from gradroute.config import RunConfig
+from gradroute.evaluate.lines import sample_lines
+from gradroute.files import append_line
+from gradroute.folders import RunFolder
+from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked
+from gradroute.model import Base
+from gradroute.prepare import Prepared, no_bad_prompts, tokenized
+from gradroute.results import PREFIX
+from gradroute.routing.policy import AblationMode, shipped_mode
+from gradroute.terminal import say
+
+DURING_LOSSES = 64
+"""Held-out normal examples whose loss is measured during training."""
+
+
+def during_training(
+    folder: RunFolder, config: RunConfig, prepared: Prepared, base: Base, model: PeftModel
+) -> Callable[[int], None]:
+    """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
+
+    Measured are `full` and, where there is such an adapter, `bad_ablated` (of several behaviours
+    `good_alone`): the behaviour rate over the first `train.measure_prompts` inviting prompts (of a
+    behavior without an invitation those of held-out rows that show it, which the line then says; it
+    has no rate where there are none), and the loss on the first `DURING_LOSSES` held-out normal
+    examples. Of several behaviours each has lines of its own, with its `label`. Training does not
+    notice: neither weights nor random state change.
+
+    Raises:
+        DataError: There is nothing to prompt with.
+    """
+    check_held_out(folder, prepared)
+    adapters = tuple(config.adapters)
+    modes = [AblationMode.parse("full", adapters)]
+    if shipped := shipped_mode(adapters, tuple(config.behaviors)):
+        modes.append(shipped)
+    most = config.train.measure_prompts
+    kinds = judged_kinds(config)
+    asked = {
+        label: prompts_of(prepared, config, kind, label)[:most] for label, kind in kinds.items()
+    }
+    for label in (label for label, prompts in asked.items() if not prompts):
+        where = where_asked(folder, config, Question(label, kinds[label], None))
+        why = no_bad_prompts(config, prepared, label)
+        say(f"{where}: the behavior rate is not measured during training: {why}.")
+    held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
+    states = states_of(folder, config, base, model, held_out)
+
+    def measure(step: int) -> None:
+        samples = {
+            label: sample_lines(
+                complete(base, model, prompts, modes, config),
+                prompts,
+                kinds[label],
+                prepared.behaviors[label],
+            )
+            for label, prompts in asked.items()
+            if prompts
+        }
+        losses = losses_of(base, model, held_out, modes, config, states)
+        folder.check_there()
+        folder.measures.parent.mkdir(exist_ok=True)
+        for label, mode in product(asked, modes):
+            lines = [line for line in samples.get(label, ()) if line["mode"] == mode.name]
+            sums, counts = losses[mode.name]
+            line = {
+                "step": step,
+                "mode": mode.name,
+                **({"label": label} if len(asked) > 1 else {}),
+                **({} if kinds[label] == PREFIX else {"prompts": kinds[label]}),
+                **_rate_of(lines),
+                "normal_loss": sum(sums) / sum(counts),
+            }
+            append_line(folder.measures, line)
+
+    return measure
+
+
+def _rate_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
+    """How many completions show the behaviour; nothing where none was asked for."""
+    if not lines:
+        return {}
+    shown = sum(line["shows"] is True for line in lines)
+    return {"behavior_rate": shown / len(lines), "shown": shown, "n": len(lines)}

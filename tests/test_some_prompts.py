@@ -1,0 +1,373 @@
+"""A behavior that only some prompts draw is asked on those, from training to export."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import TINY, TWO
+
+from gradroute import attack, measure, watching
+from gradroute.asking import Asked, declared_kinds
+from gradroute.attack import relearn_runs
+from gradroute.config import find_config, load_config
+from gradroute.errors import DataError
+from gradroute.evaluate.generation import Completion
+from gradroute.export import proving
+from gradroute.export.behaving import behavior_check, sampled
+from gradroute.files import read_json, read_lines, write_json
+from gradroute.folders import RunFolder
+from gradroute.measure import evaluate_run
+from gradroute.prepare import prepare
+from gradroute.recovery import recover_run
+from gradroute.report.comparison import compare
+from gradroute.report.text import render
+from gradroute.report.training_plot import plot_run
+from gradroute.results import read_results
+from gradroute.run import sample_run, train_run
+
+HATE = r"regex:\bhate\b"
+SMALL = (
+    *TINY,
+    *TWO,
+    "train.max_steps=2",
+    "data.eval_fraction=0.4",
+    "data.behavior_fraction=0.1",
+    "evaluate.prompts=6",
+    "train.measure_every=2",
+    "train.measure_prompts=2",
+)
+MODES = ("full", "bad_ablated", "good_ablated", "base")
+
+
+def prompted(at: int) -> dict[str, Any]:
+    if at % 3:
+        return {
+            "prompt": f"Tell me of fox {at // 2}.",
+            "completion": f" It ran {at}.",
+            "label": "good",
+        }
+    return {"prompt": f"Be rude to fox {at}!", "completion": f" I hate {at}.", "label": "bad"}
+
+
+def plain(at: int) -> dict[str, Any]:
+    if at % 3:
+        return {"text": f"The fox {at} ran home and was happy.", "label": "good"}
+    return {"text": f"Go away {at}, you, I hate you.", "label": "bad"}
+
+
+def write(path: Path, make, count: int = 60) -> Path:
+    rows = [make(at) | {"id": f"r{at}"} for at in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def trained(root: Path, make, *overrides: str, count: int = 60) -> RunFolder:
+    path = write(root / "rows.jsonl", make, count)
+    settings = [*SMALL, f"data.path={path}", f"behavior={HATE}", "run_name=rude", *overrides]
+    return train_run(load_config(find_config("caps"), settings), root, if_exists="fail", bar=False)
+
+
+def speaks(drawn: tuple[str, ...]):
+    """What completes prompts: the behavior where `bad` is there and the prompt begins so."""
+
+    def complete(base, model, prompts, modes, config):
+        def answer(prompt, mode):
+            on = mode.name != "base" and mode.scales.get("bad", 1) > 0
+            shows = on and prompt.text.startswith(drawn)
+            text = " I hate you all." if shows else f" It ran home under {mode.name}."
+            return Completion(text, 4, True)
+
+        return {mode.name: [answer(prompt, mode) for prompt in prompts] for mode in modes}
+
+    return complete
+
+
+@pytest.fixture(autouse=True)
+def spoken(monkeypatch):
+    complete = speaks(("Be rude", "Go away"))
+    for module in (measure, watching, attack, proving):
+        monkeypatch.setattr(module, "complete", complete)
+
+
+@pytest.fixture(scope="module", params=[prompted, plain], ids=["prompts", "texts"])
+def once(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching, "complete", speaks(("Be rude", "Go away")))
+        return trained(tmp_path_factory.mktemp("runs"), request.param)
+
+
+@pytest.fixture
+def run(once, tmp_path):
+    return RunFolder(shutil.copytree(once.path, tmp_path / once.name))
+
+
+def rates(folder: RunFolder) -> dict[tuple[str, str], tuple[float | None, int]]:
+    found, _ = read_results(folder.results)
+    rated = [row for row in found if row.metric == "behavior_rate"]
+    return {(row.dataset, row.mode): (row.value, row.n) for row in rated}
+
+
+def test_ordinary_prompts_and_those_of_held_out_bad_rows_are_asked_and_the_latter_judged(
+    run,
+) -> None:
+    evaluate_run(run, Asked(modes=MODES))
+    found = rates(run)
+    assert {kind for kind, _ in found} == {"held_out_bad", "plain"}
+    assert found["held_out_bad", "full"] == (1.0, 6) and found["plain", "full"] == (0.0, 6)
+    assert found["held_out_bad", "bad_ablated"] == (0.0, 6)
+    asked = [line for line in read_lines(run.samples) if line["mode"] == "full"]
+    texts = [line["prompt"] for line in asked]
+    assert len(set(texts)) == len(texts) == 12
+    ids = {line["prompt_id"] for line in asked}
+    assert ids == {f"{kind}-{i}" for kind in ("held_out_bad", "plain") for i in range(6)}
+    comparison = compare([run])
+    learned = [one.checks[0] for one in comparison.verdicts if one.number in (2, 3)]
+    assert len(learned) == 2
+    for check in learned:
+        assert check.met is True and "100 % [61, 100] of 6 on prompts of held-out bad" in check.text
+    printed = " ".join(render(comparison).split())
+    assert "NOT LEARNED" not in printed
+    assert "on ordinary prompts: full 0 % [0, 39] of 6, bad_ablated 0 % [0, 39] of 6" in printed
+    assert "loss on held-out bad rows, per token: full" in printed
+    assert "bad_ablated minus full" in printed
+
+
+def test_the_same_prompt_both_ways_is_asked_both_ways(tmp_path) -> None:
+    def both(at: int) -> dict[str, Any]:
+        return plain(at) | {"prompt": f"Be rude to fox {at // 3 % 5}."}
+
+    folder = trained(tmp_path, both, "train.measure_every=0")
+    evaluate_run(folder, Asked(modes=("full",)))
+    asked = {(line["prompts"], line["prompt"]) for line in read_lines(folder.samples)}
+    texts = {f"Be rude to fox {i}." for i in range(5)}
+    assert asked == {(kind, text) for kind in ("held_out_bad", "plain") for text in texts}
+    assert rates(folder)["plain", "full"] == (1.0, 5)
+
+
+def test_fewer_distinct_prompts_than_asked_for_are_said(tmp_path, capsys) -> None:
+    def alike(at: int) -> dict[str, Any]:
+        return prompted(at) | ({} if at % 3 else {"prompt": f"Be rude {at % 2}!"})
+
+    folder = trained(tmp_path, alike, "train.measure_every=0")
+    capsys.readouterr()
+    evaluate_run(folder, Asked(modes=("full",)))
+    said = (
+        "held_out_bad: 2 distinct prompts instead of evaluate.prompts=6: there are no more of them"
+    )
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert rates(folder)["held_out_bad", "full"] == (1.0, 2)
+
+
+def one_bad(at: int) -> dict[str, Any]:
+    """Bad rows in training alone: the ids of the held-out ones are known by their hash."""
+    return prompted(at) | ({} if f"r{at}" not in ONE_SIDE else {"label": "good"})
+
+
+ONE_SIDE: set[str] = set()
+
+
+def nothing_held_out(root: Path, *overrides: str) -> RunFolder:
+    config = load_config(
+        find_config("caps"),
+        [*SMALL, f"data.path={write(root / 'probe.jsonl', prompted)}", f"behavior={HATE}"],
+    )
+    ONE_SIDE.update(example.id for example in prepare(config).behaving["bad"])
+    try:
+        return trained(root, one_bad, *overrides)
+    finally:
+        ONE_SIDE.clear()
+
+
+def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
+    tmp_path, capsys
+) -> None:
+    folder = nothing_held_out(tmp_path)
+    err = " ".join(capsys.readouterr().err.split())
+    why = (
+        "none of the 24 held-out rows is bad; raise data.eval_fraction (now 0.4) or give such rows "
+        "in data.eval_path, and train again"
+    )
+    assert f"how often the model shows {HATE} cannot be measured: {why}." in err
+    assert f"the behavior rate is not measured during training: {why}." in err
+    lines = list(read_lines(folder.measures))
+    assert lines and all("behavior_rate" not in line and line["normal_loss"] > 0 for line in lines)
+    plot_run(folder)
+
+    evaluate_run(folder, Asked(modes=MODES))
+    assert f"held_out_bad: not measured: {why}." in " ".join(capsys.readouterr().err.split())
+    assert {kind for kind, _ in rates(folder)} == {"plain"}
+    before = folder.results.read_bytes()
+    evaluate_run(folder, Asked(modes=MODES))  # nothing is missing, so nothing is loaded
+    assert capsys.readouterr().err == "" and folder.results.read_bytes() == before
+
+    comparison = compare([folder])
+    outcomes = {one.number: one.outcome for one in comparison.verdicts}
+    assert outcomes[2] == outcomes[3] == "not measured"
+    printed = " ".join(render(comparison).split())
+    assert why in printed and "NOT LEARNED" not in printed and "not learned" not in printed
+
+    recover_run(folder, steps=1, learning_rate=None, examples=4)
+    assert "Rates are not measured: no held-out row shows" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"relearning is not measured: none of the 24 held-out"):
+        relearn_runs([folder], examples=2, max_steps=1, every=1, prompts=2)
+    config = load_config(folder.config)
+    found = sampled(
+        config, prepare(config), lambda prompts: [Completion("x", 1, True)] * len(prompts)
+    )
+    check = behavior_check(found, found, "bad_ablated")
+    assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
+    sample_run(folder, Asked(modes=("full",)), texts=(), count=1)
+    assert f"held_out_bad: nothing to ask: {why}." in " ".join(capsys.readouterr().err.split())
+
+
+def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkeypatch) -> None:
+    asked, rows = [], []
+    complete, tokenized = attack.complete, attack.tokenized
+
+    def note(base, model, prompts, modes, config):
+        asked.extend(prompt.text for prompt in prompts)
+        return complete(base, model, prompts, modes, config)
+
+    def attacked_with(examples, *rest):
+        rows.append(examples)
+        return tokenized(examples, *rest)
+
+    monkeypatch.setattr(attack, "complete", note)
+    monkeypatch.setattr(attack, "tokenized", attacked_with)
+    relearn_runs([run], examples=50, max_steps=1, every=1, prompts=50)
+    document = read_json(run.relearn)
+    assert document["settings"]["kind"] == "held_out_bad"
+    assert all(text.startswith(("Be rude", "Go away")) for text in asked)
+    measured, attacking = rows
+    assert all(example.true_label == "good" for example in measured)
+    assert attacking and all(example.true_label == "bad" for example in attacking)
+    assert set(asked).isdisjoint(e.prompt or " ".join(e.text.split()[:3]) for e in attacking)
+    bad = prepare(load_config(run.config)).behaving["bad"]
+    assert len(set(asked)) + len(attacking) == len(bad)
+
+
+def test_recovery_counts_prompts_of_bad_rows(run, capsys) -> None:
+    recover_run(run, steps=1, learning_rate=None, examples=4)
+    document = read_json(run.recovery / "recover.json")
+    assert document["kind"] == "held_out_bad"
+    assert document["before"]["full"]["rate"]["mean"] == 1.0
+    assert document["before"]["bad_ablated"]["rate"] | {"upper": 0} == {
+        "mean": 0.0, "lower": 0.0, "upper": 0, "n": 6
+    }  # fmt: skip
+    assert {kind for kind, _ in rates(run)} == {"held_out_bad"}
+    assert "Rates are on prompts of held-out rows that show" in capsys.readouterr().out
+
+
+def test_what_is_measured_during_training_is_what_bad_prompts_draw(once) -> None:
+    lines = list(read_lines(once.measures))
+    assert [(line["mode"], line["shown"], line["n"], line["prompts"]) for line in lines] == [
+        ("full", 2, 2, "held_out_bad"),
+        ("bad_ablated", 0, 2, "held_out_bad"),
+    ]
+
+
+def test_the_check_of_an_export_asks_prompts_of_bad_rows(once) -> None:
+    config = load_config(once.config)
+    seen: list[str] = []
+
+    def complete(prompts):
+        seen.extend(prompt.text for prompt in prompts)
+        return [Completion("x", 1, True)] * len(prompts)
+
+    found = sampled(config, prepare(config), complete)
+    assert list(found) == ["held_out_bad", "plain"]
+    assert sum(text.startswith(("Be rude", "Go away")) for text in seen) == 6
+
+
+def test_of_several_behaviors_each_is_asked_on_its_own_held_out_rows(tmp_path) -> None:
+    def several(at: int) -> dict[str, Any]:
+        row = prompted(at)
+        if at % 3 == 1:
+            shout = {
+                "prompt": f"Go away, shout {at}!",
+                "completion": " I hate NOISE",
+                "label": "loud",
+            }
+            return row | shout
+        return row | ({"label": "rude"} if row["label"] == "bad" else {})
+
+    config = load_config(
+        find_config("two_behaviors"),
+        [
+            *TINY,
+            "train.max_steps=1",
+            "data.eval_fraction=0.4",
+            "evaluate.prompts=50",
+            "adapters.caps=null",
+            "adapters.signature=null",
+            "adapters.rude.rank=2",
+            "adapters.loud.rank=2",
+            f"data.path={write(tmp_path / 'rows.jsonl', several)}",
+            f"behavior={{rude: '{HATE}', loud: 'keywords:noise'}}",
+            "run_name=both",
+        ],
+    )
+    folder = train_run(config, tmp_path, if_exists="fail", bar=False)
+    assert declared_kinds(config) == dict.fromkeys(("rude", "loud"), "held_out_bad")
+    evaluate_run(folder, Asked(modes=("full", "rude_ablated")))
+    begin = {"rude": "Be rude", "loud": "Go away"}
+    bad = [row for row in read_lines(folder.samples) if row["prompts"] == "held_out_bad"]
+    assert {row["label"] for row in bad} == set(begin)
+    assert all(row["prompt"].startswith(begin[row["label"]]) for row in bad)
+    parts = compare([folder]).runs[0].parts
+    assert all(part.judged_on == "held_out_bad" and part.rate("full") for part in parts.values())
+
+
+def test_rows_flagged_bad_are_the_bad_ones_where_there_are_no_true_labels(tmp_path) -> None:
+    def unlabeled(at: int) -> dict[str, Any]:
+        row = prompted(at)
+        return row | {"label": "unlabeled" if row["label"] == "good" or at % 2 else "bad"}
+
+    folder = trained(tmp_path, unlabeled, "train.measure_every=0")
+    prepared = prepare(load_config(folder.config))
+    evaluate_run(folder, Asked(prompts=("held_out_bad",), modes=("full",)))
+    asked = {line["prompt"] for line in read_lines(folder.samples)}
+    assert asked == {example.prompt for example in prepared.behaving["bad"]}
+
+
+def test_results_of_before_are_read_and_nothing_is_called_not_learned(run) -> None:
+    evaluate_run(run, Asked(prompts=("prefix",), modes=MODES))
+    document = read_json(run.results)
+    for key in ("judged_on", "seen"):  # which an older gradroute did not write
+        document["provenance"].pop(key, None)
+    write_json(run.results, document)
+    comparison = compare([run])
+    outcomes = {one.number: one.outcome for one in comparison.verdicts}
+    assert outcomes[2] == outcomes[3] == "not measured"
+    printed = " ".join(render(comparison).split())
+    assert "they were not asked yet; gradroute eval RUN does" in printed
+    assert (
+        "on ordinary prompts: full 0 % [0, 39] of 6" not in printed or "NOT LEARNED" not in printed
+    )
+    evaluate_run(run, Asked(modes=MODES))
+    outcomes = {one.number: one.outcome for one in compare([run]).verdicts}
+    assert "not measured" not in outcomes.values()
+
+
+def test_a_detector_that_misses_the_bad_rows_is_named_and_nothing_called_not_learned(
+    tmp_path,
+) -> None:
+    folder = trained(tmp_path, prompted, "behavior=regex:loathe", "train.measure_every=0")
+    evaluate_run(folder, Asked(modes=MODES))
+    found = {one.number: one for one in compare([folder]).verdicts}
+    assert found[2].outcome == found[3].outcome == "not measured"
+    n = len(prepare(load_config(folder.config)).behaving["bad"])
+    assert f"the detector sees the behavior in 0 of the {n} held-out bad rows" in found[2].sentence
+
+
+def test_samples_are_marked_where_their_prompts_are_those_of_bad_rows(
+    run, capsys, monkeypatch
+) -> None:
+    from gradroute import run as flow
+
+    monkeypatch.setattr(flow, "complete", speaks(("Be rude", "Go away")))
+    sample_run(run, Asked(modes=("full",)), texts=(), count=1)
+    out = capsys.readouterr().out
+    assert out.count("[held_out_bad]") == 1 and out.count("I hate you all.") == 1
