@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, GradrouteError
 from gradroute.evaluate.batching import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.memory import is_out_of_memory
@@ -99,7 +99,7 @@ def probe(
                 rows_per_batch=len(prompts) * len(modes),
             )
     except TROUBLE as error:
-        if is_out_of_memory(error):
+        if isinstance(error, GradrouteError) or is_out_of_memory(error):
             raise
         raise ConfigError(
             f"the model {type(inner).__name__} can be trained but cannot be evaluated here "
@@ -133,11 +133,11 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             gradients = _gradients(model(**inputs, use_cache=False).logits, ups)
     except TROUBLE as error:
-        if is_out_of_memory(error):
+        if isinstance(error, GradrouteError) or is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"the model {type(inner).__name__} cannot be trained with these adapters "
-            f"({first_line(error)}). Set targets=attention, or take another base model."
+            f"the model {type(inner).__name__} cannot be run with these adapters "
+            f"({first_line(error)}). Set other targets, or take another base model."
         ) from error
     finally:
         model.eval()

@@ -3,6 +3,7 @@
 Nothing here sees an adapter that is left out.
 """
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -159,11 +161,31 @@ def _lora_config(adapter: OneAdapter, base: nn.Module) -> LoraConfig:
         )
         hit = {name for name in names if check_target_module_exists(config, name)}
         if hit == set(modules):
+            _check_read_as_given(config, base)
             return config
     raise ConfigError(
         "the adapted modules have names that PEFT cannot tell from those of other modules, so "
         "there is no adapter that it would load. Use --format merged."
     )
+
+
+def _check_read_as_given(config: LoraConfig, base: nn.Module) -> None:
+    """Refuse targets that PEFT reads as something else when it loads them.
+
+    In many mixtures it takes `gate_proj`, `up_proj` and `down_proj` for those of experts, though
+    it is a dense or shared MLP that has the adapter.
+    """
+    read = copy.deepcopy(config)
+    try:
+        convert_peft_config_for_transformers(read, base, None)
+    except ValueError:
+        read.target_parameters = ["some"]
+    if read.target_parameters:
+        raise ConfigError(
+            f"PEFT reads the targets {', '.join(sorted(config.target_modules or []))} of a "
+            f"{type(base).__name__} as its experts, so that it would load another adapter. Use "
+            "--format merged, or train with targets=attention."
+        )
 
 
 def _short(modules: Sequence[str]) -> tuple[list[str], list[int] | None, str | None]:

@@ -10,11 +10,14 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import NumericError
+from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.inference import inference
 from gradroute.evaluate.losses import LOGITS_AT_ONCE
+from gradroute.model_sizes import positions_of
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
@@ -45,6 +48,7 @@ class ModeLM(_HFLM):
                 tokenizer=tokenizer,
                 backend="causal",
                 batch_size=rows,
+                max_length=positions_of(_inner(model)),
                 softmax_dtype=torch.float32,
                 trust_remote_code=False,
             )
@@ -82,6 +86,10 @@ class ModeLM(_HFLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, until one of the request's stops."""
+        with ablated(self._routed, "base"):
+            alone = why_alone(_inner(self._routed))
+        if alone:
+            self.batch_size_per_gpu = 1
         with self._measured():
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
@@ -128,6 +136,12 @@ class ModeLM(_HFLM):
                     "the model's numbers overflow under this mode."
                 )
         return found
+
+
+def _inner(model: PeftModel) -> PreTrainedModel:
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return base
 
 
 def _is_news(record: logging.LogRecord) -> bool:

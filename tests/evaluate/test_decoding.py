@@ -15,9 +15,12 @@ from tiny_writers import (
     settings_of,
     writer,
 )
+from transformers import PreTrainedModel
 
 from gradroute.evaluate import decoding, inference
+from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.generation import Prompt, generate_plain
+from gradroute.routing.adapters import ablated
 
 ENDS = [2, *(VOCABULARY.index(letter) for letter in "aeiouAEIOUtn")]
 
@@ -30,13 +33,17 @@ def many_endings(kind: str = "llama", dtype: torch.dtype = torch.float32) -> Pef
 
 
 def batches_of(model: PeftModel) -> list[torch.Size]:
-    """The shape of the tokens of every forward pass."""
+    """The shape of the tokens of every forward pass, but for those that try the model."""
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    with ablated(model, "base"):
+        assert why_alone(base) == ""
     shapes: list[torch.Size] = []
 
     def look(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         shapes.append(kwargs["input_ids"].shape)
 
-    model.get_base_model().register_forward_pre_hook(look, with_kwargs=True)
+    base.register_forward_pre_hook(look, with_kwargs=True)
     return shapes
 
 

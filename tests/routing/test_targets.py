@@ -2,11 +2,22 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 from tiny_families import FAMILIES, tiny_family
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    FalconH1Config,
+    Glm4MoeConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+)
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
+from gradroute.routing.hosting import lora_layers
 from gradroute.routing.targets import describe_targets, find_targets
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
@@ -108,3 +119,99 @@ def test_an_adapter_on_a_tied_output_head_is_refused():
     with pytest.raises(ConfigError, match="the target lm_head is tied to the embedding"):
         attach_adapters(tiny_family("llama-tied"), specs, targets=["lm_head"], layers="all")
     attach_adapters(tiny_family("llama"), specs, targets=["lm_head"], layers="all")
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 24}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
+
+def made(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def mixture(kind: str) -> PreTrainedModel:
+    """A mixture whose first layer is dense, and whose second has experts and a shared MLP."""
+    if kind == "deepseek":
+        ranks = {"q_lora_rank": 4, "kv_lora_rank": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
+        few = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+        shared = {"qk_nope_head_dim": 2, "n_shared_experts": 1}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+        return made(DeepseekV3Config(**SIZES, **heads, **EXPERTS, **ranks, **few, **shared))
+    if kind == "qwen2":
+        few = {"num_experts": 4, "shared_expert_intermediate_size": 8, "mlp_only_layers": [0]}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        return made(Qwen2MoeConfig(**SIZES, **heads, **EXPERTS, **few))
+    few = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    return made(Glm4MoeConfig(**SIZES, **HEADS, **EXPERTS, **few))
+
+
+@pytest.mark.parametrize("kind", ["deepseek", "qwen2", "glm4"])
+def test_dense_and_shared_mlps_of_a_mixture_get_adapters_and_experts_do_not(kind: str):
+    model = mixture(kind)
+    shared = "shared_expert" if kind == "qwen2" else "shared_experts"
+    halves = ("gate_proj", "up_proj", "down_proj")
+    wanted = {f"model.layers.0.mlp.{half}" for half in halves}
+    wanted |= {f"model.layers.1.mlp.{shared}.{half}" for half in halves}
+    told = describe_targets(model, "mlp", "all")
+    assert "2 expert tensors" in told and "router" in told
+    adapted = attach_adapters(model, {"good": AdapterSpec(rank=2)}, targets="mlp", layers="all")
+    assert {path.removeprefix("base_model.model.") for path in lora_layers(adapted)} == wanted
+    config = adapted.peft_config["good"]
+    assert isinstance(config, LoraConfig)
+    assert not config.target_parameters and not config.rank_pattern
+    assert config.target_modules == wanted
+
+
+def hybrid() -> PreTrainedModel:
+    states = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}
+    return made(FalconH1Config(**SIZES, **HEADS, **states, mamba_n_groups=1, mamba_chunk_size=4))
+
+
+def test_what_peft_refuses_is_left_out_of_a_place_by_name_and_count():
+    told = describe_targets(hybrid(), "all-linear", "all")
+    assert told.endswith("left out: 2 linear modules that PEFT does not adapt (mamba.out_proj)")
+    adapted = attach_adapters(hybrid(), {"good": AdapterSpec(rank=2)}, layers="all")
+    assert not any(path.endswith("out_proj") for path in lora_layers(adapted))
+    assert any(path.endswith("mamba.in_proj") for path in lora_layers(adapted))
+
+
+def test_what_peft_refuses_is_an_error_when_it_is_named():
+    with pytest.raises(ConfigError, match=r"PEFT refuses it in a model of the type falcon_h1; lea"):
+        attach_adapters(hybrid(), {"good": AdapterSpec(rank=2)}, targets=["out_proj"])
+
+
+class SplitLinear(nn.Linear):
+    """A linear module of a model's own that returns a pair, as some routers do."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).chunk(2, -1)[0]
+
+
+SplitLinear.__module__ = "transformers.models.some.modeling_some"
+
+
+def test_a_linear_class_of_a_model_that_computes_something_else_is_left_out():
+    model = tiny_family("llama", dtype=torch.float32)
+    model.get_submodule("model.layers.1.mlp").up_proj = SplitLinear(16, 24)  # pyright: ignore
+    told = describe_targets(model, "mlp", [1, 2])
+    assert "adapters on 2 linear modules of layer 1; left out: 1 linear modules that PEFT" in told
+    with pytest.raises(ConfigError, match="its kind, SplitLinear, computes something else"):
+        find_targets(model, ["up_proj"], [1, 2])
+
+
+class MixerAttention(nn.Module):
+    """Attention that is called `mixer`, as every kind of layer is in some hybrids."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+def test_attention_is_known_by_its_class_where_its_name_does_not_say_it():
+    model = tiny_family("llama", dtype=torch.float32)
+    layer = model.get_submodule("model.layers.1")
+    layer.mixer = MixerAttention(nn.Linear(16, 16))  # pyright: ignore
+    assert "model.layers.1.mixer.inner" in find_targets(model, "attention", [1, 2])
