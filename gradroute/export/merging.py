@@ -47,7 +47,7 @@ def mergeable(model: PreTrainedModel, adapter: OneAdapter) -> dict[str, Factors]
     for name in adapter.modules:
         module = model.get_submodule(name)
         weight = getattr(module, "weight", None)
-        plain = type(module) in (nn.Linear, Conv1D) and type(weight) is nn.Parameter
+        plain = _is_linear(module) and type(weight) is nn.Parameter
         if not plain or not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ConfigError(
                 f"the module {name} is of the kind {type(module).__name__}, whose weights are "
@@ -55,6 +55,17 @@ def mergeable(model: PreTrainedModel, adapter: OneAdapter) -> dict[str, Factors]
                 "exactly. Use --format peft, which leaves the base as it is."
             )
     return merged_once(model, adapter.modules, "the adapter", "Use --format peft.")
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear one of torch, or of a model's own code (`FalconLinear`).
+
+    Other subclasses are ways to quantize.
+    """
+    own = isinstance(module, nn.Linear) and type(module).__module__.startswith(
+        "transformers.models."
+    )
+    return own or type(module) in (nn.Linear, Conv1D)
 
 
 def distance_in_ulps(found: Tensor, exact: Tensor) -> float:

@@ -66,6 +66,7 @@ MODELS = {
     "zamba": zamba,
     "zamba2": lambda: zamba("zamba2"),
     "tied head": lambda: tiny_family("llama-tied", dtype=torch.float32),
+    "linear modules of its own class": lambda: tiny_family("falcon", dtype=torch.float32),
 }
 
 HALVES = [(name, "last-half") for name in ("one module in two layers", "one weight", "zamba")]
@@ -111,7 +112,7 @@ def test_what_is_attacked_computes_what_ships_whatever_weights_are_shared(name: 
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["looped", "tied head"])
+@pytest.mark.parametrize("name", ["looped", "tied head", "linear modules of its own class"])
 def test_an_export_adds_once_to_a_weight_that_one_module_uses_at_several_depths(name: str):
     model = adapted(MODELS[name]())
     base = MODELS[name]()
