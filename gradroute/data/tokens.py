@@ -158,24 +158,8 @@ def tokenize(
     for example, tokens, label_id in zip(examples, marked, label_ids, strict=True):
         if _needs_offsets(example, labels) and tokens and tokens[-1][2] == 0:
             tokens = _told_apart(tokenizer, example, tokens)
-        whole = begun([token for token, _, _ in tokens], [] if _templated(example) else front)
-        before = len(whole) - len(tokens)
-        learned = _learned(example, tokens, before)
-        if eos is not None and whole[-1:] != [eos] and not _ends(example):
-            learned.append(len(whole))
-            whole.append(eos)
-        truncated += len(whole) > max_length
-        row = TokenizedExample(
-            id=example.id,
-            input_ids=tuple(whole[:max_length]),
-            target_start=max(0, learned[0] - 1) if learned else len(whole),
-            label_id=label_id,
-            true_label=example.true_label,
-            weight=example.weight,
-            gaps=_gaps(learned, min(len(whole), max_length)),
-        )
-        if example.factors:
-            row = replace(row, factors=_factors(row, example, tokens, before))
+        whole, row, before = _row(example, tokens, front, eos, label_id, max_length)
+        truncated += whole > max_length
         if labels and example.spans:
             row, missed = _with_labels(row, example, tokens, before, labels)
             lost += missed
@@ -190,6 +174,35 @@ def tokenize(
     dropped = len(examples) - len(rows)
     ends = eos is not None
     return rows, TokenizeReport(len(examples), truncated, dropped, ends, spans, lost)
+
+
+def _row(
+    example: Example,
+    tokens: Marked,
+    front: list[int],
+    eos: int | None,
+    label_id: int,
+    max_length: int,
+) -> tuple[int, TokenizedExample, int]:
+    """The length of an example, its row, and how many tokens stand before those of its characters."""
+    whole = begun([token for token, _, _ in tokens], [] if _templated(example) else front)
+    before = len(whole) - len(tokens)
+    learned = _learned(example, tokens, before)
+    if eos is not None and whole[-1:] != [eos] and not _ends(example):
+        learned.append(len(whole))
+        whole.append(eos)
+    row = TokenizedExample(
+        id=example.id,
+        input_ids=tuple(whole[:max_length]),
+        target_start=max(0, learned[0] - 1) if learned else len(whole),
+        label_id=label_id,
+        true_label=example.true_label,
+        weight=example.weight,
+        gaps=_gaps(learned, min(len(whole), max_length)),
+    )
+    if example.factors:
+        row = replace(row, factors=_factors(row, example, tokens, before))
+    return len(whole), row, before
 
 
 def _lead(example: Example) -> str:

@@ -92,7 +92,7 @@ def test_a_day_that_the_template_writes_is_a_fixed_one_and_all_else_is_the_templ
     model = template_tokenizers.tokenizer("bytes", chat_templates.HEADERS)
     [row] = tokens(model, *read(tmp_path, model, {"messages": TALK}).examples)
     assert learned(model, row) == ["The fox ran é<|eot|>", "Yes fine<|eot|>"]
-    assert "Today: 01 Jan 2026" in str(model.decode(row.input_ids))
+    assert "Today: 01 Jan 2026" in str(model.decode(list(row.input_ids)))
     [row] = tokens(model, *read(tmp_path, model, {"messages": [SYSTEM, *TALK]}).examples)
     assert list(row.input_ids) == applied(model, [SYSTEM, *TALK])
 
