@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gradroute.errors import ConfigError, NumericError
-from gradroute.routing.hosting import CHANGE_THE_BASE
+from gradroute.routing.plain_lora import CHANGE_THE_BASE
 from gradroute.strangers import Refused, checked_files, json_object
 from gradroute.terminal import printable
 

@@ -29,12 +29,12 @@ from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated, low_rank_products, routed
 from gradroute.routing.hosting import (
     adapter_weights,
-    check_plain_lora,
     host,
     hosted,
     lora_layers,
     routable_adapters,
 )
+from gradroute.routing.plain_lora import check_plain_lora
 from gradroute.routing.targets import find_targets
 from gradroute.routing.watching import watch_peft
 
