@@ -3,8 +3,8 @@
 #
 # Where two meet: config.json of transformers 5.23.0, which has the rotary base in `rope_parameters`
 # alone, and the model classes of mlx-lm 0.32.2.
-# Guess before: mlx-lm knows the setting in one place for all of its models (its Qwen 3 takes the
-# base from `rope_parameters`), so every family has 654321.
+# Guess: none was written down. That Llama falls back to 10000 was known from a report before this
+# was run; that families differ, and how, was seen here.
 # Seen: each family has its own reader. Qwen 3 and LFM2-like ones look there. Llama, Qwen 2 and
 # Gemma 2 take their defaults without a word; Granite stops for want of a required `rope_theta`.
 # Output: qwen3 654321, llama 10000, qwen2 1000000, gemma2 10000, granite TypeError.

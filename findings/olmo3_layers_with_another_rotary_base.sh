@@ -3,7 +3,8 @@
 #
 # Where two meet: a config.json of the model type olmo3 as transformers 4.57.6 writes it (one
 # `rope_theta` for all layers), and transformers 5.23.0, which keeps positions by kind of layer.
-# Guess before: `rope_theta` goes to every kind of layer, as in 4.57.6.
+# Guess: `rope_theta` goes to every kind of layer, as in 4.57.6. Code of ours relied on it until a
+# comparison of both versions over many families showed the difference; it was not written down.
 # Seen: it goes to the layers of full attention; those with a sliding window get 500000.0, the
 # default of the class, and nothing is printed about it. Published models have 500000, which hides
 # it; one that was trained on another base computes something else.

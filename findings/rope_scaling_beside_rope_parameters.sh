@@ -3,7 +3,8 @@
 #
 # Where two meet: the recipe for long context that model cards of the Qwen family give ("add
 # rope_scaling with rope_type yarn to config.json"), and a config.json that transformers 5 saved.
-# Guess before: `rope_scaling` is laid over `rope_parameters`, so the rotary base stays 5000000.
+# Guess: `rope_scaling` is laid over `rope_parameters`, so the rotary base stays 5000000. This was
+# expected until the source was read; it was not written down before that.
 # Seen: `rope_scaling` replaces `rope_parameters` as a whole. The base was only in there, so the
 # model runs on 10000.0, the default of the class. The warning that is printed is about another
 # thing (the ratio of lengths). On the file as the hub has it, with a top-level `rope_theta`, the

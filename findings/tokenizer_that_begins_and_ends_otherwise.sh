@@ -2,8 +2,8 @@
 # transformers 5.23.0 -> 4.57.6: a Llama tokenizer without BOS and with EOS comes back the other way
 #
 # Where two meet: a tokenizer that transformers 5.23.0 saved, read by transformers 4.57.6.
-# Guess before: `add_bos_token=False` and `add_eos_token=True` are in the saved files, so both
-# versions make the same ids.
+# Guess: `add_bos_token=False` and `add_eos_token=True` are in the saved files, so both versions make
+# the same ids. This was expected until the source was read; it was not written down before that.
 # Seen: 5.23.0 leaves both settings out of tokenizer_config.json and keeps what they do in the
 # post-processor of tokenizer.json. The Llama class of 4.57.6 builds that post-processor anew from
 # its own defaults: the same folder gives a <s> in front and no </s> behind. Nothing is printed.
