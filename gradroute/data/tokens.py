@@ -184,7 +184,7 @@ def _row(
     label_id: int,
     max_length: int,
 ) -> tuple[int, TokenizedExample, int]:
-    """The length of an example, its row, and how many tokens stand before those of its characters."""
+    """An example as a row, its length uncut, and how many tokens stand before its own."""
     whole = begun([token for token, _, _ in tokens], [] if _templated(example) else front)
     before = len(whole) - len(tokens)
     learned = _learned(example, tokens, before)
