@@ -87,8 +87,9 @@ def test_rotary_positions_count_their_scaling(rope: dict[str, Any], expected: in
 
 
 def test_a_size_that_differs_by_layer_is_the_largest():
+    own: dict[str, Any] = {"global_head_dim": 8}
     config = Gemma4TextConfig(
-        num_hidden_layers=2, head_dim=4, global_head_dim=8,
+        num_hidden_layers=2, head_dim=4, **own,
         layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     assert largest(config, "head_dim", 1) == 8

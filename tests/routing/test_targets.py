@@ -158,14 +158,14 @@ def mixture(kind: str) -> PreTrainedModel:
         heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4}
         return made(DeepseekV3Config(**SIZES, **heads, **EXPERTS, **ranks, **few, **shared))
     if kind == "qwen2":
-        few: dict[str, Any] = {
+        few = {
             "num_experts": 4,
             "shared_expert_intermediate_size": 8,
             "mlp_only_layers": [0],
         }
-        heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
         return made(Qwen2MoeConfig(**SIZES, **heads, **EXPERTS, **few))
-    few: dict[str, Any] = {
+    few = {
         "n_routed_experts": 4,
         "n_group": 1,
         "topk_group": 1,
