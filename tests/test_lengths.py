@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ POSITIONS = 40
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = byte_tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    own = {"vocab_size": 260, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    own: dict[str, Any] = {
+        "vocab_size": 260,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if request.param == "learned":
@@ -30,7 +36,11 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 GPT2Config(**own, n_embd=16, n_layer=2, n_head=2, n_positions=POSITIONS)
             )
         else:
-            sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+            sizes: dict[str, Any] = {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+            }
             model = LlamaForCausalLM(
                 LlamaConfig(
                     **own, **sizes, num_attention_heads=2, max_position_embeddings=POSITIONS

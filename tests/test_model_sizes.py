@@ -1,5 +1,7 @@
 """How many positions a model has, learned or rotary, and sizes that differ by layer."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_families import tiny_family
@@ -16,7 +18,12 @@ from transformers import (
 
 from gradroute.model_sizes import largest, ordinary_tokens, positions_of
 
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 30}
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "vocab_size": 30,
+}
 
 
 def positions(config: PreTrainedConfig) -> int | None:
@@ -45,7 +52,7 @@ def test_a_table_that_begins_with_unused_rows_has_fewer_positions_than_its_confi
 
 
 def test_models_without_positions_have_no_limit():
-    few = {"vocab_size": 30, "hidden_size": 16}
+    few: dict[str, Any] = {"vocab_size": 30, "hidden_size": 16}
     assert positions(BloomConfig(**few, n_layer=1, n_head=2)) is None
     assert positions(MambaConfig(**few, num_hidden_layers=1, state_size=4)) is None
 
@@ -72,7 +79,7 @@ def test_a_table_of_biases_limits_a_model_as_well():
         ),
     ],
 )
-def test_rotary_positions_count_their_scaling(rope: dict[str, object], expected: int):
+def test_rotary_positions_count_their_scaling(rope: dict[str, Any], expected: int):
     config = LlamaConfig(
         **SMALL, intermediate_size=16, max_position_embeddings=16, rope_parameters=rope
     )
@@ -80,8 +87,9 @@ def test_rotary_positions_count_their_scaling(rope: dict[str, object], expected:
 
 
 def test_a_size_that_differs_by_layer_is_the_largest():
+    own: dict[str, Any] = {"global_head_dim": 8}
     config = Gemma4TextConfig(
-        num_hidden_layers=2, head_dim=4, global_head_dim=8,
+        num_hidden_layers=2, head_dim=4, **own,
         layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     assert largest(config, "head_dim", 1) == 8

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,15 @@ from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_a
 from gradroute.routing.policy import AblationMode
 
 SPECS = {"good": AdapterSpec(rank=2), "bad": AdapterSpec(rank=2)}
-WHOLE = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": 260}
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.3}
-STATES = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+WHOLE: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": 260}
+SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.3}
+STATES: dict[str, Any] = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 4,
+}
+HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def made(config: PreTrainedConfig) -> PreTrainedModel:
@@ -55,12 +61,17 @@ def gemma4() -> PreTrainedModel:
 
 
 def bamba() -> PreTrainedModel:
-    own = {"intermediate_size": 24, "mamba_expand": 2, "mamba_chunk_size": 4}
+    own: dict[str, Any] = {"intermediate_size": 24, "mamba_expand": 2, "mamba_chunk_size": 4}
     return made(BambaConfig(**WHOLE, **SIZES, **HEADS, **STATES, **own, attn_layer_indices=[1]))
 
 
 def falcon_h1() -> PreTrainedModel:
-    own = {"intermediate_size": 24, "mamba_d_ssm": 32, "mamba_chunk_size": 4, "head_dim": 4}
+    own: dict[str, Any] = {
+        "intermediate_size": 24,
+        "mamba_d_ssm": 32,
+        "mamba_chunk_size": 4,
+        "head_dim": 4,
+    }
     return made(FalconH1Config(**WHOLE, **SIZES, **HEADS, **STATES, **own))
 
 
@@ -178,7 +189,7 @@ def test_a_recurrent_model_writes_one_row_at_a_time_and_says_so_once(rwkv: PeftM
 def test_a_plain_export_of_a_recurrent_model_writes_one_row_at_a_time_too():
     model = recurrent()
     prompts = [Prompt(text, text) for text in ("abcdefgh", "x")]
-    given = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    given: dict[str, Any] = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     with pytest.warns(UserWarning, match="one row at a time"):
         both = generate_plain(model, byte_tokenizer(), prompts, **given, rows_per_batch=64)
     each = [

@@ -1,5 +1,7 @@
 """Which modules get adapters: by place and by name in every family, and what is left out."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -121,9 +123,14 @@ def test_an_adapter_on_a_tied_output_head_is_refused():
     attach_adapters(tiny_family("llama"), specs, targets=["lm_head"], layers="all")
 
 
-SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 24}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 8}
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "vocab_size": 24,
+}
+HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 8}
 
 
 def made(config: PreTrainedConfig) -> PreTrainedModel:
@@ -135,16 +142,35 @@ def made(config: PreTrainedConfig) -> PreTrainedModel:
 def mixture(kind: str) -> PreTrainedModel:
     """A mixture whose first layer is dense, and whose second has experts and a shared MLP."""
     if kind == "deepseek":
-        ranks = {"q_lora_rank": 4, "kv_lora_rank": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
-        few = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
-        shared = {"qk_nope_head_dim": 2, "n_shared_experts": 1}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+        ranks: dict[str, Any] = {
+            "q_lora_rank": 4,
+            "kv_lora_rank": 4,
+            "qk_rope_head_dim": 2,
+            "v_head_dim": 4,
+        }
+        few: dict[str, Any] = {
+            "n_routed_experts": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        }
+        shared: dict[str, Any] = {"qk_nope_head_dim": 2, "n_shared_experts": 1}
+        heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4}
         return made(DeepseekV3Config(**SIZES, **heads, **EXPERTS, **ranks, **few, **shared))
     if kind == "qwen2":
-        few = {"num_experts": 4, "shared_expert_intermediate_size": 8, "mlp_only_layers": [0]}
+        few = {
+            "num_experts": 4,
+            "shared_expert_intermediate_size": 8,
+            "mlp_only_layers": [0],
+        }
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
         return made(Qwen2MoeConfig(**SIZES, **heads, **EXPERTS, **few))
-    few = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    few = {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    }
     return made(Glm4MoeConfig(**SIZES, **HEADS, **EXPERTS, **few))
 
 
@@ -166,7 +192,12 @@ def test_dense_and_shared_mlps_of_a_mixture_get_adapters_and_experts_do_not(kind
 
 
 def hybrid() -> PreTrainedModel:
-    states = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}
+    states: dict[str, Any] = {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 4,
+    }
     return made(FalconH1Config(**SIZES, **HEADS, **states, mamba_n_groups=1, mamba_chunk_size=4))
 
 
