@@ -130,7 +130,7 @@ def _first_refused(
 def _applied(
     template: Template, messages: Sequence[Message], tools: Sequence[Any] | None, *, ask: bool
 ) -> str:
-    with _limited(MAX_SECONDS):
+    with limited_time(MAX_SECONDS):
         text: Any = template.tokenizer.apply_chat_template(
             [message.given for message in messages],
             tools=None if tools is None else list(tools),
@@ -146,7 +146,7 @@ class _TooSlow(Exception):
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
+def limited_time(seconds: float) -> Iterator[None]:
     """Stop what takes longer, where this thread can be told to (not under Windows)."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
