@@ -53,7 +53,7 @@ def gemma4() -> PreTrainedModel:
     kinds = ["sliding_attention", "full_attention"]
     return made(
         Gemma4TextConfig(
-            **WHOLE, **SIZES, **HEADS, intermediate_size=24, head_dim=4, global_head_dim=8,
+            **WHOLE, **SIZES, **HEADS, intermediate_size=24, head_dim=4, **{"global_head_dim": 8},  # pyright: ignore
             layer_types=kinds, sliding_window=4, vocab_size_per_layer_input=260,
             hidden_size_per_layer_input=4, max_position_embeddings=64,
         )
