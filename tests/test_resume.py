@@ -16,6 +16,7 @@ from gradroute.errors import ConfigError, DataError, GradrouteError, MachineErro
 from gradroute.files import read_json, read_lines, write_json
 from gradroute.folders import RunFolder
 from gradroute.run import train_run
+from gradroute.sessions import _SAME_BASES  # pyright: ignore[reportPrivateUsage]
 
 OWN = (*TINY, *TWO, "train.save_every=1", "run_name=x")
 
@@ -219,6 +220,15 @@ def test_another_base_model_is_refused(begun):
     write_json(begun.manifest, read_json(begun.manifest) | {"base": "sha256 0"})
     with pytest.raises(ConfigError, match=r"ground\.base +sha256 0 "):
         go(begun.path.parent)
+
+
+def test_a_run_begun_before_the_embedded_tokenizer_named_its_beginning_goes_on(whole, begun):
+    manifest = read_json(begun.manifest)
+    [(earlier, now)] = _SAME_BASES.items()
+    assert manifest["base"] == now, "the embedded model has changed: so must the table"
+    write_json(begun.manifest, {**manifest, "base": earlier})
+    go(begun.path.parent)
+    assert files(max(begun.checkpoints.iterdir())) == files(max(whole.checkpoints.iterdir()))
 
 
 def test_without_a_manifest_nobody_knows_what_a_run_stands_on(begun):
