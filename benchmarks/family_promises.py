@@ -213,9 +213,7 @@ def one_adapter(model: PeftModel, name: str) -> OneAdapter:
         for module, down in state.items()
         if module.endswith(".lora_A.weight")
     }
-    return OneAdapter(
-        pairs, config["r"], config["lora_alpha"], config["use_rslora"], config["fan_in_fan_out"]
-    )
+    return OneAdapter(pairs, config["r"], config["lora_alpha"], config["fan_in_fan_out"])
 
 
 def exports_peft(

@@ -258,7 +258,7 @@ BAD_REQUEST = {
     "unknown adapter in a mode": (None, ["eval", "--mode", "ugly_ablated"], 2, "ugly"),
     "unknown adapter in a curve": (None, ["eval", "--scale", "ugly=0,1"], 2, "ugly"),
     "curve without an end": (None, ["eval", "--scale", "bad=0,0.1,..."], 2, "ends with dots"),
-    "unknown kind of prompts": (None, ["eval", "--prompts", "prefx"], 3, "prefix, plain or bos"),
+    "unknown kind of prompts": (None, ["eval", "--prompts", "prefx"], 3, "held_out_bad or bos"),
     "empty prompt file": (empty_prompts, ["eval", "--prompts", "empty.txt"], 3, "no prompt"),
     "no checkpoint": (no_checkpoint, ["eval", "--mode", "good=1,bad=0.3"], 4, "run unrouted has 0"),
     "newer schema": (newer_schema, ["eval", "--mode", "good=1,bad=0.3"], 3, "newer gradroute"),

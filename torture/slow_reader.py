@@ -347,6 +347,11 @@ def _known(values: dict[str, Any], labels: Labels, seen: Counter[str]) -> Known:
         text, prompt = values["completion"] if text is None else text, values.get("prompt") or ""
         content = json.dumps([prompt, text])
         said = _label_of_each_character(values.get("spans"), text, labels)
+        if values.get("text") is None and prompt.strip():  # the template writes it
+            asked = {"role": "user", "content": prompt}
+            answer = {"role": "assistant", "content": text}
+            prompt, text, ends = _conversation([asked, answer], labels, context)
+            said += ends[len(said) :]
     name = values.get("id")
     if name is None:
         name = hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -377,7 +382,7 @@ def _conversation(
     """Prompt, text, and the label of each character of the text; fills the context."""
     prompt, text = "", ""
     said: list[str | None] = []
-    end = 0
+    end = last = 0
     for message in messages:
         opening, closing = f"[{message['role']}] ", "</s>\n"
         if message["role"] != "assistant":
@@ -398,7 +403,9 @@ def _conversation(
         text += answer
         end = len(text)
         text += "\n"
-    return prompt, text[:end], said
+        last = len(text)
+    context.append((end, last))
+    return prompt, text[:last], [*said, *[None] * (last - len(said))][:last]
 
 
 def _runs(said: list[str | None]) -> list[tuple[int, int, str]]:

@@ -46,7 +46,8 @@ def test_conversations_are_written_by_the_template_of_the_model(tmp_path: Path, 
     prepared = prepare(config(model, data))
     for example in (*prepared.train, *prepared.normal):
         assert example.prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
-        assert example.text.endswith("<|im_end|>") and example.ends
+        learned = example.text[: example.context[-1][0]]
+        assert learned.endswith("<|im_end|>") and example.text == f"{learned}\n" and example.ends
     assert {example.true_label for example in prepared.train} == {"good", "bad"}
 
 

@@ -101,7 +101,7 @@ def good(model: PeftModel) -> OneAdapter:
     }
     modules = {k.removesuffix(".lora_A.weight") for k in state if ".lora_A." in k}
     pairs = {n: (state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in sorted(modules)}
-    return OneAdapter(pairs, 2, 4.0, False, False)
+    return OneAdapter(pairs, 2, 4.0, False)
 
 
 @pytest.mark.parametrize(("name", "layers"), [*((name, "all") for name in MODELS), *HALVES])
