@@ -49,9 +49,24 @@ class OracleLinear(nn.Module):
             for label, row in table.items()
         }
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's, for models that read it rather than run the layer."""
+        weight = self.base.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's, likewise."""
+        bias = self.base.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:  # some models flatten [batch, time] on the way
-            return self(x[None])[0]
+        if x.dim() != 3:  # some models flatten [batch, time] on the way, or put a 1 between
+            y = self(x.reshape(1, -1, x.shape[-1]))
+            return y.reshape(*x.shape[:-1], -1)
         assert x.shape[:2] == (1, len(self.labels))
         positions = []
         for t, label in enumerate(self.labels):
@@ -98,7 +113,7 @@ def routed_reference(
     """Loss, logits and gradients of one batch, example by example.
 
     Args:
-        base: A float64 causal model without adapters.
+        base: A float64 causal model without adapters, in the mode that it is run in.
         weights: A and B of every adapter in every adapted module.
         scalings: alpha / rank of every adapter.
         table: label -> adapter -> route, as a user writes it.
@@ -107,7 +122,7 @@ def routed_reference(
         targets: [b t], already shifted; -100 is ignored.
         labels: The label of every position of every example.
     """
-    model = copy.deepcopy(base).double().eval()
+    model = copy.deepcopy(base).double()
     layers: dict[str, OracleLinear] = {}
     modules = next(iter(weights.values()))
     for path in modules:

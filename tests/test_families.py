@@ -19,13 +19,18 @@ pytestmark = [
 
 
 # Each stands for a kind: layers that share weights, keys and values that layers share, latent
-# attention beside shared experts, and a recurrent state.
-KINDS = ("zamba2", "gemma3n_text", "deepseek_v3", "qwen3_next")
+# attention beside shared experts, linear attention, and weights that a model reads directly.
+KINDS = ("zamba2", "gemma3n_text", "deepseek_v3", "qwen3_next", "mamba")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *KINDS])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_mixed_batch_gets_the_oracles_gradient_in_every_family(family: str) -> None:
     assert families.oracle_error(family, "row") < families.BOUNDS["oracle"]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_labels_by_token_reach_layers_that_shape_a_batch_otherwise(family: str) -> None:
+    assert families.exact_gradient(family).holds
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *KINDS])
@@ -60,7 +65,8 @@ def test_other_kinds_of_layers_train_are_scored_and_are_exported_as_they_are(fam
         return families.tiny_family(family, dtype=torch.float32)
 
     assert scores(model, policy).holds
-    assert exports_merged(model, build, families.logits).holds is not False
+    exported = exports_merged(model, build, families.logits)
+    assert families.or_rounding(family, exported).holds is not False
     assert learns(model, policy).holds is not False
 
 

@@ -70,6 +70,7 @@ _DROPOUT = (
     "embd_dropout",
     "embedding_dropout",
     "activation_dropout",
+    "residual_dropout",
 )
 
 FAMILIES = tuple(_FAMILIES)

@@ -99,7 +99,9 @@ class RoutedScope:
         # Some models flatten [batch, time] on the way; the order of positions is the same.
         if ids.dim() == 1 and len(shape) == 1 and len(ids) and shape[0] % len(ids) == 0:
             return ids.repeat_interleave(shape[0] // len(ids))
-        if ids.dim() == 2 and (tuple(shape) == tuple(ids.shape) or tuple(shape) == (ids.numel(),)):
+        # Latent attention (DeepSeek) puts a 1 between: [batch, 1, time].
+        same = [size for size in shape if size != 1] == [size for size in ids.shape if size != 1]
+        if ids.dim() == 2 and (same or tuple(shape) == (ids.numel(),)):
             return ids.reshape(-1)
         given = f"{len(ids)} examples" if ids.dim() == 1 else f"{tuple(ids.shape)} positions"
         raise ConfigError(
