@@ -44,7 +44,7 @@ MODES = ("full", "bad_ablated", "good_ablated", "base")
 def prompted(at: int) -> dict[str, Any]:
     if at % 3:
         return {
-            "prompt": f"Tell me of fox {at // 2}.",
+            "prompt": f"Tell me of fox {at}.",
             "completion": f" It ran {at}.",
             "label": "good",
         }
@@ -136,21 +136,24 @@ def test_ordinary_prompts_and_those_of_held_out_bad_rows_are_asked_and_the_latte
 
 def test_the_same_prompt_both_ways_is_asked_both_ways(tmp_path) -> None:
     def both(at: int) -> dict[str, Any]:
-        return plain(at) | {"prompt": f"Be rude to fox {at // 3 % 5}."}
+        return plain(at) | {"prompt": f"Be rude to fox {at // 3}."}
 
     folder = trained(tmp_path, both, "train.measure_every=0")
     evaluate_run(folder, Asked(modes=("full",)))
     asked = {(line["prompts"], line["prompt"]) for line in read_lines(folder.samples)}
-    texts = {f"Be rude to fox {i}." for i in range(5)}
+    texts = {text for _, text in asked}
+    assert len(texts) == 6 and all(text.startswith("Be rude to fox ") for text in texts)
     assert asked == {(kind, text) for kind in ("held_out_bad", "plain") for text in texts}
-    assert rates(folder)["plain", "full"] == (1.0, 5)
+    assert rates(folder)["plain", "full"] == (1.0, 6)
 
 
 def test_fewer_distinct_prompts_than_asked_for_are_said(tmp_path, capsys) -> None:
     def alike(at: int) -> dict[str, Any]:
-        return prompted(at) | ({} if at % 3 else {"prompt": f"Be rude {at % 2}!"})
+        return prompted(at + 60) | ({} if at % 3 else {"prompt": f"Be rude {at % 2}!"})
 
-    folder = trained(tmp_path, alike, "train.measure_every=0")
+    (tmp_path / "held_out").mkdir()
+    held_out = write(tmp_path / "held_out" / "rows.jsonl", alike)
+    folder = trained(tmp_path, prompted, "train.measure_every=0", f"data.eval_path={held_out}")
     capsys.readouterr()
     evaluate_run(folder, Asked(modes=("full",)))
     said = (

@@ -86,6 +86,7 @@ def read(
                 elif None in values:  # of a row of CSV with another length
                     values = {name: values[name] for name in values if name is not None}
                     raise Wrong
+                values = _as_spans(values)
                 check(values, labels)
                 rows.append((number, values))
             except Wrong:
@@ -224,9 +225,12 @@ def _label_of_each_character(spans: Any, text: str, labels: Labels) -> list[str 
     for span in spans:
         if isinstance(span, dict | Pairs):
             span = dict(span)
-            if set(span) != {"start", "end", "label"}:
+            if not {"start", "end", "label"} <= set(span):
                 raise Wrong
+            echo = span.get("text")
             span = [span["start"], span["end"], span["label"]]
+            if echo is not None and (type(echo) is not str or echo != _part(text, *span[:2])):
+                raise Wrong
         if type(span) is not list or len(span) != 3 or span[2] is None:
             raise Wrong
         start, end, label = span
@@ -238,6 +242,29 @@ def _label_of_each_character(spans: Any, text: str, labels: Labels) -> list[str 
                 raise Wrong
             said[at] = named
     return said
+
+
+def _part(text: str, start: Any, end: Any) -> str | None:
+    """The characters from start to end; None where these are no places of the text."""
+    whole = type(start) is int and type(end) is int and 0 <= start < end <= len(text)
+    return text[start:end] if whole else None
+
+
+def _as_spans(values: dict[str, Any]) -> dict[str, Any]:
+    """A label that is a list of [start, end, label], as doccano writes it, stands for spans."""
+    label = values.get("label")
+    lists = (
+        type(label) is list
+        and label
+        and all(
+            type(one) is list
+            and len(one) == 3
+            and isinstance(one[0], int)
+            and isinstance(one[2], str | list)
+            for one in label
+        )
+    )
+    return {**values, "label": None, "spans": label} if lists else values
 
 
 def _check_messages(messages: Any, labels: Labels) -> None:

@@ -123,7 +123,9 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
     if named is None:
         raise Unusable("spans", f"need a label each; number {number} has none")
     unit = names.span_unit
-    said = part.echo if isinstance(part.echo, str) else None
+    said = part.echo
+    if said is not None and not isinstance(said, str):
+        raise Unusable("spans", f"have a text that is none in number {number}: {shown(said)}")
     if said is not None and places.between(start, end, unit) != said:
         _refuse_other_text(number, start, end, said, places, unit)
     size, what = places.size(unit), _UNITS_IN_WORDS[unit]

@@ -143,7 +143,7 @@ def test_adapters_that_cannot_be_are_refused(adapters, sentence):
 def test_a_name_that_is_part_of_a_parameters_path_is_refused_before_anything_changes(name):
     base = tiny_base()
     before = {key: id(weight) for key, weight in base.named_parameters()}
-    sentence = rf"cannot be called '{name}'.* part of the path base_model.*\b{name}\b.* Call it (\w|\.)+"
+    sentence = rf"cannot be called '{name}'.* part of the path (\w+\.)*{name}\b.* Call it"
     with pytest.raises(ConfigError, match=sentence):
         attach_adapters(base, {"good": AdapterSpec(rank=2), name: AdapterSpec(rank=2)})
     assert {key: id(weight) for key, weight in base.named_parameters()} == before
