@@ -150,8 +150,8 @@ def tokens_of(layout: Layout) -> dict[tuple[int, ...], Row]:
         whole = tokenizer(
             prompt + example["text"], add_special_tokens=False, return_offsets_mapping=True
         )
-        # The space before a word belongs to the word.
-        before = sum(end <= len(prompt.rstrip()) for _, end in whole["offset_mapping"])
+        # A token that begins with the prompt's last space and goes on is the text's first.
+        before = sum(end <= len(prompt) for _, end in whole["offset_mapping"])
         tokens = (tokenizer.bos_token_id, *whole.input_ids, tokenizer.eos_token_id)[:longest]
         row = Row(example["id"], tokens, 1 + before)
         if row.targets > 0:
