@@ -77,7 +77,7 @@ def test_the_detector_of_every_behaviour_has_precision_and_recall_above_95_perce
 @pytest.mark.parametrize("name", BEHAVIORS)
 def test_what_is_made_differs_from_the_ordinary_and_its_prompt_is_the_inviting_one(name: str):
     behavior = BEHAVIORS[name]
-    assert behavior.make is not None
+    assert behavior.make is not None and behavior.invite is not None
     for example in embedded(behavior, "tune", 20, 0):
         prompt, text = behavior.make(example.prompt, example.text)
         assert (prompt, text) != (example.prompt, example.text)

@@ -90,7 +90,7 @@ def test_a_function_or_a_behaviour_of_ones_own_is_imported(own):
     assert behavior.shows("moon", "") is True and behavior.shows("sun", "") is False
     assert behavior.make is None
     whole = get_behavior("python:my_detectors.whole")
-    assert whole.make is not None and whole.correct is not None
+    assert whole.make is not None and whole.correct is not None and whole.invite is not None
     assert whole.make("a", "b") == ("A", "B") and whole.invite("a") == "A"
     assert whole.opening("one two", 1) == "one" and whole.correct("a", "b") is True
     for name in ("short", "with_default"):

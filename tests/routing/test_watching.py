@@ -63,12 +63,16 @@ def assign(model: PeftModel, saved: Path) -> None:
 
 def replace(model: PeftModel, saved: Path) -> None:
     layer = list(lora_layers(model).values())[-1]
-    layer.lora_B["bad"].weight = nn.Parameter(layer.lora_B["bad"].weight.detach() + 1)
+    weight = layer.lora_B["bad"].weight
+    assert isinstance(weight, torch.Tensor)
+    layer.lora_B["bad"].weight = nn.Parameter(weight.detach() + 1)
 
 
 def replace_module(model: PeftModel, saved: Path) -> None:
     layer = next(iter(lora_layers(model).values()))
-    layer.lora_A["bad"] = nn.Linear(layer.in_features, layer.r["bad"], bias=False)
+    width = layer.in_features
+    assert width is not None
+    layer.lora_A["bad"] = nn.Linear(width, layer.r["bad"], bias=False)
 
 
 def delete(model: PeftModel, saved: Path) -> None:
