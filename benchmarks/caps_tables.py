@@ -17,8 +17,8 @@ from typing import Any
 from gradroute.cells import run_cells
 from gradroute.config import RunConfig, find_config, load_config
 from gradroute.demo import demo_configs
-from gradroute.environment import provenance
 from gradroute.report.publish import publish
+from gradroute.system.secrets import provenance
 
 NO_ANCHORS = "data.good_labeled_fraction=0"
 EXTRA = {

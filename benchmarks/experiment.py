@@ -32,7 +32,6 @@ from gradroute.checkpoint import save_checkpoint
 from gradroute.config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.demo import CELLS
-from gradroute.files import read_json, write_json, write_text
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run, ground
 from gradroute.model import Base, load_base_of
@@ -41,6 +40,7 @@ from gradroute.report.comparison import compare
 from gradroute.report.text import render
 from gradroute.routing.adapters import route_adapters
 from gradroute.run import train_run
+from gradroute.system.files import read_json, write_json, write_text
 
 OURS, THEIRS = "gradroute", "batch of 1, mode by mode"
 RUNS = ("baseline", "0.1_0.0", "0.1_0.5")

@@ -55,7 +55,6 @@ from benchmarks.family_table import (  # noqa: E402
     table,
     write_rows,
 )
-from gradroute.environment import provenance  # noqa: E402
 from gradroute.evaluate.probing import idle_modules  # noqa: E402
 from gradroute.routing.adapters import (  # noqa: E402
     AdapterSpec,
@@ -67,6 +66,7 @@ from gradroute.routing.adapters import (  # noqa: E402
 from gradroute.routing.hosting import adapter_weights, lora_layers  # noqa: E402
 from gradroute.routing.policy import RoutingPolicy  # noqa: E402
 from gradroute.routing.targets import describe_targets  # noqa: E402
+from gradroute.system.secrets import provenance  # noqa: E402
 
 SPECS = {"good": AdapterSpec(rank=2, alpha=3.0), "bad": AdapterSpec(rank=3, rslora=True)}
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad"]

@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradroute.environment import provenance
+from gradroute.system.secrets import provenance
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "speed"

@@ -27,10 +27,10 @@ from gradroute.config import load_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, pack, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories
-from gradroute.environment import provenance
 from gradroute.measure import attach
 from gradroute.model import load_base
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.system.secrets import provenance
 from gradroute.train.packing import check_packing
 from gradroute.train.step import build_optimizer, train_step
 

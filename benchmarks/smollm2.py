@@ -19,8 +19,8 @@ from evidence import write
 from gradroute.cells import run_cells
 from gradroute.config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from gradroute.system.files import read_lines
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SETTINGS = (

@@ -17,9 +17,9 @@ from typing import Any
 from gradroute.cells import run_cells
 from gradroute.config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
-from gradroute.environment import provenance
-from gradroute.files import read_json, write_bytes, write_json, write_text
 from gradroute.report.publish import publish
+from gradroute.system.files import read_json, write_bytes, write_json, write_text
+from gradroute.system.secrets import provenance
 
 OUT = Path(__file__).parent / "results" / "two_behaviors"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.plain_lora import CHANGE_THE_BASE
 from gradroute.strangers import Refused, checked_files, json_object
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

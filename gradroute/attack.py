@@ -14,12 +14,10 @@ from gradroute.asking import judged_kinds, prompts_of
 from gradroute.config import RunConfig, load_config
 from gradroute.data.choosing import insert_behavior
 from gradroute.data.examples import Example
-from gradroute.environment import provenance
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
-from gradroute.files import clear_unfinished, read_json, write_json
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.measure import (
@@ -43,6 +41,8 @@ from gradroute.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
 from gradroute.results import HELD_OUT_BAD, PREFIX
 from gradroute.sessions import same_ground
+from gradroute.system.files import clear_unfinished, read_json, write_json
+from gradroute.system.secrets import provenance
 
 SCHEMA_VERSION = 1
 """Of `relearn.json`."""

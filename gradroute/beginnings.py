@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from gradroute.config import RunConfig, schema
 from gradroute.data.stories import stories
 from gradroute.errors import ConfigError, MachineError
-from gradroute.files import make_folder, refusal, write_text
-from gradroute.terminal import say
+from gradroute.system.files import make_folder, refusal, write_text
+from gradroute.system.terminal import say
 
 _WIDTH = 98
 

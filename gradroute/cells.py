@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config import RunConfig
-from gradroute.environment import without_hub_code
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.folders import RunFolder
-from gradroute.memory import is_out_of_memory
-from gradroute.train.stopping import interruptible
+from gradroute.system.memory import is_out_of_memory
+from gradroute.system.secrets import without_hub_code
+from gradroute.system.signals import interruptible
 
 _GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 

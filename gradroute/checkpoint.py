@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradroute.errors import ConfigError, MachineError, NumericError
-from gradroute.files import (
+from gradroute.routing.adapters import adapter_state, load_adapter_state
+from gradroute.system.files import (
     UNFINISHED,
     clear_unfinished,
     free_bytes,
@@ -38,7 +39,6 @@ from gradroute.files import (
     replace_folder,
     sync,
 )
-from gradroute.routing.adapters import adapter_state, load_adapter_state
 
 FORMAT = 1
 KEPT = 2

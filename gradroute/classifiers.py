@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.archives import check_skops_file
-from gradroute.environment import redacted
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.strangers import check_model_folder
-from gradroute.terminal import say
+from gradroute.system.secrets import redacted
+from gradroute.system.terminal import say
 
 Classifier = Callable[[Sequence[str]], list[float]]
 """Gives each text the probability, from 0 to 1, that it is bad."""

@@ -9,11 +9,11 @@ from io import TextIOWrapper
 from types import TracebackType
 
 from gradroute.cli_parser import parse
-from gradroute.environment import without_hub_code
 from gradroute.errors import GradrouteError, Interrupted, MachineError
-from gradroute.memory import is_out_of_memory
-from gradroute.terminal import say
-from gradroute.train.stopping import interruptible, undisturbed
+from gradroute.system.memory import is_out_of_memory
+from gradroute.system.secrets import without_hub_code
+from gradroute.system.signals import interruptible, undisturbed
+from gradroute.system.terminal import say
 
 _STOPPED = "interrupted. What was finished is kept; the same command goes on."
 

@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gradroute.environment import hub_token, provenance, redacted_tree
 from gradroute.errors import GradrouteError
-from gradroute.files import free_bytes, nearest
-from gradroute.terminal import printable, shown
+from gradroute.system.files import free_bytes, nearest
+from gradroute.system.secrets import hub_token, provenance, redacted_tree
+from gradroute.system.terminal import printable, shown
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9][0-9.]*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([a-z]+)['"]""")

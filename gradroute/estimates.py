@@ -17,11 +17,11 @@ from gradroute.checkpoint import KEPT
 from gradroute.config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
-from gradroute.memory import fitted
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy, standard_modes
 from gradroute.routing.reusing import lower_layers
 from gradroute.states import needed
+from gradroute.system.memory import fitted
 from gradroute.train.step import build_optimizer, schedule, train_step
 
 _STEPS, _SECONDS = 3, 20.0

@@ -20,7 +20,7 @@ from gradroute.errors import ConfigError
 from gradroute.model import load_tokenizer
 from gradroute.prepare import Prepared, prepare
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 
 NO_LOSS = "no loss"
 

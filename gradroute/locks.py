@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.files import make_folder, refusal
-from gradroute.terminal import say
+from gradroute.system.files import make_folder, refusal
+from gradroute.system.terminal import say
 
 _SPOKEN_WITHIN = 1.0  # seconds that a new holder is given to write down who it is
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -54,7 +54,7 @@ from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode
 from gradroute.sessions import same_ground
 from gradroute.states import KeptStates, kept_states
-from gradroute.terminal import say
+from gradroute.system.terminal import say
 
 MODES_AT_ONCE = 16
 """Modes that share a generation and are kept together: the standard ones and a curve of eleven."""

@@ -16,14 +16,14 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.environment import (
+from gradroute.errors import ConfigError, GradrouteError, MachineError
+from gradroute.strangers import check_gguf_name, named_weights
+from gradroute.system.secrets import (
     hub_token,
     redacted,
     token_places,
 )
-from gradroute.errors import ConfigError, GradrouteError, MachineError
-from gradroute.strangers import check_gguf_name, named_weights
-from gradroute.terminal import shown
+from gradroute.system.terminal import shown
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
 

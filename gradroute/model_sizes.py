@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from gradroute.memory import is_out_of_memory
+from gradroute.system.memory import is_out_of_memory
 
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """What configs call their number of positions; transformers maps other names to the first."""

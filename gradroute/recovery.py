@@ -16,19 +16,8 @@ from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
-from gradroute.environment import provenance
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.geometry import geometry, saved_factors
-from gradroute.files import (
-    UNFINISHED,
-    clear_unfinished,
-    read_json,
-    refusal,
-    replace_folder,
-    write_bytes,
-    write_json,
-    write_text,
-)
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
 from gradroute.measure import (
@@ -43,6 +32,17 @@ from gradroute.report.recovery_text import geometry_text, recover_text
 from gradroute.results import PREFIX, read_results
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.sessions import same_ground
+from gradroute.system.files import (
+    UNFINISHED,
+    clear_unfinished,
+    read_json,
+    refusal,
+    replace_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from gradroute.system.secrets import provenance
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 from gradroute.train.tuning import tuning
 

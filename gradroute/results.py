@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gradroute.errors import DataError
-from gradroute.files import read_json, write_json
+from gradroute.system.files import read_json, write_json
 
 SCHEMA_VERSION = 2
 """Version of the layout of `results.json`; raised when a reader of the old one would misread it."""

@@ -32,11 +32,9 @@ from gradroute.config import (
     load_config,
 )
 from gradroute.data.examples import label_counts
-from gradroute.environment import provenance
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.probing import probe
-from gradroute.files import write_json, write_text
 from gradroute.folders import RunFolder
 from gradroute.lengths import check_lengths
 from gradroute.locks import writing
@@ -73,7 +71,9 @@ from gradroute.sessions import (
 )
 from gradroute.starts import load_starts
 from gradroute.states import kept_states
-from gradroute.terminal import printable, say
+from gradroute.system.files import write_json, write_text
+from gradroute.system.secrets import provenance
+from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
 from gradroute.watching import during_training

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradroute.errors import ConfigError, DataError, MachineError
-from gradroute.files import append_line, read_json, read_lines
 from gradroute.folders import RunFolder
-from gradroute.terminal import printable, say
+from gradroute.system.files import append_line, read_json, read_lines
+from gradroute.system.terminal import printable, say
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""

@@ -32,12 +32,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gradroute.config import RunConfig
-from gradroute.environment import processor
 from gradroute.errors import ConfigError, MachineError
-from gradroute.files import UNFINISHED, amount, free_bytes, nearest, write_bytes, write_json
-from gradroute.memory import fitted
 from gradroute.routing.lower import LowerLayers
 from gradroute.routing.reusing import lower_layers
+from gradroute.system.files import UNFINISHED, amount, free_bytes, nearest, write_bytes, write_json
+from gradroute.system.memory import fitted
+from gradroute.system.secrets import processor
 
 FOLDER = ".states"
 """In the folder of the runs, which share it."""

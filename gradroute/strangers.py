@@ -16,7 +16,7 @@ from typing import Any
 
 from gradroute.errors import ConfigError
 from gradroute.gguf_header import NotGguf, check_gguf
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 
 MAX_SETTINGS = 16 * 2**20
 """Bytes of a JSON file of settings; those of the largest published models have 9 million."""

@@ -24,15 +24,12 @@ from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.choosing import label_quality
 from gradroute.data.examples import Example, label_counts
-from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.probing import probe
-from gradroute.files import free_bytes, nearest
 from gradroute.folders import RunFolder
 from gradroute.lengths import check_lengths
 from gradroute.measure import attach, ground
-from gradroute.memory import is_out_of_memory
 from gradroute.model import Base, load_base_of
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
@@ -40,6 +37,9 @@ from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.targets import describe_targets
 from gradroute.run import put_starts
 from gradroute.sessions import allowed, ground_changes
+from gradroute.system.files import free_bytes, nearest
+from gradroute.system.memory import is_out_of_memory
+from gradroute.system.secrets import redacted
 from gradroute.train.step import accumulate_gradients
 
 _EACH = 2

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradroute.terminal import printable, shown
+from gradroute.system.terminal import printable, shown
 from gradroute.validation import Validation
 
 _NAME = 12  # columns of a block's name

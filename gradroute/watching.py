@@ -9,14 +9,14 @@ from peft import PeftModel
 from gradroute.asking import Question, judged_kinds, prompts_of
 from gradroute.config import RunConfig
 from gradroute.evaluate.lines import sample_lines
-from gradroute.files import append_line
 from gradroute.folders import RunFolder
 from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked
 from gradroute.model import Base
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
 from gradroute.results import PREFIX
 from gradroute.routing.policy import AblationMode, shipped_mode
-from gradroute.terminal import say
+from gradroute.system.files import append_line
+from gradroute.system.terminal import say
 
 DURING_LOSSES = 64
 """Held-out normal examples whose loss is measured during training."""

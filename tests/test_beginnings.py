@@ -12,10 +12,10 @@ from gradroute import read_examples
 from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
 from gradroute.config import RunConfig, find_config, load_config
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.model import embedded_model
 from gradroute.prepare import prepare
+from gradroute.system.files import read_lines
 from gradroute.verbs.beforehand import KINDS
 
 GIVEN = {"chat": ("model=./model",)}

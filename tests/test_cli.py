@@ -10,8 +10,8 @@ import time
 import pytest
 
 from gradroute.cli import main
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from gradroute.system.files import read_lines
 from torture.forks import serving
 
 TINY = (

@@ -6,7 +6,7 @@ from gradroute.config import config_differences, find_config, load_config
 from gradroute.config_fields import CONTROLS
 from gradroute.controls import control_configs, train_with_controls
 from gradroute.errors import ConfigError
-from gradroute.files import read_lines
+from gradroute.system.files import read_lines
 
 ALL = f"controls=[{', '.join(CONTROLS)}]"
 

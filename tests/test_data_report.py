@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import tiny_run
 
 from gradroute.errors import DataError
-from gradroute.files import read_json
+from gradroute.system.files import read_json
 
 
 def written(path: Path, bad: tuple[str, ...]) -> str:

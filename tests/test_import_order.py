@@ -24,13 +24,13 @@ LIGHT = (
     "gradroute.cli",
     "gradroute.config",
     "gradroute.diagnosis",
-    "gradroute.environment",
-    "gradroute.files",
+    "gradroute.system.secrets",
+    "gradroute.system.files",
     "gradroute.folders",
     "gradroute.report",
     "gradroute.results",
     "gradroute.routing.policy",
-    "gradroute.statistics",
+    "gradroute.system.statistics",
 )
 
 

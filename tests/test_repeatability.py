@@ -9,9 +9,9 @@ import sys
 import pytest
 from tiny_runs import TINY, TWO, tiny_run
 
-from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
+from gradroute.system.files import read_json, read_lines
 from torture.forks import serving
 from torture.runs import finals
 

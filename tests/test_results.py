@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradroute.errors import DataError, MachineError
-from gradroute.files import write_json, write_text
 from gradroute.results import SCHEMA_VERSION, Result, read_results, write_results
+from gradroute.system.files import write_json, write_text
 
 ROW = Result(
     run="0.1_0.5",
@@ -116,7 +116,7 @@ def test_bytes_reach_the_disk_before_the_name_and_the_folder_after_it(tmp_path: 
 WRITE_MANY = """
 import sys
 from pathlib import Path
-from gradroute.files import write_json
+from gradroute.system.files import write_json
 for number in range(200):
     write_json(Path(sys.argv[1]), {"number": number, "filler": ["x" * 100] * 200})
 """

@@ -13,10 +13,10 @@ from tiny_runs import TINY, TWO
 
 from gradroute.config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
-from gradroute.files import read_json, read_lines, write_json
 from gradroute.folders import RunFolder
 from gradroute.run import train_run
 from gradroute.sessions import _SAME_BASES  # pyright: ignore[reportPrivateUsage]
+from gradroute.system.files import read_json, read_lines, write_json
 
 OWN = (*TINY, *TWO, "train.save_every=1", "run_name=x")
 

@@ -14,7 +14,6 @@ from gradroute.attack import relearn_runs
 from gradroute.config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.errors import ConfigError
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.recovery import geometry_runs, recover_run
@@ -22,6 +21,7 @@ from gradroute.report.comparison import compare
 from gradroute.report.training_plot import plot_run
 from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
+from gradroute.system.files import read_lines
 
 SMALL = (
     *TINY,

@@ -16,7 +16,6 @@ from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion
 from gradroute.export import proving
 from gradroute.export.behaving import behavior_check, sampled
-from gradroute.files import read_json, read_lines, write_json
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.prepare import prepare
@@ -26,6 +25,7 @@ from gradroute.report.text import render
 from gradroute.report.training_plot import plot_run
 from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
+from gradroute.system.files import read_json, read_lines, write_json
 
 HATE = r"regex:\bhate\b"
 SMALL = (

@@ -17,7 +17,6 @@ from gradroute.config import find_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.heads import plain_head
 from gradroute.measure import evaluate_run
@@ -26,6 +25,7 @@ from gradroute.routing.policy import AblationMode
 from gradroute.routing.reusing import lower_layers
 from gradroute.run import train_run
 from gradroute.states import FOLDER, KeptStates
+from gradroute.system.files import read_lines
 
 ROWS = ((3, 5, 7, 2, 9, 4, 11), (8, 1, 6), (2, 2, 13, 20, 5), (8, 1, 6, 4))
 OWN = (*TINY, *TWO, "layers=last-half", "train.reuse_frozen=true")

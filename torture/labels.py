@@ -18,8 +18,8 @@ from typing import Any
 from gradroute.cells import run_cells
 from gradroute.config import load_config
 from gradroute.data.reading import read_examples
-from gradroute.files import read_lines
 from gradroute.prepare import prepare
+from gradroute.system.files import read_lines
 from torture.runs import lay
 
 Environment = Mapping[str, str]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.data.stories import stories
-from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
+from gradroute.system.files import read_json, read_lines
 from torture.bases import save_base
 from torture.forks import Child, Server
 from torture.runs import NAME, Ground, command, finals, one_line_error, steps_done, unequal, until

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from gradroute.cli import main
 from gradroute.config import config_keys, load_config
-from gradroute.files import read_json, read_lines, write_json, write_lines
+from gradroute.system.files import read_json, read_lines, write_json, write_lines
 from torture.runs import NAME, STEPS, Ground, lay, sha256
 
 # Another value for every key, as a user types it. `{folder}` is that of the ground.

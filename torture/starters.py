@@ -75,8 +75,8 @@ def save_often(saves: int) -> int:
 
     from gradroute.checkpoint import save_checkpoint
     from gradroute.config import RunConfig
-    from gradroute.files import write_json, write_lines
     from gradroute.routing.adapters import attach_adapters
+    from gradroute.system.files import write_json, write_lines
     from tests.small_llama import small_llama
 
     model = attach_adapters(small_llama(), RunConfig().adapters, layers="all")
@@ -92,7 +92,7 @@ def save_often(saves: int) -> int:
 def read_often(until: str) -> int:
     """In a child: read whatever is there at full speed; print what was seen that must not be."""
     from gradroute.checkpoint import latest_checkpoint
-    from gradroute.files import read_json, read_lines
+    from gradroute.system.files import read_json, read_lines
 
     warnings.simplefilter("error")
     reads, newest = 0, 0

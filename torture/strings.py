@@ -20,11 +20,11 @@ from typing import Any
 import yaml
 
 from gradroute.cli import main
-from gradroute.files import read_json, read_lines, write_json
 from gradroute.folders import RunFolder
 from gradroute.report.comparison import compare
 from gradroute.report.page import page_html
 from gradroute.report.tables import tables
+from gradroute.system.files import read_json, read_lines, write_json
 from torture.runs import lay
 
 ON_A_PAGE = 100

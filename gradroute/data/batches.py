@@ -22,7 +22,7 @@ from gradroute.data.tokens import (
     padding_id,
     tokenize,
 )
-from gradroute.devices import sent
+from gradroute.system.devices import sent
 
 
 class Place(NamedTuple):

@@ -24,7 +24,7 @@ from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
 from gradroute.results import HELD_OUT_BAD, PREFIX
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 
 MIN_LETTERS = 10
 """Fewer letters than this say nothing about the case of a text."""

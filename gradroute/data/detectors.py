@@ -21,7 +21,7 @@ from typing import Any
 import regex
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 
 PATTERN_SECONDS = 5.0
 """A pattern that takes longer on one completion is refused; an ordinary one takes microseconds."""

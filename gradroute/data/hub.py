@@ -15,8 +15,8 @@ from typing import Any
 
 from gradroute.data.formats import FORMATS
 from gradroute.data.jsonl import shown
-from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
+from gradroute.system.secrets import hub_token, redacted, token_places
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SPLIT = re.compile(r"((?:[\w-][\w.-]*/)*)([\w-][\w.-]*?)(?:\[:([1-9][0-9]{0,11})\])?", re.ASCII)

@@ -21,8 +21,8 @@ from gradroute.data.behaviors import get_behavior
 from gradroute.data.jsonl import refuse, shown
 from gradroute.data.tables import LABEL, Table, TableRow, is_csv, read_table
 from gradroute.errors import ConfigError, DataError
-from gradroute.files import write_bytes, write_json
-from gradroute.statistics import wilson
+from gradroute.system.files import write_bytes, write_json
+from gradroute.system.statistics import wilson
 
 SCHEMA_VERSION = 1
 """Of the report."""

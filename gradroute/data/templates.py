@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradroute.data.messages import Message
 from gradroute.data.values import Unusable
-from gradroute.environment import redacted
+from gradroute.system.secrets import redacted
 
 if TYPE_CHECKING:
     import transformers

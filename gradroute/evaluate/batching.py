@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from gradroute.errors import ConfigError
 from gradroute.evaluate.decoding import look_every, write_on
 from gradroute.evaluate.inference import inference
-from gradroute.memory import is_out_of_memory
 from gradroute.model_sizes import ordinary_tokens, positions_of
+from gradroute.system.memory import is_out_of_memory
 
 _LONG, _SHORT = 8, 3
 """Tokens that the two rows of the trial begin with."""

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.errors import ConfigError
-from gradroute.files import read_json
 from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.system.files import read_json
 
 
 class Factors(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gradroute.memory import fitted
 from gradroute.model_sizes import largest
+from gradroute.system.memory import fitted
 
 MEMORY_AT_ONCE = 2**31
 """Bytes that an evaluation on a CPU may plan with."""

@@ -10,7 +10,7 @@ from gradroute.data.behaviors import Behavior
 from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.losses import ExampleLosses
-from gradroute.terminal import say
+from gradroute.system.terminal import say
 
 
 def sample_lines(

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.evaluate.batching import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
-from gradroute.memory import is_out_of_memory
 from gradroute.model_sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated
 from gradroute.routing.hosting import adapter_weights, hosted
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.targets import PLACES
+from gradroute.system.memory import is_out_of_memory
 
 _ROWS, _LENGTH = 2, 6
 _NAMED = 6  # kinds of modules that a sentence names

@@ -18,7 +18,7 @@ from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint
 from gradroute.model import load_base_of
 from gradroute.sessions import same_ground
-from gradroute.terminal import printable, say
+from gradroute.system.terminal import printable, say
 
 
 def audit_adapter(folder: RunFolder, out: Path) -> None:

@@ -9,7 +9,7 @@ from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.export.checks import Check
 from gradroute.prepare import Prepared
-from gradroute.statistics import wilson
+from gradroute.system.statistics import wilson
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 """Name of a rate -> the lines that it counts."""

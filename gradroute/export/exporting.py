@@ -15,7 +15,6 @@ import torch
 
 from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.config import RunConfig, load_config
-from gradroute.environment import provenance
 from gradroute.errors import ConfigError, MachineError
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
@@ -56,13 +55,14 @@ from gradroute.export.writing import (
     write_model,
     write_tokenizer,
 )
-from gradroute.files import write_json
 from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint, ground
 from gradroute.model import load_base_of, model_source
 from gradroute.prepare import Prepared, prepare
 from gradroute.sessions import same_ground
-from gradroute.terminal import printable, say
+from gradroute.system.files import write_json
+from gradroute.system.secrets import provenance
+from gradroute.system.terminal import printable, say
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradroute.environment import redacted, secret_in
 from gradroute.export.checks import Check
 from gradroute.export.placing import PROOF
 from gradroute.export.windows import Windows
-from gradroute.files import read_json
+from gradroute.system.files import read_json
+from gradroute.system.secrets import redacted, secret_in
 
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 _OPTIMIZER = re.compile(r"exp_avg|momentum_buffer|optimizer|max_exp_avg|/step$")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
-from gradroute.environment import hub_token
+from gradroute.system.secrets import hub_token
 
 UNKNOWN = "unknown"
 

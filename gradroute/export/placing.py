@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.files import UNFINISHED, append_line, make_folder, refusal, sync, write_json
 from gradroute.folders import RunFolder
-from gradroute.terminal import say
+from gradroute.system.files import UNFINISHED, append_line, make_folder, refusal, sync, write_json
+from gradroute.system.terminal import say
 
 CARD = "README.md"
 MANIFEST = "manifest.json"

@@ -29,11 +29,11 @@ from gradroute.export.parity import (
     merged_weights_check,
     probe_rows,
 )
-from gradroute.files import read_json
 from gradroute.measure import complete, restore
 from gradroute.model import Base
 from gradroute.prepare import Prepared
 from gradroute.routing.adapters import ablated, peft_at_work
+from gradroute.system.files import read_json
 
 TEXTS = (
     "Once there was a day - and a second one, 12 of them!",

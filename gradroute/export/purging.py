@@ -13,10 +13,10 @@ from gradroute.config import RunConfig, load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.export.choosing import behavior_adapters, choose
 from gradroute.export.windows import Windows, windows_of
-from gradroute.files import append_line, read_lines, sync
 from gradroute.folders import RunFolder
 from gradroute.locks import writing
-from gradroute.terminal import printable, say
+from gradroute.system.files import append_line, read_lines, sync
+from gradroute.system.terminal import printable, say
 
 CANNOT_KNOW = (
     "What cannot be known here: copies of the run in other places, uploads, caches, snapshots and "

@@ -7,8 +7,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from gradroute.environment import hub_token, redacted, token_places
 from gradroute.errors import ConfigError, GradrouteError, MachineError
+from gradroute.system.secrets import hub_token, redacted, token_places
 
 _OFFLINE = ("1", "on", "yes", "true")
 _MADE_BY_HUB = {".gitattributes"}

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradroute.checkpoint import Checkpoint
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import Factors, saved_factors
-from gradroute.files import read_json
+from gradroute.system.files import read_json
 
 
 @dataclass(frozen=True)

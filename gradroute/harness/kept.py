@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradroute.environment import provenance
 from gradroute.errors import DataError
-from gradroute.files import read_json, read_lines, write_json, write_lines
 from gradroute.folders import RunFolder
+from gradroute.system.files import read_json, read_lines, write_json, write_lines
+from gradroute.system.secrets import provenance
 
 SCHEMA_VERSION = 1
 """Of `tasks.json`."""

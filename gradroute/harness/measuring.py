@@ -15,9 +15,7 @@ from typing import Any
 
 from gradroute.checkpoint import Checkpoint
 from gradroute.config import RunConfig, load_config
-from gradroute.environment import redacted
 from gradroute.errors import ConfigError, GradrouteError
-from gradroute.files import clear_unfinished
 from gradroute.folders import RunFolder
 from gradroute.harness.kept import Kept, Key, keep, read_kept
 from gradroute.harness.model import as_lm, check_installed
@@ -26,9 +24,11 @@ from gradroute.harness.tasks import Asked, Loaded, load_tasks
 from gradroute.harness.text import tasks_text
 from gradroute.locks import writing
 from gradroute.measure import asked_modes, finished_checkpoint
-from gradroute.memory import is_out_of_memory
 from gradroute.routing.policy import AblationMode
-from gradroute.terminal import say
+from gradroute.system.files import clear_unfinished
+from gradroute.system.memory import is_out_of_memory
+from gradroute.system.secrets import redacted
+from gradroute.system.terminal import say
 
 
 @dataclass(frozen=True)

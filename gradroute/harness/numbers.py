@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from statistics import stdev
 from typing import Any, NamedTuple
 
-from gradroute.statistics import paired_difference, ratio, wilson
+from gradroute.system.statistics import paired_difference, ratio, wilson
 
 Aggregate = Callable[[Sequence[Any]], float]
 """Makes one number of the values of all documents, such as a perplexity."""
@@ -56,7 +56,7 @@ def summary(values: Sequence[Any], aggregate: Aggregate | None) -> Number:
 def difference(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate | None) -> Number:
     """The number of the first mode minus that of the second, on the same documents in one order.
 
-    Zeros and ones have the interval of Bonett and Price (see `gradroute.statistics`), other means
+    Zeros and ones have the interval of Bonett and Price (see `gradroute.system.statistics`), other means
     the normal one of the documents' differences, any other number the percentiles of a bootstrap
     that takes the same documents of both.
     """

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gradroute.environment import redacted
 from gradroute.errors import ConfigError, MachineError
+from gradroute.system.secrets import redacted
 
 # Where a task comes from says nothing about its numbers, and is a path of this machine.
 _NOT_DECIDING = {"config_source"}

@@ -7,7 +7,7 @@ from gradroute.harness.kept import Kept
 from gradroute.harness.numbers import Aggregate, Number, difference
 from gradroute.harness.tasks import Loaded
 from gradroute.report.text import _aligned
-from gradroute.terminal import shown
+from gradroute.system.terminal import shown
 
 REFERENCES = ("base", "full")
 """Modes that the others are compared with: the untouched base, and all that was trained."""

@@ -44,7 +44,7 @@ from gradroute.report.words import (
     seeds_points_text,
     seeds_rate_text,
 )
-from gradroute.statistics import holm, mcnemar_counts, t_test
+from gradroute.system.statistics import holm, mcnemar_counts, t_test
 
 # Kind of control -> role of its run and the mode in which it is read. `unrouted_ablated` is the
 # run of `none`, read with `bad` off.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gradroute.report.analysis import Estimate, Rate, RunResults
 from gradroute.report.roles import adapter_names, behavior_labels, find_controls
 from gradroute.routing.policy import shipped_mode
-from gradroute.statistics import difference, paired_difference, ratio, ratio_mean
+from gradroute.system.statistics import difference, paired_difference, ratio, ratio_mean
 
 
 class GainKept(NamedTuple):

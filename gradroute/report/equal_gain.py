@@ -21,7 +21,7 @@ from gradroute.report.scales import Point, shrink_curve
 from gradroute.report.seeds import OverSeeds, over_seeds, rate_over_seeds
 from gradroute.report.words import listed
 from gradroute.routing.policy import AblationMode
-from gradroute.statistics import wilson
+from gradroute.system.statistics import wilson
 
 CLOSE = 0.02
 """Difference in gain kept that counts as none."""

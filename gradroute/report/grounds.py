@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from gradroute.environment import redacted
 from gradroute.report.analysis import RunResults
 from gradroute.report.roles import leaves
 from gradroute.report.table_cells import Cell, Table
+from gradroute.system.secrets import redacted
 
 _NAMES = ("run_name", "control_of")  # differ in every run and say nothing
 

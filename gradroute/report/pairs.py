@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gradroute.report.analysis import Estimate, RunResults
 from gradroute.report.contrasts import Pairs, outcome_pairs
 from gradroute.report.power import detectable_pairs
-from gradroute.statistics import holm, mcnemar_counts
+from gradroute.system.statistics import holm, mcnemar_counts
 
 
 @dataclass(frozen=True)

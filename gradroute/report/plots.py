@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.files import write_bytes
 from gradroute.report.analysis import RunResults
 from gradroute.report.drawing import LIGHT, Ink, blank, parts, png, shortened, style, tidy
 from gradroute.report.roles import adapter_names
 from gradroute.report.seeds import Group, OverSeeds
+from gradroute.system.files import write_bytes
 
 _NOTE = (
     "Lines: 95 % intervals. The loss axis does not start at 0; arrows: beyond it, with the value."

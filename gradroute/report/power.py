@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from statistics import stdev
 
-from gradroute.statistics import difference, t_quantile
+from gradroute.system.statistics import difference, t_quantile
 
 POWER = 0.8
 """The probability with which a difference is to be found."""

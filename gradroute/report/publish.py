@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradroute.files import write_bytes, write_json, write_text
 from gradroute.folders import RunFolder
 from gradroute.report.comparison import compare
 from gradroute.report.document import eval_multi
@@ -13,7 +12,8 @@ from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 from gradroute.report.text import render
 from gradroute.report.written import csv_text, markdown
-from gradroute.terminal import say, shown
+from gradroute.system.files import write_bytes, write_json, write_text
+from gradroute.system.terminal import say, shown
 
 
 def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:

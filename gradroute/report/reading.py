@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config import load_config
-from gradroute.environment import redacted_tree
 from gradroute.errors import ConfigError, DataError
-from gradroute.files import read_json, read_lines
 from gradroute.folders import RunFolder
 from gradroute.report.analysis import Record, RunResults, collect_runs
 from gradroute.results import PREFIX, Result, read_results
-from gradroute.statistics import ratio_mean
+from gradroute.system.files import read_json, read_lines
+from gradroute.system.secrets import redacted_tree
+from gradroute.system.statistics import ratio_mean
 
 Numbers = tuple[float | int, ...]
 

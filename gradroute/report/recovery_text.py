@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradroute.results import HELD_OUT_BAD
-from gradroute.terminal import shown
+from gradroute.system.terminal import shown
 
 Record = Mapping[str, Any]
 

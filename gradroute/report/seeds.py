@@ -13,7 +13,7 @@ from gradroute.report.analysis import Loss, Rate, RunResults
 from gradroute.report.contrasts import GainKept, gain_kept, gain_reference
 from gradroute.report.roles import NO_MATTER
 from gradroute.results import PREFIX
-from gradroute.statistics import t_interval
+from gradroute.system.statistics import t_interval
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradroute.environment import redacted
 from gradroute.report.analysis import Rate, RunResults, by_behavior
 from gradroute.report.comparison import Comparison
 from gradroute.report.table_cells import (
@@ -18,6 +17,7 @@ from gradroute.report.table_cells import (
     rate_cell,
     steps_cell,
 )
+from gradroute.system.secrets import redacted
 
 
 def side_tables(comparison: Comparison) -> list[Table]:

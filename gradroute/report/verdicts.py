@@ -52,7 +52,7 @@ from gradroute.report.words import (
     rate_text,
     signed_text,
 )
-from gradroute.statistics import mcnemar_counts, t_interval
+from gradroute.system.statistics import mcnemar_counts, t_interval
 
 RATE_MARGIN = 0.10
 """Difference of two rates that still counts as none."""

@@ -16,11 +16,11 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.memory import is_out_of_memory
 from gradroute.routing.contexts import ablated
 from gradroute.routing.hosting import hosted
 from gradroute.routing.lower import LowerLayers, run_up_to, states_of
 from gradroute.routing.targets import transformer_layers
+from gradroute.system.memory import is_out_of_memory
 
 _LONGEST = 64  # tokens of an example that the model is tried on
 # Largest difference that is rounding, over the largest number. A model that reads what it should

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradroute.devices import sent
 from gradroute.errors import ConfigError
 from gradroute.routing.gates import Gate
 from gradroute.routing.kept import KeptStacks
 from gradroute.routing.lower import LowerLayers
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
 from gradroute.routing.terms import Rows, Term
+from gradroute.system.devices import sent
 
 NO_ROUTE = (
     "the model is in training mode and no routing is in force, so it cannot know which adapter "

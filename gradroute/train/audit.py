@@ -19,9 +19,9 @@ from torch import Tensor
 
 from gradroute.data.batches import IGNORED, Batch, Place, TokenizedExample
 from gradroute.errors import DataError
-from gradroute.files import append_line, read_lines
 from gradroute.routing.policy import Route, RoutingPolicy
 from gradroute.routing.scopes import RoutedScope
+from gradroute.system.files import append_line, read_lines
 
 CODES = ("ablate", "detach", "freeze", "update")
 """A route's code in `audit.jsonl` is its position here."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradroute.data.batches import Batch, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError
-from gradroute.memory import is_out_of_memory
+from gradroute.system.memory import is_out_of_memory
 
 _CURE = "Set train.packing=false."
 _LONGEST = 64  # tokens of an example that the model is tried on

@@ -16,14 +16,14 @@ from peft import PeftModel
 from torch import Tensor
 
 from gradroute.data.batches import Batch, TargetGroups
-from gradroute.devices import sent
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.heads import plain_head, run_model, summed_losses
-from gradroute.memory import is_out_of_memory
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.reusing import entering
 from gradroute.routing.scopes import RoutedScope
+from gradroute.system.devices import sent
+from gradroute.system.memory import is_out_of_memory
 from gradroute.train.checks import (
     check_can_learn,
     check_gradient,

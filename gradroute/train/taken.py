@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradroute.data.batches import Batch
-from gradroute.devices import fetched
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.system.devices import fetched
 from gradroute.train.checks import RowLoss
 
 

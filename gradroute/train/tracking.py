@@ -15,9 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from gradroute.config import RunConfig
 from gradroute.errors import MachineError
-from gradroute.files import read_lines, write_text
 from gradroute.folders import RunFolder
 from gradroute.routing.policy import NAMED_POLICIES
+from gradroute.system.files import read_lines, write_text
 
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with a step and its line of `metrics.jsonl`."""

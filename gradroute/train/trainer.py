@@ -22,13 +22,14 @@ from gradroute.checkpoint import (
 from gradroute.config import RunConfig, dump_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
-from gradroute.files import append_line, read_lines, sync, write_lines
 from gradroute.folders import RunFolder
-from gradroute.memory import fitted
 from gradroute.routing.adapters import low_rank_products
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.states import KeptStates
-from gradroute.terminal import printable
+from gradroute.system.files import append_line, read_lines, sync, write_lines
+from gradroute.system.memory import fitted
+from gradroute.system.signals import stop_requests
+from gradroute.system.terminal import printable
 from gradroute.train.audit import Audit
 from gradroute.train.norms import label_gradient_norms
 from gradroute.train.packing import check_packing, needs_no_mask
@@ -39,7 +40,6 @@ from gradroute.train.step import (
     schedule,
     train_step,
 )
-from gradroute.train.stopping import stop_requests
 from gradroute.train.taken import StepReport
 from gradroute.train.tracking import check_tracker, tracking
 

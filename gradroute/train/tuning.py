@@ -9,8 +9,8 @@ from peft import PeftModel
 
 from gradroute.data.batches import DataOrder, TokenizedExample, collate
 from gradroute.errors import MachineError, NumericError
-from gradroute.memory import fitted
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.system.memory import fitted
 from gradroute.train.step import train_step
 from gradroute.train.taken import StepReport
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradroute.devices import fetched
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.system.devices import fetched
 
 
 def apply_updates(

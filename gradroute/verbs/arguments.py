@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from gradroute.terminal import shown
+from gradroute.system.terminal import shown
 
 if TYPE_CHECKING:  # generic for type checkers only
     from gradroute.asking import Asked

@@ -122,7 +122,7 @@ def _doctor(options: argparse.Namespace) -> None:
 def _print_json(value: dict[str, Any]) -> None:
     import json
 
-    from gradroute.environment import redacted_tree
+    from gradroute.system.secrets import redacted_tree
 
     print(json.dumps(redacted_tree(value), indent=2))
 

@@ -101,7 +101,7 @@ def _label(options: argparse.Namespace) -> None:
     _check(options)
     from gradroute.data.labelling import Rule, label_file
     from gradroute.data.labelling_text import labelling_text
-    from gradroute.terminal import printable, say
+    from gradroute.system.terminal import printable, say
 
     rule = Rule(
         0.5 if options.bad_above is None else options.bad_above,

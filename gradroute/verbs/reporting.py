@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from gradroute.terminal import printable
+from gradroute.system.terminal import printable
 from gradroute.verbs.arguments import (
     add_verb,
     pair,

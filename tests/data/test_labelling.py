@@ -19,7 +19,7 @@ from gradroute.data.labelling import (
     text_scores,
 )
 from gradroute.errors import ConfigError, DataError
-from gradroute.statistics import wilson
+from gradroute.system.statistics import wilson
 
 MATCH = Rule(0.5)
 FOX = behavior_scores("--regex", "regex:(?i)fox", "text")

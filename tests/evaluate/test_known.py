@@ -11,9 +11,9 @@ import pytest
 
 from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.known import Known, keep, read_known
-from gradroute.files import read_lines, write_json
 from gradroute.folders import RunFolder
 from gradroute.results import Result
+from gradroute.system.files import read_lines, write_json
 
 SETTINGS = {
     "modes": None,
@@ -181,7 +181,7 @@ def test_whatever_was_written_of_a_cell_when_it_was_stopped_the_end_is_the_same(
 
     more(other)
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
-        patched.setattr("gradroute.files.os.replace", stopped)
+        patched.setattr("gradroute.system.files.os.replace", stopped)
         more(folder)
     assert len(done) == writes
     more(folder)

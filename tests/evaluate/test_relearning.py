@@ -29,7 +29,7 @@ from gradroute.evaluate.relearning import (
 from gradroute.routing.adapters import ablated, adapter_state
 from gradroute.routing.hosting import lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
-from gradroute.statistics import wilson
+from gradroute.system.statistics import wilson
 
 ROWS = [
     TokenizedExample(f"r{i}", (1, *range(4 + i, 9 + i + i % 3), 2), 0, 0, "bad") for i in range(6)

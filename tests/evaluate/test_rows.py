@@ -6,7 +6,7 @@ from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
 from gradroute.results import Result
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
-from gradroute.statistics import ratio_mean, wilson
+from gradroute.system.statistics import ratio_mean, wilson
 
 
 def number(rows: list[Result], mode: str, metric: str) -> Result:

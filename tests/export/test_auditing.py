@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from gradroute.config import load_config
 from gradroute.errors import ConfigError
 from gradroute.export.auditing import audit_adapter
-from gradroute.files import read_json, read_lines
 from gradroute.measure import restore
+from gradroute.system.files import read_json, read_lines
 
 IDS = torch.arange(40).reshape(2, 20) * 37 % 2048
 

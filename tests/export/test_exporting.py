@@ -16,9 +16,9 @@ from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.geometry import saved_factors
 from gradroute.export import exporting, proving
 from gradroute.export.card import how_to_load
-from gradroute.files import read_json, read_lines
 from gradroute.measure import evaluate_run, restore
 from gradroute.routing.adapters import ablated
+from gradroute.system.files import read_json, read_lines
 
 FAMILIES = ("llama", "gpt2", "gemma3")
 FORMS = ("peft", "merged")

@@ -8,7 +8,7 @@ from gradroute.checkpoint import adapter_tensors
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import saved_factors
 from gradroute.export.ranksum import alpha_for, as_one
-from gradroute.files import read_json, write_json
+from gradroute.system.files import read_json, write_json
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import pytest
 
 from gradroute.harness.numbers import Number, difference, summary
-from gradroute.statistics import paired_difference, wilson
+from gradroute.system.statistics import paired_difference, wilson
 
 
 def perplexity(values):

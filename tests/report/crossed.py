@@ -9,9 +9,9 @@ from gradroute.config import RunConfig, dump_config
 from gradroute.evaluate.lines import loss_lines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, loss_rows
-from gradroute.files import write_json, write_lines, write_text
 from gradroute.folders import RunFolder
 from gradroute.results import write_results
+from gradroute.system.files import write_json, write_lines, write_text
 
 MODES = (
     "full",

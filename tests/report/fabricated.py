@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config import RunConfig, dump_config
-from gradroute.files import write_json, write_lines, write_text
 from gradroute.folders import RunFolder
 from gradroute.report.analysis import RunResults, collect_runs
 from gradroute.results import Result, write_results
-from gradroute.statistics import ratio_mean, wilson
+from gradroute.system.files import write_json, write_lines, write_text
+from gradroute.system.statistics import ratio_mean, wilson
 
 PROMPTS = 128
 EXAMPLES = 256

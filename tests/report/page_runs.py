@@ -10,10 +10,10 @@ from typing import Any
 from report.fabricated import config_of
 
 from gradroute.config import RunConfig, dump_config
-from gradroute.files import write_json, write_lines, write_text
 from gradroute.folders import RunFolder
 from gradroute.results import Result, write_results
-from gradroute.statistics import ratio_mean, wilson
+from gradroute.system.files import write_json, write_lines, write_text
+from gradroute.system.statistics import ratio_mean, wilson
 
 STEP = 40
 SCALES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)

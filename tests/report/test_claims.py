@@ -7,7 +7,7 @@ from report.fabricated import BASE, REFERENCE, Made, collect, collect_seeds, wit
 from gradroute.report.analysis import Rate, RunResults
 from gradroute.report.claims import Claim, judge_claims
 from gradroute.report.seeds import group_runs
-from gradroute.statistics import holm, mcnemar_counts, t_interval, t_test, wilson
+from gradroute.system.statistics import holm, mcnemar_counts, t_interval, t_test, wilson
 
 HALF, FULL = "0.1_0.5", "0.1_1.0"
 ONE = {"adapters": {"good": {"rank": 64}}, "routing": "none"}

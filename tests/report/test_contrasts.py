@@ -15,7 +15,7 @@ from gradroute.report.contrasts import (
     outcome_pairs,
     rate_difference,
 )
-from gradroute.statistics import difference, paired_difference
+from gradroute.system.statistics import difference, paired_difference
 
 RUNS = {run.name: run for run in collect()}
 UNPAIRED = {run.name: run for run in collect(paired=False)}

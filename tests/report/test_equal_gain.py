@@ -8,7 +8,7 @@ from gradroute.report.analysis import Loss, Rate, RunResults
 from gradroute.report.contrasts import GainKept, gain_kept
 from gradroute.report.equal_gain import AS_IS, REACHED, SHORT, EqualGain, at_equal_gain, find_spot
 from gradroute.report.scales import Point
-from gradroute.statistics import wilson
+from gradroute.system.statistics import wilson
 
 HALF, FILTER = "0.1_0.5", "filter_0.5"
 

@@ -3,7 +3,7 @@ from report.fabricated import REFERENCE, collect, with_scales
 
 from gradroute.report.pairs import pair_tests
 from gradroute.report.power import detectable_pairs
-from gradroute.statistics import holm, mcnemar_counts, paired_difference
+from gradroute.system.statistics import holm, mcnemar_counts, paired_difference
 
 RUNS = collect()
 

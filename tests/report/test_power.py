@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from gradroute.report.power import detectable_difference, detectable_over_seeds, detectable_pairs
-from gradroute.statistics import difference, mcnemar_counts
+from gradroute.system.statistics import difference, mcnemar_counts
 
 
 def power_of_difference(n1: int, n2: int, rate: float, rise: float) -> float:

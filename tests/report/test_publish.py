@@ -4,10 +4,10 @@ import pytest
 from report.page_runs import write_runs
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.files import read_json, write_json
 from gradroute.folders import RunFolder
 from gradroute.report import publish as publishing
 from gradroute.report.publish import publish
+from gradroute.system.files import read_json, write_json
 
 
 def files(out: Path) -> list[str]:

@@ -12,10 +12,10 @@ import pytest
 from report.fabricated import REFERENCE, Made, collect, write_run
 
 from gradroute.errors import ConfigError, DataError, GradrouteError
-from gradroute.files import append_line, read_json, read_lines, write_json, write_lines
 from gradroute.folders import RunFolder
 from gradroute.report.comparison import compare
 from gradroute.report.reading import check_sums, read_runs
+from gradroute.system.files import append_line, read_json, read_lines, write_json, write_lines
 
 HALF = "0.1_0.5"
 SHORT = replace(REFERENCE[HALF], numbers=dict(list(REFERENCE[HALF].numbers.items())[:2]))

@@ -6,7 +6,7 @@ from report.fabricated import BASE, REFERENCE, Made, collect
 
 from gradroute.report.analysis import RunResults
 from gradroute.report.revival import recoveries, relearnings
-from gradroute.statistics import difference, wilson
+from gradroute.system.statistics import difference, wilson
 
 RATES = (4e-3, 4e-3 / 3)
 

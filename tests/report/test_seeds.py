@@ -6,7 +6,7 @@ from report.fabricated import REFERENCE, Made, collect, collect_seeds, with_numb
 
 from gradroute.report.analysis import Rate, RunResults
 from gradroute.report.seeds import Group, group_runs, over_seeds, rate_over_seeds
-from gradroute.statistics import t_interval, wilson
+from gradroute.system.statistics import t_interval, wilson
 
 HALF = "0.1_0.5"
 SEEDS = collect_seeds()

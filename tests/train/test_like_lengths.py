@@ -9,7 +9,7 @@ from train.test_trainer import training
 from train.token_rows import POLICY, ROWS
 
 from gradroute.data.batches import DataOrder, collate, micro_batches
-from gradroute.files import read_lines
+from gradroute.system.files import read_lines
 from gradroute.train.audit import Audit
 from gradroute.train.step import accumulate_gradients
 from gradroute.train.trainer import train

@@ -10,7 +10,7 @@ from train.test_trainer import training
 from gradroute.data import batches
 from gradroute.data.batches import Batch, collate, pack
 from gradroute.errors import ConfigError, DataError
-from gradroute.files import read_lines
+from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import train
 

@@ -11,8 +11,8 @@ import torch
 from train.test_trainer import final_manifest, training
 
 from gradroute.errors import MachineError
-from gradroute.files import read_lines
 from gradroute.routing.adapters import adapter_state
+from gradroute.system.files import read_lines
 from gradroute.train import trainer
 from gradroute.train.trainer import train
 

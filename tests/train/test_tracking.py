@@ -13,8 +13,8 @@ from train.test_trainer import training as started
 
 from gradroute.config import load_config
 from gradroute.errors import MachineError
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
+from gradroute.system.files import read_lines
 from gradroute.train import tracking
 from gradroute.train.tracking import shown_config
 from gradroute.train.trainer import train

@@ -12,10 +12,10 @@ from gradroute.config import load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.files import append_line, read_lines
 from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.system.files import append_line, read_lines
 from gradroute.train.trainer import Training, train
 
 OVERRIDES = (

@@ -14,9 +14,9 @@ from train.token_rows import POLICY, ROWS, example
 
 from gradroute.config import AdapterConfig
 from gradroute.data.batches import micro_batches
-from gradroute.devices import fetched, sent
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_parameters
+from gradroute.system.devices import fetched, sent
 from gradroute.train import taken
 from gradroute.train.packing import needs_no_mask
 from gradroute.train.step import accumulate_gradients, build_optimizer, train_step

@@ -9,9 +9,9 @@ from train.test_packed_training import weights
 from train.test_trainer import training
 
 from gradroute.errors import NumericError
-from gradroute.files import read_lines
 from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_parameters
+from gradroute.system.files import read_lines
 from gradroute.train import trainer
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import train

@@ -11,7 +11,7 @@ import pytest
 from train.test_trainer import final_manifest, training
 
 from gradroute.errors import Interrupted
-from gradroute.train.stopping import interruptible, stop_requests
+from gradroute.system.signals import interruptible, stop_requests
 from gradroute.train.trainer import train
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -93,7 +93,7 @@ def test_an_interruption_inside_of_generated_code_does_not_spoil_the_exit_code(t
     """Of an import, say: dataclasses are made by executing a text."""
     (tmp_path / "told.py").write_text(
         "import signal, sys\n"
-        "from gradroute.train.stopping import interruptible\n"
+        "from gradroute.system.signals import interruptible\n"
         "try:\n"
         "    with interruptible():\n"
         f"        exec('signal.raise_signal({int(number)})')\n"

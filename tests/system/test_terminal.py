@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradroute.cli import main
-from gradroute.terminal import printable, say, shown
+from gradroute.system.terminal import printable, say, shown
 
 SECRET = "0123456789abcdef0123456789abcdef"
 STEERING = (
@@ -118,7 +118,7 @@ def test_names_of_variables_that_only_sound_like_secrets_hide_nothing(
 def test_a_line_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     program = (
         "import os, sys, time\n"
-        "from gradroute.terminal import say\n"
+        "from gradroute.system.terminal import say\n"
         "while not os.path.exists('closed'): time.sleep(0.01)\n"
         "say('one'); say('two')\n"
         "open('done', 'w').close()\n"
@@ -127,7 +127,7 @@ def test_a_line_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stderr is not None
     process.stderr.close()

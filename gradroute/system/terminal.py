@@ -7,7 +7,7 @@ terminal moves its cursor, sets its title or turns the reading direction. They a
 import os
 import sys
 
-from gradroute.environment import redacted
+from gradroute.system.secrets import redacted
 
 
 def printable(text: str) -> str:

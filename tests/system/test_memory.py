@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradroute.errors import MachineError
-from gradroute.memory import fitted, is_out_of_memory
+from gradroute.system.memory import fitted, is_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gradroute.statistics import (
+from gradroute.system.statistics import (
     difference,
     holm,
     mcnemar_counts,

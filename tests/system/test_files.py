@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gradroute.errors import DataError, MachineError
-from gradroute.files import (
+from gradroute.system.files import (
     append_line,
     clear_unfinished,
     read_lines,
@@ -63,7 +63,7 @@ def test_a_line_that_does_not_fit_on_the_disk_is_not_there_at_all(tmp_path):
 import resource
 from pathlib import Path
 from gradroute.errors import MachineError
-from gradroute.files import append_line, write_json
+from gradroute.system.files import append_line, write_json
 path = Path({str(tmp_path / "x.jsonl")!r})
 append_line(path, {{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gradroute import environment
 from gradroute.cli import main
-from gradroute.environment import (
+from gradroute.system import secrets
+from gradroute.system.secrets import (
     commit,
     hub_token,
     provenance,
@@ -94,7 +94,7 @@ def test_provenance_is_plain_data_without_paths_or_tokens(
     text = json.dumps(facts)
     assert CANARY not in text
     assert str(Path.home()) not in text
-    assert str(Path(environment.__file__).parent) not in text
+    assert str(Path(secrets.__file__).parent) not in text
     assert str(nowhere) not in text
     assert facts["versions"]["torch"]
     assert facts["hardware"]["cores"] >= 1
@@ -114,7 +114,7 @@ def test_the_commit_of_a_checkout_is_named_and_marked_when_files_changed(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = make_checkout(nowhere)
-    monkeypatch.setattr(environment, "__file__", str(module))
+    monkeypatch.setattr(secrets, "__file__", str(module))
     head = commit()
     assert head is not None
     assert len(head) == 40
@@ -128,14 +128,14 @@ def test_a_package_inside_somebody_elses_repository_has_no_commit(
     make_checkout(nowhere)
     installed = nowhere / "venv" / "site-packages" / "gradroute"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
+    monkeypatch.setattr(secrets, "__file__", str(installed / "environment.py"))
     assert commit() is None
 
 
 def test_git_is_told_no_secret_and_no_other_repository(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "__file__", str(make_checkout(nowhere)))
+    monkeypatch.setattr(secrets, "__file__", str(make_checkout(nowhere)))
     (nowhere / "bin").mkdir()
     (nowhere / "bin" / "git").write_text("#!/bin/sh\nexport -p > told\n")
     (nowhere / "bin" / "git").chmod(0o755)
@@ -184,7 +184,7 @@ def test_a_long_text_without_end_is_looked_through_in_time() -> None:
 def test_a_machine_without_git_has_no_commit(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "__file__", str(make_checkout(nowhere)))
+    monkeypatch.setattr(secrets, "__file__", str(make_checkout(nowhere)))
     monkeypatch.setenv("PATH", str(nowhere / "nothing"))
     assert commit() is None
 

@@ -1,0 +1,1 @@
+"""Files, memory, devices, terminal, secrets, signals, statistics: nothing about models."""
