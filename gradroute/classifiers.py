@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradroute.archives import check_skops_file
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
-from gradroute.strangers import check_model_folder
 from gradroute.system.secrets import redacted
 from gradroute.system.terminal import say
+from gradroute.untrusted.model_folder import check_model_folder
+from gradroute.untrusted.skops import check_skops_file
 
 Classifier = Callable[[Sequence[str]], list[float]]
 """Gives each text the probability, from 0 to 1, that it is bad."""

@@ -28,7 +28,7 @@ from gradroute.model_files import (
 )
 from gradroute.model_sizes import positions_of
 from gradroute.starts import merge_start
-from gradroute.strangers import check_model_folder, named_weights
+from gradroute.untrusted.model_folder import check_model_folder, named_weights
 
 EMBEDDED = "embedded"
 NEEDED = {"torch": (2, 13), "transformers": (5, 23), "safetensors": (0, 8)}
@@ -125,7 +125,7 @@ def load_base(
 ) -> Base:
     """Load and freeze the base model that a config names.
 
-    Its folder is checked as a stranger's first (see `gradroute.strangers`). Nothing in it is
+    Its folder is checked as a stranger's first (see `gradroute.untrusted.model_folder`). Nothing in it is
     executed, and weights are read as safetensors or GGUF only. Of a hub model the files at the top
     of the repository are fetched, and what is loaded is that snapshot.
 

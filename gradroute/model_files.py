@@ -17,13 +17,13 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, GradrouteError, MachineError
-from gradroute.strangers import check_gguf_name, named_weights
 from gradroute.system.secrets import (
     hub_token,
     redacted,
     token_places,
 )
 from gradroute.system.terminal import shown
+from gradroute.untrusted.model_folder import check_gguf_name, named_weights
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
 

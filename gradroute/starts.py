@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gradroute.adapter_files import read_adapter
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_state, load_adapter_state
 from gradroute.routing.hosting import adapter_weights, lora_layers
 from gradroute.routing.sharing import merged_once
+from gradroute.untrusted.adapter_folder import read_adapter
 
 _NO_MERGE = "It cannot be merged; let an adapter begin from it instead (adapters.<name>.start)."
 

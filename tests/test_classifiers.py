@@ -15,10 +15,10 @@ from hostile_models import change, pickled, tiny_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging
 
-from gradroute import archives
 from gradroute.classifiers import classifier, sklearn_classifier
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.model import embedded_model
+from gradroute.untrusted import skops as skops_module
 
 TEXTS = ["A fox.", "The owl sleeps in the old tree by the river.", "THE FOX SHOUTS", "so"] * 9
 LABELS = {0: "fine", 1: "toxic", 2: "odd"}
@@ -233,11 +233,11 @@ def test_a_file_that_is_no_skops_archive_is_refused(tmp_path: Path, monkeypatch)
     ):
         with pytest.raises(ConfigError, match=message):
             sklearn_classifier(path, "a")
-    monkeypatch.setattr(archives, "MAX_SCHEMA", 1)
+    monkeypatch.setattr(skops_module, "MAX_SCHEMA", 1)
     with pytest.raises(ConfigError, match=r"its schema.json is larger than 1 bytes"):
         sklearn_classifier(empty, "a")
     monkeypatch.undo()
-    monkeypatch.setattr(archives, "MAX_UNPACKED", 1)
+    monkeypatch.setattr(skops_module, "MAX_UNPACKED", 1)
     with pytest.raises(ConfigError, match="unpacked it is larger than 1 bytes"):
         sklearn_classifier(empty, "a")
 

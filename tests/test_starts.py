@@ -13,11 +13,11 @@ from tiny_families import tiny_family
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gradroute.adapter_files import read_adapter
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
 from gradroute.routing.hosting import lora_layers
 from gradroute.starts import load_starts, merge_start
+from gradroute.untrusted.adapter_folder import read_adapter
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),

@@ -26,9 +26,9 @@ from gradroute.export.older_readers import (
     with_older_names,
 )
 from gradroute.export.ranksum import OneAdapter
-from gradroute.strangers import TOKENIZER_FILES
 from gradroute.system.files import read_json, write_json
 from gradroute.system.terminal import say
+from gradroute.untrusted.model_folder import TOKENIZER_FILES
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MODEL_FILES = re.compile(

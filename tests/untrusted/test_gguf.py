@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.gguf_header import NotGguf, check_gguf
+from gradroute.untrusted.gguf import NotGguf, check_gguf
 
 U32, U64, TEXT, ARRAY = 4, 10, 8, 9
 

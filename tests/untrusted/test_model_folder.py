@@ -27,10 +27,10 @@ from hostile_models import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from gradroute import strangers
 from gradroute.errors import ConfigError
 from gradroute.model import load_base
-from gradroute.strangers import _TOKENIZER_CLASS, check_model_folder, named_weights
+from gradroute.untrusted import model_folder
+from gradroute.untrusted.model_folder import _TOKENIZER_CLASS, check_model_folder, named_weights
 
 Spoil = Callable[[Path], object]
 
@@ -168,7 +168,7 @@ def test_a_templates_folder_may_hold_no_link_either(folder: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(
     folder: Path, limit: str, size: int, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strangers, limit, size)
+    monkeypatch.setattr(model_folder, limit, size)
     with pytest.raises(ConfigError, match=f"{file} is larger than {size:,} bytes"):
         load_base(str(folder))
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.plain_lora import CHANGE_THE_BASE
-from gradroute.strangers import Refused, checked_files, json_object
 from gradroute.system.terminal import printable
+from gradroute.untrusted.model_folder import Refused, checked_files, json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

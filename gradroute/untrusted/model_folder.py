@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError
-from gradroute.gguf_header import NotGguf, check_gguf
 from gradroute.system.terminal import printable
+from gradroute.untrusted.gguf import NotGguf, check_gguf
 
 MAX_SETTINGS = 16 * 2**20
 """Bytes of a JSON file of settings; those of the largest published models have 9 million."""

@@ -1,0 +1,1 @@
+"""Files made by others, checked before a library opens them."""
