@@ -63,7 +63,7 @@ from gradroute.routing.adapters import (  # noqa: E402
     attach_adapters,
     routed,
 )
-from gradroute.routing.hosting import adapter_weights, lora_layers  # noqa: E402
+from gradroute.routing.layers import adapter_weights, lora_layers  # noqa: E402
 from gradroute.routing.policy import RoutingPolicy  # noqa: E402
 from gradroute.routing.targets import describe_targets  # noqa: E402
 from gradroute.system.secrets import provenance  # noqa: E402

@@ -28,9 +28,9 @@ from gradroute.export.proving import load_merged
 from gradroute.export.ranksum import OneAdapter
 from gradroute.export.writing import write_adapter, write_model
 from gradroute.routing.adapters import ablated, adapter_state, peft_at_work
-from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.frozen_check import lower_layers
+from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
-from gradroute.routing.reusing import lower_layers
 from gradroute.train.packing import check_packing, needs_no_mask
 from gradroute.train.step import build_optimizer, train_step
 

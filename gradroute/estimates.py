@@ -18,8 +18,8 @@ from gradroute.config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_parameters
+from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import RoutingPolicy, standard_modes
-from gradroute.routing.reusing import lower_layers
 from gradroute.states import needed
 from gradroute.system.memory import fitted
 from gradroute.train.step import build_optimizer, schedule, train_step

@@ -10,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_state, load_adapter_state
-from gradroute.routing.hosting import adapter_weights, lora_layers
-from gradroute.routing.sharing import merged_once
+from gradroute.routing.layers import adapter_weights, lora_layers
+from gradroute.routing.shared_weights import merged_once
 from gradroute.untrusted.adapter_folder import read_adapter
 
 _NO_MERGE = "It cannot be merged; let an adapter begin from it instead (adapters.<name>.start)."

@@ -33,8 +33,8 @@ from transformers import PreTrainedModel
 
 from gradroute.config import RunConfig
 from gradroute.errors import ConfigError, MachineError
-from gradroute.routing.lower import LowerLayers
-from gradroute.routing.reusing import lower_layers
+from gradroute.routing.frozen_check import lower_layers
+from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.system.files import UNFINISHED, amount, free_bytes, nearest, write_bytes, write_json
 from gradroute.system.memory import fitted
 from gradroute.system.secrets import processor

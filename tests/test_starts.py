@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 from gradroute.starts import load_starts, merge_start
 from gradroute.untrusted.adapter_folder import read_adapter
 

@@ -21,8 +21,8 @@ from gradroute.folders import RunFolder
 from gradroute.heads import plain_head
 from gradroute.measure import evaluate_run
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
+from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import AblationMode
-from gradroute.routing.reusing import lower_layers
 from gradroute.run import train_run
 from gradroute.states import FOLDER, KeptStates
 from gradroute.system.files import read_lines

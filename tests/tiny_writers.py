@@ -24,7 +24,7 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import AblationMode, standard_modes
 
 LETTERS = f"{string.ascii_letters} .,"

@@ -29,7 +29,7 @@ from gradroute.measure import attach
 from gradroute.model import Base
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
-from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import Training, train

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.errors import ConfigError
-from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.system.files import read_json
 
 

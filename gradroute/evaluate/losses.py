@@ -16,8 +16,8 @@ from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_pieces, inference
 from gradroute.heads import plain_head, run_model, token_losses
 from gradroute.routing.adapters import ablated
+from gradroute.routing.frozen_check import entering, lower_layers
 from gradroute.routing.policy import AblationMode
-from gradroute.routing.reusing import entering, lower_layers
 
 LOGITS_AT_ONCE = 2**27
 """Logits of one forward pass, at most, of a model whose head cannot be asked for less."""

@@ -18,7 +18,7 @@ from gradroute.evaluate.batching import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.model_sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated
-from gradroute.routing.hosting import adapter_weights, hosted
+from gradroute.routing.layers import adapter_weights, hosted
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.targets import PLACES
 from gradroute.system.memory import is_out_of_memory

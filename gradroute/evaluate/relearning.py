@@ -28,7 +28,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
-from gradroute.routing.sharing import unshare
+from gradroute.routing.shared_weights import unshare
 from gradroute.system.statistics import wilson
 from gradroute.train.step import build_optimizer
 from gradroute.train.taken import StepReport

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
 from gradroute.export.ranksum import OneAdapter
-from gradroute.routing.sharing import Factors, merged_once
+from gradroute.routing.shared_weights import Factors, merged_once
 
 MANTISSA = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 """Bits of a number's fraction."""

@@ -27,16 +27,16 @@ from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated, low_rank_products, routed
-from gradroute.routing.hosting import (
+from gradroute.routing.layers import (
     adapter_weights,
     host,
     hosted,
     lora_layers,
     routable_adapters,
 )
+from gradroute.routing.peft_changes import watch_peft
 from gradroute.routing.plain_lora import check_plain_lora
 from gradroute.routing.targets import find_targets
-from gradroute.routing.watching import watch_peft
 
 _PREFIX = "base_model.model."  # PEFT's wrapper around the base model
 # What PEFT itself puts into the path of a parameter, besides that prefix.

@@ -8,10 +8,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.hosting import Hosted, adapter_weights, hosted, outer_modules
+from gradroute.routing.layers import Hosted, adapter_weights, hosted, outer_modules
+from gradroute.routing.peft_changes import check_untouched
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.routing.scopes import AblatedScope, CapturingCheckpoint, RoutedScope, Scope
-from gradroute.routing.watching import check_untouched
 
 _CHECKPOINT_FUNCTION = "_gradient_checkpointing_func"  # where transformers keeps it
 

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gradroute.routing.adapter_groups import Columns, Rows, Term, stacked
 from gradroute.routing.gates import Gate, cast, gated, some_columns
-from gradroute.routing.terms import Columns, Rows, Term, stacked
 
 
 def routed_linear(

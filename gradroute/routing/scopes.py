@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradroute.errors import ConfigError
+from gradroute.routing.adapter_groups import Rows, Term
+from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.routing.gates import Gate
-from gradroute.routing.kept import KeptStacks
-from gradroute.routing.lower import LowerLayers
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
-from gradroute.routing.terms import Rows, Term
+from gradroute.routing.weight_cache import KeptStacks
 from gradroute.system.devices import sent
 
 NO_ROUTE = (

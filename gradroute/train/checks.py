@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradroute.data.batches import Batch
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import ablated, adapter_parameters
-from gradroute.routing.hosting import adapter_weights, hosted
+from gradroute.routing.layers import adapter_weights, hosted
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 
 _NAMED = 5  # examples that a message names

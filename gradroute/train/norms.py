@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from gradroute.data.batches import Batch
 from gradroute.heads import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
+from gradroute.routing.frozen_check import entering
 from gradroute.routing.policy import Route, RoutingPolicy
-from gradroute.routing.reusing import entering
 from gradroute.train.step import loss_weights, share_of_loss
 
 

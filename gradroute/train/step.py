@@ -19,8 +19,8 @@ from gradroute.data.batches import Batch, TargetGroups
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.heads import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
+from gradroute.routing.frozen_check import entering
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.routing.reusing import entering
 from gradroute.routing.scopes import RoutedScope
 from gradroute.system.devices import sent
 from gradroute.system.memory import is_out_of_memory

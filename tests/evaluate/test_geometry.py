@@ -28,7 +28,7 @@ from gradroute.evaluate.geometry import (
     update_cosines,
 )
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 
 
 def factors(seed: int, inputs: int, outputs: int, rank: int, scale: float = 1.0) -> Factors:

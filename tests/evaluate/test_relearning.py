@@ -27,7 +27,7 @@ from gradroute.evaluate.relearning import (
     relearn,
 )
 from gradroute.routing.adapters import ablated, adapter_state
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.system.statistics import wilson
 

@@ -6,7 +6,7 @@ from routing.tiny import gradients_of, mean_loss, tiny_batch, tiny_routed
 
 from gradroute.config import load_config
 from gradroute.routing.adapters import low_rank_products, routed
-from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import RoutingPolicy
 
 POLICY = RoutingPolicy.from_value("anchored", ("good", "bad"))
@@ -41,10 +41,10 @@ def test_products_in_bf16_are_within_two_percent_of_float64_and_fp32_within_a_mi
 
 
 def test_both_levels_of_hosting_are_as_exact_in_bf16(monkeypatch):
-    from gradroute.routing import hosting
+    from gradroute.routing import layers
 
     oracle = computed(torch.float64, None)
-    monkeypatch.setattr(hosting.RoutedLinear, "_plain_weights", lambda self, names: None)
+    monkeypatch.setattr(layers.RoutedLinear, "_plain_weights", lambda self, names: None)
     rounded = error(computed(torch.float32, torch.bfloat16), oracle)
     assert min(rounded) > 1e-4 and max(rounded) < 0.02
 

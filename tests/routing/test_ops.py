@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradroute.routing.adapter_groups import Term
 from gradroute.routing.ops import gated_linear, routed_linear
-from gradroute.routing.terms import Term
 
 INPUTS, OUTPUTS, SCALINGS = 5, 4, (2.0, 0.5, 1.25)
 

@@ -31,7 +31,7 @@ from gradroute.routing.adapters import (
     route_adapters,
     routed,
 )
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import RoutingPolicy
 
 pytestmark = [

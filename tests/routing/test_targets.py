@@ -19,7 +19,7 @@ from transformers import (
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 from gradroute.routing.targets import describe_targets, find_targets
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}

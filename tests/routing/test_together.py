@@ -3,14 +3,14 @@
 import pytest
 import torch
 from peft import PeftModel
-from routing.test_kept import MODES, RANKS, run
+from routing.test_weight_cache import MODES, RANKS, run
 from routing.tiny import tiny_routed
 from torch import Tensor
 
-from gradroute.routing import kept
+from gradroute.routing import weight_cache
 from gradroute.routing.adapters import ablated
-from gradroute.routing.hosting import adapter_weights, lora_layers
-from gradroute.routing.kept import KeptStacks, Together
+from gradroute.routing.layers import adapter_weights, lora_layers
+from gradroute.routing.weight_cache import KeptStacks, Together
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_groups_together_compute_what_each_mode_computes_alone(found):
 
 def test_groups_of_many_positions_are_computed_one_by_one(found, monkeypatch):
     model = tiny_routed(RANKS).eval()
-    monkeypatch.setattr(kept, "TOGETHER", 1)
+    monkeypatch.setattr(weight_cache, "TOGETHER", 1)
     with ablated(model, MODES):
         run(model)
     assert found and not any(isinstance(answer, Together) for answer in found)

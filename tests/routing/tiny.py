@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 
 VOCABULARY = 24
 PREFIX = "base_model.model."

@@ -8,7 +8,7 @@ from oracles import Weights, routed_reference
 from routing.tiny import PREFIX
 
 from gradroute.config import AdapterConfig
-from gradroute.routing.hosting import adapter_weights, lora_layers
+from gradroute.routing.layers import adapter_weights, lora_layers
 from torture.drawn_layouts import draw_layout, tokens_of
 from torture.layouts import BOUNDS, FAR, trials
 from torture.reference import reference

@@ -23,11 +23,11 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.kept import kept_linear
+from gradroute.routing.adapter_groups import Term
 from gradroute.routing.ops import gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_terms
 from gradroute.routing.targets import is_expert, is_tied
-from gradroute.routing.terms import Term
+from gradroute.routing.weight_cache import kept_linear
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
 
 Factors = tuple[Tensor, Tensor]
 """A [rank, in] and B [out, rank] of one module."""

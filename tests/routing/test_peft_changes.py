@@ -18,9 +18,9 @@ from gradroute.routing.adapters import (
     route_adapters,
     routed,
 )
-from gradroute.routing.hosting import lora_layers
+from gradroute.routing.layers import lora_layers
+from gradroute.routing.peft_changes import watch_peft
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.routing.watching import watch_peft
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 PAIR = ("good", "bad")

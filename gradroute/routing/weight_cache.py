@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradroute.routing.adapter_groups import Term, stacked
 from gradroute.routing.gates import ColumnGates, cast
-from gradroute.routing.terms import Term, stacked
 
 KEPT_BYTES = 2**30
 """What the stacks of one scope may hold; layers beyond it stack their weights at every call."""

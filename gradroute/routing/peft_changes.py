@@ -16,7 +16,7 @@ from peft.utils import hotswap
 from torch import nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.hosting import Hosted, is_hooked, lora_layers, refuse_merged, routed_parts
+from gradroute.routing.layers import Hosted, is_hooked, lora_layers, refuse_merged, routed_parts
 
 _AGAIN = "Call route_adapters(model) to go on with what is there now, or load the model again."
 

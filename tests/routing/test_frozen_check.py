@@ -20,8 +20,8 @@ from transformers import (
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
+from gradroute.routing.frozen_check import entering, lower_layers
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.routing.reusing import entering, lower_layers
 
 ROWS = ((3, 5, 7, 2, 9, 4, 11), (8, 1, 6), (2, 2, 13, 20, 5))
 LABELS = ("bad", "unlabeled", "good")

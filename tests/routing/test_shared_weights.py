@@ -23,7 +23,7 @@ from gradroute.routing.adapters import (
     attach_adapters,
 )
 from gradroute.routing.policy import AblationMode
-from gradroute.routing.sharing import merged_once, unshare
+from gradroute.routing.shared_weights import merged_once, unshare
 from gradroute.starts import load_starts, merge_start
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

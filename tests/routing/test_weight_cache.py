@@ -9,11 +9,11 @@ from routing.tiny import adapter_weights_of, tiny_batch, tiny_routed
 from torch import Tensor
 
 from gradroute.errors import ConfigError
-from gradroute.routing import kept
+from gradroute.routing import weight_cache
 from gradroute.routing.adapters import ablated, adapter_state, load_adapter_state, route_adapters
-from gradroute.routing.hosting import adapter_weights, lora_layers
-from gradroute.routing.kept import KeptStacks
+from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.routing.weight_cache import KeptStacks
 
 PAIR = ("good", "bad")
 MODES = (*standard_modes(PAIR), AblationMode.parse("good=0.3,bad=-1", PAIR))
@@ -35,7 +35,7 @@ def made_anew(model: PeftModel) -> Tensor:
 @pytest.fixture(autouse=True)
 def group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all groups together no bit is promised; see `test_together`."""
-    monkeypatch.setattr(kept, "TOGETHER", 0)
+    monkeypatch.setattr(weight_cache, "TOGETHER", 0)
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         return original(*args)
 
-    original = kept.stacked
-    monkeypatch.setattr(kept, "stacked", counted)
+    original = weight_cache.stacked
+    monkeypatch.setattr(weight_cache, "stacked", counted)
     return calls
 
 
@@ -176,7 +176,7 @@ def test_weights_made_in_inference_mode_are_stacked_anew(made):
 def test_without_room_nothing_is_kept_and_nothing_changes(monkeypatch, made):
     model = tiny_routed(RANKS, dtype=torch.float32).eval()
     wanted = made_anew(model)
-    monkeypatch.setattr(kept, "KEPT_BYTES", 0)
+    monkeypatch.setattr(weight_cache, "KEPT_BYTES", 0)
     with ablated(model, MODES):
         assert torch.equal(run(model), wanted)
         once = len(made)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated
-from gradroute.routing.hosting import hosted
-from gradroute.routing.lower import LowerLayers, run_up_to, states_of
+from gradroute.routing.frozen_layers import LowerLayers, run_up_to, states_of
+from gradroute.routing.layers import hosted
 from gradroute.routing.targets import transformer_layers
 from gradroute.system.memory import is_out_of_memory
 
