@@ -12,8 +12,8 @@ from peft import PeftModel
 
 from gradroute.asking import judged_kinds, prompts_of
 from gradroute.config import RunConfig, load_config
-from gradroute.data.choosing import insert_behavior
 from gradroute.data.examples import Example
+from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.lines import sample_lines

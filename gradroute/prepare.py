@@ -8,13 +8,6 @@ from gradroute.config import RunConfig
 from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
-from gradroute.data.choosing import (
-    assign_labels,
-    drop,
-    insert_behavior,
-    label_quality,
-    relabel,
-)
 from gradroute.data.examples import (
     Example,
     Sharing,
@@ -26,6 +19,13 @@ from gradroute.data.examples import (
     with_asked,
 )
 from gradroute.data.hub import is_hub_id
+from gradroute.data.label_assignment import (
+    assign_labels,
+    drop,
+    insert_behavior,
+    label_quality,
+    relabel,
+)
 from gradroute.data.reading import ExampleFile
 from gradroute.data.row import BadRow
 from gradroute.data.sources import read_source

@@ -22,8 +22,8 @@ from gradroute.checkpoint import latest_checkpoint
 from gradroute.config import RunConfig, config_differences, load_config
 from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.data.choosing import label_quality
 from gradroute.data.examples import Example, label_counts
+from gradroute.data.label_assignment import label_quality
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.probing import probe

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradroute.data.order import DataOrder
-from gradroute.data.tokens import (
+from gradroute.data.tokenization import (
     IGNORED,
     TokenizedExample,
     TokenizeReport,

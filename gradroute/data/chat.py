@@ -14,9 +14,9 @@ one is there, there is a row for each answer, with the conversation as it was wr
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gradroute.data.chat_templates import Template, shared_start, template_of, written
+from gradroute.data.fields import Unusable
 from gradroute.data.messages import Message
-from gradroute.data.templates import Template, shared_start, template_of, written
-from gradroute.data.values import Unusable
 
 if TYPE_CHECKING:
     import transformers

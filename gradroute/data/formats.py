@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from os import PathLike, fspath
 from typing import Any
 
-from gradroute.data.delimited import BadRow, read_csv
+from gradroute.data.csv import BadRow, read_csv
 from gradroute.data.jsonl import read_objects
 from gradroute.data.labeling_tools import says_more
 from gradroute.data.parquet import read_parquet

@@ -19,7 +19,7 @@ from typing import Any
 
 from gradroute.data.behaviors import get_behavior
 from gradroute.data.jsonl import refuse, shown
-from gradroute.data.tables import LABEL, Table, TableRow, is_csv, read_table
+from gradroute.data.label_files import LABEL, Table, TableRow, is_csv, read_table
 from gradroute.errors import ConfigError, DataError
 from gradroute.system.files import write_bytes, write_json
 from gradroute.system.statistics import wilson

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gradroute.data.columns import Names
+from gradroute.data.fields import Unusable, read_label, read_text
 from gradroute.data.jsonl import shown
-from gradroute.data.values import Unusable, read_label, read_text
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who speaks in a conversation."""

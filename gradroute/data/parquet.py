@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.data.delimited import BadRow
+from gradroute.data.csv import BadRow
 from gradroute.data.jsonl import MAX_ROW_BYTES, open_file, refuse, shown, strict_json
 from gradroute.errors import DataError, MachineError
 

@@ -15,10 +15,10 @@ from gradroute.data.chat import Renderer, renderer
 from gradroute.data.columns import read_names
 from gradroute.data.conflicts import one_row_per_text
 from gradroute.data.examples import LABELS, Example, numbered_id
+from gradroute.data.fields import Unusable
 from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
 from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.rows import Rules, read_rows
-from gradroute.data.values import Unusable
 
 if TYPE_CHECKING:
     import transformers

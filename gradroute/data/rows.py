@@ -9,15 +9,10 @@ from os import PathLike, fspath
 from typing import Any, NamedTuple, NoReturn
 
 from gradroute.data.chat import Renderer
+from gradroute.data.chat_rows import chat_notes, conversation, count_chat, wrapped
 from gradroute.data.columns import Names, nearest
 from gradroute.data.examples import hash_id
-from gradroute.data.formats import read_table
-from gradroute.data.jsonl import refuse, shown
-from gradroute.data.labeling_tools import plain_rows
-from gradroute.data.row import BadRow, Place, Row
-from gradroute.data.spans import read_spans, unread_keys
-from gradroute.data.spoken import chat_notes, conversation, count_chat, wrapped
-from gradroute.data.values import (
+from gradroute.data.fields import (
     Unusable,
     read_group,
     read_id,
@@ -25,6 +20,11 @@ from gradroute.data.values import (
     read_text,
     read_weight,
 )
+from gradroute.data.formats import read_table
+from gradroute.data.jsonl import refuse, shown
+from gradroute.data.labeling_tools import plain_rows
+from gradroute.data.row import BadRow, Place, Row
+from gradroute.data.spans import read_spans, unread_keys
 from gradroute.errors import DataError
 
 _IN_JSON = ("weight", "spans", "messages", "tools")  # in a cell of a CSV file

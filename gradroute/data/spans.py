@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from gradroute.data.columns import SPAN_UNITS, Names
 from gradroute.data.examples import Span
+from gradroute.data.fields import Unusable, read_label
 from gradroute.data.jsonl import shown
-from gradroute.data.values import Unusable, read_label
 
 # The keys of a span; the second and later ones are those of Label Studio and doccano.
 _STARTS = ("start", "start_offset")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.data.templates import MAX_SECONDS, limited_time
+from gradroute.data.chat_templates import MAX_SECONDS, limited_time
 
 _NAME = "[A-Za-z_:.-]*(?:think|thought|reasoning)[A-Za-z_:.-]*"
 OPENING = re.compile(f"<({_NAME})>")

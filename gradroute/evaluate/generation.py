@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.data.offsets import prompt_tokens
+from gradroute.data.token_offsets import prompt_tokens
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.batching import why_alone

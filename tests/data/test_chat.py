@@ -8,11 +8,11 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from gradroute.data import templates
+from gradroute.data import chat_templates as chat_templates_module
 from gradroute.data.chat import Rendered, renderer
+from gradroute.data.fields import Unusable
 from gradroute.data.messages import Message
 from gradroute.data.reading import read_examples
-from gradroute.data.values import Unusable
 from gradroute.errors import DataError
 
 LONG = [
@@ -104,13 +104,13 @@ def test_a_date_of_today_is_that_of_a_fixed_day():
 def test_what_cannot_be_rendered_or_masked_is_refused_with_message_and_role(
     monkeypatch: pytest.MonkeyPatch, template: str | None, messages: list, message: str
 ):
-    monkeypatch.setattr(templates, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(chat_templates_module, "MAX_SECONDS", 0.1)
     with pytest.raises(Unusable, match=message):
         render(template and getattr(chat_templates, template), *messages)
 
 
 def test_a_conversation_may_not_grow_without_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(templates, "MAX_RENDERED", 50)
+    monkeypatch.setattr(chat_templates_module, "MAX_RENDERED", 50)
     with pytest.raises(Unusable, match="messages become 52 characters"):
         render(chat_templates.CHATML, *SHORT)
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gradroute.data.batches import IGNORED, TokenizedExample, tokenize
 from gradroute.data.examples import Example
-from gradroute.data.offsets import prompt_tokens
 from gradroute.data.reading import ExampleFile, read_examples
+from gradroute.data.token_offsets import prompt_tokens
 from gradroute.errors import DataError
 
 Q, A, MORE, B = (

@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from gradroute.data.chat import Rendered, Renderer
+from gradroute.data.chat_templates import Template, written
 from gradroute.data.columns import Names
 from gradroute.data.examples import Span, hash_id
+from gradroute.data.fields import Unusable
 from gradroute.data.jsonl import shown
 from gradroute.data.messages import FOR_TEMPLATES, READ, Message, read_messages, wants_loss
 from gradroute.data.row import Place, Row
-from gradroute.data.templates import Template, written
-from gradroute.data.values import Unusable
 
 
 def read_tools(values: Mapping[str, Any]) -> list[Any] | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.data.templates import shared_start
+from gradroute.data.chat_templates import shared_start
 
 # Of a text that is far longer than what is kept of it only the front is tokenised, for a tokenizer
 # takes some hundred bytes of memory per token: so many characters per token that is kept, and never

@@ -11,13 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradroute.data.behaviors import get_behavior
-from gradroute.data.choosing import assign_labels, drop, insert_behavior, label_quality, relabel
 from gradroute.data.examples import (
     Example,
     examples_from_texts,
     label_counts,
     refuse_overlap,
     split_held_out,
+)
+from gradroute.data.label_assignment import (
+    assign_labels,
+    drop,
+    insert_behavior,
+    label_quality,
+    relabel,
 )
 from gradroute.errors import ConfigError, DataError
 
@@ -124,7 +130,7 @@ def test_another_seed_chooses_others_and_purposes_do_not_repeat_each_other():
 
 PRINT_CHOICE = """
 from gradroute.data.behaviors import get_behavior
-from gradroute.data.choosing import assign_labels, insert_behavior
+from gradroute.data.label_assignment import assign_labels, insert_behavior
 from gradroute.data.examples import examples_from_texts, split_held_out
 import hashlib
 rows = examples_from_texts(f"The {i}. fox" for i in range(200))

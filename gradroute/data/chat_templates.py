@@ -15,8 +15,8 @@ from datetime import date
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gradroute.data.fields import Unusable
 from gradroute.data.messages import Message
-from gradroute.data.values import Unusable
 from gradroute.system.secrets import redacted
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.examples import Example, Span
-from gradroute.data.offsets import Marked, beginning, begun, token_lists
+from gradroute.data.token_offsets import Marked, beginning, begun, token_lists
 from gradroute.errors import DataError
 
 IGNORED = -100

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradroute.data.delimited import read_csv
+from gradroute.data.csv import read_csv
 from gradroute.data.jsonl import read_objects
 from gradroute.errors import ConfigError, DataError
 

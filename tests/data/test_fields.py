@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradroute.data.choosing import drop, label_quality, relabel
 from gradroute.data.examples import Example, Span
+from gradroute.data.label_assignment import drop, label_quality, relabel
 from gradroute.data.reading import ExampleFile, read_examples
 from gradroute.errors import ConfigError, DataError
 
