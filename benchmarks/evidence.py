@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.cells import run_cells
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.demo import CELLS
 from gradroute.folders import RunFolder

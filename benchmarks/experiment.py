@@ -29,7 +29,7 @@ from transformers import LlamaForCausalLM
 
 from gradroute.asking import asked_prompts, prompts_of
 from gradroute.checkpoint import save_checkpoint
-from gradroute.config import RunConfig, dump_config, find_config, load_config
+from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.demo import CELLS
 from gradroute.folders import RunFolder

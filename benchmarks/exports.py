@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.export.exporting import Wanted, export_run
 from gradroute.export.placing import PROOF
 from gradroute.folders import RunFolder

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.errors import ConfigError
 from gradroute.evaluate.batching import why_alone

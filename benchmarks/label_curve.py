@@ -17,7 +17,7 @@ from typing import Any
 from evidence import cell
 
 from gradroute.cells import run_cells
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.folders import RunFolder
 
 RESULTS = Path(__file__).parent / "results"

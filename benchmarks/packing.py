@@ -23,7 +23,7 @@ from typing import Any
 from peft import PeftModel
 from torch.optim import Optimizer
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, pack, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories

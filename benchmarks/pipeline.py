@@ -12,7 +12,7 @@ import measuring
 import steps
 import torch
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.batches import DataOrder, micro_batches, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories

@@ -17,7 +17,7 @@ from pathlib import Path
 from evidence import write
 
 from gradroute.cells import run_cells
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.folders import RunFolder
 from gradroute.system.files import read_lines

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from gradroute.config_sections import AdapterConfig
+from gradroute.config.sections import AdapterConfig
 from gradroute.data.batches import Batch
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.step import build_optimizer, train_step

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.cells import run_cells
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.report.publish import publish
 from gradroute.system.files import read_json, write_bytes, write_json, write_text

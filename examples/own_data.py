@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gradroute import load_config
 from gradroute.asking import Asked
-from gradroute.config import find_config
+from gradroute.config.run_config import find_config
 from gradroute.controls import train_with_controls
 from gradroute.data.stories import stories
 from gradroute.folders import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradroute import load_config
 from gradroute.asking import Asked
-from gradroute.config import find_config
+from gradroute.config.run_config import find_config
 from gradroute.folders import RunFolder
 from gradroute.run import evaluate_runs, train_run
 

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradroute.config import RunConfig as RunConfig
-    from gradroute.config import load_config as load_config
+    from gradroute.config.run_config import RunConfig as RunConfig
+    from gradroute.config.run_config import load_config as load_config
     from gradroute.data.examples import Example as Example
     from gradroute.data.reading import read_examples as read_examples
     from gradroute.errors import ConfigError as ConfigError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "gradroute.config": ("RunConfig", "load_config"),
+    "gradroute.config.run_config": ("RunConfig", "load_config"),
     "gradroute.data.examples": ("Example",),
     "gradroute.data.reading": ("read_examples",),
     "gradroute.errors": (

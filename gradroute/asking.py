@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.behaviors import BEHAVIORS, get_behavior
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt

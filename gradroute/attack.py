@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.asking import judged_kinds, prompts_of
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.examples import Example
 from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradroute.config import RunConfig, schema
+from gradroute.config.run_config import RunConfig, schema
 from gradroute.data.stories import stories
 from gradroute.errors import ConfigError, MachineError
 from gradroute.system.files import make_folder, refusal, write_text

@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.folders import RunFolder
 from gradroute.system.memory import is_out_of_memory

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.cells import run_cells
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError
 from gradroute.folders import RunFolder
 

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from gradroute.checkpoint import KEPT
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_parameters

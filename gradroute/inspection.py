@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import IGNORED, TokenizedExample, tokenize
 from gradroute.data.examples import Example, label_counts
 from gradroute.errors import ConfigError

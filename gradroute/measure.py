@@ -30,7 +30,7 @@ from gradroute.checkpoint import (
     latest_checkpoint,
     load_adapters,
 )
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import padding_id
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.model_files import (

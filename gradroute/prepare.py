@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior

@@ -13,7 +13,7 @@ from typing import Any
 
 from gradroute.asking import Asked, judged_kinds, row_label
 from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from gradroute.config import RunConfig, dump_config, load_config
+from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError

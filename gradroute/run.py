@@ -24,7 +24,7 @@ from gradroute.checkpoint import (
     latest_checkpoint,
     load_adapters,
 )
-from gradroute.config import (
+from gradroute.config.run_config import (
     RunConfig,
     config_differences,
     config_keys,

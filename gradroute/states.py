@@ -31,7 +31,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError, MachineError
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers

@@ -19,7 +19,7 @@ from torch import nn
 
 from gradroute import __version__
 from gradroute.checkpoint import latest_checkpoint
-from gradroute.config import RunConfig, config_differences, load_config
+from gradroute.config.run_config import RunConfig, config_differences, load_config
 from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts

@@ -7,7 +7,7 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.asking import Question, judged_kinds, prompts_of
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.lines import sample_lines
 from gradroute.folders import RunFolder
 from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked

@@ -10,7 +10,7 @@ from tiny_runs import ONE, TWO, UNROUTED, tiny_run
 
 from gradroute import attack
 from gradroute.attack import attack_examples, relearn_runs
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError
 from gradroute.folders import RunFolder

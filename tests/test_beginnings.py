@@ -11,7 +11,7 @@ import pytest
 from gradroute import read_examples
 from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.folders import RunFolder
 from gradroute.model import embedded_model
 from gradroute.prepare import prepare

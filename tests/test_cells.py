@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gradroute import cells
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, Interrupted, MachineError, NumericError
 
 # What a worker does in place of a run; at the top of a file, where a new process finds it.

@@ -8,7 +8,7 @@ from small_llama import small_llama
 
 from gradroute import checkpoint as checkpoints
 from gradroute.checkpoint import latest_checkpoint, save_checkpoint
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import MachineError
 from gradroute.routing.adapters import attach_adapters
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gradroute.config import config_differences, find_config, load_config
-from gradroute.config_fields import CONTROLS
+from gradroute.config.run_config import config_differences, find_config, load_config
+from gradroute.config.types import CONTROLS
 from gradroute.controls import control_configs, train_with_controls
 from gradroute.errors import ConfigError
 from gradroute.system.files import read_lines

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gradroute.cells import run_cells
-from gradroute.config import config_differences, find_config, load_config
+from gradroute.config.run_config import config_differences, find_config, load_config
 from gradroute.demo import CELLS, demo_configs
 from gradroute.report.publish import publish
 from gradroute.report.roles import facts_of, find_controls, role_of

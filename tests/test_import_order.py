@@ -22,7 +22,7 @@ LIGHT = (
     "gradroute",
     "gradroute.beginnings",
     "gradroute.cli",
-    "gradroute.config",
+    "gradroute.config.run_config",
     "gradroute.diagnosis",
     "gradroute.system.secrets",
     "gradroute.system.files",
@@ -45,7 +45,7 @@ def test_the_command_line_starts_without_pydantic_and_yaml() -> None:
 
 def test_reading_a_configuration_loads_nothing_heavy() -> None:
     statement = (
-        "from gradroute.config import load_config, find_config, schema\n"
+        "from gradroute.config.run_config import load_config, find_config, schema\n"
         "load_config(find_config('caps'), ['evaluate.modes=[full]'])\n"
         "schema()"
     )

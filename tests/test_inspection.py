@@ -7,7 +7,7 @@ import pytest
 
 from gradroute import inspection
 from gradroute.cli import main
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example, Span
 from gradroute.inspection import inspect_rows, wants_color
 from gradroute.prepare import prepare

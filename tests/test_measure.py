@@ -9,7 +9,7 @@ import pytest
 
 from gradroute import measure
 from gradroute.asking import Asked
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate import known

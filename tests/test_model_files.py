@@ -14,7 +14,7 @@ from tiny_gguf import write_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gradroute import model_files
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.model import Base, load_base, load_base_of, load_tokenizer, packed_bits
 from torture.bases import save_base, tiny_llama

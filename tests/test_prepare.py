@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, DataError
 from gradroute.prepare import data_order, data_report, openings, prefixes, prepare

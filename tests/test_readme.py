@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.routing.policy import RoutingPolicy
 from tools import make_drawing
 

@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import ONE, TWO, UNROUTED, tiny_run
 
 from gradroute.checkpoint import adapter_tensors, latest_checkpoint
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.geometry import adapter_factors, update_cosines
 from gradroute.folders import RunFolder

@@ -8,7 +8,7 @@ import pytest
 
 import gradroute
 from gradroute.cli_parser import build_parser
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from tools.make_reference import pages
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"

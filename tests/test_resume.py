@@ -11,7 +11,7 @@ import pytest
 from test_locks import let_go, said, start
 from tiny_runs import TINY, TWO
 
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
 from gradroute.folders import RunFolder
 from gradroute.run import train_run

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_runs import TINY, tiny_run
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.measure import finished_checkpoint, restore
 from gradroute.run import train_run

@@ -11,7 +11,7 @@ from tiny_runs import TINY
 
 from gradroute.asking import Asked, asked_prompts
 from gradroute.attack import relearn_runs
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.errors import ConfigError
 from gradroute.folders import RunFolder

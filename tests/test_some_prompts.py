@@ -11,7 +11,7 @@ from tiny_runs import TINY, TWO
 from gradroute import attack, measure, watching
 from gradroute.asking import Asked, declared_kinds
 from gradroute.attack import relearn_runs
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion
 from gradroute.export import proving

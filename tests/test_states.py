@@ -13,7 +13,7 @@ from tiny_runs import TINY, TWO
 from torch import Tensor
 
 import gradroute.states
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses

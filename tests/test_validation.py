@@ -9,7 +9,7 @@ from tiny_runs import TINY, TWO
 
 from gradroute import validation
 from gradroute.cli import main
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.folders import RunFolder
 from gradroute.prepare import prepare

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.folders import RunFolder
 from gradroute.run import train_run
 

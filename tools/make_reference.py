@@ -18,7 +18,7 @@ from typing import Any
 
 import gradroute
 from gradroute.cli_parser import build_parser
-from gradroute.config import schema
+from gradroute.config.run_config import schema
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.stories import stories
 from gradroute.model import embedded_model
 from gradroute.routing.policy import NAMED_POLICIES

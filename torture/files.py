@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example
 from gradroute.data.jsonl import MAX_ROW_BYTES
 from gradroute.data.reading import read_examples

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.cells import run_cells
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.reading import read_examples
 from gradroute.prepare import prepare
 from gradroute.system.files import read_lines

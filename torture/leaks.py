@@ -20,7 +20,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import Batch, collate
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradroute.checkpoint import latest_checkpoint
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import NumericError
 from gradroute.folders import RunFolder
 from gradroute.model import load_base_of

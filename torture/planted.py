@@ -20,7 +20,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.routing.adapters import adapter_parameters
 from torture.runs import Ground

@@ -74,7 +74,7 @@ def save_often(saves: int) -> int:
     import torch
 
     from gradroute.checkpoint import save_checkpoint
-    from gradroute.config import RunConfig
+    from gradroute.config.run_config import RunConfig
     from gradroute.routing.adapters import attach_adapters
     from gradroute.system.files import write_json, write_lines
     from tests.small_llama import small_llama

@@ -22,7 +22,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError
 from gradroute.evaluate.losses import ExampleLosses

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
 from gradroute.export.card import audit_card, how_to_load

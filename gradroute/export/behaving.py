@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradroute.asking import asked_prompts, prompts_of, row_label
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.export.checks import Check

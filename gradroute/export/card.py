@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub import ModelCard, ModelCardData
 
 from gradroute import __version__
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.export.checks import Check
 from gradroute.export.licence import UNKNOWN
 from gradroute.report.written import escaped

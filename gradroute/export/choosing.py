@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
 from gradroute.routing.policy import AblationMode

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
 from gradroute.folders import RunFolder
 from gradroute.report.analysis import RunResults

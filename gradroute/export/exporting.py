@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gradroute.checkpoint import Checkpoint, adapter_tensors
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.checkpoint import Checkpoint, adapter_tensors
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
 from gradroute.export.behaving import Samples, behavior_check, sampled

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.export.choosing import behavior_adapters, choose
 from gradroute.export.windows import Windows, windows_of

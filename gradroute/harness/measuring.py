@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradroute.checkpoint import Checkpoint
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.folders import RunFolder
 from gradroute.harness.kept import Kept, Key, keep, read_kept

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import MachineError
 from gradroute.folders import RunFolder, find_run
 from gradroute.measure import finished_checkpoint, restore

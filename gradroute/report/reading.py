@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
 from gradroute.folders import RunFolder
 from gradroute.report.analysis import Record, RunResults, collect_runs

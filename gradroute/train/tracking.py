@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from gradroute.config import RunConfig
+from gradroute.config.run_config import RunConfig
 from gradroute.errors import MachineError
 from gradroute.folders import RunFolder
 from gradroute.routing.policy import NAMED_POLICIES

@@ -19,7 +19,7 @@ from gradroute.checkpoint import (
     load_optimizer_tensors,
     save_checkpoint,
 )
-from gradroute.config import RunConfig, dump_config
+from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.folders import RunFolder

@@ -67,7 +67,7 @@ def _takes_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    from gradroute.config import find_config, load_config
+    from gradroute.config.run_config import find_config, load_config
     from gradroute.errors import ConfigError
 
     try:
@@ -130,6 +130,6 @@ def _print_json(value: dict[str, Any]) -> None:
 def _schema(options: argparse.Namespace) -> None:
     import json
 
-    from gradroute.config import schema
+    from gradroute.config.run_config import schema
 
     print(json.dumps(schema(), indent=2))

@@ -36,7 +36,7 @@ def add(verbs: "Verbs") -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from gradroute.config import find_config, load_config
+    from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
     from gradroute.inspection import inspect_rows, wants_color

@@ -78,7 +78,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from gradroute.config import find_config, load_config
+    from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
     from gradroute.controls import train_with_controls

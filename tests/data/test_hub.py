@@ -10,7 +10,7 @@ from fake_hub import Hub, asked_instead
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from gradroute.config import RunConfig, find_config, load_config
+from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.data.hub import find_split, is_hub_id
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.prepare import prepare

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.data.order import DataOrder
 from gradroute.errors import ConfigError
 from gradroute.model import load_base

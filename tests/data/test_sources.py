@@ -7,7 +7,7 @@ import chat_templates
 import pytest
 from hostile_models import change, tiny_model
 
-from gradroute.config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError, DataError
 from gradroute.prepare import prefixes, prepare

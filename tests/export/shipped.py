@@ -10,7 +10,7 @@ from tiny_checkpoints import signed
 
 from benchmarks.exports import short_run
 from gradroute.checkpoint import Checkpoint, latest_checkpoint
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.export.exporting import Wanted, export_run
 from gradroute.folders import RunFolder
 

@@ -6,7 +6,7 @@ from export.shipped import checkpoint_of, run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.export.auditing import audit_adapter
 from gradroute.measure import restore

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from benchmarks.exports import save_family, short_run
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.export.card import Subject, export_card
 from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.export.choosing import behavior_adapters, choose
 

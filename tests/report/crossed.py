@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradroute.config import RunConfig, dump_config
+from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.evaluate.lines import loss_lines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, loss_rows

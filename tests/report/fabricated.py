@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gradroute.config import RunConfig, dump_config
+from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.folders import RunFolder
 from gradroute.report.analysis import RunResults, collect_runs
 from gradroute.results import Result, write_results

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.asking import Asked
-from gradroute.config import find_config, load_config
+from gradroute.config.run_config import find_config, load_config
 from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.report.comparison import compare

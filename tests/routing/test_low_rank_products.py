@@ -4,7 +4,7 @@ import pytest
 import torch
 from routing.tiny import gradients_of, mean_loss, tiny_batch, tiny_routed
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.routing.adapters import low_rank_products, routed
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import RoutingPolicy

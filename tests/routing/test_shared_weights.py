@@ -11,7 +11,7 @@ from tiny_families import tiny_family
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.evaluate.relearning import merge_kept
 from gradroute.export.merging import merge

@@ -7,7 +7,7 @@ import torch
 from oracles import Weights, routed_reference
 from routing.tiny import PREFIX
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.routing.layers import adapter_weights, lora_layers
 from torture.drawn_layouts import draw_layout, tokens_of
 from torture.layouts import BOUNDS, FAR, trials

@@ -8,7 +8,7 @@ from small_llama import small_llama
 from train.test_step import ADAPTERS, batch, routed_model, settings, snapshot
 from train.test_trainer import training
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy

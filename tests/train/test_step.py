@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters

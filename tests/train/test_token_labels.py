@@ -14,7 +14,7 @@ from routing.tiny import (
 )
 from train.token_rows import LABELS, POLICY, ROWS, example, reference
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import collate, pack
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy

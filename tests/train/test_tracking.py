@@ -11,7 +11,7 @@ import pytest
 from train.test_trainer import measured
 from train.test_trainer import training as started
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import MachineError
 from gradroute.folders import RunFolder
 from gradroute.system.files import read_lines

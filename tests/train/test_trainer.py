@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute.config import load_config
+from gradroute.config.run_config import load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.losses import held_out_losses

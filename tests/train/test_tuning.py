@@ -5,7 +5,7 @@ import torch
 from small_llama import small_llama
 from torch import Tensor
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_state, attach_adapters

@@ -14,7 +14,7 @@ from gradroute import (
     attach_adapters,
     routed,
 )
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
 

@@ -12,7 +12,7 @@ import torch
 from routing.tiny import gradients_of, tiny_routed
 from train.token_rows import POLICY, ROWS, example
 
-from gradroute.config import AdapterConfig
+from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import micro_batches
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_parameters

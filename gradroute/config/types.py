@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from gradroute.config.yaml import Scalar, is_null, parse_yaml, plain_value
 from gradroute.system.secrets import redacted, secret_in, under_home
-from gradroute.yaml_text import Scalar, is_null, parse_yaml, plain_value
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
 CONTROLS = (

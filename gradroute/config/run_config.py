@@ -18,7 +18,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from gradroute.config_fields import (
+from gradroute.config.errors import Disagreement, Disagreements, Origin, validated
+from gradroute.config.sections import (
+    AdapterConfig,
+    DataConfig,
+    EvaluateConfig,
+    Section,
+    TrainConfig,
+)
+from gradroute.config.types import (
     AdapterName,
     Behaviors,
     Controls,
@@ -34,19 +42,11 @@ from gradroute.config_fields import (
     from_flow,
     shown,
 )
-from gradroute.config_problems import Disagreement, Disagreements, Origin, validated
-from gradroute.config_sections import (
-    AdapterConfig,
-    DataConfig,
-    EvaluateConfig,
-    Section,
-    TrainConfig,
-)
+from gradroute.config.yaml import KeyPath, Scalar, YamlText, is_null, read_yaml_file
 from gradroute.errors import ConfigError
 from gradroute.routing.policy import AblationMode, RoutingPolicy
-from gradroute.yaml_text import KeyPath, Scalar, YamlText, is_null, read_yaml_file
 
-_RECIPES = Path(__file__).parent / "recipes"
+_RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class RunConfig(Section):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.config import find_config, load_config, recipe_names
+from gradroute.config.run_config import find_config, load_config, recipe_names
 from gradroute.errors import ConfigError
 
 

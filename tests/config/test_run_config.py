@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gradroute.config import (
+from gradroute.config.errors import ORIGINAL_NAMES
+from gradroute.config.run_config import (
     AdapterConfig,
     RunConfig,
     TrainConfig,
@@ -17,7 +18,6 @@ from gradroute.config import (
     load_config,
     schema,
 )
-from gradroute.config_problems import ORIGINAL_NAMES
 from gradroute.errors import ConfigError
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradroute.errors import ConfigError
-from gradroute.yaml_text import (
+from gradroute.config.yaml import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_ENTRIES,
@@ -17,6 +16,7 @@ from gradroute.yaml_text import (
     plain_value,
     read_yaml_file,
 )
+from gradroute.errors import ConfigError
 
 words = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=8)
 leaves = (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gradroute.config import RunConfig, dump_config, find_config, load_config
-from gradroute.config_fields import shown
+from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
+from gradroute.config.types import shown
 from gradroute.errors import ConfigError
 from gradroute.prepare import prepare
 

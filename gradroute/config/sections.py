@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from gradroute.config_fields import (
+from gradroute.config.types import (
     Above0,
     Count,
     Drop,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gradroute.config_fields import shown
-from gradroute.yaml_text import KeyPath
+from gradroute.config.types import shown
+from gradroute.config.yaml import KeyPath
 
 # What the description of the original experiment calls these settings.
 ORIGINAL_NAMES = {
