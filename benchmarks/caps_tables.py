@@ -18,7 +18,7 @@ from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.demo import demo_configs
 from gradroute.report.publish import publish
-from gradroute.system.secrets import provenance
+from gradroute.runs.provenance import provenance
 
 NO_ANCHORS = "data.good_labeled_fraction=0"
 EXTRA = {

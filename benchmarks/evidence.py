@@ -25,7 +25,7 @@ from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.demo import CELLS
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 # Run name -> (overrides of the behaviour's recipe, its controls).
 Plan = Mapping[str, tuple[tuple[str, ...], str]]

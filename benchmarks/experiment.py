@@ -32,7 +32,6 @@ from gradroute.checkpoint import save_checkpoint
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.demo import CELLS
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run, ground
 from gradroute.model import Base, load_base_of
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
@@ -40,6 +39,7 @@ from gradroute.report.comparison import compare
 from gradroute.report.text import render
 from gradroute.routing.adapters import route_adapters
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json, write_text
 
 OURS, THEIRS = "gradroute", "batch of 1, mode by mode"

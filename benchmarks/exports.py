@@ -26,9 +26,9 @@ from transformers.utils import logging
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.export.exporting import Wanted, export_run
 from gradroute.export.placing import PROOF
-from gradroute.folders import RunFolder
 from gradroute.model import embedded_model
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "exports"

@@ -66,7 +66,7 @@ from gradroute.routing.adapters import (  # noqa: E402
 from gradroute.routing.layers import adapter_weights, lora_layers  # noqa: E402
 from gradroute.routing.policy import RoutingPolicy  # noqa: E402
 from gradroute.routing.targets import describe_targets  # noqa: E402
-from gradroute.system.secrets import provenance  # noqa: E402
+from gradroute.runs.provenance import provenance  # noqa: E402
 
 SPECS = {"good": AdapterSpec(rank=2, alpha=3.0), "bad": AdapterSpec(rank=3, rslora=True)}
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad"]

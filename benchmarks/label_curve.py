@@ -18,7 +18,7 @@ from evidence import cell
 
 from gradroute.cells import run_cells
 from gradroute.config.run_config import find_config, load_config
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 EVIDENCE = RESULTS / "evidence" / "caps"

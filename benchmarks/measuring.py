@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradroute.system.secrets import provenance
+from gradroute.runs.provenance import provenance
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "speed"

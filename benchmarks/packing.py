@@ -30,7 +30,7 @@ from gradroute.data.stories import stories
 from gradroute.measure import attach
 from gradroute.model import load_base
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.secrets import provenance
+from gradroute.runs.provenance import provenance
 from gradroute.train.packing import check_packing
 from gradroute.train.step import build_optimizer, train_step
 

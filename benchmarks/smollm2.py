@@ -19,7 +19,7 @@ from evidence import write
 from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

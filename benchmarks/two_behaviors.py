@@ -18,8 +18,8 @@ from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.report.publish import publish
+from gradroute.runs.provenance import provenance
 from gradroute.system.files import read_json, write_bytes, write_json, write_text
-from gradroute.system.secrets import provenance
 
 OUT = Path(__file__).parent / "results" / "two_behaviors"
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradroute import embedded_model
 from gradroute.export.exporting import Wanted, export_run
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 
 def main(run: Path, out: Path, *, evaluate: bool = True) -> str:

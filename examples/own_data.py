@@ -17,9 +17,9 @@ from gradroute.asking import Asked
 from gradroute.config.run_config import find_config
 from gradroute.controls import train_with_controls
 from gradroute.data.stories import stories
-from gradroute.folders import RunFolder
 from gradroute.report.publish import publish
 from gradroute.run import evaluate_runs
+from gradroute.runs.folder import RunFolder
 
 
 def write_rows(path: Path, count: int) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from gradroute import ablated, load_config, standard_modes
-from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint, restore
+from gradroute.runs.folder import RunFolder
 
 OPENINGS = {
     "small letters": ["One day, the", "The old man", "Anna had a"],

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from gradroute.asking import Asked
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.report.comparison import compare
 from gradroute.report.scales import Deployment, Point, scale_curve
+from gradroute.runs.folder import RunFolder
 
 SCALES = "bad=0,0.25,...,1"
 

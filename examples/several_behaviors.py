@@ -9,8 +9,8 @@ from pathlib import Path
 from gradroute import load_config
 from gradroute.asking import Asked
 from gradroute.config.run_config import find_config
-from gradroute.folders import RunFolder
 from gradroute.run import evaluate_runs, train_run
+from gradroute.runs.folder import RunFolder
 
 
 def main(folder: Path, steps: int, *settings: str) -> RunFolder:

@@ -12,8 +12,8 @@ from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
 from gradroute.prepare import Prepared, drawing, openings, prefixes
-from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.runs.results import HELD_OUT_BAD
 
 KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
 """Kinds of prompts that a run has of its own; any other is a user's file."""

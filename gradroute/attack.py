@@ -18,8 +18,6 @@ from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
-from gradroute.folders import RunFolder
-from gradroute.locks import writing
 from gradroute.measure import (
     complete,
     finished_checkpoint,
@@ -39,10 +37,12 @@ from gradroute.prepare import (
 )
 from gradroute.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
-from gradroute.results import HELD_OUT_BAD, PREFIX
-from gradroute.sessions import same_ground
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
+from gradroute.runs.provenance import provenance
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX
+from gradroute.runs.resume import same_ground
 from gradroute.system.files import clear_unfinished, read_json, write_json
-from gradroute.system.secrets import provenance
 
 SCHEMA_VERSION = 1
 """Of `relearn.json`."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible

@@ -18,7 +18,7 @@ from typing import Any
 from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 
 def control_configs(config: RunConfig) -> list[RunConfig]:

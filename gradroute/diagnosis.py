@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import GradrouteError
+from gradroute.runs.provenance import provenance
 from gradroute.system.files import free_bytes, nearest
-from gradroute.system.secrets import hub_token, provenance, redacted_tree
+from gradroute.system.secrets import hub_token, redacted_tree
 from gradroute.system.terminal import printable, shown
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9][0-9.]*))?")

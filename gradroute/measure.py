@@ -39,8 +39,6 @@ from gradroute.evaluate.known import Known, keep, read_known
 from gradroute.evaluate.lines import loss_lines, sample_lines, say_unanswered
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.folders import RunFolder
-from gradroute.locks import writing
 from gradroute.model import Base, load_base_of
 from gradroute.prepare import (
     Prepared,
@@ -49,10 +47,12 @@ from gradroute.prepare import (
     seen_held_out,
     tokenized,
 )
-from gradroute.results import HELD_OUT_BAD, PREFIX, Result
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode
-from gradroute.sessions import same_ground
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
+from gradroute.runs.resume import same_ground
 from gradroute.states import KeptStates, kept_states
 from gradroute.system.terminal import say
 
@@ -259,7 +259,7 @@ def finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
 
 
 def ground(prepared: Prepared, base: Base) -> dict[str, str]:
-    """What a run stands on besides its config; see `gradroute.sessions`."""
+    """What a run stands on besides its config; see `gradroute.runs.resume`."""
     return {"data": prepared.identity, "base": base.identity}
 
 

@@ -33,8 +33,8 @@ from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
 from gradroute.errors import ConfigError, DataError
 from gradroute.model import Base, load_tokenizer
-from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.runs.results import HELD_OUT_BAD
 
 RARE = 0.01
 """A smaller share of examples labelled bad is worth a word."""

@@ -18,8 +18,6 @@ from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.geometry import geometry, saved_factors
-from gradroute.folders import RunFolder
-from gradroute.locks import writing
 from gradroute.measure import (
     evaluate_run,
     finished_checkpoint,
@@ -29,9 +27,12 @@ from gradroute.measure import (
 )
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
-from gradroute.results import PREFIX, read_results
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
-from gradroute.sessions import same_ground
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
+from gradroute.runs.provenance import provenance
+from gradroute.runs.results import PREFIX, read_results
+from gradroute.runs.resume import same_ground
 from gradroute.system.files import (
     UNFINISHED,
     clear_unfinished,
@@ -42,7 +43,6 @@ from gradroute.system.files import (
     write_json,
     write_text,
 )
-from gradroute.system.secrets import provenance
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 from gradroute.train.tuning import tuning
 

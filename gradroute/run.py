@@ -35,9 +35,7 @@ from gradroute.data.examples import label_counts
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.probing import probe
-from gradroute.folders import RunFolder
 from gradroute.lengths import check_lengths
-from gradroute.locks import writing
 from gradroute.measure import (
     attach,
     check_asked,
@@ -56,9 +54,12 @@ from gradroute.prepare import (
     prepare,
     tokenized,
 )
-from gradroute.results import HELD_OUT_BAD
 from gradroute.routing.targets import describe_targets
-from gradroute.sessions import (
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
+from gradroute.runs.provenance import provenance
+from gradroute.runs.results import HELD_OUT_BAD
+from gradroute.runs.resume import (
     Changes,
     allowed,
     check_logs,
@@ -72,7 +73,6 @@ from gradroute.sessions import (
 from gradroute.starts import load_starts
 from gradroute.states import kept_states
 from gradroute.system.files import write_json, write_text
-from gradroute.system.secrets import provenance
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
@@ -97,7 +97,7 @@ def train_run(
             aside, never deleted).
         bar: show a progress bar rather than a line now and then.
         overrides: keys, or sections of keys, that may differ from those that the run was begun
-            with; also `ground.data`, `ground.base`, `ground.gradroute`, see `gradroute.sessions`.
+            with; also `ground.data`, `ground.base`, `ground.gradroute`, see `gradroute.runs.resume`.
         audit: write and check which routes every example took, see `gradroute.train.audit`.
 
     Raises:

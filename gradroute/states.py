@@ -35,9 +35,9 @@ from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError, MachineError
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers
+from gradroute.runs.provenance import processor
 from gradroute.system.files import UNFINISHED, amount, free_bytes, nearest, write_bytes, write_json
 from gradroute.system.memory import fitted
-from gradroute.system.secrets import processor
 
 FOLDER = ".states"
 """In the folder of the runs, which share it."""

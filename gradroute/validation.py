@@ -27,7 +27,6 @@ from gradroute.data.label_assignment import label_quality
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
 from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.probing import probe
-from gradroute.folders import RunFolder
 from gradroute.lengths import check_lengths
 from gradroute.measure import attach, ground
 from gradroute.model import Base, load_base_of
@@ -36,7 +35,8 @@ from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.targets import describe_targets
 from gradroute.run import put_starts
-from gradroute.sessions import allowed, ground_changes
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.resume import allowed, ground_changes
 from gradroute.system.files import free_bytes, nearest
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import redacted

@@ -9,12 +9,12 @@ from peft import PeftModel
 from gradroute.asking import Question, judged_kinds, prompts_of
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.lines import sample_lines
-from gradroute.folders import RunFolder
 from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked
 from gradroute.model import Base
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
-from gradroute.results import PREFIX
 from gradroute.routing.policy import AblationMode, shipped_mode
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import PREFIX
 from gradroute.system.files import append_line
 from gradroute.system.terminal import say
 

@@ -13,8 +13,8 @@ from gradroute.attack import attack_examples, relearn_runs
 from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError
-from gradroute.folders import RunFolder
 from gradroute.prepare import prepare
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
 ASKED: dict[str, Any] = {"examples": 8, "max_steps": 3, "every": 2, "prompts": 3}

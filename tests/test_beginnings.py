@@ -12,9 +12,9 @@ from gradroute import read_examples
 from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.folders import RunFolder
 from gradroute.model import embedded_model
 from gradroute.prepare import prepare
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.verbs.beforehand import KINDS
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gradroute.cli import main
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from torture.forks import serving
 

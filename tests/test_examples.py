@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from examples import export_and_reload, own_data, own_harness, pick_scale, several_behaviors
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 SMALL = (
     "train.batch_size=4",

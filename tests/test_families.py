@@ -10,7 +10,7 @@ from benchmarks import families
 from benchmarks.family_promises import Promise, exports_merged, learns, scores, writes
 from benchmarks.family_table import COLUMNS, Row, into_page, line, read_rows, write_rows
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.secrets import provenance
+from gradroute.runs.provenance import provenance
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),

@@ -26,9 +26,9 @@ LIGHT = (
     "gradroute.diagnosis",
     "gradroute.system.secrets",
     "gradroute.system.files",
-    "gradroute.folders",
+    "gradroute.runs.folder",
     "gradroute.report",
-    "gradroute.results",
+    "gradroute.runs.results",
     "gradroute.routing.policy",
     "gradroute.system.statistics",
 )

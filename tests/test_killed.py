@@ -9,8 +9,8 @@ import time
 import pytest
 from tiny_runs import TWO, tiny_run
 
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
+from gradroute.runs.folder import RunFolder
 from torture.forks import serving
 
 LONGER = ("evaluate.prompts=24", "evaluate.max_new_tokens=12", "evaluate.held_out=16")

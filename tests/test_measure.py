@@ -13,11 +13,11 @@ from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate import known
-from gradroute.folders import RunFolder
 from gradroute.measure import check_asked, evaluate_run
 from gradroute.prepare import prepare
-from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import read_results
 from gradroute.system.files import read_lines
 from gradroute.system.statistics import wilson
 

@@ -10,10 +10,10 @@ from gradroute.checkpoint import adapter_tensors, latest_checkpoint
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate.geometry import adapter_factors, update_cosines
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run, finished_checkpoint, restore
 from gradroute.recovery import geometry_runs, recover_run, run_names
-from gradroute.results import read_results
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import read_results
 from gradroute.system.files import read_json
 
 SHORT = {"steps": 2, "learning_rate": 0.01, "examples": 6}

@@ -9,8 +9,8 @@ import sys
 import pytest
 from tiny_runs import TINY, TWO, tiny_run
 
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines
 from torture.forks import serving
 from torture.runs import finals

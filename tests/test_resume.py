@@ -8,14 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_locks import let_go, said, start
+from runs.test_lock import let_go, said, start
 from tiny_runs import TINY, TWO
 
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
-from gradroute.folders import RunFolder
 from gradroute.run import train_run
-from gradroute.sessions import _SAME_BASES  # pyright: ignore[reportPrivateUsage]
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.resume import _SAME_BASES  # pyright: ignore[reportPrivateUsage]
 from gradroute.system.files import read_json, read_lines, write_json
 
 OWN = (*TINY, *TWO, "train.save_every=1", "run_name=x")

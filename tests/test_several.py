@@ -14,13 +14,13 @@ from gradroute.attack import relearn_runs
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.errors import ConfigError
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.recovery import geometry_runs, recover_run
 from gradroute.report.comparison import compare
 from gradroute.report.training_plot import plot_run
-from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import read_results
 from gradroute.system.files import read_lines
 
 SMALL = (

@@ -16,15 +16,15 @@ from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion
 from gradroute.export import proving
 from gradroute.export.behaving import behavior_check, sampled
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.prepare import prepare
 from gradroute.recovery import recover_run
 from gradroute.report.comparison import compare
 from gradroute.report.text import render
 from gradroute.report.training_plot import plot_run
-from gradroute.results import read_results
 from gradroute.run import sample_run, train_run
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import read_results
 from gradroute.system.files import read_json, read_lines, write_json
 
 HATE = r"regex:\bhate\b"

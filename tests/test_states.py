@@ -17,13 +17,13 @@ from gradroute.config.run_config import find_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.folders import RunFolder
 from gradroute.heads import plain_head
 from gradroute.measure import evaluate_run
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import AblationMode
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 from gradroute.states import FOLDER, KeptStates
 from gradroute.system.files import read_lines
 

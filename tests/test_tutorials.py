@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradroute.cli import main
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 FOLDER = Path(__file__).parent.parent / "docs" / "tutorials"
 

@@ -11,10 +11,10 @@ from gradroute import validation
 from gradroute.cli import main
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
-from gradroute.folders import RunFolder
 from gradroute.prepare import prepare
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 from gradroute.validation import Validation, check_routes, validate
 from gradroute.validation_text import text_of
 

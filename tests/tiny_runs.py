@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from gradroute.config.run_config import find_config, load_config
-from gradroute.folders import RunFolder
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 
 TINY = (
     "train.max_steps=3",

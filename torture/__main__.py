@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradroute.system.secrets import provenance
+from gradroute.runs.provenance import provenance
 
 # Kind of fault -> trials of the long form. The slow ones come first, so that two workers end
 # at about the same time.

@@ -24,12 +24,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradroute.cells import run_cells
 from gradroute.errors import GradrouteError
-from gradroute.folders import RunFolder
 from gradroute.measure import attach
 from gradroute.model import Base
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.layers import adapter_weights, lora_layers
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import Training, train

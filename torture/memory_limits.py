@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.data.stories import stories
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines
 from torture.bases import save_base
 from torture.forks import Child, Server

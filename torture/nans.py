@@ -21,10 +21,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradroute.checkpoint import latest_checkpoint
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import NumericError
-from gradroute.folders import RunFolder
 from gradroute.model import load_base_of
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 from torture.planted import KINDS, MICRO_BATCHES, STEPS, Clean, Fault, Watch, planted
 from torture.runs import NAME, Ground, finals, lay, sha256, unequal
 

@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 
 from gradroute.cli import main
-from gradroute.folders import RunFolder
 from gradroute.report.comparison import compare
 from gradroute.report.page import page_html
 from gradroute.report.tables import tables
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines, write_json
 from torture.runs import lay
 

@@ -23,7 +23,7 @@ from gradroute.data import dialect, tasks
 from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
-from gradroute.results import HELD_OUT_BAD, PREFIX
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX
 from gradroute.system.terminal import printable
 
 MIN_LETTERS = 10

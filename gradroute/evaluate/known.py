@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradroute.folders import RunFolder
-from gradroute.results import HELD_OUT_BAD, Result, read_results, write_results
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.provenance import provenance
+from gradroute.runs.results import HELD_OUT_BAD, Result, read_results, write_results
 from gradroute.system.files import read_lines, write_lines
-from gradroute.system.secrets import provenance
 
 _Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
 

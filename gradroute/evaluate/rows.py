@@ -22,7 +22,7 @@ from peft import PeftModel
 
 from gradroute.evaluate.geometry import adapter_factors, random_cosines, update_cosines
 from gradroute.evaluate.losses import ExampleLosses
-from gradroute.results import Result
+from gradroute.runs.results import Result
 from gradroute.system.statistics import ratio_mean, wilson
 
 RANDOM_DRAWS = 5

@@ -55,13 +55,13 @@ from gradroute.export.writing import (
     write_model,
     write_tokenizer,
 )
-from gradroute.folders import RunFolder
 from gradroute.measure import finished_checkpoint, ground
 from gradroute.model import load_base_of, model_source
 from gradroute.prepare import Prepared, prepare
-from gradroute.sessions import same_ground
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.provenance import provenance
+from gradroute.runs.resume import same_ground
 from gradroute.system.files import write_json
-from gradroute.system.secrets import provenance
 from gradroute.system.terminal import printable, say
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

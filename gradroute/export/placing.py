@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import UNFINISHED, append_line, make_folder, refusal, sync, write_json
 from gradroute.system.terminal import say
 

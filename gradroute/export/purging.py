@@ -13,8 +13,8 @@ from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.export.choosing import behavior_adapters, choose
 from gradroute.export.windows import Windows, windows_of
-from gradroute.folders import RunFolder
-from gradroute.locks import writing
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
 from gradroute.system.files import append_line, read_lines, sync
 from gradroute.system.terminal import printable, say
 

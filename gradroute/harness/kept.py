@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradroute.errors import DataError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.provenance import provenance
 from gradroute.system.files import read_json, read_lines, write_json, write_lines
-from gradroute.system.secrets import provenance
 
 SCHEMA_VERSION = 1
 """Of `tasks.json`."""

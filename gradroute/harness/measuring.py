@@ -16,15 +16,15 @@ from typing import Any
 from gradroute.checkpoint import Checkpoint
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, GradrouteError
-from gradroute.folders import RunFolder
 from gradroute.harness.kept import Kept, Key, keep, read_kept
 from gradroute.harness.model import as_lm, check_installed
 from gradroute.harness.numbers import summary
 from gradroute.harness.tasks import Asked, Loaded, load_tasks
 from gradroute.harness.text import tasks_text
-from gradroute.locks import writing
 from gradroute.measure import asked_modes, finished_checkpoint
 from gradroute.routing.policy import AblationMode
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.lock import writing
 from gradroute.system.files import clear_unfinished
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import redacted

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import MachineError
-from gradroute.folders import RunFolder, find_run
 from gradroute.measure import finished_checkpoint, restore
 from gradroute.routing.policy import AblationMode
-from gradroute.sessions import same_ground
+from gradroute.runs.folder import RunFolder, find_run
+from gradroute.runs.resume import same_ground
 
 if TYPE_CHECKING:
     from gradroute.harness.lm import ModeLM

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
 from gradroute.report.roles import Config, Facts, facts_of, judged_kind, role_of
-from gradroute.results import HELD_OUT_BAD, PREFIX, Result
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
 
 Record = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from gradroute.report.analysis import RunResults
 from gradroute.report.contrasts import loss_difference
 from gradroute.report.outcomes import NOT_LEARNED, NOT_MEASURED, NOT_SHOWN
 from gradroute.report.words import loss_text, nats_text, rate_text
-from gradroute.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD
 
 LEARNED_RATE = 0.5
 """Behaviour rate under `full` from which the behaviour counts as learned."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradroute.folders import RunFolder
 from gradroute.report.analysis import RunResults, by_behavior
 from gradroute.report.claims import Claim, judge_claims
 from gradroute.report.crossing import Crossing, behaviors_text, crossings, judge_crossings
@@ -16,6 +15,7 @@ from gradroute.report.scales import Deployment, deployment
 from gradroute.report.seeds import Group, group_runs
 from gradroute.report.verdicts import Verdict, judge
 from gradroute.routing.policy import shipped_mode
+from gradroute.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

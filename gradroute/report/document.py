@@ -16,7 +16,7 @@ from gradroute.report.contrasts import (
 )
 from gradroute.report.scales import Deployment
 from gradroute.report.seeds import Group, OverSeeds
-from gradroute.results import PREFIX
+from gradroute.runs.results import PREFIX
 
 DOCUMENT_VERSION = 2
 """Of the layout below; raised when a reader of the old one would misread it."""

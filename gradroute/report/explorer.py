@@ -17,7 +17,7 @@ from gradroute.report.comparison import Comparison
 from gradroute.report.contrasts import gain_reference
 from gradroute.report.roles import adapter_names
 from gradroute.report.scales import Point, scale_curve
-from gradroute.results import PREFIX
+from gradroute.runs.results import PREFIX
 
 LONGEST = 2_000
 """Characters of one completion or prompt on the page; the rest is counted."""

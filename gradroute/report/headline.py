@@ -17,7 +17,7 @@ from gradroute.report.revival import Relearning
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.words import listed
-from gradroute.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 

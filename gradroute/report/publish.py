@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradroute.folders import RunFolder
 from gradroute.report.comparison import compare
 from gradroute.report.document import eval_multi
 from gradroute.report.drawing import LIGHT, drawn, png
@@ -12,6 +11,7 @@ from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 from gradroute.report.text import render
 from gradroute.report.written import csv_text, markdown
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_bytes, write_json, write_text
 from gradroute.system.terminal import say, shown
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
-from gradroute.folders import RunFolder
 from gradroute.report.analysis import Record, RunResults, collect_runs
-from gradroute.results import PREFIX, Result, read_results
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import PREFIX, Result, read_results
 from gradroute.system.files import read_json, read_lines
 from gradroute.system.secrets import redacted_tree
 from gradroute.system.statistics import ratio_mean

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradroute.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD
 from gradroute.system.terminal import shown
 
 Record = Mapping[str, Any]

@@ -8,7 +8,7 @@ from gradroute.report.analysis import Estimate, Rate, Record, RunResults
 from gradroute.report.contrasts import controls_of, rate_difference
 from gradroute.report.outcomes import INCONCLUSIVE, NOT_MEASURED
 from gradroute.report.words import points_text, rate_text
-from gradroute.results import PREFIX
+from gradroute.runs.results import PREFIX
 
 SUPPRESSED = "suppressed"
 NO_FASTER = "no faster"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gradroute.results import HELD_OUT_BAD, PREFIX
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX
 
 Config = Mapping[str, Any]
 

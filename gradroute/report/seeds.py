@@ -12,7 +12,7 @@ from typing import Any
 from gradroute.report.analysis import Loss, Rate, RunResults
 from gradroute.report.contrasts import GainKept, gain_kept, gain_reference
 from gradroute.report.roles import NO_MATTER
-from gradroute.results import PREFIX
+from gradroute.runs.results import PREFIX
 from gradroute.system.statistics import t_interval
 
 

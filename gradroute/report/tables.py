@@ -24,7 +24,7 @@ from gradroute.report.table_cells import (
     rate_cell,
     seeds_cell,
 )
-from gradroute.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD
 
 
 def tables(comparison: Comparison) -> list[Table]:

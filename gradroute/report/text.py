@@ -13,7 +13,7 @@ from gradroute.report.doctor import HEALTHY, Finding
 from gradroute.report.scales import FEWEST_SCALES, Deployment
 from gradroute.report.seeds import Group, OverSeeds
 from gradroute.report.verdicts import Verdict
-from gradroute.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD
 
 WIDTH = 100
 _MARK = {True: "yes", False: "NO", None: "open"}

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import MachineError
-from gradroute.folders import RunFolder
 from gradroute.routing.policy import NAMED_POLICIES
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines, write_text
 
 Track = Callable[[int, Mapping[str, Any]], None]

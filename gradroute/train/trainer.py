@@ -22,9 +22,9 @@ from gradroute.checkpoint import (
 from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
-from gradroute.folders import RunFolder
 from gradroute.routing.adapters import low_rank_products
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.runs.folder import RunFolder
 from gradroute.states import KeptStates
 from gradroute.system.files import append_line, read_lines, sync, write_lines
 from gradroute.system.memory import fitted

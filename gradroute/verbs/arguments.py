@@ -9,7 +9,7 @@ from gradroute.system.terminal import shown
 
 if TYPE_CHECKING:  # generic for type checkers only
     from gradroute.asking import Asked
-    from gradroute.folders import RunFolder
+    from gradroute.runs.folder import RunFolder
 
     Verbs = argparse._SubParsersAction["Parser"]
 
@@ -95,7 +95,7 @@ def takes_modes(parser: argparse.ArgumentParser, curve: str) -> None:
 
 def run_folders(options: argparse.Namespace) -> "list[RunFolder]":
     """The folders of the runs that were named."""
-    from gradroute.folders import find_run
+    from gradroute.runs.folder import find_run
 
     return [find_run(name, options.runs) for name in options.run]
 

@@ -11,8 +11,8 @@ import pytest
 
 from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.known import Known, keep, read_known
-from gradroute.folders import RunFolder
-from gradroute.results import Result
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import Result
 from gradroute.system.files import read_lines, write_json
 
 SETTINGS = {

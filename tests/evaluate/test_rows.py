@@ -4,8 +4,8 @@ from tiny_writers import base_model, writer
 
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.results import Result
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
+from gradroute.runs.results import Result
 from gradroute.system.statistics import ratio_mean, wilson
 
 

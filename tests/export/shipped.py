@@ -12,7 +12,7 @@ from benchmarks.exports import short_run
 from gradroute.checkpoint import Checkpoint, latest_checkpoint
 from gradroute.config.run_config import load_config
 from gradroute.export.exporting import Wanted, export_run
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 
 
 def run(root: Path, family: str = "llama", *overrides: str) -> RunFolder:

@@ -11,9 +11,9 @@ from gradroute.export.card import Subject, export_card
 from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence
 from gradroute.export.licence import UNKNOWN, base_licence
-from gradroute.folders import RunFolder
 from gradroute.measure import Asked, evaluate_run
 from gradroute.model import embedded_model
+from gradroute.runs.folder import RunFolder
 
 SUBJECT = Subject(
     run="half",

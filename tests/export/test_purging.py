@@ -8,8 +8,8 @@ from export.shipped import checkpoint_of, copied, export, run
 from gradroute.errors import ConfigError
 from gradroute.export.auditing import audit_adapter
 from gradroute.export.purging import holders, purge_run
-from gradroute.folders import RunFolder
 from gradroute.measure import Asked, evaluate_run
+from gradroute.runs.folder import RunFolder
 
 LISTED = {
     "checkpoints/step-000003/bad/adapter_config.json",

@@ -18,12 +18,12 @@ from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
-from gradroute.folders import RunFolder
 from gradroute.harness import as_lm, measure_tasks, measuring
 from gradroute.harness.lm import ModeLM
 from gradroute.harness.tasks import Asked, load_tasks
 from gradroute.model import load_base
 from gradroute.routing.policy import AblationMode
+from gradroute.runs.folder import RunFolder
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "tasks"
 STORIES = [json.loads(line) for line in (EXAMPLES / "stories.jsonl").read_text().splitlines()]

@@ -9,8 +9,8 @@ from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.evaluate.lines import loss_lines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.rows import behavior_rows, loss_rows
-from gradroute.folders import RunFolder
-from gradroute.results import write_results
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import write_results
 from gradroute.system.files import write_json, write_lines, write_text
 
 MODES = (

@@ -10,8 +10,8 @@ from typing import Any
 from report.fabricated import config_of
 
 from gradroute.config.run_config import RunConfig, dump_config
-from gradroute.folders import RunFolder
-from gradroute.results import Result, write_results
+from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import Result, write_results
 from gradroute.system.files import write_json, write_lines, write_text
 from gradroute.system.statistics import ratio_mean, wilson
 

@@ -5,7 +5,7 @@ from report.fabricated import REFERENCE, Made, collect, config_of, rows_of
 
 from gradroute.errors import DataError
 from gradroute.report.analysis import collect_runs
-from gradroute.results import Result
+from gradroute.runs.results import Result
 
 
 def test_modes_that_write_the_same_are_seen() -> None:

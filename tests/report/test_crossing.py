@@ -10,7 +10,6 @@ import pytest
 from report.crossed import CLEAN, MODES, NORMAL, PROMPTS, Rates, write_crossed
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.folders import RunFolder
 from gradroute.report.analysis import by_behavior
 from gradroute.report.comparison import Comparison, compare
 from gradroute.report.document import eval_multi
@@ -21,6 +20,7 @@ from gradroute.report.publish import publish
 from gradroute.report.tables import tables
 from gradroute.report.text import render
 from gradroute.report.written import csv_text
+from gradroute.runs.folder import RunFolder
 
 UNROUTED: Mapping[str, Any] = {"routing": "none", "control": "none", "control_of": "pair"}
 MIXED: Rates = {

@@ -10,7 +10,6 @@ from PIL import Image, ImageColor
 from report.page_runs import geometry_record, relearn_record, write_runs
 
 from gradroute.errors import DataError
-from gradroute.folders import RunFolder
 from gradroute.report.comparison import Comparison, compare
 from gradroute.report.drawing import DARK, LIGHT, Draw, drawn, png
 from gradroute.report.figures import pictures
@@ -19,6 +18,7 @@ from gradroute.report.plots import group_entries, run_entries
 from gradroute.report.relearning_figure import relearning_figure
 from gradroute.report.scale_figures import Option, bad_curves, options, tradeoff_figure
 from gradroute.report.training_plot import plot_run, training_figure
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_lines
 
 

@@ -178,7 +178,7 @@ def test_every_link_of_the_contents_leads_somewhere(report: Path) -> None:
 def test_the_report_reads_run_folders_without_torch(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", prompts=4, names=("routed",), sides=False)
     program = (
-        "import sys; from pathlib import Path; from gradroute.folders import RunFolder; "
+        "import sys; from pathlib import Path; from gradroute.runs.folder import RunFolder; "
         "from gradroute.report.comparison import compare; from gradroute.report import publish; "
         "from gradroute.report.page import page_html; from gradroute.report.tables import tables; "
         f"found = compare([RunFolder(Path({str(tmp_path / 'runs/seed-0/routed')!r}))]); "

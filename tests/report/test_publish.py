@@ -4,9 +4,9 @@ import pytest
 from report.page_runs import write_runs
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.folders import RunFolder
 from gradroute.report import publish as publishing
 from gradroute.report.publish import publish
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
 

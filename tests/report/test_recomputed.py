@@ -9,10 +9,10 @@ import pytest
 
 from gradroute.asking import Asked
 from gradroute.config.run_config import find_config, load_config
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
 from gradroute.report.comparison import compare
 from gradroute.run import train_run
+from gradroute.runs.folder import RunFolder
 
 TINY = (
     "train.max_steps=3",

@@ -1,6 +1,4 @@
-import json
 import os
-import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,16 +7,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.cli import main
-from gradroute.system import secrets
-from gradroute.system.secrets import (
-    commit,
-    hub_token,
-    provenance,
-    redacted,
-    redacted_tree,
-    token_places,
-    under_home,
-)
+from gradroute.system.secrets import hub_token, redacted, redacted_tree, token_places, under_home
 
 CANARY = "hf_CanaryCanaryCanaryCanary1234"
 
@@ -85,68 +74,6 @@ def test_tokens_passwords_and_the_home_folder_are_taken_out(
     assert redacted(clean) == clean
 
 
-def test_provenance_is_plain_data_without_paths_or_tokens(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (nowhere / ".env").write_text(f"HF_TOKEN={CANARY}\n")
-    monkeypatch.setenv("HF_TOKEN", CANARY)
-    facts = provenance()
-    text = json.dumps(facts)
-    assert CANARY not in text
-    assert str(Path.home()) not in text
-    assert str(Path(secrets.__file__).parent) not in text
-    assert str(nowhere) not in text
-    assert facts["versions"]["torch"]
-    assert facts["hardware"]["cores"] >= 1
-
-
-def make_checkout(root: Path) -> Path:
-    package = root / "gradroute"
-    package.mkdir()
-    (package / "environment.py").write_text("")
-    options = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
-        subprocess.run(["git", *options, *arguments], cwd=root, check=True)
-    return package / "environment.py"
-
-
-def test_the_commit_of_a_checkout_is_named_and_marked_when_files_changed(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = make_checkout(nowhere)
-    monkeypatch.setattr(secrets, "__file__", str(module))
-    head = commit()
-    assert head is not None
-    assert len(head) == 40
-    module.write_text("changed")
-    assert commit() == head + "+"
-
-
-def test_a_package_inside_somebody_elses_repository_has_no_commit(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_checkout(nowhere)
-    installed = nowhere / "venv" / "site-packages" / "gradroute"
-    installed.mkdir(parents=True)
-    monkeypatch.setattr(secrets, "__file__", str(installed / "environment.py"))
-    assert commit() is None
-
-
-def test_git_is_told_no_secret_and_no_other_repository(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(secrets, "__file__", str(make_checkout(nowhere)))
-    (nowhere / "bin").mkdir()
-    (nowhere / "bin" / "git").write_text("#!/bin/sh\nexport -p > told\n")
-    (nowhere / "bin" / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", str(nowhere / "bin"))
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "GIT_DIR", "LD_PRELOAD_OF_MINE"):
-        monkeypatch.setenv(name, CANARY)
-    commit()
-    told = (nowhere / "told").read_text()
-    assert "PATH=" in told and CANARY not in told
-
-
 def test_the_values_of_variables_named_like_secrets_are_taken_out_longest_first(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,14 +106,6 @@ def test_a_user_without_a_home_has_nothing_taken_out(monkeypatch: pytest.MonkeyP
 def test_a_long_text_without_end_is_looked_through_in_time() -> None:
     for piece in ("://", "://a:", "hf_", "://a", "@", "hf_a://b:c"):
         assert len(redacted(piece * 200_000)) > 100_000
-
-
-def test_a_machine_without_git_has_no_commit(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(secrets, "__file__", str(make_checkout(nowhere)))
-    monkeypatch.setenv("PATH", str(nowhere / "nothing"))
-    assert commit() is None
 
 
 def test_the_command_takes_no_code_from_the_hub(

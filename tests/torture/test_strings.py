@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from report.chromium import chromium
 
-from gradroute.folders import RunFolder
 from gradroute.report import page as page_module
+from gradroute.runs.folder import RunFolder
 from torture.strings import PIECES, faults, harmless, hostile, measured_runs, page_of, trials
 
 EXECUTABLE = chromium()

@@ -11,10 +11,10 @@ from train.test_trainer import EVERY_FIVE, final_manifest, measured, training
 from gradroute.data import batches
 from gradroute.data.batches import Batch, collate
 from gradroute.errors import DataError
-from gradroute.folders import RunFolder
 from gradroute.routing import scopes
 from gradroute.routing.adapters import routed
 from gradroute.routing.policy import Route, RoutingPolicy
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
 from gradroute.train.trainer import train

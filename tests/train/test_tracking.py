@@ -13,7 +13,7 @@ from train.test_trainer import training as started
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import MachineError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train import tracking
 from gradroute.train.tracking import shown_config

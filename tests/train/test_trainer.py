@@ -12,9 +12,9 @@ from gradroute.config.run_config import load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines
 from gradroute.train.trainer import Training, train
 

@@ -9,8 +9,8 @@ from train.test_packed_training import weights
 from train.test_trainer import training
 
 from gradroute.errors import NumericError
-from gradroute.folders import RunFolder
 from gradroute.routing.adapters import adapter_parameters
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train import trainer
 from gradroute.train.audit import Audit

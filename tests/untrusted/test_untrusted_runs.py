@@ -10,8 +10,8 @@ import pytest
 from tiny_runs import TWO, tiny_run
 
 from gradroute.cli import main
-from gradroute.folders import RunFolder
 from gradroute.measure import evaluate_run
+from gradroute.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradroute.errors import ConfigError, DataError, MachineError
-from gradroute.folders import RunFolder
+from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_json, read_lines
 from gradroute.system.terminal import printable, say
 

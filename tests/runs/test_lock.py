@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.locks import writing
+from gradroute.runs.lock import writing
 
 HOLD = """
 import os, sys
 from pathlib import Path
 from gradroute.errors import GradrouteError
-from gradroute.locks import writing
+from gradroute.runs.lock import writing
 if sys.argv[2:]:
     os.setuid(int(sys.argv[2]))  # nobody, for whom permissions hold
 try:

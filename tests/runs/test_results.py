@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradroute.errors import DataError, MachineError
-from gradroute.results import SCHEMA_VERSION, Result, read_results, write_results
+from gradroute.runs.results import SCHEMA_VERSION, Result, read_results, write_results
 from gradroute.system.files import write_json, write_text
 
 ROW = Result(
