@@ -28,12 +28,12 @@ from scoring import by_peft
 from transformers import LlamaForCausalLM
 
 from gradroute.asking import asked_prompts, prompts_of
-from gradroute.checkpoint import save_checkpoint
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.demo import CELLS
 from gradroute.measure import evaluate_run, ground
-from gradroute.model import Base, load_base_of
+from gradroute.models.base import Base, load_base_of
+from gradroute.models.checkpoint import save_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.report.comparison import compare
 from gradroute.report.text import render

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.export.exporting import Wanted, export_run
 from gradroute.export.placing import PROOF
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_json

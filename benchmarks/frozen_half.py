@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.states import KeptStates
+from gradroute.models.hidden_state_cache import KeptStates
 
 PLAIN = "PEFT, one adapter, last half"
 OURS = "gradroute"

@@ -28,7 +28,7 @@ from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, 
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories
 from gradroute.measure import attach
-from gradroute.model import load_base
+from gradroute.models.base import load_base
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.provenance import provenance
 from gradroute.train.packing import check_packing

@@ -17,7 +17,7 @@ from gradroute.data.batches import DataOrder, micro_batches, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories
 from gradroute.measure import attach
-from gradroute.model import load_base
+from gradroute.models.base import load_base
 
 STEP = "training step"
 SIZE, LONGEST = 16, 256

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gradroute.errors import Interrupted as Interrupted
     from gradroute.errors import MachineError as MachineError
     from gradroute.errors import NumericError as NumericError
-    from gradroute.model import embedded_model as embedded_model
+    from gradroute.models.base import embedded_model as embedded_model
     from gradroute.routing.adapters import AdapterSpec as AdapterSpec
     from gradroute.routing.adapters import ablated as ablated
     from gradroute.routing.adapters import adapter_parameters as adapter_parameters
@@ -53,7 +53,7 @@ _HOMES = {
         "MachineError",
         "NumericError",
     ),
-    "gradroute.model": ("embedded_model",),
+    "gradroute.models.base": ("embedded_model",),
     "gradroute.routing.adapters": (
         "AdapterSpec",
         "ablated",

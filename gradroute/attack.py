@@ -26,7 +26,7 @@ from gradroute.measure import (
     restore,
     say,
 )
-from gradroute.model import Base
+from gradroute.models.base import Base
 from gradroute.prepare import (
     Prepared,
     drawing,

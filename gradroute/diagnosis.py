@@ -104,7 +104,7 @@ def _self_test() -> tuple[str, dict[str, Any]]:
     try:
         import torch
 
-        from gradroute.model import choose_device_and_dtype, load_base
+        from gradroute.models.base import choose_device_and_dtype, load_base
 
         chosen, dtype = choose_device_and_dtype()
         device = {"device": str(chosen), "dtype": str(dtype).removeprefix("torch.")}

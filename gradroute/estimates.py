@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from gradroute.checkpoint import KEPT
 from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
+from gradroute.models.checkpoint import KEPT
+from gradroute.models.hidden_state_cache import needed
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import RoutingPolicy, standard_modes
-from gradroute.states import needed
 from gradroute.system.memory import fitted
 from gradroute.train.step import build_optimizer, schedule, train_step
 

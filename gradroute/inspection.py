@@ -17,7 +17,7 @@ from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import IGNORED, TokenizedExample, tokenize
 from gradroute.data.examples import Example, label_counts
 from gradroute.errors import ConfigError
-from gradroute.model import load_tokenizer
+from gradroute.models.base import load_tokenizer
 from gradroute.prepare import Prepared, prepare
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.system.terminal import printable

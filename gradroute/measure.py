@@ -24,12 +24,6 @@ from gradroute.asking import (
     prompts_of,
     row_label,
 )
-from gradroute.checkpoint import (
-    Checkpoint,
-    clear_unfinished,
-    latest_checkpoint,
-    load_adapters,
-)
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import get_behavior
@@ -39,7 +33,9 @@ from gradroute.evaluate.known import Known, keep, read_known
 from gradroute.evaluate.lines import loss_lines, sample_lines, say_unanswered
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.model import Base, load_base_of
+from gradroute.models.base import Base, load_base_of
+from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
+from gradroute.models.hidden_state_cache import KeptStates, kept_states
 from gradroute.prepare import (
     Prepared,
     no_bad_prompts,
@@ -53,7 +49,7 @@ from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
 from gradroute.runs.resume import same_ground
-from gradroute.states import KeptStates, kept_states
+from gradroute.system.files import clear_unfinished
 from gradroute.system.terminal import say
 
 MODES_AT_ONCE = 16

@@ -32,7 +32,7 @@ from gradroute.data.sources import read_source
 from gradroute.data.stories import stories
 from gradroute.data.tasks import questions
 from gradroute.errors import ConfigError, DataError
-from gradroute.model import Base, load_tokenizer
+from gradroute.models.base import Base, load_tokenizer
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.results import HELD_OUT_BAD
 

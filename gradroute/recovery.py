@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.asking import Asked, judged_kinds, row_label
-from gradroute.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
@@ -25,6 +24,7 @@ from gradroute.measure import (
     restore,
     say,
 )
+from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
 from gradroute.routing.policy import RoutingPolicy, shipped_mode

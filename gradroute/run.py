@@ -18,12 +18,6 @@ from peft import PeftModel
 
 from gradroute import __version__
 from gradroute.asking import Asked, Question, asked_modes, asked_prompts, prompts_of
-from gradroute.checkpoint import (
-    Checkpoint,
-    clear_unfinished,
-    latest_checkpoint,
-    load_adapters,
-)
 from gradroute.config.run_config import (
     RunConfig,
     config_differences,
@@ -45,7 +39,10 @@ from gradroute.measure import (
     ground,
     restore,
 )
-from gradroute.model import load_base_of
+from gradroute.models.base import load_base_of
+from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
+from gradroute.models.hidden_state_cache import kept_states
+from gradroute.models.initial_adapters import load_starts
 from gradroute.prepare import (
     Prepared,
     data_order,
@@ -70,9 +67,7 @@ from gradroute.runs.resume import (
     record_session,
     say_changes,
 )
-from gradroute.starts import load_starts
-from gradroute.states import kept_states
-from gradroute.system.files import write_json, write_text
+from gradroute.system.files import clear_unfinished, write_json, write_text
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train

@@ -18,7 +18,6 @@ from peft import PeftModel
 from torch import nn
 
 from gradroute import __version__
-from gradroute.checkpoint import latest_checkpoint
 from gradroute.config.run_config import RunConfig, config_differences, load_config
 from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
@@ -29,7 +28,8 @@ from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.probing import probe
 from gradroute.lengths import check_lengths
 from gradroute.measure import attach, ground
-from gradroute.model import Base, load_base_of
+from gradroute.models.base import Base, load_base_of
+from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy

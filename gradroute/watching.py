@@ -10,7 +10,7 @@ from gradroute.asking import Question, judged_kinds, prompts_of
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.lines import sample_lines
 from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked
-from gradroute.model import Base
+from gradroute.models.base import Base
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
 from gradroute.routing.policy import AblationMode, shipped_mode
 from gradroute.runs.folder import RunFolder

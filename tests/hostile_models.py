@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from torture.bases import save_base
 
 CANARY = "canaryword"

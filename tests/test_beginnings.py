@@ -12,7 +12,7 @@ from gradroute import read_examples
 from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from gradroute.prepare import prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines

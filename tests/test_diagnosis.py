@@ -82,7 +82,7 @@ def test_a_model_that_computes_nonsense_fails_the_self_test(monkeypatch, capsys,
     def broken(name: str) -> None:
         raise OSError("libtorch_cpu.so: cannot open shared object file")
 
-    monkeypatch.setattr("gradroute.model.load_base", broken)
+    monkeypatch.setattr("gradroute.models.base.load_base", broken)
     assert main(["doctor", "--runs", str(tmp_path)]) == 4
     out, err = capsys.readouterr()
     assert "libtorch_cpu.so" in out and "self-test failed" in err and "Traceback" not in err

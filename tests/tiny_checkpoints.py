@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from small_llama import small_llama
 
-from gradroute.checkpoint import save_checkpoint
 from gradroute.errors import MachineError as MachineError
+from gradroute.models.checkpoint import save_checkpoint
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 
 

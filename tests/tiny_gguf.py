@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 from transformers import LlamaForCausalLM
 
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 
 _NAMES = {
     "input_layernorm": "attn_norm",

@@ -8,7 +8,7 @@ import torch
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 
 
 def tiny_llama(

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradroute.checkpoint import latest_checkpoint
 from gradroute.errors import MachineError
+from gradroute.models.checkpoint import latest_checkpoint
 from torture.forks import Server, serving
 from torture.runs import NAME, Quiet, lay, lines, one_line_error, quiet_run, start, unequal
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.stories import stories
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from gradroute.routing.policy import NAMED_POLICIES
 from torture.reference import Row
 from torture.routings import Table, draw_table, due_updates, meaning

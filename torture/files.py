@@ -20,7 +20,7 @@ from gradroute.data.examples import Example
 from gradroute.data.jsonl import MAX_ROW_BYTES
 from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
-from gradroute.model import EMBEDDED, load_tokenizer
+from gradroute.models.base import EMBEDDED, load_tokenizer
 from gradroute.prepare import prepare
 from torture.drawn_files import damaged_file, valid_file
 from torture.slow_reader import TEMPLATE, Known, Labels, Verdict, read

@@ -18,10 +18,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradroute.checkpoint import latest_checkpoint
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import NumericError
-from gradroute.model import load_base_of
+from gradroute.models.base import load_base_of
+from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from gradroute.checkpoint import latest_checkpoint
 from gradroute.data.stories import stories
+from gradroute.models.checkpoint import latest_checkpoint
 from torture.bases import save_base
 from torture.forks import Child, Server
 

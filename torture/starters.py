@@ -73,8 +73,8 @@ def save_often(saves: int) -> int:
     """In a child: write checkpoints and results as fast as the disk takes them."""
     import torch
 
-    from gradroute.checkpoint import save_checkpoint
     from gradroute.config.run_config import RunConfig
+    from gradroute.models.checkpoint import save_checkpoint
     from gradroute.routing.adapters import attach_adapters
     from gradroute.system.files import write_json, write_lines
     from tests.small_llama import small_llama
@@ -91,7 +91,7 @@ def save_often(saves: int) -> int:
 
 def read_often(until: str) -> int:
     """In a child: read whatever is there at full speed; print what was seen that must not be."""
-    from gradroute.checkpoint import latest_checkpoint
+    from gradroute.models.checkpoint import latest_checkpoint
     from gradroute.system.files import read_json, read_lines
 
     warnings.simplefilter("error")

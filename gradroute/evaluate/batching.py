@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from gradroute.errors import ConfigError
 from gradroute.evaluate.decoding import look_every, write_on
 from gradroute.evaluate.inference import inference
-from gradroute.model_sizes import ordinary_tokens, positions_of
+from gradroute.models.sizes import ordinary_tokens, positions_of
 from gradroute.system.memory import is_out_of_memory
 
 _LONG, _SHORT = 8, 3

@@ -17,7 +17,7 @@ from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.decoding import write_on
 from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
-from gradroute.model_sizes import positions_of
+from gradroute.models.sizes import positions_of
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 
-from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.errors import ConfigError
+from gradroute.models.checkpoint import Checkpoint, adapter_tensors
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.system.files import read_json
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gradroute.model_sizes import largest
+from gradroute.models.sizes import largest
 from gradroute.system.memory import fitted
 
 MEMORY_AT_ONCE = 2**31

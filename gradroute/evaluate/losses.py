@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from gradroute.data.batches import IGNORED, Batch, TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_pieces, inference
-from gradroute.heads import plain_head, run_model, token_losses
+from gradroute.models.lm_head import plain_head, run_model, token_losses
 from gradroute.routing.adapters import ablated
 from gradroute.routing.frozen_check import entering, lower_layers
 from gradroute.routing.policy import AblationMode
@@ -62,7 +62,7 @@ def held_out_losses(
             on a CPU (`TOKENS_ON_CPU`), where their logits would be more than `LOGITS_AT_ONCE`, or
             where memory runs out.
         states: What leaves the lower layers for each example, where it is known, see
-            `gradroute.states`.
+            `gradroute.models.hidden_state_cache`.
 
     Returns:
         Per mode name the sums and counts, in the order of `rows`.

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.evaluate.batching import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
-from gradroute.model_sizes import ordinary_tokens
+from gradroute.models.sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated
 from gradroute.routing.layers import adapter_weights, hosted
 from gradroute.routing.policy import AblationMode

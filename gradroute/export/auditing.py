@@ -15,7 +15,7 @@ from gradroute.export.proving import forward_checks, load_adapter, reference, we
 from gradroute.export.ranksum import as_one
 from gradroute.export.writing import write_adapter, write_tokenizer
 from gradroute.measure import finished_checkpoint
-from gradroute.model import load_base_of
+from gradroute.models.base import load_base_of
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.resume import same_ground
 from gradroute.system.terminal import printable, say

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
@@ -56,7 +55,8 @@ from gradroute.export.writing import (
     write_tokenizer,
 )
 from gradroute.measure import finished_checkpoint, ground
-from gradroute.model import load_base_of, model_source
+from gradroute.models.base import load_base_of, model_source
+from gradroute.models.checkpoint import Checkpoint, adapter_tensors
 from gradroute.prepare import Prepared, prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from gradroute.evaluate.inference import inference
 from gradroute.export.checks import Check
 from gradroute.export.merging import distance_in_ulps, exact_update
-from gradroute.model_sizes import positions_of
+from gradroute.models.sizes import positions_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest difference of two logits that is rounding, as a share of the largest logit."""

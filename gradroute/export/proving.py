@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.checkpoint import Checkpoint, adapter_tensors
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
@@ -30,7 +29,8 @@ from gradroute.export.parity import (
     probe_rows,
 )
 from gradroute.measure import complete, restore
-from gradroute.model import Base
+from gradroute.models.base import Base
+from gradroute.models.checkpoint import Checkpoint, adapter_tensors
 from gradroute.prepare import Prepared
 from gradroute.routing.adapters import ablated, peft_at_work
 from gradroute.system.files import read_json

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradroute.checkpoint import Checkpoint
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import Factors, saved_factors
+from gradroute.models.checkpoint import Checkpoint
 from gradroute.system.files import read_json
 
 

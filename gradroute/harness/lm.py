@@ -17,7 +17,7 @@ from gradroute.errors import NumericError
 from gradroute.evaluate.batching import why_alone
 from gradroute.evaluate.inference import inference
 from gradroute.evaluate.losses import LOGITS_AT_ONCE
-from gradroute.model_sizes import positions_of
+from gradroute.models.sizes import positions_of
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 

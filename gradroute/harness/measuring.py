@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradroute.checkpoint import Checkpoint
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.harness.kept import Kept, Key, keep, read_kept
@@ -22,6 +21,7 @@ from gradroute.harness.numbers import summary
 from gradroute.harness.tasks import Asked, Loaded, load_tasks
 from gradroute.harness.text import tasks_text
 from gradroute.measure import asked_modes, finished_checkpoint
+from gradroute.models.checkpoint import Checkpoint
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing

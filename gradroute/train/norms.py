@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from gradroute.data.batches import Batch
-from gradroute.heads import plain_head, run_model, summed_losses
+from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import entering
 from gradroute.routing.policy import Route, RoutingPolicy

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradroute.data.batches import Batch, TargetGroups
 from gradroute.errors import ConfigError, MachineError, NumericError
-from gradroute.heads import plain_head, run_model, summed_losses
+from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import entering
 from gradroute.routing.policy import RoutingPolicy

@@ -13,19 +13,19 @@ from accelerate import Accelerator
 from peft import PeftModel
 from tqdm import tqdm
 
-from gradroute.checkpoint import (
+from gradroute.config.run_config import RunConfig, dump_config
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
+from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
+from gradroute.models.checkpoint import (
     latest_checkpoint,
     load_adapters,
     load_optimizer_tensors,
     save_checkpoint,
 )
-from gradroute.config.run_config import RunConfig, dump_config
-from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
-from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
+from gradroute.models.hidden_state_cache import KeptStates
 from gradroute.routing.adapters import low_rank_products
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.folder import RunFolder
-from gradroute.states import KeptStates
 from gradroute.system.files import append_line, read_lines, sync, write_lines
 from gradroute.system.memory import fitted
 from gradroute.system.signals import stop_requests

@@ -147,11 +147,11 @@ def _scores(options: argparse.Namespace) -> "Scores":
     if options.score_column is not None:
         return column_scores(options.score_column)
     if options.classifier is not None:
-        from gradroute.classifiers import classifier
+        from gradroute.models.classifiers import classifier
 
         return text_scores(classifier(options.classifier, options.bad_label), options.field)
     if options.sklearn is not None:
-        from gradroute.classifiers import sklearn_classifier
+        from gradroute.models.classifiers import sklearn_classifier
 
         return text_scores(sklearn_classifier(options.sklearn, options.bad_label), options.field)
     ((name, given),) = _source(options).items()

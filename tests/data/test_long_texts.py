@@ -66,7 +66,7 @@ import json, resource, sys
 from gradroute.data.batches import tokenize
 from gradroute.data.reading import read_examples
 from gradroute.errors import DataError
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from transformers import AutoTokenizer
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
 tokenizer = AutoTokenizer.from_pretrained(embedded_model())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.order import DataOrder
 from gradroute.errors import ConfigError
-from gradroute.model import load_base
+from gradroute.models.base import load_base
 from gradroute.prepare import data_order, prepare, tokenized
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60).map(tuple)

@@ -12,7 +12,6 @@ from small_llama import small_llama
 from tiny_writers import writer
 from torch import Tensor
 
-from gradroute.checkpoint import save_checkpoint
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.geometry import (
     Factors,
@@ -27,6 +26,7 @@ from gradroute.evaluate.geometry import (
     saved_factors,
     update_cosines,
 )
+from gradroute.models.checkpoint import save_checkpoint
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.layers import lora_layers
 

@@ -9,7 +9,7 @@ from tiny_writers import MODES, PROMPTS, ROWS, generate, losses, writer
 
 from gradroute.errors import MachineError
 from gradroute.evaluate.inference import in_pieces
-from gradroute.heads import plain_head
+from gradroute.models.lm_head import plain_head
 
 NOTE = "memory ran out in an evaluation"
 

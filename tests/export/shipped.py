@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import signed
 
 from benchmarks.exports import short_run
-from gradroute.checkpoint import Checkpoint, latest_checkpoint
 from gradroute.config.run_config import load_config
 from gradroute.export.exporting import Wanted, export_run
+from gradroute.models.checkpoint import Checkpoint, latest_checkpoint
 from gradroute.runs.folder import RunFolder
 
 

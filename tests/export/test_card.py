@@ -12,7 +12,7 @@ from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence
 from gradroute.export.licence import UNKNOWN, base_licence
 from gradroute.measure import Asked, evaluate_run
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
 from gradroute.runs.folder import RunFolder
 
 SUBJECT = Subject(

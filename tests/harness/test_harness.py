@@ -21,7 +21,7 @@ from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.harness import as_lm, measure_tasks, measuring
 from gradroute.harness.lm import ModeLM
 from gradroute.harness.tasks import Asked, load_tasks
-from gradroute.model import load_base
+from gradroute.models.base import load_base
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
 

@@ -16,6 +16,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.relearning import merge_kept
 from gradroute.export.merging import merge
 from gradroute.export.ranksum import OneAdapter
+from gradroute.models.initial_adapters import load_starts, merge_start
 from gradroute.routing.adapters import (
     ablated,
     adapter_parameters,
@@ -24,7 +25,6 @@ from gradroute.routing.adapters import (
 )
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.shared_weights import merged_once, unshare
-from gradroute.starts import load_starts, merge_start
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from routing.tiny import logits, mean_loss, randomise, tiny_base, tiny_batch, tiny_routed
 from torch import Tensor
 
-from gradroute.checkpoint import load_adapters, save_checkpoint
+from gradroute.models.checkpoint import load_adapters, save_checkpoint
 from gradroute.routing.adapters import (
     ablated,
     adapter_parameters,

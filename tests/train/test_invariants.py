@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute.checkpoint import load_adapters, load_optimizer_tensors, save_checkpoint
 from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import Batch, collate
-from gradroute.heads import plain_head
+from gradroute.models.checkpoint import load_adapters, load_optimizer_tensors, save_checkpoint
+from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import adapter_parameters, attach_adapters, routed
 from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
 from gradroute.train.step import (

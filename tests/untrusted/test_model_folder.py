@@ -28,7 +28,7 @@ from hostile_models import (
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from gradroute.errors import ConfigError
-from gradroute.model import load_base
+from gradroute.models.base import load_base
 from gradroute.untrusted import model_folder
 from gradroute.untrusted.model_folder import _TOKENIZER_CLASS, check_model_folder, named_weights
 

@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from safetensors.torch import load_file, save_file
 
-from gradroute import model as module
 from gradroute.errors import ConfigError, MachineError, NumericError
-from gradroute.model import NEEDED, check_versions, load_base, load_tokenizer
+from gradroute.models import base as module
+from gradroute.models.base import NEEDED, check_versions, load_base, load_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_CanaryCanaryCanaryCanary1234"

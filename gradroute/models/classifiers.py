@@ -40,7 +40,7 @@ def classifier(place: str, bad_label: str) -> Classifier:
         MachineError: A hub model that is not to be had.
     """
     folder = _folder(place)
-    from gradroute.model import check_versions
+    from gradroute.models.base import check_versions
 
     check_versions()
     model, tokenizer = _read(folder, place)
@@ -102,7 +102,7 @@ def _folder(place: str) -> Path:
                 f"there is no folder {place!r}; give a classifier in Hugging Face format, or its "
                 "name on the hub, as in owner/name."
             )
-        from gradroute.model_files import fetched
+        from gradroute.models.files import fetched
 
         folder = fetched(place, None)
     check_model_folder(folder, place)

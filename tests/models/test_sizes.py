@@ -16,7 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from gradroute.model_sizes import largest, ordinary_tokens, positions_of
+from gradroute.models.sizes import largest, ordinary_tokens, positions_of
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16,

@@ -9,9 +9,9 @@ from tiny_families import FAMILIES, VOCABULARY, tiny_family
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from gradroute import heads
 from gradroute.data.batches import TargetGroups
-from gradroute.heads import plain_head, run_model, summed_losses, token_losses
+from gradroute.models import lm_head
+from gradroute.models.lm_head import plain_head, run_model, summed_losses, token_losses
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
 from gradroute.routing.policy import RoutingPolicy
 
@@ -67,8 +67,8 @@ def gradients(model, sums):
     ("family", "at_once"), [*((name, 0) for name in FAMILIES), ("llama", 2**22), ("gpt2", 2**22)]
 )
 def test_losses_and_routed_gradients_are_those_of_all_logits(family, at_once, monkeypatch):
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", at_once)
-    monkeypatch.setattr(heads, "CHUNK", 2 * VOCABULARY)  # rows of two, so that groups are cut
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(lm_head, "CHUNK", 2 * VOCABULARY)  # rows of two, so that groups are cut
     model = with_adapters(tiny_family(family))
     head = plain_head(model)
     assert head is not None
@@ -84,7 +84,7 @@ def test_losses_and_routed_gradients_are_those_of_all_logits(family, at_once, mo
 
 
 def test_in_float32_chunks_equal_the_plain_loss_within_rounding(monkeypatch):
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", 0)
     model = with_adapters(tiny_family("llama", dtype=torch.float32))
     with routed(model, POLICY, LABELS):
         wanted = reference(model, BATCH)
@@ -116,8 +116,8 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_has_the_logits_of_a_batch_nor_of_an_example(whole, monkeypatch):
     """Shown to be seen, too: the plain way makes such a tensor."""
     vocabulary = 4096
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 0)
-    monkeypatch.setattr(heads, "CHUNK", 2 * vocabulary)
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr(lm_head, "CHUNK", 2 * vocabulary)
     model = with_adapters(tiny_family("llama", vocabulary=vocabulary, dtype=torch.float32))
     head = plain_head(model)
     chunks = []
@@ -185,7 +185,7 @@ def test_a_forward_pass_that_fails_gives_the_head_back():
 
 
 def test_a_bfloat16_model_has_its_losses_in_float32(monkeypatch):
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", 0)
     model = with_adapters(tiny_family("llama", dtype=torch.bfloat16))
     head = plain_head(model)
     with ablated(model, "full"):
@@ -197,8 +197,8 @@ def test_a_bfloat16_model_has_its_losses_in_float32(monkeypatch):
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_losses_of_tokens_are_those_of_all_logits_whatever_the_chunk(family, monkeypatch):
-    monkeypatch.setattr(heads, "LEAST", 5)
-    monkeypatch.setattr(heads, "IN_CACHE", 1)
+    monkeypatch.setattr(lm_head, "LEAST", 5)
+    monkeypatch.setattr(lm_head, "IN_CACHE", 1)
     model = with_adapters(tiny_family(family))
     head = plain_head(model)
     positions, tokens, sizes, *_ = targets_of(BATCH)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute import checkpoint as checkpoints
-from gradroute.checkpoint import latest_checkpoint, save_checkpoint
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import MachineError
+from gradroute.models import checkpoint as checkpoints
+from gradroute.models.checkpoint import latest_checkpoint, save_checkpoint
 from gradroute.routing.adapters import attach_adapters
 
 

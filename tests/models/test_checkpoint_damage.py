@@ -7,8 +7,8 @@ import shutil
 import pytest
 from tiny_checkpoints import save, signed
 
-from gradroute.checkpoint import latest_checkpoint
 from gradroute.errors import MachineError
+from gradroute.models.checkpoint import latest_checkpoint
 
 FILES = [
     "manifest.json",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gradroute.errors import ConfigError, NumericError
+from gradroute.models.initial_adapters import load_starts, merge_start
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
 from gradroute.routing.layers import lora_layers
-from gradroute.starts import load_starts, merge_start
 from gradroute.untrusted.adapter_folder import read_adapter
 
 pytestmark = [

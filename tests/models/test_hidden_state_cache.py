@@ -12,19 +12,19 @@ from routing.tiny import randomise, tiny_base
 from tiny_runs import TINY, TWO
 from torch import Tensor
 
-import gradroute.states
+import gradroute.models.hidden_state_cache
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.heads import plain_head
 from gradroute.measure import evaluate_run
+from gradroute.models.hidden_state_cache import FOLDER, KeptStates
+from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import AblationMode
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
-from gradroute.states import FOLDER, KeptStates
 from gradroute.system.files import read_lines
 
 ROWS = ((3, 5, 7, 2, 9, 4, 11), (8, 1, 6), (2, 2, 13, 20, 5), (8, 1, 6, 4))
@@ -144,7 +144,9 @@ def test_a_damaged_file_is_said_and_computed_again(tmp_path: Path, damage: str) 
 def test_a_disk_that_gives_back_something_else_is_an_error_and_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradroute.states, "write_bytes", lambda path, _: path.write_bytes(b"no"))
+    monkeypatch.setattr(
+        gradroute.models.hidden_state_cache, "write_bytes", lambda path, _: path.write_bytes(b"no")
+    )
     with pytest.raises(MachineError, match="reads back as something else"):
         kept(tmp_path).fill(ROWS)
 
@@ -152,10 +154,10 @@ def test_a_disk_that_gives_back_something_else_is_an_error_and_not_tried_for_eve
 def test_of_a_fill_that_is_killed_whole_files_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradroute.states, "_FILE", 1)
-    write = gradroute.states.write_bytes
+    monkeypatch.setattr(gradroute.models.hidden_state_cache, "_FILE", 1)
+    write = gradroute.models.hidden_state_cache.write_bytes
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patched:
-        patched.setattr(gradroute.states, "write_bytes", _killed_after(2, write))
+        patched.setattr(gradroute.models.hidden_state_cache, "write_bytes", _killed_after(2, write))
         kept(tmp_path).fill(ROWS)
     assert len(segments(tmp_path)) == 2
     said: list[str] = []
@@ -182,16 +184,16 @@ def _killed_after(count: int, write: Callable[[Path, bytes], None]) -> Callable:
 def test_what_others_write_meanwhile_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradroute.states, "_FILE", 1)
-    write = gradroute.states.write_bytes
+    monkeypatch.setattr(gradroute.models.hidden_state_cache, "_FILE", 1)
+    write = gradroute.models.hidden_state_cache.write_bytes
     other = kept(tmp_path)
 
     def beside(path: Path, content: bytes) -> None:
-        monkeypatch.setattr(gradroute.states, "write_bytes", write)
+        monkeypatch.setattr(gradroute.models.hidden_state_cache, "write_bytes", write)
         other.fill(ROWS)
         write(path, content)
 
-    monkeypatch.setattr(gradroute.states, "write_bytes", beside)
+    monkeypatch.setattr(gradroute.models.hidden_state_cache, "write_bytes", beside)
     kept(tmp_path).fill(ROWS)
     assert len(segments(tmp_path)) == len(ROWS)
 
@@ -215,7 +217,7 @@ def test_the_rows_that_a_number_of_steps_visits_are_those_of_its_batches() -> No
 def test_a_disk_without_room_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradroute.states, "free_bytes", lambda folder: 100)
+    monkeypatch.setattr(gradroute.models.hidden_state_cache, "free_bytes", lambda folder: 100)
     with pytest.raises(MachineError, match=r"needs \d+ bytes .* 100 bytes are free"):
         kept(tmp_path).fill(ROWS)
     assert not list(tmp_path.iterdir())
@@ -304,10 +306,12 @@ def test_a_run_that_finds_states_trains_the_same_bits_as_the_one_that_had_none(
 def test_a_run_that_is_stopped_in_a_fill_and_in_training_ends_in_the_same_bits(
     cold: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradroute.states, "_FILE", 1)
+    monkeypatch.setattr(gradroute.models.hidden_state_cache, "_FILE", 1)
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patched:
         patched.setattr(
-            gradroute.states, "write_bytes", _killed_after(5, gradroute.states.write_bytes)
+            gradroute.models.hidden_state_cache,
+            "write_bytes",
+            _killed_after(5, gradroute.models.hidden_state_cache.write_bytes),
         )
         go(tmp_path, "x", "train.save_every=1")
     folder = go(tmp_path, "x", "train.save_every=1")

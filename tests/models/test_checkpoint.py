@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import files_of, model, save, signed
 
-from gradroute import checkpoint as module
-from gradroute.checkpoint import (
+from gradroute.errors import ConfigError, MachineError, NumericError
+from gradroute.models import checkpoint as module
+from gradroute.models.checkpoint import (
     KEPT,
-    clear_unfinished,
     latest_checkpoint,
     load_adapters,
     load_optimizer_tensors,
 )
-from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.routing.adapters import adapter_state
+from gradroute.system.files import clear_unfinished
 
 
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path):

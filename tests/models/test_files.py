@@ -13,10 +13,10 @@ from huggingface_hub import constants
 from tiny_gguf import write_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gradroute import model_files
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, MachineError
-from gradroute.model import Base, load_base, load_base_of, load_tokenizer, packed_bits
+from gradroute.models import files
+from gradroute.models.base import Base, load_base, load_base_of, load_tokenizer, packed_bits
 from torture.bases import save_base, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*builtin type swig:DeprecationWarning")
@@ -59,7 +59,7 @@ def test_a_gguf_base_is_known_by_the_sha256_of_its_file_and_of_settings_beside_i
     assert base.identity == f"sha256 {own}"
     shutil.copy(made / "tiny.gguf", tmp_path)
     (tmp_path / "generation_config.json").write_text("{}")
-    assert model_files.identity_of(tmp_path, "tiny.gguf").startswith(f"{base.identity}, settings")
+    assert files.identity_of(tmp_path, "tiny.gguf").startswith(f"{base.identity}, settings")
 
 
 def test_weights_in_blocks_are_unpacked_to_what_they_stand_for(tmp_path: Path):
@@ -144,7 +144,7 @@ def absent(*packages: str):
 def test_what_this_machine_lacks_is_named_with_what_to_do(
     settings: dict[str, str], missing: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model_files, "find_spec", absent(missing))
+    monkeypatch.setattr(files, "find_spec", absent(missing))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MachineError, match=sentence):
         load_base("embedded", **settings)  # pyright: ignore[reportArgumentType]

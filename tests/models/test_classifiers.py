@@ -15,9 +15,9 @@ from hostile_models import change, pickled, tiny_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging
 
-from gradroute.classifiers import classifier, sklearn_classifier
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
-from gradroute.model import embedded_model
+from gradroute.models.base import embedded_model
+from gradroute.models.classifiers import classifier, sklearn_classifier
 from gradroute.untrusted import skops as skops_module
 
 TEXTS = ["A fox.", "The owl sleeps in the old tree by the river.", "THE FOX SHOUTS", "so"] * 9

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from gradroute.config.run_config import RunConfig
 from gradroute.data.batches import padding_id
 from gradroute.errors import ConfigError, MachineError, NumericError
-from gradroute.model_files import (
+from gradroute.models.files import (
     check_can_read,
     fetched,
     identity_of,
@@ -26,8 +26,8 @@ from gradroute.model_files import (
     read_tokenizer,
     show_logs_as_text,
 )
-from gradroute.model_sizes import positions_of
-from gradroute.starts import merge_start
+from gradroute.models.initial_adapters import merge_start
+from gradroute.models.sizes import positions_of
 from gradroute.untrusted.model_folder import check_model_folder, named_weights
 
 EMBEDDED = "embedded"

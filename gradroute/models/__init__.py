@@ -1,0 +1,1 @@
+"""The frozen base model, its files, heads and hidden states; checkpoints; classifiers."""
