@@ -31,7 +31,7 @@ from gradroute.routing.adapters import ablated, adapter_state, peft_at_work
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
-from gradroute.train.packing import check_packing, needs_no_mask
+from gradroute.train.model_checks import check_packing, needs_no_mask
 from gradroute.train.step import build_optimizer, train_step
 
 CLOSE = 1e-5

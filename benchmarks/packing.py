@@ -31,7 +31,7 @@ from gradroute.measure import attach
 from gradroute.models.base import load_base
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.provenance import provenance
-from gradroute.train.packing import check_packing
+from gradroute.train.model_checks import check_packing
 from gradroute.train.step import build_optimizer, train_step
 
 CONFIG = load_config(None, ["data.max_length=128", "train.batch_size=16"])

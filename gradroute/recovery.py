@@ -43,8 +43,8 @@ from gradroute.system.files import (
     write_json,
     write_text,
 )
+from gradroute.train.short_tune import tuning
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
-from gradroute.train.tuning import tuning
 
 SCHEMA_VERSION = 1
 """Of `geometry.json` and `recover.json`."""

@@ -30,9 +30,9 @@ from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
 from gradroute.routing.shared_weights import unshare
 from gradroute.system.statistics import wilson
+from gradroute.train.short_tune import tuning
 from gradroute.train.step import build_optimizer
-from gradroute.train.taken import StepReport
-from gradroute.train.tuning import tuning
+from gradroute.train.step_report import StepReport
 
 ATTACKER = "attacker"
 """Name of the fresh adapter."""

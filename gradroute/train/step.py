@@ -32,7 +32,7 @@ from gradroute.train.checks import (
     check_weights,
     weights_norm,
 )
-from gradroute.train.taken import StepReport, Taken, read_step
+from gradroute.train.step_report import StepReport, Taken, read_step
 from gradroute.train.updates import clip_gradients, skip_updates
 
 Watch = Callable[[Batch, RoutedScope], None]

@@ -31,8 +31,8 @@ from gradroute.system.memory import fitted
 from gradroute.system.signals import stop_requests
 from gradroute.system.terminal import printable
 from gradroute.train.audit import Audit
-from gradroute.train.norms import label_gradient_norms
-from gradroute.train.packing import check_packing, needs_no_mask
+from gradroute.train.gradient_norms import label_gradient_norms
+from gradroute.train.model_checks import check_packing, needs_no_mask
 from gradroute.train.step import (
     build_optimizer,
     load_optimizer_state,
@@ -40,7 +40,7 @@ from gradroute.train.step import (
     schedule,
     train_step,
 )
-from gradroute.train.taken import StepReport
+from gradroute.train.step_report import StepReport
 from gradroute.train.tracking import check_tracker, tracking
 
 _PRODUCTS = {"fp32": None, "bf16": torch.bfloat16}

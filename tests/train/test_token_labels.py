@@ -18,7 +18,7 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import collate, pack
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.norms import label_gradient_norms
+from gradroute.train.gradient_norms import label_gradient_norms
 from gradroute.train.step import (
     accumulate_gradients,
     build_optimizer,

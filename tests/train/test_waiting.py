@@ -17,8 +17,8 @@ from gradroute.data.batches import micro_batches
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.system.devices import fetched, sent
-from gradroute.train import taken
-from gradroute.train.packing import needs_no_mask
+from gradroute.train import step_report
+from gradroute.train.model_checks import needs_no_mask
 from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
 
 SETTINGS = {name: AdapterConfig(clip=clip) for name, clip in (("good", 1.0), ("bad", None))}
@@ -33,7 +33,7 @@ def read(monkeypatch, number=1.0):
         waits.append(len(tensors))
         return [[number] * one.numel() for one in tensors]
 
-    monkeypatch.setattr(taken, "fetched", answer)
+    monkeypatch.setattr(step_report, "fetched", answer)
     return waits
 
 

@@ -12,7 +12,7 @@ from gradroute.errors import MachineError, NumericError
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.system.memory import fitted
 from gradroute.train.step import train_step
-from gradroute.train.taken import StepReport
+from gradroute.train.step_report import StepReport
 
 _ADVICE = "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, FalconConfig
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
-from gradroute.train.packing import check_packing
+from gradroute.train.model_checks import check_packing
 
 ROWS = [example(name, length) for name, length in (("a", 7), ("b", 9), ("c", 4))]
 

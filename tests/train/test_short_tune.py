@@ -10,8 +10,8 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.short_tune import tuning
 from gradroute.train.step import build_optimizer
-from gradroute.train.tuning import tuning
 
 ADAPTERS = {"good": AdapterConfig(rank=2), "bad": AdapterConfig(rank=2, dropout=0.3)}
 POLICY = RoutingPolicy.from_value({"good": {"good": "update", "bad": "ablate"}}, ("good", "bad"))
