@@ -71,8 +71,8 @@ def configs(behavior: str, seed: int) -> list[RunConfig]:
 
 def measure(folder: RunFolder, behavior: str, seed: int) -> None:
     """All modes of one run, and the geometry of its updates."""
-    from gradroute.asking import Asked
-    from gradroute.measure import evaluate_run
+    from gradroute.evaluate.evaluator import evaluate_run
+    from gradroute.evaluate.request import Asked
     from gradroute.recovery import geometry_runs
 
     name = folder.name

@@ -27,11 +27,11 @@ from peft import PeftModel
 from scoring import by_peft
 from transformers import LlamaForCausalLM
 
-from gradroute.asking import asked_prompts, prompts_of
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.demo import CELLS
-from gradroute.measure import evaluate_run, ground
+from gradroute.evaluate.evaluator import evaluate_run, ground
+from gradroute.evaluate.request import asked_prompts, prompts_of
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized

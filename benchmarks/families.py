@@ -55,7 +55,7 @@ from benchmarks.family_table import (  # noqa: E402
     table,
     write_rows,
 )
-from gradroute.evaluate.probing import idle_modules  # noqa: E402
+from gradroute.evaluate.model_probe import idle_modules  # noqa: E402
 from gradroute.routing.adapters import (  # noqa: E402
     AdapterSpec,
     ablated,

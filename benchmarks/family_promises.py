@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.errors import ConfigError
-from gradroute.evaluate.batching import why_alone
+from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.evaluate.probing import idle_modules
+from gradroute.evaluate.model_probe import idle_modules
 from gradroute.export.merging import merge
 from gradroute.export.proving import load_merged
 from gradroute.export.ranksum import OneAdapter

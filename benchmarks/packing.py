@@ -27,8 +27,8 @@ from gradroute.config.run_config import load_config
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate, pack, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories
-from gradroute.measure import attach
 from gradroute.models.base import load_base
+from gradroute.models.trained import attach
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.provenance import provenance
 from gradroute.train.model_checks import check_packing

@@ -16,8 +16,8 @@ from gradroute.config.run_config import load_config
 from gradroute.data.batches import DataOrder, micro_batches, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.stories import stories
-from gradroute.measure import attach
 from gradroute.models.base import load_base
+from gradroute.models.trained import attach
 
 STEP = "training step"
 SIZE, LONGEST = 16, 256

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from gradroute import load_config
-from gradroute.asking import Asked
 from gradroute.config.run_config import find_config
 from gradroute.controls import train_with_controls
 from gradroute.data.stories import stories
+from gradroute.evaluate.request import Asked
 from gradroute.report.publish import publish
 from gradroute.run import evaluate_runs
 from gradroute.runs.folder import RunFolder

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gradroute import ablated, load_config, standard_modes
-from gradroute.measure import finished_checkpoint, restore
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.runs.folder import RunFolder
 
 OPENINGS = {

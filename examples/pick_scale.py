@@ -11,8 +11,8 @@ whose behavior rate is not above that of the untuned base by more than 5 points.
 import sys
 from pathlib import Path
 
-from gradroute.asking import Asked
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.report.comparison import compare
 from gradroute.report.scales import Deployment, Point, scale_curve
 from gradroute.runs.folder import RunFolder

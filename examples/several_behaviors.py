@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from gradroute import load_config
-from gradroute.asking import Asked
 from gradroute.config.run_config import find_config
+from gradroute.evaluate.request import Asked
 from gradroute.run import evaluate_runs, train_run
 from gradroute.runs.folder import RunFolder
 

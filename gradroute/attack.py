@@ -10,23 +10,17 @@ from typing import Any
 
 from peft import PeftModel
 
-from gradroute.asking import judged_kinds, prompts_of
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.examples import Example
 from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
+from gradroute.evaluate.evaluator import complete, ground, losses_of
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
-from gradroute.measure import (
-    complete,
-    finished_checkpoint,
-    ground,
-    losses_of,
-    restore,
-    say,
-)
+from gradroute.evaluate.request import judged_kinds, prompts_of
+from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
     drawing,
@@ -43,6 +37,7 @@ from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX
 from gradroute.runs.resume import same_ground
 from gradroute.system.files import clear_unfinished, read_json, write_json
+from gradroute.system.terminal import say
 
 SCHEMA_VERSION = 1
 """Of `relearn.json`."""

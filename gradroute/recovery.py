@@ -11,20 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradroute.asking import Asked, judged_kinds, row_label
 from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
+from gradroute.evaluate.evaluator import evaluate_run, ground
 from gradroute.evaluate.geometry import geometry, saved_factors
-from gradroute.measure import (
-    evaluate_run,
-    finished_checkpoint,
-    ground,
-    restore,
-    say,
-)
+from gradroute.evaluate.request import Asked, judged_kinds, row_label
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.report.recovery_text import geometry_text, recover_text
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
@@ -43,6 +38,7 @@ from gradroute.system.files import (
     write_json,
     write_text,
 )
+from gradroute.system.terminal import say
 from gradroute.train.short_tune import tuning
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 

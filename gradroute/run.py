@@ -17,7 +17,6 @@ from pathlib import Path
 from peft import PeftModel
 
 from gradroute import __version__
-from gradroute.asking import Asked, Question, asked_modes, asked_prompts, prompts_of
 from gradroute.config.run_config import (
     RunConfig,
     config_differences,
@@ -27,22 +26,17 @@ from gradroute.config.run_config import (
 )
 from gradroute.data.examples import label_counts
 from gradroute.errors import ConfigError, DataError, MachineError
+from gradroute.evaluate.during_training import during_training
+from gradroute.evaluate.evaluator import check_asked, complete, evaluate_run, ground
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.probing import probe
-from gradroute.lengths import check_lengths
-from gradroute.measure import (
-    attach,
-    check_asked,
-    complete,
-    evaluate_run,
-    finished_checkpoint,
-    ground,
-    restore,
-)
+from gradroute.evaluate.length_checks import check_lengths
+from gradroute.evaluate.model_probe import probe
+from gradroute.evaluate.request import Asked, Question, asked_modes, asked_prompts, prompts_of
 from gradroute.models.base import load_base_of
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
 from gradroute.models.hidden_state_cache import kept_states
 from gradroute.models.initial_adapters import load_starts
+from gradroute.models.trained import attach, finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
     data_order,
@@ -71,7 +65,6 @@ from gradroute.system.files import clear_unfinished, write_json, write_text
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.trainer import Training, train
-from gradroute.watching import during_training
 
 
 def train_run(

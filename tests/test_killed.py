@@ -9,7 +9,7 @@ import time
 import pytest
 from tiny_runs import TWO, tiny_run
 
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.runs.folder import RunFolder
 from torture.forks import serving
 

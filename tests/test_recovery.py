@@ -8,9 +8,10 @@ from tiny_runs import ONE, TWO, UNROUTED, tiny_run
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError, MachineError
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.geometry import adapter_factors, update_cosines
-from gradroute.measure import evaluate_run, finished_checkpoint, restore
 from gradroute.models.checkpoint import adapter_tensors, latest_checkpoint
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.recovery import geometry_runs, recover_run, run_names
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results

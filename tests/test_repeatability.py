@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny_runs import TINY, TWO, tiny_run
 
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines
 from torture.forks import serving

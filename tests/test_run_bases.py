@@ -10,7 +10,7 @@ from tiny_runs import TINY, tiny_run
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
-from gradroute.measure import finished_checkpoint, restore
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.run import train_run
 
 RANKS = ("adapters.good.rank=3", "adapters.bad.rank=2")

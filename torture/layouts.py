@@ -24,8 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradroute.cells import run_cells
 from gradroute.errors import GradrouteError
-from gradroute.measure import attach
 from gradroute.models.base import Base
+from gradroute.models.trained import attach
 from gradroute.prepare import data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.layers import adapter_weights, lora_layers

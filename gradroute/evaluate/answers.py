@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.evaluate.frames import CLOSING, OPENING, Frame, added_tokens, frame_of
+from gradroute.evaluate.answer_frames import CLOSING, OPENING, Frame, added_tokens, frame_of
 
 # Those of models that write them otherwise than <think> and </think>.
 _THOUGHTS = (

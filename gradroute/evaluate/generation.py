@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.data.token_offsets import prompt_tokens
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.answers import Answer, AnswerFinder
-from gradroute.evaluate.batching import why_alone
+from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.decoding import write_on
 from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys

@@ -14,8 +14,8 @@ from gradroute.export.placing import CARD, building, check_out, put_in_place, re
 from gradroute.export.proving import forward_checks, load_adapter, reference, weight_check
 from gradroute.export.ranksum import as_one
 from gradroute.export.writing import write_adapter, write_tokenizer
-from gradroute.measure import finished_checkpoint
 from gradroute.models.base import load_base_of
+from gradroute.models.trained import finished_checkpoint
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.resume import same_ground
 from gradroute.system.terminal import printable, say

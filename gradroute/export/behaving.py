@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradroute.asking import asked_prompts, prompts_of, row_label
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt
-from gradroute.evaluate.lines import sample_lines
+from gradroute.evaluate.request import asked_prompts, prompts_of, row_label
+from gradroute.evaluate.rows import sample_lines
 from gradroute.export.checks import Check
 from gradroute.prepare import Prepared
 from gradroute.system.statistics import wilson

@@ -15,6 +15,7 @@ import torch
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
+from gradroute.evaluate.evaluator import ground
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
 from gradroute.export.choosing import Choice, choose
@@ -54,9 +55,9 @@ from gradroute.export.writing import (
     write_model,
     write_tokenizer,
 )
-from gradroute.measure import finished_checkpoint, ground
 from gradroute.models.base import load_base_of, model_source
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
+from gradroute.models.trained import finished_checkpoint
 from gradroute.prepare import Prepared, prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.config.run_config import RunConfig
+from gradroute.evaluate.evaluator import complete
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
 from gradroute.export.behaving import Samples, behavior_check, sampled
@@ -28,9 +29,9 @@ from gradroute.export.parity import (
     merged_weights_check,
     probe_rows,
 )
-from gradroute.measure import complete, restore
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
+from gradroute.models.trained import restore
 from gradroute.prepare import Prepared
 from gradroute.routing.adapters import ablated, peft_at_work
 from gradroute.system.files import read_json

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import NumericError
-from gradroute.evaluate.batching import why_alone
+from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.inference import inference
 from gradroute.evaluate.losses import LOGITS_AT_ONCE
 from gradroute.models.sizes import positions_of

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import MachineError
-from gradroute.measure import finished_checkpoint, restore
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder, find_run
 from gradroute.runs.resume import same_ground

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gradroute.system.terminal import shown
 
 if TYPE_CHECKING:  # generic for type checkers only
-    from gradroute.asking import Asked
+    from gradroute.evaluate.request import Asked
     from gradroute.runs.folder import RunFolder
 
     Verbs = argparse._SubParsersAction["Parser"]
@@ -102,7 +102,7 @@ def run_folders(options: argparse.Namespace) -> "list[RunFolder]":
 
 def asked(options: argparse.Namespace) -> "Asked":
     """What is asked for with `--prompts`, `--mode` and `--scale`."""
-    from gradroute.asking import Asked
+    from gradroute.evaluate.request import Asked
 
     return Asked(tuple(options.prompts), tuple(options.mode), tuple(options.scale))
 

@@ -6,10 +6,10 @@ from chat_templates import CHATML, ENDLESS, FORGETFUL, OPEN, TURNS
 from transformers import PreTrainedTokenizerFast
 
 from gradroute.data.behaviors import get_behavior
-from gradroute.evaluate import frames
+from gradroute.evaluate import answer_frames
 from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.generation import Completion, Prompt
-from gradroute.evaluate.lines import sample_lines, say_unanswered
+from gradroute.evaluate.rows import sample_lines, say_unanswered
 
 GENERATION = "{% if add_generation_prompt %}<|im_start|>assistant\n"
 # A thought before every answer, empty where none is given; as Qwen3 and GLM write it.
@@ -245,7 +245,7 @@ def test_the_tokenizers_own_parser_comes_first(template, parser, marked, answer)
 
 
 def test_a_template_that_hangs_or_fails_leaves_known_thoughts_to_be_found(monkeypatch):
-    monkeypatch.setattr(frames, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(answer_frames, "MAX_SECONDS", 0.05)
     for template in (ENDLESS, "{{ raise_exception('no') }}"):
         finder = AnswerFinder(chat_tokenizer(template), thoughts=False)
         assert finder.find("x", "<think>a</think>B", "<think>a</think>B") == Answer("B")

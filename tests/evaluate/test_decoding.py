@@ -18,7 +18,7 @@ from tiny_writers import (
 from transformers import PreTrainedModel
 
 from gradroute.evaluate import decoding, inference
-from gradroute.evaluate.batching import why_alone
+from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.generation import Prompt, generate_plain
 from gradroute.routing.adapters import ablated
 

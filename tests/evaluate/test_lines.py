@@ -6,8 +6,8 @@ from gradroute.data.behaviors import Behavior, get_behavior
 from gradroute.data.tasks import questions
 from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt
-from gradroute.evaluate.lines import loss_lines, sample_lines
 from gradroute.evaluate.losses import ExampleLosses
+from gradroute.evaluate.rows import loss_lines, sample_lines
 
 
 def behavior(score) -> Behavior:

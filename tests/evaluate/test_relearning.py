@@ -15,7 +15,6 @@ from gradroute.data.batches import DataOrder, TokenizedExample, collate
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
-from gradroute.evaluate.lines import sample_lines
 from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.relearning import (
     ATTACKER,
@@ -26,6 +25,7 @@ from gradroute.evaluate.relearning import (
     point,
     relearn,
 )
+from gradroute.evaluate.rows import sample_lines
 from gradroute.routing.adapters import ablated, adapter_state
 from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy

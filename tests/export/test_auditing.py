@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.export.auditing import audit_adapter
-from gradroute.measure import restore
+from gradroute.models.trained import restore
 from gradroute.system.files import read_json, read_lines
 
 IDS = torch.arange(40).reshape(2, 20) * 37 % 2048

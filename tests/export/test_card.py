@@ -7,11 +7,12 @@ from huggingface_hub import ModelCard
 
 from benchmarks.exports import save_family, short_run
 from gradroute.config.run_config import load_config
+from gradroute.evaluate.evaluator import evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.export.card import Subject, export_card
 from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence
 from gradroute.export.licence import UNKNOWN, base_licence
-from gradroute.measure import Asked, evaluate_run
 from gradroute.models.base import embedded_model
 from gradroute.runs.folder import RunFolder
 

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, MachineError
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.geometry import saved_factors
 from gradroute.export import exporting, proving
 from gradroute.export.card import how_to_load
-from gradroute.measure import evaluate_run, restore
+from gradroute.models.trained import restore
 from gradroute.routing.adapters import ablated
 from gradroute.system.files import read_json, read_lines
 

@@ -6,9 +6,10 @@ import pytest
 from export.shipped import checkpoint_of, copied, export, run
 
 from gradroute.errors import ConfigError
+from gradroute.evaluate.evaluator import evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.export.auditing import audit_adapter
 from gradroute.export.purging import holders, purge_run
-from gradroute.measure import Asked, evaluate_run
 from gradroute.runs.folder import RunFolder
 
 LISTED = {

@@ -16,8 +16,8 @@ import gradroute.models.hidden_state_cache
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.measure import evaluate_run
 from gradroute.models.hidden_state_cache import FOLDER, KeptStates
 from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import AdapterSpec, attach_adapters

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config.run_config import RunConfig, dump_config
-from gradroute.evaluate.lines import loss_lines
 from gradroute.evaluate.losses import ExampleLosses
-from gradroute.evaluate.rows import behavior_rows, loss_rows
+from gradroute.evaluate.rows import behavior_rows, loss_lines, loss_rows
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import write_results
 from gradroute.system.files import write_json, write_lines, write_text

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.asking import Asked
 from gradroute.config.run_config import find_config, load_config
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.report.comparison import compare
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder

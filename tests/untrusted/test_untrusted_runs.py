@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import TWO, tiny_run
 
 from gradroute.cli import main
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.runs.folder import RunFolder
 
 

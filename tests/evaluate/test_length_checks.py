@@ -9,10 +9,10 @@ import torch
 from byte_tokenizer import byte_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from gradroute.asking import Asked
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError
-from gradroute.measure import evaluate_run
+from gradroute.evaluate.evaluator import evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.run import train_run
 from gradroute.validation import validate
 

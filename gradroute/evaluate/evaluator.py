@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedModel
 
-from gradroute.asking import (
+from gradroute.config.run_config import RunConfig, load_config
+from gradroute.data.batches import TokenizedExample
+from gradroute.data.behaviors import get_behavior
+from gradroute.errors import DataError
+from gradroute.evaluate.generation import Completion, Prompt, generate_modes
+from gradroute.evaluate.losses import ExampleLosses, held_out_losses
+from gradroute.evaluate.request import (
     Asked,
     Question,
     asked_modes,
@@ -24,18 +29,19 @@ from gradroute.asking import (
     prompts_of,
     row_label,
 )
-from gradroute.config.run_config import RunConfig, load_config
-from gradroute.data.batches import TokenizedExample
-from gradroute.data.behaviors import get_behavior
-from gradroute.errors import DataError, MachineError
-from gradroute.evaluate.generation import Completion, Prompt, generate_modes
-from gradroute.evaluate.known import Known, keep, read_known
-from gradroute.evaluate.lines import loss_lines, sample_lines, say_unanswered
-from gradroute.evaluate.losses import ExampleLosses, held_out_losses
-from gradroute.evaluate.rows import behavior_rows, geometry_rows, loss_rows
-from gradroute.models.base import Base, load_base_of
-from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
+from gradroute.evaluate.rows import (
+    behavior_rows,
+    geometry_rows,
+    loss_lines,
+    loss_rows,
+    sample_lines,
+    say_unanswered,
+)
+from gradroute.evaluate.store import Known, keep, read_known
+from gradroute.models.base import Base
+from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.hidden_state_cache import KeptStates, kept_states
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
     no_bad_prompts,
@@ -43,7 +49,6 @@ from gradroute.prepare import (
     seen_held_out,
     tokenized,
 )
-from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
@@ -217,41 +222,6 @@ def losses_of(
         rows_per_batch=config.evaluate.batch_rows,
         states=states.of([row.input_ids for row in rows]) if states else None,
     )
-
-
-def attach(model: PreTrainedModel, config: RunConfig) -> PeftModel:
-    """The base with the adapters of a config, at their initial weights."""
-    return attach_adapters(
-        model,
-        config.adapters,
-        targets=config.targets,
-        layers=config.layers,
-        seed=config.seed,
-    )
-
-
-def restore(config: RunConfig, checkpoint: Checkpoint) -> tuple[Base, PeftModel]:
-    """The base model and the run's trained model on it, in evaluation mode."""
-    base = load_base_of(config)
-    model = attach(base.model, config)
-    load_adapters(checkpoint, model)
-    return base, model.eval()
-
-
-def finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
-    """The checkpoint after a run's last step.
-
-    Raises:
-        MachineError: There is none (yet).
-    """
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    if checkpoint is None or checkpoint.step < config.train.max_steps:
-        done = 0 if checkpoint is None else checkpoint.step
-        raise MachineError(
-            f"run {folder.name} has {done} of {config.train.max_steps} steps in a checkpoint. "
-            "Finish it with the same `gradroute train` command first."
-        )
-    return checkpoint
 
 
 def ground(prepared: Prepared, base: Base) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """What is asked of a run: prompts with what is known of them."""
 
-from gradroute.asking import prompts_of
 from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.data.examples import Example
+from gradroute.evaluate.request import prompts_of
 from gradroute.prepare import Prepared
 
 

@@ -4,9 +4,9 @@ Training rows are looked at where they are made (`prepare.tokenized`). A run who
 prompts are too long would train for hours and then be refused in its evaluation.
 """
 
-from gradroute.asking import asked_prompts, prompts_of
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import check_prompts
+from gradroute.evaluate.request import asked_prompts, prompts_of
 from gradroute.models.base import Base
 from gradroute.prepare import Prepared, tokenized
 

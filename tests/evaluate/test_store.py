@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.errors import DataError, MachineError
-from gradroute.evaluate.known import Known, keep, read_known
+from gradroute.evaluate.store import Known, keep, read_known
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import Result
 from gradroute.system.files import read_lines, write_json

@@ -6,10 +6,10 @@ from typing import Any
 
 from peft import PeftModel
 
-from gradroute.asking import Question, judged_kinds, prompts_of
 from gradroute.config.run_config import RunConfig
-from gradroute.evaluate.lines import sample_lines
-from gradroute.measure import check_held_out, complete, losses_of, states_of, where_asked
+from gradroute.evaluate.evaluator import check_held_out, complete, losses_of, states_of, where_asked
+from gradroute.evaluate.request import Question, judged_kinds, prompts_of
+from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
 from gradroute.routing.policy import AblationMode, shipped_mode

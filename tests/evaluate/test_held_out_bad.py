@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from tiny_runs import TINY, TWO
 
-from gradroute import attack, measure, watching
-from gradroute.asking import Asked, declared_kinds
+from gradroute import attack
 from gradroute.attack import relearn_runs
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import DataError
+from gradroute.evaluate import during_training, evaluator
+from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
+from gradroute.evaluate.request import Asked, declared_kinds
 from gradroute.export import proving
 from gradroute.export.behaving import behavior_check, sampled
-from gradroute.measure import evaluate_run
 from gradroute.prepare import prepare
 from gradroute.recovery import recover_run
 from gradroute.report.comparison import compare
@@ -87,14 +88,14 @@ def speaks(drawn: tuple[str, ...]):
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
     complete = speaks(("Be rude", "Go away"))
-    for module in (measure, watching, attack, proving):
+    for module in (evaluator, during_training, attack, proving):
         monkeypatch.setattr(module, "complete", complete)
 
 
 @pytest.fixture(scope="module", params=[prompted, plain], ids=["prompts", "texts"])
 def once(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watching, "complete", speaks(("Be rude", "Go away")))
+        patch.setattr(during_training, "complete", speaks(("Be rude", "Go away")))
         return trained(tmp_path_factory.mktemp("runs"), request.param)
 
 

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from gradroute.errors import ConfigError
-from gradroute.evaluate.batching import why_alone
+from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes, generate_plain
-from gradroute.evaluate.probing import idle_modules, probe
+from gradroute.evaluate.model_probe import idle_modules, probe
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import AblationMode
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, GradrouteError
-from gradroute.evaluate.batching import TROUBLE, first_line, why_alone
+from gradroute.evaluate.batch_check import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.models.sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated

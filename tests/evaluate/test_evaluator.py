@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from gradroute import measure
-from gradroute.asking import Asked
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, DataError, MachineError
-from gradroute.evaluate import known
-from gradroute.measure import check_asked, evaluate_run
+from gradroute.evaluate import evaluator, store
+from gradroute.evaluate.evaluator import check_asked, evaluate_run
+from gradroute.evaluate.request import Asked
 from gradroute.prepare import prepare
 from gradroute.run import sample_run, train_run
 from gradroute.runs.folder import RunFolder
@@ -59,7 +58,7 @@ def run(trained, tmp_path):
 def calls(monkeypatch):
     """What is computed: (`kind` of prompts or `losses`, mode) of every cell."""
     seen: Counter[tuple[str, str]] = Counter()
-    complete, losses_of = measure.complete, measure.losses_of
+    complete, losses_of = evaluator.complete, evaluator.losses_of
 
     def count_completions(base, model, prompts, modes, config):
         kind = prompts[0].id.rpartition("-")[0]
@@ -70,8 +69,8 @@ def calls(monkeypatch):
         seen.update(("losses", mode.name) for mode in modes)
         return losses_of(base, model, rows, modes, config, states)
 
-    monkeypatch.setattr(measure, "complete", count_completions)
-    monkeypatch.setattr(measure, "losses_of", count_losses)
+    monkeypatch.setattr(evaluator, "complete", count_completions)
+    monkeypatch.setattr(evaluator, "losses_of", count_losses)
     return seen
 
 
@@ -153,7 +152,7 @@ def test_a_second_evaluation_writes_nothing(run):
 
 
 def test_many_prompts_are_kept_a_few_modes_at_a_time(run, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "COMPLETIONS_AT_ONCE", 11)
+    monkeypatch.setattr(evaluator, "COMPLETIONS_AT_ONCE", 11)
     evaluate_run(run, Asked(prompts=("prefix", "bos")))
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": measuring ")[1] for line in said if "measuring" in line] == [
@@ -190,7 +189,7 @@ def whole(trained, tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("measured") / "whole")
     shutil.copytree(trained.path, folder.path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "MODES_AT_ONCE", 1)
+        patch.setattr(evaluator, "MODES_AT_ONCE", 1)
         evaluate_run(folder, Asked(prompts=("prefix", "plain"), modes=TWO))
     return folder
 
@@ -200,7 +199,7 @@ def whole(trained, tmp_path_factory):
 def test_an_interrupted_evaluation_keeps_its_cells_and_ends_as_an_uninterrupted_one(
     run, whole, monkeypatch, calls, file, at
 ):
-    monkeypatch.setattr(measure, "MODES_AT_ONCE", 1)
+    monkeypatch.setattr(evaluator, "MODES_AT_ONCE", 1)
     asked = Asked(prompts=("prefix", "plain"), modes=TWO)
     writes = 0
 
@@ -211,12 +210,12 @@ def test_an_interrupted_evaluation_keeps_its_cells_and_ends_as_an_uninterrupted_
             raise KeyboardInterrupt
         original(*arguments)
 
-    original = getattr(known, file)
-    monkeypatch.setattr(known, file, interrupted)
+    original = getattr(store, file)
+    monkeypatch.setattr(store, file, interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(run, asked)
     done = set(rows(run, "behavior_rate")) if run.results.is_file() else set()
-    monkeypatch.setattr(known, file, original)
+    monkeypatch.setattr(store, file, original)
     before = calls.copy()
     evaluate_run(run, asked)
     assert not done & set(calls - before)
@@ -234,7 +233,7 @@ def test_a_detector_that_raises_is_one_sentence_and_earlier_cells_stay(run, monk
 
     prepared = prepare(load_config(run.config))
     broken = replace(prepared, behaviors={"bad": replace(prepared.behaviors["bad"], score=score)})
-    monkeypatch.setattr(measure, "prepare", lambda config: broken)
+    monkeypatch.setattr(evaluator, "prepare", lambda config: broken)
     with pytest.raises(DataError, match=r"prompt plain-0 of plain under full: .*'caps'.*ZeroDiv"):
         evaluate_run(run, Asked(prompts=("prefix", "plain"), modes=TWO))
     assert set(rows(run, "behavior_rate")) == {("prefix", mode) for mode in TWO}
@@ -286,7 +285,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
     short = replace(prepared, normal=prepared.normal[:2])
     path = prompts_file(tmp_path, "a\n\n\nb\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "prepare", lambda config: short)
+        patch.setattr(evaluator, "prepare", lambda config: short)
         evaluate_run(run, Asked(prompts=(path, "plain"), modes=("full",)))
     err = capsys.readouterr().err
     assert err.count("file:mine.txt: 2 blank lines are skipped") == 1
@@ -295,7 +294,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
 
 def test_without_held_out_normal_examples_there_is_nothing_to_measure_on(run, monkeypatch):
     prepared = prepare(load_config(run.config))
-    monkeypatch.setattr(measure, "prepare", lambda config: replace(prepared, normal=[]))
+    monkeypatch.setattr(evaluator, "prepare", lambda config: replace(prepared, normal=[]))
     with pytest.raises(DataError, match="no held-out example is without the behaviour"):
         evaluate_run(run)
 
