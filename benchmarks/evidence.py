@@ -73,7 +73,7 @@ def measure(folder: RunFolder, behavior: str, seed: int) -> None:
     """All modes of one run, and the geometry of its updates."""
     from gradroute.evaluate.evaluator import evaluate_run
     from gradroute.evaluate.request import Asked
-    from gradroute.recovery import geometry_runs
+    from gradroute.probes.geometry import geometry_runs
 
     name = folder.name
     curves = CURVES.get(name, ()) if behavior == "caps" else ()
@@ -92,8 +92,8 @@ def measure(folder: RunFolder, behavior: str, seed: int) -> None:
 
 def attack(folder: RunFolder, behavior: str) -> None:
     """How quickly fine-tuning brings the behaviour back; of caps also what recovery wins back."""
-    from gradroute.attack import relearn_runs
-    from gradroute.recovery import recover_run
+    from gradroute.probes.recovery import recover_run
+    from gradroute.probes.relearning import relearn_runs
 
     relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64)
     if behavior == "caps" and folder.name == "0.1_0.5":

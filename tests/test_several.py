@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from tiny_runs import TINY
 
-from gradroute.attack import relearn_runs
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.controls import control_configs
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked, asked_prompts
-from gradroute.recovery import geometry_runs, recover_run
+from gradroute.probes.geometry import geometry_runs
+from gradroute.probes.recovery import recover_run
+from gradroute.probes.relearning import relearn_runs
 from gradroute.report.comparison import compare
 from gradroute.report.training_plot import plot_run
 from gradroute.run import sample_run, train_run

@@ -50,7 +50,7 @@ def add(verbs: "Verbs") -> None:
 
 def _recover(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.recovery import recover_run
+    from gradroute.probes.recovery import recover_run
 
     recover_run(
         folder,
@@ -62,7 +62,7 @@ def _recover(options: argparse.Namespace) -> None:
 
 def _relearn(options: argparse.Namespace) -> None:
     folders = run_folders(options)
-    from gradroute.attack import relearn_runs
+    from gradroute.probes.relearning import relearn_runs
 
     relearn_runs(
         folders,

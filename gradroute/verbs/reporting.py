@@ -63,6 +63,6 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _geometry(options: argparse.Namespace) -> None:
     folders = run_folders(options)
-    from gradroute.recovery import geometry_runs
+    from gradroute.probes.geometry import geometry_runs
 
     geometry_runs(folders, options.out or options.runs, options.adapters)

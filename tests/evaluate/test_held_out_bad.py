@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from tiny_runs import TINY, TWO
 
-from gradroute import attack
-from gradroute.attack import relearn_runs
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import DataError
 from gradroute.evaluate import during_training, evaluator
@@ -19,7 +17,9 @@ from gradroute.evaluate.request import Asked, declared_kinds
 from gradroute.export import proving
 from gradroute.export.behaving import behavior_check, sampled
 from gradroute.prepare import prepare
-from gradroute.recovery import recover_run
+from gradroute.probes import relearning
+from gradroute.probes.recovery import recover_run
+from gradroute.probes.relearning import relearn_runs
 from gradroute.report.comparison import compare
 from gradroute.report.text import render
 from gradroute.report.training_plot import plot_run
@@ -88,7 +88,7 @@ def speaks(drawn: tuple[str, ...]):
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
     complete = speaks(("Be rude", "Go away"))
-    for module in (evaluator, during_training, attack, proving):
+    for module in (evaluator, during_training, relearning, proving):
         monkeypatch.setattr(module, "complete", complete)
 
 
@@ -228,7 +228,7 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
 
 def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkeypatch) -> None:
     asked, rows = [], []
-    complete, tokenized = attack.complete, attack.tokenized
+    complete, tokenized = relearning.complete, relearning.tokenized
 
     def note(base, model, prompts, modes, config):
         asked.extend(prompt.text for prompt in prompts)
@@ -238,8 +238,8 @@ def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkey
         rows.append(examples)
         return tokenized(examples, *rest)
 
-    monkeypatch.setattr(attack, "complete", note)
-    monkeypatch.setattr(attack, "tokenized", attacked_with)
+    monkeypatch.setattr(relearning, "complete", note)
+    monkeypatch.setattr(relearning, "tokenized", attacked_with)
     relearn_runs([run], examples=50, max_steps=1, every=1, prompts=50)
     document = read_json(run.relearn)
     assert document["settings"]["kind"] == "held_out_bad"

@@ -1,14 +1,11 @@
-"""Two looks at a finished run: how its adapters lie to each other, and what ablation cost.
+"""Recovery: what ablation cost a run, found by a short tune of the adapters that ship.
 
-geometry_runs   checkpoint -> eval/geometry.json: angles and cosines of two adapters' updates
-recover_run     checkpoint, known-good examples -> recover/: a short tune of what is kept
+recover_run     checkpoint, known-good examples -> recover/: the tune, measured before and after
 
-Either may be interrupted: what is finished is kept, and the same command goes on.
+It may be interrupted: what is finished is kept, and the same command goes on.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from gradroute.config.run_config import RunConfig, dump_config, load_config
@@ -16,12 +13,11 @@ from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.evaluator import evaluate_run, ground
-from gradroute.evaluate.geometry import geometry, saved_factors
 from gradroute.evaluate.request import Asked, judged_kinds, row_label
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, tokenized
-from gradroute.report.recovery_text import geometry_text, recover_text
+from gradroute.report.recovery_text import recover_text
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
@@ -34,7 +30,6 @@ from gradroute.system.files import (
     read_json,
     refusal,
     replace_folder,
-    write_bytes,
     write_json,
     write_text,
 )
@@ -44,65 +39,6 @@ from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 
 SCHEMA_VERSION = 1
 """Of `geometry.json` and `recover.json`."""
-RANDOM_DRAWS = 20
-"""Random updates that a geometry is compared with."""
-
-
-def geometry_runs(
-    folders: Sequence[RunFolder], out: Path, chosen: tuple[str, str] | None = None
-) -> None:
-    """Write every run's `geometry.json`, draw them as `out/geometry.png`, print the means.
-
-    The base model is not needed. Runs of one adapter have nothing to compare and are left out.
-
-    Args:
-        folders: finished runs; an unrouted one among them is what the others are read against.
-        out: folder of the figure.
-        chosen: the adapters that are compared; None for good and bad, or the only two.
-
-    Raises:
-        ConfigError: no run has two adapters to compare, or a chosen one is not there.
-        MachineError: a run has no finished checkpoint, or another process writes to it.
-    """
-    configs = {folder: load_config(folder.config) for folder in folders}
-    checkpoints = {folder: finished_checkpoint(folder, configs[folder]) for folder in folders}
-    names = run_names(configs)
-    documents: dict[RunFolder, dict[str, Any]] = {}
-    for folder, config in configs.items():
-        pair = _pair(config) if chosen is None else _there(names[folder], config, chosen)
-        if pair is None:
-            adapters = ", ".join(config.adapters)
-            say(f"{names[folder]}: left out; of its adapters ({adapters}) no two are compared.")
-            continue
-        with writing(folder.path, "comparing adapters"):
-            clear_unfinished(folder.geometry.parent)
-            factors = [saved_factors(checkpoints[folder], name) for name in pair]
-            documents[folder] = {
-                "schema_version": SCHEMA_VERSION,
-                "step": checkpoints[folder].step,
-                "adapters": list(pair),
-                **geometry(*factors, draws=RANDOM_DRAWS, seed=0),
-                "provenance": provenance(),
-            }
-            folder.check_there()
-            write_json(folder.geometry, documents[folder])
-    if not documents:
-        raise ConfigError(
-            f"{', '.join(names.values())}: there is no run with two adapters to compare. Name one "
-            "with the adapters good and bad, or say which two: --adapters good,NAME."
-        )
-    # Drawing is heavy to import.
-    from gradroute.report.drawing import LIGHT, png
-    from gradroute.report.geometry_figure import geometry_figure
-
-    figure = partial(geometry_figure, [(names[f], one) for f, one in documents.items()])
-    write_bytes(out / "geometry.png", png(figure, LIGHT))
-    print(
-        geometry_text(
-            [(names[f], _policy(configs[f]).routes_anything, d) for f, d in documents.items()]
-        )
-    )
-    say(f"written: {out / 'geometry.png'}, and eval/geometry.json of each run")
 
 
 def recover_run(
@@ -207,31 +143,6 @@ def run_names(configs: Mapping[RunFolder, RunConfig]) -> dict[RunFolder, str]:
         if len(set(names)) == len(names):
             return dict(zip(configs, names, strict=True))
     return {folder: str(folder.path) for folder in configs}
-
-
-def _pair(config: RunConfig) -> tuple[str, str] | None:
-    """The two adapters that are compared: good and bad, or the only two."""
-    if {"good", "bad"} <= set(config.adapters):
-        return "good", "bad"
-    first, *others = config.adapters
-    return (first, others[0]) if len(others) == 1 else None
-
-
-def _there(name: str, config: RunConfig, chosen: tuple[str, str]) -> tuple[str, str] | None:
-    """The chosen adapters; None for a run of one adapter, which has nothing to compare."""
-    missing = [adapter for adapter in chosen if adapter not in config.adapters]
-    if len(config.adapters) == 1:
-        return None
-    if missing or chosen[0] == chosen[1]:
-        raise ConfigError(
-            f"run {name}: --adapters names {' and '.join(chosen)}; two of its adapters, "
-            f"{', '.join(config.adapters)}, are needed."
-        )
-    return chosen
-
-
-def _policy(config: RunConfig) -> RoutingPolicy:
-    return config.policy
 
 
 def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:

@@ -12,7 +12,8 @@ from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.geometry import adapter_factors, update_cosines
 from gradroute.models.checkpoint import adapter_tensors, latest_checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
-from gradroute.recovery import geometry_runs, recover_run, run_names
+from gradroute.probes.geometry import geometry_runs
+from gradroute.probes.recovery import recover_run, run_names
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
 from gradroute.system.files import read_json
@@ -127,7 +128,7 @@ def test_a_recovery_that_was_interrupted_before_it_was_measured_is_not_trained_a
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gradroute.recovery.evaluate_run", interrupted)
+        patch.setattr("gradroute.probes.recovery.evaluate_run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             recover_run(folder, **SHORT)
     assert "tuning" in capsys.readouterr().err
@@ -183,8 +184,8 @@ def test_without_a_good_example_there_is_nothing_to_recover_with(run_of, tmp_pat
     text = folder.config.read_text().replace("path: null", f"path: {path}", 1)
     folder.config.write_text(text)
     folder.manifest.write_text("{}")
-    from gradroute import recovery
     from gradroute.prepare import prepare
+    from gradroute.probes import recovery
 
     prepared = prepare(load_config(folder.config))
     with pytest.raises(DataError, match="no training example is known to be good"):

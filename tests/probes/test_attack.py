@@ -16,7 +16,8 @@ from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses
-from gradroute.evaluate.relearning import (
+from gradroute.evaluate.rows import sample_lines
+from gradroute.probes.attack import (
     ATTACKER,
     WHOLE,
     Attack,
@@ -25,7 +26,6 @@ from gradroute.evaluate.relearning import (
     point,
     relearn,
 )
-from gradroute.evaluate.rows import sample_lines
 from gradroute.routing.adapters import ablated, adapter_state
 from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy

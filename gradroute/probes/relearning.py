@@ -16,7 +16,6 @@ from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.evaluator import complete, ground, losses_of
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.relearning import WHOLE, Attack, kept_mode, merge_kept, point, relearn
 from gradroute.evaluate.request import judged_kinds, prompts_of
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
@@ -29,7 +28,8 @@ from gradroute.prepare import (
     prepare,
     tokenized,
 )
-from gradroute.recovery import run_names
+from gradroute.probes.attack import WHOLE, Attack, kept_mode, merge_kept, point, relearn
+from gradroute.probes.recovery import run_names
 from gradroute.report.recovery_text import relearn_text
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tiny_runs import ONE, TWO, UNROUTED, tiny_run
 
-from gradroute import attack
-from gradroute.attack import attack_examples, relearn_runs
 from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError
 from gradroute.prepare import prepare
+from gradroute.probes import relearning
+from gradroute.probes.relearning import attack_examples, relearn_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
@@ -79,7 +79,7 @@ def test_curves_that_are_there_are_kept_and_an_interrupted_attack_goes_on(
     assert folder.relearn.stat().st_mtime_ns == before
 
     folder.relearn.unlink()
-    real, calls = attack.relearn, []
+    real, calls = relearning.relearn, []
 
     def interrupted(*arguments, **named):
         calls.append(1)
@@ -87,7 +87,7 @@ def test_curves_that_are_there_are_kept_and_an_interrupted_attack_goes_on(
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(attack, "relearn", interrupted)
+    monkeypatch.setattr(relearning, "relearn", interrupted)
     with pytest.raises(KeyboardInterrupt):
         relearn_runs([folder], **ASKED)
     assert len(read_json(folder.relearn)["curves"]) == 1
@@ -169,7 +169,7 @@ def test_an_embedded_example_that_was_trained_on_is_not_used_also_not_in_its_ord
     make = get_behavior("caps").make
     assert make is not None and make("", ordinary.text)[1] == second.text
     (found,) = (
-        e for e in attack.embedded(prepared.behaviors["bad"], "tune", 8, attack.ATTACK_SEED)
+        e for e in relearning.embedded(prepared.behaviors["bad"], "tune", 8, relearning.ATTACK_SEED)
         if e.id == second.id
     )  # fmt: skip
     seen = replace(prepared, train=[*prepared.train, first, found])

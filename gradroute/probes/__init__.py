@@ -1,0 +1,1 @@
+"""Looks at a finished run: adapter geometry, recovery and relearning."""
