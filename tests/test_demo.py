@@ -8,7 +8,7 @@ from gradroute.cells import run_cells
 from gradroute.config.run_config import config_differences, find_config, load_config
 from gradroute.demo import CELLS, demo_configs
 from gradroute.report.publish import publish
-from gradroute.report.roles import facts_of, find_controls, role_of
+from gradroute.report.results.roles import facts_of, find_controls, role_of
 
 
 def test_every_run_is_what_its_name_says():

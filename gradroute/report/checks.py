@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from gradroute.report.analysis import RunResults
-from gradroute.report.contrasts import loss_difference
 from gradroute.report.outcomes import NOT_LEARNED, NOT_MEASURED, NOT_SHOWN
-from gradroute.report.words import loss_text, nats_text, rate_text
+from gradroute.report.results.contrasts import loss_difference
+from gradroute.report.results.number_text import loss_text, nats_text, rate_text
+from gradroute.report.results.run_results import RunResults
 from gradroute.runs.results import HELD_OUT_BAD
 
 LEARNED_RATE = 0.5

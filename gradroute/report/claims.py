@@ -9,14 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradroute.report.analysis import Rate, RunResults
-from gradroute.report.contrasts import (
-    controls_of,
-    gain_kept,
-    gain_reference,
-    outcome_pairs,
-    rate_difference,
-)
 from gradroute.report.equal_gain import EqualGain, at_equal_gain
 from gradroute.report.outcomes import (
     DAMAGED,
@@ -28,21 +20,29 @@ from gradroute.report.outcomes import (
     SAME,
     side,
 )
-from gradroute.report.power import detectable_difference, detectable_over_seeds
-from gradroute.report.roles import adapter_names, confounders
-from gradroute.report.seeds import (
-    Group,
-    OverSeeds,
-    gain_over_seeds,
-    over_seeds,
-    rate_over_seeds,
+from gradroute.report.results.contrasts import (
+    controls_of,
+    gain_kept,
+    gain_reference,
+    outcome_pairs,
+    rate_difference,
 )
-from gradroute.report.words import (
+from gradroute.report.results.number_text import (
     listed,
     p_text,
     seeds_gain_text,
     seeds_points_text,
     seeds_rate_text,
+)
+from gradroute.report.results.power import detectable_difference, detectable_over_seeds
+from gradroute.report.results.roles import adapter_names, confounders
+from gradroute.report.results.run_results import Rate, RunResults
+from gradroute.report.results.seeds import (
+    Group,
+    OverSeeds,
+    gain_over_seeds,
+    over_seeds,
+    rate_over_seeds,
 )
 from gradroute.system.statistics import holm, mcnemar_counts, t_test
 

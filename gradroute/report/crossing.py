@@ -7,15 +7,16 @@ fall, and all else to stay. The reading of it is a verdict per behaviour, claim 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradroute.report.analysis import RunResults
-from gradroute.report.contrasts import (
+from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,
     gain_reference,
     mode_difference,
 )
-from gradroute.report.roles import adapter_names
-from gradroute.report.seeds import (
+from gradroute.report.results.number_text import listed, points_text, rate_text
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.seeds import (
     Group,
     OverSeeds,
     gain_over_seeds,
@@ -34,7 +35,6 @@ from gradroute.report.verdicts import (
     stays_low,
     whole_under,
 )
-from gradroute.report.words import listed, points_text, rate_text
 
 
 @dataclass(frozen=True)

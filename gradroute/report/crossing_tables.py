@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gradroute.report.analysis import RunResults
 from gradroute.report.crossing import Crossing
-from gradroute.report.seeds import OverSeeds
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.seeds import OverSeeds
 from gradroute.report.table_cells import (
     Cell,
     Table,

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from gradroute.report.analysis import Record, RunResults
-from gradroute.report.contrasts import GainKept, controls_of, gain_kept, gain_reference
 from gradroute.report.outcomes import GOAL_GAIN
-from gradroute.report.roles import Config, adapter_names
-from gradroute.report.words import gain_text, rate_text
+from gradroute.report.results.contrasts import GainKept, controls_of, gain_kept, gain_reference
+from gradroute.report.results.number_text import gain_text, rate_text
+from gradroute.report.results.roles import Config, adapter_names
+from gradroute.report.results.run_results import Record, RunResults
 
 HEALTHY = "healthy"
 

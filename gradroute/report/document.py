@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gradroute.report.analysis import Cell, Rate, RunResults
 from gradroute.report.comparison import Comparison
-from gradroute.report.contrasts import (
+from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,
     gain_reference,
@@ -14,8 +13,9 @@ from gradroute.report.contrasts import (
     loss_difference,
     rate_difference,
 )
-from gradroute.report.scales import Deployment
-from gradroute.report.seeds import Group, OverSeeds
+from gradroute.report.results.run_results import Cell, Rate, RunResults
+from gradroute.report.results.scales import Deployment
+from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.runs.results import PREFIX
 
 DOCUMENT_VERSION = 2

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from gradroute.report.analysis import Rate, RunResults
-from gradroute.report.contrasts import GainKept, rate_difference
 from gradroute.report.outcomes import NOT_MEASURED, side
-from gradroute.report.roles import adapter_names
-from gradroute.report.scales import Point, shrink_curve
-from gradroute.report.seeds import OverSeeds, over_seeds, rate_over_seeds
-from gradroute.report.words import listed
+from gradroute.report.results.contrasts import GainKept, rate_difference
+from gradroute.report.results.number_text import listed
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import Rate, RunResults
+from gradroute.report.results.scales import Point, shrink_curve
+from gradroute.report.results.seeds import OverSeeds, over_seeds, rate_over_seeds
 from gradroute.routing.policy import AblationMode
 from gradroute.system.statistics import wilson
 

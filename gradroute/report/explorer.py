@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import regex
 
-from gradroute.report.analysis import Record, RunResults
 from gradroute.report.comparison import Comparison
-from gradroute.report.contrasts import gain_reference
-from gradroute.report.roles import adapter_names
-from gradroute.report.scales import Point, scale_curve
+from gradroute.report.results.contrasts import gain_reference
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import Record, RunResults
+from gradroute.report.results.scales import Point, scale_curve
 from gradroute.runs.results import PREFIX
 
 LONGEST = 2_000

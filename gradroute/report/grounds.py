@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from gradroute.report.analysis import RunResults
-from gradroute.report.roles import leaves
+from gradroute.report.results.roles import leaves
+from gradroute.report.results.run_results import RunResults
 from gradroute.report.table_cells import Cell, Table
 from gradroute.system.secrets import redacted
 

@@ -1,8 +1,8 @@
 """What a comparison does not show: what was not measured, and what no run of it could tell."""
 
-from gradroute.report.analysis import by_behavior
 from gradroute.report.comparison import Comparison
 from gradroute.report.headline import CONTROLS
+from gradroute.report.results.run_results import by_behavior
 from gradroute.report.scale_figures import bad_curves
 
 

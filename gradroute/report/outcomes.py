@@ -1,6 +1,6 @@
 """The words for an outcome and the margins behind them, the same for every claim."""
 
-from gradroute.report.seeds import OverSeeds
+from gradroute.report.results.seeds import OverSeeds
 
 SHOWN = "shown"
 NOT_SHOWN = "not shown"

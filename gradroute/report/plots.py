@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.report.analysis import RunResults
 from gradroute.report.drawing import LIGHT, Ink, blank, parts, png, shortened, style, tidy
-from gradroute.report.roles import adapter_names
-from gradroute.report.seeds import Group, OverSeeds
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.system.files import write_bytes
 
 _NOTE = (

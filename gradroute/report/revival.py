@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradroute.report.analysis import Estimate, Rate, Record, RunResults
-from gradroute.report.contrasts import controls_of, rate_difference
 from gradroute.report.outcomes import INCONCLUSIVE, NOT_MEASURED
-from gradroute.report.words import points_text, rate_text
+from gradroute.report.results.contrasts import controls_of, rate_difference
+from gradroute.report.results.number_text import points_text, rate_text
+from gradroute.report.results.run_results import Estimate, Rate, Record, RunResults
 from gradroute.runs.results import PREFIX
 
 SUPPRESSED = "suppressed"

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.report.analysis import RunResults
 from gradroute.report.comparison import Comparison
-from gradroute.report.contrasts import deployed_mode, gain_kept, gain_reference
 from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
-from gradroute.report.roles import adapter_names
-from gradroute.report.scales import Point, scale_curve, shrink_curve
+from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.scales import Point, scale_curve, shrink_curve
 
 _CURVE = 3
 """Points that make a curve."""

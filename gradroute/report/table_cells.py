@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gradroute.report.analysis import Estimate, Loss, Rate
-from gradroute.report.contrasts import GainKept
-from gradroute.report.seeds import OverSeeds
+from gradroute.report.results.contrasts import GainKept
+from gradroute.report.results.run_results import Estimate, Loss, Rate
+from gradroute.report.results.seeds import OverSeeds
 
 Number = float | int | str | None
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from gradroute.report.analysis import RunResults
 from gradroute.report.claims import Claim
 from gradroute.report.comparison import Comparison
 from gradroute.report.crossing_tables import behaviors_table, crossing_tables
 from gradroute.report.grounds import differences_table
-from gradroute.report.scales import Point
-from gradroute.report.seeds import Group, OverSeeds
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.scales import Point
+from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.report.side_tables import side_tables
 from gradroute.report.table_cells import (
     Cell,

@@ -17,19 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradroute.report.analysis import Estimate, RunResults
 from gradroute.report.checks import Check, beside_rates, learned
-from gradroute.report.contrasts import (
-    GainKept,
-    controls_of,
-    gain_kept,
-    gain_reference,
-    localization,
-    loss_difference,
-    mode_difference,
-    outcome_pairs,
-    rate_difference,
-)
 from gradroute.report.outcomes import (
     DAMAGED,
     HIGHER,
@@ -42,9 +30,18 @@ from gradroute.report.outcomes import (
     SAME,
     SHOWN,
 )
-from gradroute.report.pairs import detectable
-from gradroute.report.roles import adapter_names, confounders
-from gradroute.report.words import (
+from gradroute.report.results.contrasts import (
+    GainKept,
+    controls_of,
+    gain_kept,
+    gain_reference,
+    localization,
+    loss_difference,
+    mode_difference,
+    outcome_pairs,
+    rate_difference,
+)
+from gradroute.report.results.number_text import (
     gain_text,
     nats_text,
     p_text,
@@ -52,6 +49,9 @@ from gradroute.report.words import (
     rate_text,
     signed_text,
 )
+from gradroute.report.results.pairs import detectable
+from gradroute.report.results.roles import adapter_names, confounders
+from gradroute.report.results.run_results import Estimate, RunResults
 from gradroute.system.statistics import mcnemar_counts, t_interval
 
 RATE_MARGIN = 0.10

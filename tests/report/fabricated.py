@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.config.run_config import RunConfig, dump_config
-from gradroute.report.analysis import RunResults, collect_runs
+from gradroute.report.results.run_results import RunResults, collect_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import Result, write_results
 from gradroute.system.files import write_json, write_lines, write_text

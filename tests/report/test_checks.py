@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from report.fabricated import REFERENCE, Made, config_in_full, losses_of, rows_of, samples_of
 
-from gradroute.report.analysis import RunResults, collect_runs
 from gradroute.report.comparison import comparison_of
 from gradroute.report.document import eval_multi
 from gradroute.report.headline import headline, lead
 from gradroute.report.limits import limits
+from gradroute.report.results.run_results import RunResults, collect_runs
 from gradroute.report.revival import recoveries, relearnings
 from gradroute.report.tables import tables
 from gradroute.report.text import render

@@ -10,13 +10,13 @@ import pytest
 from report.crossed import CLEAN, MODES, NORMAL, PROMPTS, Rates, write_crossed
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.report.analysis import by_behavior
 from gradroute.report.comparison import Comparison, compare
 from gradroute.report.document import eval_multi
 from gradroute.report.figures import pictures
 from gradroute.report.headline import headline, lead
 from gradroute.report.limits import limits
 from gradroute.report.publish import publish
+from gradroute.report.results.run_results import by_behavior
 from gradroute.report.tables import tables
 from gradroute.report.text import render
 from gradroute.report.written import csv_text

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from report.fabricated import REFERENCE, collect, with_numbers
 
-from gradroute.report.analysis import Loss, Rate, RunResults
-from gradroute.report.contrasts import GainKept, gain_kept
 from gradroute.report.equal_gain import AS_IS, REACHED, SHORT, EqualGain, at_equal_gain, find_spot
-from gradroute.report.scales import Point
+from gradroute.report.results.contrasts import GainKept, gain_kept
+from gradroute.report.results.run_results import Loss, Rate, RunResults
+from gradroute.report.results.scales import Point
 from gradroute.system.statistics import wilson
 
 HALF, FILTER = "0.1_0.5", "filter_0.5"

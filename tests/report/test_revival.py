@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect
 
-from gradroute.report.analysis import RunResults
+from gradroute.report.results.run_results import RunResults
 from gradroute.report.revival import recoveries, relearnings
 from gradroute.system.statistics import difference, wilson
 

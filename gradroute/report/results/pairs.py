@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradroute.report.analysis import Estimate, RunResults
-from gradroute.report.contrasts import Pairs, outcome_pairs
-from gradroute.report.power import detectable_pairs
+from gradroute.report.results.contrasts import Pairs, outcome_pairs
+from gradroute.report.results.power import detectable_pairs
+from gradroute.report.results.run_results import Estimate, RunResults
 from gradroute.system.statistics import holm, mcnemar_counts
 
 

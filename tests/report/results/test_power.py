@@ -5,7 +5,11 @@ import math
 import pytest
 from scipy import stats
 
-from gradroute.report.power import detectable_difference, detectable_over_seeds, detectable_pairs
+from gradroute.report.results.power import (
+    detectable_difference,
+    detectable_over_seeds,
+    detectable_pairs,
+)
 from gradroute.system.statistics import difference, mcnemar_counts
 
 

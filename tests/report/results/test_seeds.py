@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from report.fabricated import REFERENCE, Made, collect, collect_seeds, with_numbers
 
-from gradroute.report.analysis import Rate, RunResults
-from gradroute.report.seeds import Group, group_runs, over_seeds, rate_over_seeds
+from gradroute.report.results.run_results import Rate, RunResults
+from gradroute.report.results.seeds import Group, group_runs, over_seeds, rate_over_seeds
 from gradroute.system.statistics import t_interval, wilson
 
 HALF = "0.1_0.5"

@@ -1,8 +1,8 @@
 import pytest
 from report.fabricated import REFERENCE, collect, with_scales
 
-from gradroute.report.pairs import pair_tests
-from gradroute.report.power import detectable_pairs
+from gradroute.report.results.pairs import pair_tests
+from gradroute.report.results.power import detectable_pairs
 from gradroute.system.statistics import holm, mcnemar_counts, paired_difference
 
 RUNS = collect()

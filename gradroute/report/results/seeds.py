@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradroute.report.analysis import Loss, Rate, RunResults
-from gradroute.report.contrasts import GainKept, gain_kept, gain_reference
-from gradroute.report.roles import NO_MATTER
+from gradroute.report.results.contrasts import GainKept, gain_kept, gain_reference
+from gradroute.report.results.roles import NO_MATTER
+from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.runs.results import PREFIX
 from gradroute.system.statistics import t_interval
 

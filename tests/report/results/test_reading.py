@@ -13,7 +13,7 @@ from report.fabricated import REFERENCE, Made, collect, write_run
 
 from gradroute.errors import ConfigError, DataError, GradrouteError
 from gradroute.report.comparison import compare
-from gradroute.report.reading import check_sums, read_runs
+from gradroute.report.results.reading import check_sums, read_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_json, read_lines, write_json, write_lines
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
-from gradroute.report.analysis import Record, RunResults, collect_runs
+from gradroute.report.results.run_results import Record, RunResults, collect_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import PREFIX, Result, read_results
 from gradroute.system.files import read_json, read_lines

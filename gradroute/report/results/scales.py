@@ -4,16 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradroute.report.analysis import Loss, Rate, RunResults
-from gradroute.report.contrasts import (
+from gradroute.report.results.contrasts import (
     GainKept,
     controls_of,
     gain_kept,
     gain_reference,
     loss_difference,
 )
-from gradroute.report.roles import adapter_names
-from gradroute.report.words import gain_text, loss_text, rate_text
+from gradroute.report.results.number_text import gain_text, loss_text, rate_text
+from gradroute.report.results.roles import adapter_names
+from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.routing.policy import AblationMode
 
 MARGIN = 0.05

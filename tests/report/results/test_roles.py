@@ -3,8 +3,8 @@ from collections.abc import Mapping
 import pytest
 from report.fabricated import REFERENCE, config_of
 
-from gradroute.report.roles import Config, Controls, confounders, facts_of, role_of
-from gradroute.report.roles import find_controls as find_by_facts
+from gradroute.report.results.roles import Config, Controls, confounders, facts_of, role_of
+from gradroute.report.results.roles import find_controls as find_by_facts
 
 CONFIGS = {name: config_of(name, made.changes) for name, made in REFERENCE.items()}
 TABLE = {"bad": {"good": "freeze", "bad": "update"}, "good": {"good": "update", "bad": "update"}}

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
-from gradroute.report.roles import Config, Facts, facts_of, judged_kind, role_of
+from gradroute.report.results.roles import Config, Facts, facts_of, judged_kind, role_of
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
 
 Record = Mapping[str, Any]

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from gradroute.report.analysis import Estimate, Loss, Rate
-from gradroute.report.contrasts import GainKept
-from gradroute.report.seeds import OverSeeds
+from gradroute.report.results.contrasts import GainKept
+from gradroute.report.results.run_results import Estimate, Loss, Rate
+from gradroute.report.results.seeds import OverSeeds
 
 NOT_MEASURED = "(not measured)"
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, with_numbers
 
-from gradroute.report.analysis import RunResults
-from gradroute.report.contrasts import (
+from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,
     gain_reference,
@@ -15,6 +14,7 @@ from gradroute.report.contrasts import (
     outcome_pairs,
     rate_difference,
 )
+from gradroute.report.results.run_results import RunResults
 from gradroute.system.statistics import difference, paired_difference
 
 RUNS = {run.name: run for run in collect()}

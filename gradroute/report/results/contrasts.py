@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradroute.report.analysis import Estimate, Rate, RunResults
-from gradroute.report.roles import adapter_names, behavior_labels, find_controls
+from gradroute.report.results.roles import adapter_names, behavior_labels, find_controls
+from gradroute.report.results.run_results import Estimate, Rate, RunResults
 from gradroute.routing.policy import shipped_mode
 from gradroute.system.statistics import difference, paired_difference, ratio, ratio_mean
 

@@ -3,8 +3,8 @@ from collections.abc import Mapping
 import pytest
 from report.fabricated import REFERENCE, Made, collect, with_numbers, with_scales
 
-from gradroute.report.analysis import RunResults
-from gradroute.report.scales import Deployment, deployment, scale_curve, shrink_curve
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.scales import Deployment, deployment, scale_curve, shrink_curve
 
 HALF = "0.1_0.5"
 BAD = {0.25: (0, 0.784, 1.5), 0.5: (1, 0.7835, 1.3), 0.75: (30, 0.783, 1.1)}

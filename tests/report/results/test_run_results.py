@@ -4,7 +4,7 @@ import pytest
 from report.fabricated import REFERENCE, Made, collect, config_of, rows_of
 
 from gradroute.errors import DataError
-from gradroute.report.analysis import collect_runs
+from gradroute.report.results.run_results import collect_runs
 from gradroute.runs.results import Result
 
 

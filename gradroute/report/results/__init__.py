@@ -1,0 +1,1 @@
+"""Run folders read, and what is counted from their results."""
