@@ -35,7 +35,7 @@ from gradroute.evaluate.request import asked_prompts, prompts_of
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.report.text import render
 from gradroute.routing.adapters import route_adapters
 from gradroute.run import train_run

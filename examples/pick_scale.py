@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.report.results.scales import Deployment, Point, scale_curve
 from gradroute.runs.folder import RunFolder
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from gradroute.cli import main
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 from gradroute.runs.folder import RunFolder

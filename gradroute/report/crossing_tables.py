@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gradroute.report.crossing import Crossing
+from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.seeds import OverSeeds
 from gradroute.report.table_cells import (

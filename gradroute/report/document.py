@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gradroute.report.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,

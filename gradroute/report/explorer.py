@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from gradroute.report.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.results.contrasts import gain_reference
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import Record, RunResults

@@ -6,10 +6,10 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from gradroute.report.comparison import Comparison
 from gradroute.report.crossing_figure import crossing_figure
 from gradroute.report.drawing import Ink
 from gradroute.report.geometry_figure import geometry_figure
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.plots import eval_multi_figure, group_entries, run_entries
 from gradroute.report.relearning_figure import relearning_figure
 from gradroute.report.results.run_results import RunResults, by_behavior

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gradroute.report.claims import Claim
-from gradroute.report.comparison import Comparison
-from gradroute.report.outcomes import NOT_MEASURED
+from gradroute.report.judge.claims import Claim
+from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.outcomes import NOT_MEASURED
+from gradroute.report.judge.relearning import Relearning
+from gradroute.report.judge.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.results.contrasts import deployed_mode
 from gradroute.report.results.number_text import listed
 from gradroute.report.results.run_results import by_behavior
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.report.revival import Relearning
-from gradroute.report.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.runs.results import HELD_OUT_BAD
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""

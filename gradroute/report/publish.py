@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradroute.report.comparison import compare
 from gradroute.report.document import eval_multi
 from gradroute.report.drawing import LIGHT, drawn, png
 from gradroute.report.figures import eval_multi_picture, pictures
+from gradroute.report.judge.comparison import compare
 from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 from gradroute.report.text import render

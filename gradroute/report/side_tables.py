@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradroute.report.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.results.run_results import Rate, RunResults, by_behavior
 from gradroute.report.table_cells import (
     Cell,

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from gradroute.report.claims import Claim
-from gradroute.report.comparison import Comparison
 from gradroute.report.crossing_tables import behaviors_table, crossing_tables
 from gradroute.report.grounds import differences_table
+from gradroute.report.judge.claims import Claim
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import Point
 from gradroute.report.results.seeds import Group, OverSeeds

@@ -4,15 +4,15 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradroute.report.claims import Claim
-from gradroute.report.comparison import Comparison
-from gradroute.report.crossing import Crossing
-from gradroute.report.doctor import HEALTHY, Finding
+from gradroute.report.judge.claims import Claim
+from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.cross_ablation import Crossing
+from gradroute.report.judge.gain_diagnosis import HEALTHY, Finding
+from gradroute.report.judge.verdicts import Verdict
 from gradroute.report.results.contrasts import gain_kept, gain_reference
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import FEWEST_SCALES, Deployment
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.report.verdicts import Verdict
 from gradroute.runs.results import HELD_OUT_BAD
 
 WIDTH = 100

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from gradroute.report.comparison import Comparison
 from gradroute.report.figures import Picture
 from gradroute.report.headline import headline, lead
+from gradroute.report.judge.comparison import Comparison
 from gradroute.report.limits import limits
 from gradroute.report.table_cells import Number, Table
 

@@ -20,7 +20,7 @@ from gradroute.prepare import prepare
 from gradroute.probes import relearning
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.report.text import render
 from gradroute.report.training_plot import plot_run
 from gradroute.run import sample_run, train_run

@@ -10,10 +10,10 @@ from PIL import Image, ImageColor
 from report.page_runs import geometry_record, relearn_record, write_runs
 
 from gradroute.errors import DataError
-from gradroute.report.comparison import Comparison, compare
 from gradroute.report.drawing import DARK, LIGHT, Draw, drawn, png
 from gradroute.report.figures import pictures
 from gradroute.report.geometry_figure import geometry_figure, grid
+from gradroute.report.judge.comparison import Comparison, compare
 from gradroute.report.plots import group_entries, run_entries
 from gradroute.report.relearning_figure import relearning_figure
 from gradroute.report.scale_figures import Option, bad_curves, options, tradeoff_figure

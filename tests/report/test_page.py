@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from report.page_runs import write_runs
 
-from gradroute.report.comparison import Comparison, compare
 from gradroute.report.drawing import Drawn
 from gradroute.report.explorer import LONGEST, embedded, explore
+from gradroute.report.judge.comparison import Comparison, compare
 from gradroute.report.page import coded, page_html
 from gradroute.report.publish import publish
 from gradroute.report.tables import tables
@@ -179,7 +179,7 @@ def test_the_report_reads_run_folders_without_torch(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", prompts=4, names=("routed",), sides=False)
     program = (
         "import sys; from pathlib import Path; from gradroute.runs.folder import RunFolder; "
-        "from gradroute.report.comparison import compare; from gradroute.report import publish; "
+        "from gradroute.report.judge.comparison import compare; from gradroute.report import publish; "
         "from gradroute.report.page import page_html; from gradroute.report.tables import tables; "
         f"found = compare([RunFolder(Path({str(tmp_path / 'runs/seed-0/routed')!r}))]); "
         "page_html(found, tables(found), []); "

@@ -12,8 +12,8 @@ import pytest
 from report.chromium import chromium
 from report.page_runs import write_runs
 
-from gradroute.report.comparison import compare
 from gradroute.report.explorer import explore
+from gradroute.report.judge.comparison import compare
 from gradroute.report.page import page_html
 from gradroute.report.tables import tables
 

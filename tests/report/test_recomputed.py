@@ -10,7 +10,7 @@ import pytest
 from gradroute.config.run_config import find_config, load_config
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 

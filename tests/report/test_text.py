@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from report.fabricated import REFERENCE, Made, collect, collect_seeds, with_numbers, with_scales
 
-from gradroute.report.comparison import Comparison, comparison_of
+from gradroute.report.judge.comparison import Comparison, comparison_of
 from gradroute.report.text import render, render_verdicts
 
 HALF = "0.1_0.5"

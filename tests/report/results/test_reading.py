@@ -12,7 +12,7 @@ import pytest
 from report.fabricated import REFERENCE, Made, collect, write_run
 
 from gradroute.errors import ConfigError, DataError, GradrouteError
-from gradroute.report.comparison import compare
+from gradroute.report.judge.comparison import compare
 from gradroute.report.results.reading import check_sums, read_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_json, read_lines, write_json, write_lines
@@ -214,7 +214,7 @@ def test_a_config_that_cannot_be_read_is_named(folder: RunFolder) -> None:
 def test_comparing_needs_no_torch(folder: RunFolder) -> None:
     program = (
         "import sys, json; from pathlib import Path; from gradroute.runs.folder import RunFolder;"
-        "from gradroute.report.comparison import compare; from gradroute.report.text import render;"
+        "from gradroute.report.judge.comparison import compare; from gradroute.report.text import render;"
         "from gradroute.report.document import eval_multi;"
         "found = compare([RunFolder(Path(sys.argv[1]))]); render(found); eval_multi(found);"
         "print(json.dumps([name for name in ('torch', 'transformers') if name in sys.modules]))"

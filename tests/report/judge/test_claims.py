@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, collect_seeds, with_numbers
 
-from gradroute.report.claims import Claim, judge_claims
+from gradroute.report.judge.claims import Claim, judge_claims
 from gradroute.report.results.run_results import Rate, RunResults
 from gradroute.report.results.seeds import group_runs
 from gradroute.system.statistics import holm, mcnemar_counts, t_interval, t_test, wilson

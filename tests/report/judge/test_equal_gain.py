@@ -4,7 +4,14 @@ from dataclasses import replace
 import pytest
 from report.fabricated import REFERENCE, collect, with_numbers
 
-from gradroute.report.equal_gain import AS_IS, REACHED, SHORT, EqualGain, at_equal_gain, find_spot
+from gradroute.report.judge.equal_gain import (
+    AS_IS,
+    REACHED,
+    SHORT,
+    EqualGain,
+    at_equal_gain,
+    find_spot,
+)
 from gradroute.report.results.contrasts import GainKept, gain_kept
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import Point

@@ -7,6 +7,18 @@ fall, and all else to stay. The reading of it is a verdict per behaviour, claim 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradroute.report.judge.verdicts import (
+    RATE_MARGIN,
+    Check,
+    Verdict,
+    at_least,
+    beside_rates,
+    learned,
+    modes_differ,
+    outcome_of,
+    stays_low,
+    whole_under,
+)
 from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,
@@ -22,18 +34,6 @@ from gradroute.report.results.seeds import (
     gain_over_seeds,
     over_seeds,
     rate_over_seeds,
-)
-from gradroute.report.verdicts import (
-    RATE_MARGIN,
-    Check,
-    Verdict,
-    at_least,
-    beside_rates,
-    learned,
-    modes_differ,
-    outcome_of,
-    stays_low,
-    whole_under,
 )
 
 

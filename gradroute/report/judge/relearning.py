@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradroute.report.outcomes import INCONCLUSIVE, NOT_MEASURED
+from gradroute.report.judge.outcomes import INCONCLUSIVE, NOT_MEASURED
 from gradroute.report.results.contrasts import controls_of, rate_difference
 from gradroute.report.results.number_text import points_text, rate_text
 from gradroute.report.results.run_results import Estimate, Rate, Record, RunResults

@@ -10,10 +10,10 @@ import pytest
 from report.crossed import CLEAN, MODES, NORMAL, PROMPTS, Rates, write_crossed
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.report.comparison import Comparison, compare
 from gradroute.report.document import eval_multi
 from gradroute.report.figures import pictures
 from gradroute.report.headline import headline, lead
+from gradroute.report.judge.comparison import Comparison, compare
 from gradroute.report.limits import limits
 from gradroute.report.publish import publish
 from gradroute.report.results.run_results import by_behavior

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradroute.report.equal_gain import EqualGain, at_equal_gain
-from gradroute.report.outcomes import (
+from gradroute.report.judge.equal_gain import EqualGain, at_equal_gain
+from gradroute.report.judge.outcomes import (
     DAMAGED,
     GOAL_GAIN,
     HIGHER,

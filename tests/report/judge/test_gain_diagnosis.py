@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from report.fabricated import REFERENCE, Made, Numbers, collect, with_numbers
 
-from gradroute.report.doctor import Finding, examine
+from gradroute.report.judge.gain_diagnosis import Finding, examine
 
 HALF = "0.1_0.5"
 

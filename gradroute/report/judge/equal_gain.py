@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from gradroute.report.outcomes import NOT_MEASURED, side
+from gradroute.report.judge.outcomes import NOT_MEASURED, side
 from gradroute.report.results.contrasts import GainKept, rate_difference
 from gradroute.report.results.number_text import listed
 from gradroute.report.results.roles import adapter_names

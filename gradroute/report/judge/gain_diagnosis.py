@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from gradroute.report.outcomes import GOAL_GAIN
+from gradroute.report.judge.outcomes import GOAL_GAIN
 from gradroute.report.results.contrasts import GainKept, controls_of, gain_kept, gain_reference
 from gradroute.report.results.number_text import gain_text, rate_text
 from gradroute.report.results.roles import Config, adapter_names

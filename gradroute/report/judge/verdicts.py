@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradroute.report.checks import Check, beside_rates, learned
-from gradroute.report.outcomes import (
+from gradroute.report.judge.conditions import Check, beside_rates, learned
+from gradroute.report.judge.outcomes import (
     DAMAGED,
     HIGHER,
     IDLE,

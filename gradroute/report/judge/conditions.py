@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradroute.report.outcomes import NOT_LEARNED, NOT_MEASURED, NOT_SHOWN
+from gradroute.report.judge.outcomes import NOT_LEARNED, NOT_MEASURED, NOT_SHOWN
 from gradroute.report.results.contrasts import loss_difference
 from gradroute.report.results.number_text import loss_text, nats_text, rate_text
 from gradroute.report.results.run_results import RunResults

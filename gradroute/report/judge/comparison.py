@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradroute.report.claims import Claim, judge_claims
-from gradroute.report.crossing import Crossing, behaviors_text, crossings, judge_crossings
-from gradroute.report.doctor import Finding, examine
+from gradroute.report.judge.claims import Claim, judge_claims
+from gradroute.report.judge.cross_ablation import (
+    Crossing,
+    behaviors_text,
+    crossings,
+    judge_crossings,
+)
+from gradroute.report.judge.gain_diagnosis import Finding, examine
+from gradroute.report.judge.relearning import Recovered, Relearning, recoveries, relearnings
+from gradroute.report.judge.verdicts import Verdict, judge
 from gradroute.report.results.pairs import PairTest, pair_tests
 from gradroute.report.results.reading import read_runs
 from gradroute.report.results.roles import adapter_names, behavior_labels
 from gradroute.report.results.run_results import RunResults, by_behavior
 from gradroute.report.results.scales import Deployment, deployment
 from gradroute.report.results.seeds import Group, group_runs
-from gradroute.report.revival import Recovered, Relearning, recoveries, relearnings
-from gradroute.report.verdicts import Verdict, judge
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect
 
+from gradroute.report.judge.relearning import recoveries, relearnings
 from gradroute.report.results.run_results import RunResults
-from gradroute.report.revival import recoveries, relearnings
 from gradroute.system.statistics import difference, wilson
 
 RATES = (4e-3, 4e-3 / 3)
