@@ -36,7 +36,7 @@ from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.report.judge.comparison import compare
-from gradroute.report.text import render
+from gradroute.report.render.terminal_text import render
 from gradroute.routing.adapters import route_adapters
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder

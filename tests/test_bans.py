@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(
     path for part in ("gradroute", "tools", "examples") for path in (ROOT / part).rglob("*.py")
 )
-TEMPLATES = sorted((ROOT / "gradroute" / "report" / "templates").iterdir())
+TEMPLATES = sorted((ROOT / "gradroute" / "report" / "render" / "templates").iterdir())
 
 BANNED = {
     "import pickle": "TID251",
@@ -93,7 +93,7 @@ SAFE = {
 # A method or function that reads or writes objects with code in them, whatever it is called on.
 UNSAFE = ("load", "save", "extractall", "unsafe_load", "unpack_archive", "from_file", "loadtxt")
 ALLOWED = {
-    ("gradroute/report/drawing.py", "save"),  # a picture
+    ("gradroute/report/render/figure_style.py", "save"),  # a picture
     ("gradroute/harness/tasks.py", "load"),  # lm-eval's tasks, by name
 }
 CALLS = ("eval", "exec", "compile", "__import__")

@@ -18,7 +18,7 @@ from gradroute.probes.geometry import geometry_runs
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.comparison import compare
-from gradroute.report.training_plot import plot_run
+from gradroute.report.render.training_plot import plot_run
 from gradroute.run import sample_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results

@@ -21,8 +21,8 @@ import yaml
 
 from gradroute.cli import main
 from gradroute.report.judge.comparison import compare
-from gradroute.report.page import page_html
-from gradroute.report.tables import tables
+from gradroute.report.render.page import page_html
+from gradroute.report.render.tables import tables
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines, write_json
 from torture.runs import lay

@@ -9,7 +9,7 @@ from gradroute import __version__
 from gradroute.config.run_config import RunConfig
 from gradroute.export.checks import Check
 from gradroute.export.licence import UNKNOWN
-from gradroute.report.written import escaped
+from gradroute.report.render.markdown import escaped
 
 STATEMENT = (
     "This is a statement about files: no byte of the left-out adapter is in them. It is not a "

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
 from gradroute.report.judge.verdicts import judge
+from gradroute.report.render.markdown import escaped
 from gradroute.report.results.contrasts import controls_of, deployed_mode, gain_kept, gain_reference
 from gradroute.report.results.number_text import gain_text, loss_text, rate_text
 from gradroute.report.results.reading import read_runs
 from gradroute.report.results.run_results import RunResults
-from gradroute.report.written import escaped
 from gradroute.runs.folder import RunFolder
 
 

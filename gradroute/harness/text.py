@@ -6,7 +6,7 @@ from typing import Any
 from gradroute.harness.kept import Kept
 from gradroute.harness.numbers import Aggregate, Number, difference
 from gradroute.harness.tasks import Loaded
-from gradroute.report.text import _aligned
+from gradroute.report.render.terminal_text import _aligned
 from gradroute.system.terminal import shown
 
 REFERENCES = ("base", "full")

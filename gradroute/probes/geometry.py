@@ -10,7 +10,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import geometry, saved_factors
 from gradroute.models.trained import finished_checkpoint
 from gradroute.probes.recovery import SCHEMA_VERSION, run_names
-from gradroute.report.recovery_text import geometry_text
+from gradroute.report.render.probe_text import geometry_text
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.runs.provenance import provenance
@@ -69,8 +69,8 @@ def geometry_runs(
             "with the adapters good and bad, or say which two: --adapters good,NAME."
         )
     # Drawing is heavy to import.
-    from gradroute.report.drawing import LIGHT, png
-    from gradroute.report.geometry_figure import geometry_figure
+    from gradroute.report.render.figure_style import LIGHT, png
+    from gradroute.report.render.geometry_figure import geometry_figure
 
     figure = partial(geometry_figure, [(names[f], one) for f, one in documents.items()])
     write_bytes(out / "geometry.png", png(figure, LIGHT))

@@ -17,7 +17,7 @@ from gradroute.evaluate.request import Asked, judged_kinds, row_label
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, tokenized
-from gradroute.report.recovery_text import recover_text
+from gradroute.report.render.probe_text import recover_text
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing

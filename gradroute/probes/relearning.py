@@ -30,7 +30,7 @@ from gradroute.prepare import (
 )
 from gradroute.probes.attack import WHOLE, Attack, kept_mode, merge_kept, point, relearn
 from gradroute.probes.recovery import run_names
-from gradroute.report.recovery_text import relearn_text
+from gradroute.report.render.probe_text import relearn_text
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.runs.provenance import provenance

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradroute.report.document import eval_multi
-from gradroute.report.drawing import LIGHT, drawn, png
-from gradroute.report.figures import eval_multi_picture, pictures
 from gradroute.report.judge.comparison import compare
-from gradroute.report.page import page_html
-from gradroute.report.tables import tables
-from gradroute.report.text import render
-from gradroute.report.written import csv_text, markdown
+from gradroute.report.render.figure_style import LIGHT, drawn, png
+from gradroute.report.render.figures import eval_multi_picture, pictures
+from gradroute.report.render.json_document import eval_multi
+from gradroute.report.render.markdown import csv_text, markdown
+from gradroute.report.render.page import page_html
+from gradroute.report.render.tables import tables
+from gradroute.report.render.terminal_text import render
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_bytes, write_json, write_text
 from gradroute.system.terminal import say, shown

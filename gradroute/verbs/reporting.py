@@ -56,7 +56,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _plot(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.report.training_plot import plot_run
+    from gradroute.report.render.training_plot import plot_run
 
     print(printable(str(plot_run(folder))))
 

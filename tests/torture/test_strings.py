@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report.chromium import chromium
 
-from gradroute.report import page as page_module
+from gradroute.report.render import page as page_module
 from gradroute.runs.folder import RunFolder
 from torture.strings import PIECES, faults, harmless, hostile, measured_runs, page_of, trials
 

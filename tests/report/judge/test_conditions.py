@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from report.fabricated import REFERENCE, Made, config_in_full, losses_of, rows_of, samples_of
 
-from gradroute.report.document import eval_multi
-from gradroute.report.headline import headline, lead
 from gradroute.report.judge.comparison import comparison_of
 from gradroute.report.judge.relearning import recoveries, relearnings
 from gradroute.report.judge.verdicts import Verdict, judge
-from gradroute.report.limits import limits
+from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.json_document import eval_multi
+from gradroute.report.render.limits import limits
+from gradroute.report.render.tables import tables
+from gradroute.report.render.terminal_text import render
 from gradroute.report.results.run_results import RunResults, collect_runs
-from gradroute.report.tables import tables
-from gradroute.report.text import render
 
 HALF = "0.1_0.5"
 HATE = "regex:hate"

@@ -10,16 +10,16 @@ import pytest
 from report.crossed import CLEAN, MODES, NORMAL, PROMPTS, Rates, write_crossed
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.report.document import eval_multi
-from gradroute.report.figures import pictures
-from gradroute.report.headline import headline, lead
 from gradroute.report.judge.comparison import Comparison, compare
-from gradroute.report.limits import limits
 from gradroute.report.publish import publish
+from gradroute.report.render.figures import pictures
+from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.json_document import eval_multi
+from gradroute.report.render.limits import limits
+from gradroute.report.render.markdown import csv_text
+from gradroute.report.render.tables import tables
+from gradroute.report.render.terminal_text import render
 from gradroute.report.results.run_results import by_behavior
-from gradroute.report.tables import tables
-from gradroute.report.text import render
-from gradroute.report.written import csv_text
 from gradroute.runs.folder import RunFolder
 
 UNROUTED: Mapping[str, Any] = {"routing": "none", "control": "none", "control_of": "pair"}

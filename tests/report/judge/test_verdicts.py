@@ -5,7 +5,7 @@ import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, with_numbers
 
 from gradroute.report.judge.verdicts import Verdict, judge
-from gradroute.report.text import render_verdicts
+from gradroute.report.render.terminal_text import render_verdicts
 
 FULL, HALF = "0.1_1.0", "0.1_0.5"
 

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 from report.page_runs import write_runs
 
-from gradroute.report.drawing import Drawn
-from gradroute.report.explorer import LONGEST, embedded, explore
 from gradroute.report.judge.comparison import Comparison, compare
-from gradroute.report.page import coded, page_html
 from gradroute.report.publish import publish
-from gradroute.report.tables import tables
-from gradroute.report.written import markdown
+from gradroute.report.render.explorer import LONGEST, embedded, explore
+from gradroute.report.render.figure_style import Drawn
+from gradroute.report.render.markdown import markdown
+from gradroute.report.render.page import coded, page_html
+from gradroute.report.render.tables import tables
 
 
 class Reader(HTMLParser):
@@ -180,7 +180,7 @@ def test_the_report_reads_run_folders_without_torch(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from gradroute.runs.folder import RunFolder; "
         "from gradroute.report.judge.comparison import compare; from gradroute.report import publish; "
-        "from gradroute.report.page import page_html; from gradroute.report.tables import tables; "
+        "from gradroute.report.render.page import page_html; from gradroute.report.render.tables import tables; "
         f"found = compare([RunFolder(Path({str(tmp_path / 'runs/seed-0/routed')!r}))]); "
         "page_html(found, tables(found), []); "
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"

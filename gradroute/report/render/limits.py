@@ -1,9 +1,9 @@
 """What a comparison does not show: what was not measured, and what no run of it could tell."""
 
-from gradroute.report.headline import CONTROLS
 from gradroute.report.judge.comparison import Comparison
+from gradroute.report.render.headline import CONTROLS
+from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.results.run_results import by_behavior
-from gradroute.report.scale_figures import bad_curves
 
 
 def limits(comparison: Comparison) -> list[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from report.fabricated import REFERENCE, collect, collect_seeds, with_scales
 
-from gradroute.report.document import eval_multi
 from gradroute.report.judge.comparison import Comparison, comparison_of
+from gradroute.report.render.json_document import eval_multi
 from gradroute.system.files import write_json
 
 HALF = "0.1_0.5"

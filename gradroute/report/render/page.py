@@ -17,18 +17,18 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from gradroute.report.drawing import Drawn
-from gradroute.report.explorer import HIDDEN, embedded, explore
-from gradroute.report.figures import MOST_TRAININGS, Picture
-from gradroute.report.grounds import config_texts, grounds
-from gradroute.report.headline import Judged, headline, judged, lead, tone
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison
 from gradroute.report.judge.verdicts import Check
-from gradroute.report.limits import limits
-from gradroute.report.scale_figures import bad_curves
-from gradroute.report.table_cells import Table
-from gradroute.report.tables import listed_modes, scales_table
+from gradroute.report.render.explorer import HIDDEN, embedded, explore
+from gradroute.report.render.figure_style import Drawn
+from gradroute.report.render.figures import MOST_TRAININGS, Picture
+from gradroute.report.render.headline import Judged, headline, judged, lead, tone
+from gradroute.report.render.limits import limits
+from gradroute.report.render.provenance import config_texts, grounds
+from gradroute.report.render.scale_figures import bad_curves
+from gradroute.report.render.table_cells import Table
+from gradroute.report.render.tables import listed_modes, scales_table
 
 _TITLES = {
     "headline": "Headline",
@@ -165,7 +165,7 @@ def _standing(comparison: Comparison, tables: Mapping[str, Table]) -> Table | No
 
 
 def _template(name: str) -> str:
-    folder = resources.files("gradroute.report") / "templates"
+    folder = resources.files("gradroute.report.render") / "templates"
     return (folder / name).read_text(encoding="utf-8")
 
 

@@ -6,15 +6,20 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from gradroute.report.crossing_figure import crossing_figure
-from gradroute.report.drawing import Ink
-from gradroute.report.geometry_figure import geometry_figure
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.plots import eval_multi_figure, group_entries, run_entries
-from gradroute.report.relearning_figure import relearning_figure
+from gradroute.report.render.cross_ablation_figure import crossing_figure
+from gradroute.report.render.figure_style import Ink
+from gradroute.report.render.geometry_figure import geometry_figure
+from gradroute.report.render.overview_figure import eval_multi_figure, group_entries, run_entries
+from gradroute.report.render.relearning_figure import relearning_figure
+from gradroute.report.render.scale_figures import (
+    bad_curves,
+    options,
+    scales_figure,
+    tradeoff_figure,
+)
+from gradroute.report.render.training_plot import training_figure
 from gradroute.report.results.run_results import RunResults, by_behavior
-from gradroute.report.scale_figures import bad_curves, options, scales_figure, tradeoff_figure
-from gradroute.report.training_plot import training_figure
 
 _ORDER = {"routed": 0, "unrouted": 1}  # what a routed run's geometry is read against comes next
 

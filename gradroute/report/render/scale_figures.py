@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
 from gradroute.report.judge.comparison import Comparison
+from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
 from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults

@@ -1,6 +1,6 @@
 """What the terminal says of geometry, relearning and recovery is what their files hold."""
 
-from gradroute.report.recovery_text import geometry_text, recover_text, relearn_text
+from gradroute.report.render.probe_text import geometry_text, recover_text, relearn_text
 
 
 def curve(rate, reached, shown=0):

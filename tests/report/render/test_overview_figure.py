@@ -7,7 +7,7 @@ import pytest
 from report.fabricated import REFERENCE, Made, collect, with_numbers
 
 from gradroute.errors import MachineError
-from gradroute.report.plots import eval_multi_plot
+from gradroute.report.render.overview_figure import eval_multi_plot
 
 
 def size(path: Path) -> tuple[int, int]:

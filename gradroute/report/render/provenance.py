@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from gradroute.report.render.table_cells import Cell, Table
 from gradroute.report.results.roles import leaves
 from gradroute.report.results.run_results import RunResults
-from gradroute.report.table_cells import Cell, Table
 from gradroute.system.secrets import redacted
 
 _NAMES = ("run_name", "control_of")  # differ in every run and say nothing

@@ -5,7 +5,7 @@ import pytest
 from report.fabricated import REFERENCE, Made, collect, collect_seeds, with_numbers, with_scales
 
 from gradroute.report.judge.comparison import Comparison, comparison_of
-from gradroute.report.text import render, render_verdicts
+from gradroute.report.render.terminal_text import render, render_verdicts
 
 HALF = "0.1_0.5"
 

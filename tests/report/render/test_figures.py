@@ -10,14 +10,14 @@ from PIL import Image, ImageColor
 from report.page_runs import geometry_record, relearn_record, write_runs
 
 from gradroute.errors import DataError
-from gradroute.report.drawing import DARK, LIGHT, Draw, drawn, png
-from gradroute.report.figures import pictures
-from gradroute.report.geometry_figure import geometry_figure, grid
 from gradroute.report.judge.comparison import Comparison, compare
-from gradroute.report.plots import group_entries, run_entries
-from gradroute.report.relearning_figure import relearning_figure
-from gradroute.report.scale_figures import Option, bad_curves, options, tradeoff_figure
-from gradroute.report.training_plot import plot_run, training_figure
+from gradroute.report.render.figure_style import DARK, LIGHT, Draw, drawn, png
+from gradroute.report.render.figures import pictures
+from gradroute.report.render.geometry_figure import geometry_figure, grid
+from gradroute.report.render.overview_figure import group_entries, run_entries
+from gradroute.report.render.relearning_figure import relearning_figure
+from gradroute.report.render.scale_figures import Option, bad_curves, options, tradeoff_figure
+from gradroute.report.render.training_plot import plot_run, training_figure
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_lines
 

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from gradroute.report.crossing_tables import behaviors_table, crossing_tables
-from gradroute.report.grounds import differences_table
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.results.run_results import RunResults
-from gradroute.report.results.scales import Point
-from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.report.side_tables import side_tables
-from gradroute.report.table_cells import (
+from gradroute.report.render.cross_ablation_tables import behaviors_table, crossing_tables
+from gradroute.report.render.provenance import differences_table
+from gradroute.report.render.side_tables import side_tables
+from gradroute.report.render.table_cells import (
     Cell,
     Table,
     count_cell,
@@ -24,6 +21,9 @@ from gradroute.report.table_cells import (
     rate_cell,
     seeds_cell,
 )
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.scales import Point
+from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.runs.results import HELD_OUT_BAD
 
 

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gradroute.report.judge.cross_ablation import Crossing
-from gradroute.report.results.run_results import RunResults
-from gradroute.report.results.seeds import OverSeeds
-from gradroute.report.table_cells import (
+from gradroute.report.render.table_cells import (
     Cell,
     Table,
     count_cell,
@@ -17,6 +15,8 @@ from gradroute.report.table_cells import (
     rate_cell,
     seeds_cell,
 )
+from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.seeds import OverSeeds
 
 HEAT_STEPS = 8
 """Shades of the matrix; a cell without its own shade still has its number."""

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from gradroute.report.figures import Picture
-from gradroute.report.headline import headline, lead
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.limits import limits
-from gradroute.report.table_cells import Number, Table
+from gradroute.report.render.figures import Picture
+from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.limits import limits
+from gradroute.report.render.table_cells import Number, Table
 
 # What Markdown, or the HTML in it, would take for more than a letter. An underscore inside a word
 # is one, and so is a bracket that no address follows.

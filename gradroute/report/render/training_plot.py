@@ -13,7 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradroute.errors import DataError
-from gradroute.report.drawing import LIGHT, Ink, blank, parts, png, shortened, style, tidy
+from gradroute.report.render.figure_style import (
+    LIGHT,
+    Ink,
+    blank,
+    parts,
+    png,
+    shortened,
+    style,
+    tidy,
+)
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines, write_bytes
 from gradroute.system.statistics import wilson

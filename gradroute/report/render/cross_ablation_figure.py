@@ -7,8 +7,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gradroute.report.drawing import Ink, blank, shortened
 from gradroute.report.judge.cross_ablation import Crossing
+from gradroute.report.render.figure_style import Ink, blank, shortened
 
 _ROW = 0.42  # inches of a behaviour
 _AROUND = 0.8  # of a map's name and the names of its modes

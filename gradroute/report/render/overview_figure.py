@@ -11,7 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.report.drawing import LIGHT, Ink, blank, parts, png, shortened, style, tidy
+from gradroute.report.render.figure_style import (
+    LIGHT,
+    Ink,
+    blank,
+    parts,
+    png,
+    shortened,
+    style,
+    tidy,
+)
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.seeds import Group, OverSeeds

@@ -12,10 +12,10 @@ import pytest
 from report.chromium import chromium
 from report.page_runs import write_runs
 
-from gradroute.report.explorer import explore
 from gradroute.report.judge.comparison import compare
-from gradroute.report.page import page_html
-from gradroute.report.tables import tables
+from gradroute.report.render.explorer import explore
+from gradroute.report.render.page import page_html
+from gradroute.report.render.tables import tables
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (it is in gradroute[dev])"

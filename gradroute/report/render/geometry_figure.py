@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from gradroute.report.drawing import Ink, blank, shortened
+from gradroute.report.render.figure_style import Ink, blank, shortened
 
 Record = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradroute.report.drawing import MARKERS, Ink, blank, shortened, tidy
+from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
 
 Record = Mapping[str, Any]
 

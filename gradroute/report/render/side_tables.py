@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.results.run_results import Rate, RunResults, by_behavior
-from gradroute.report.table_cells import (
+from gradroute.report.render.table_cells import (
     Cell,
     Table,
     count_cell,
@@ -17,6 +16,7 @@ from gradroute.report.table_cells import (
     rate_cell,
     steps_cell,
 )
+from gradroute.report.results.run_results import Rate, RunResults, by_behavior
 from gradroute.system.secrets import redacted
 
 

@@ -1,0 +1,1 @@
+"""The page, tables, figures and texts of a comparison."""
