@@ -24,8 +24,8 @@ from transformers import (
 from transformers.utils import logging
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.export.exporting import Wanted, export_run
-from gradroute.export.placing import PROOF
+from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.staging import PROOF
 from gradroute.models.base import embedded_model
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder

@@ -23,10 +23,10 @@ from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import held_out_losses
 from gradroute.evaluate.model_probe import idle_modules
+from gradroute.export.files import write_adapter, write_model
 from gradroute.export.merging import merge
-from gradroute.export.proving import load_merged
-from gradroute.export.ranksum import OneAdapter
-from gradroute.export.writing import write_adapter, write_model
+from gradroute.export.proof import load_merged
+from gradroute.export.rank_concat import OneAdapter
 from gradroute.routing.adapters import ablated, adapter_state, peft_at_work
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.layers import adapter_weights, lora_layers

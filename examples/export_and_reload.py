@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradroute import embedded_model
-from gradroute.export.exporting import Wanted, export_run
+from gradroute.export.export_run import Wanted, export_run
 from gradroute.runs.folder import RunFolder
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradroute.export.byte_search import Windows
 from gradroute.export.checks import Check
-from gradroute.export.placing import PROOF
-from gradroute.export.windows import Windows
+from gradroute.export.staging import PROOF
 from gradroute.system.files import read_json
 from gradroute.system.secrets import redacted, secret_in
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
-from gradroute.export.ranksum import OneAdapter
+from gradroute.export.rank_concat import OneAdapter
 from gradroute.routing.shared_weights import Factors, merged_once
 
 MANTISSA = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}

@@ -99,7 +99,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _export(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.exporting import Wanted, export_run
+    from gradroute.export.export_run import Wanted, export_run
 
     wanted = Wanted(
         keep=options.keep,
@@ -113,13 +113,13 @@ def _export(options: argparse.Namespace) -> None:
 
 def _audit(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.auditing import audit_adapter
+    from gradroute.export.audit_adapter import audit_adapter
 
     audit_adapter(folder, options.out)
 
 
 def _purge(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.purging import purge_run
+    from gradroute.export.purge import purge_run
 
     purge_run(folder, keep=options.keep, delete=options.delete, sure=options.yes)

@@ -14,8 +14,8 @@ from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import Asked, declared_kinds
-from gradroute.export import proving
-from gradroute.export.behaving import behavior_check, sampled
+from gradroute.export import proof
+from gradroute.export.behavior_check import behavior_check, sampled
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
 from gradroute.probes.recovery import recover_run
@@ -88,7 +88,7 @@ def speaks(drawn: tuple[str, ...]):
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
     complete = speaks(("Be rude", "Go away"))
-    for module in (evaluator, during_training, relearning, proving):
+    for module in (evaluator, during_training, relearning, proof):
         monkeypatch.setattr(module, "complete", complete)
 
 

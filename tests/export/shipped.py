@@ -10,7 +10,7 @@ from tiny_checkpoints import signed
 
 from benchmarks.exports import short_run
 from gradroute.config.run_config import load_config
-from gradroute.export.exporting import Wanted, export_run
+from gradroute.export.export_run import Wanted, export_run
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint
 from gradroute.runs.folder import RunFolder
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gradroute.export.byte_search import windows_of
 from gradroute.export.leaks import leak_checks, text_leak
-from gradroute.export.windows import windows_of
 
 ALLOWED = {"config.json", "tokenizer.json", "README.md", "model.safetensors"}
 WEIGHT = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))

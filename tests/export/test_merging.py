@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gradroute.errors import ConfigError
 from gradroute.export.merging import distance_in_ulps, exact_update, merge
-from gradroute.export.ranksum import OneAdapter
+from gradroute.export.rank_concat import OneAdapter
 
 NAME = "model.layers.1.mlp.up_proj"
 

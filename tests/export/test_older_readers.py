@@ -9,9 +9,9 @@ from small_llama import small_llama
 from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
+from gradroute.export.files import write_model, write_tokenizer
 from gradroute.export.older_readers import only_for_new_readers, with_older_names
-from gradroute.export.proving import tokenizer_check
-from gradroute.export.writing import write_model, write_tokenizer
+from gradroute.export.proof import tokenizer_check
 from gradroute.system.files import read_json, write_json
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}

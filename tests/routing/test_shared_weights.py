@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.export.merging import merge
-from gradroute.export.ranksum import OneAdapter
+from gradroute.export.rank_concat import OneAdapter
 from gradroute.models.initial_adapters import load_starts, merge_start
 from gradroute.probes.attack import merge_kept
 from gradroute.routing.adapters import (

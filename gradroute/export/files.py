@@ -25,7 +25,7 @@ from gradroute.export.older_readers import (
     tokenizer_with_older_names,
     with_older_names,
 )
-from gradroute.export.ranksum import OneAdapter
+from gradroute.export.rank_concat import OneAdapter
 from gradroute.system.files import read_json, write_json
 from gradroute.system.terminal import say
 from gradroute.untrusted.model_folder import TOKENIZER_FILES

@@ -8,8 +8,8 @@ from export.shipped import checkpoint_of, copied, export, run
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
-from gradroute.export.auditing import audit_adapter
-from gradroute.export.purging import holders, purge_run
+from gradroute.export.audit_adapter import audit_adapter
+from gradroute.export.purge import holders, purge_run
 from gradroute.runs.folder import RunFolder
 
 LISTED = {

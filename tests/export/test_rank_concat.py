@@ -6,7 +6,7 @@ from tiny_checkpoints import save
 
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export.ranksum import alpha_for, as_one
+from gradroute.export.rank_concat import alpha_for, as_one
 from gradroute.models.checkpoint import adapter_tensors
 from gradroute.system.files import read_json, write_json
 

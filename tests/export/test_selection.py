@@ -4,7 +4,7 @@ import pytest
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
-from gradroute.export.choosing import behavior_adapters, choose
+from gradroute.export.selection import behavior_adapters, choose
 
 
 def test_what_is_kept_has_the_name_of_its_mode():

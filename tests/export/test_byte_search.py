@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradroute.export import windows
-from gradroute.export.windows import FORMS, STRIDE, WINDOW, WORD, windows_of
+from gradroute.export import byte_search
+from gradroute.export.byte_search import FORMS, STRIDE, WINDOW, WORD, windows_of
 
 BAD = {
     "a": torch.randn(9, 40, generator=torch.Generator().manual_seed(1)) * 0.02,
@@ -75,8 +75,8 @@ def test_repeated_values_are_told_from_weights(folder):
 
 
 def test_large_tensors_and_files_are_looked_at_in_pieces(folder, monkeypatch):
-    monkeypatch.setattr(windows, "PIECE", 256)
-    monkeypatch.setattr(windows, "BLOCK", 128)
+    monkeypatch.setattr(byte_search, "PIECE", 256)
+    monkeypatch.setattr(byte_search, "BLOCK", 128)
     looked_for = windows_of([BAD])
     text = raw(BAD["a"], torch.float32)
     for start in range(0, len(text) - WINDOW, 97):

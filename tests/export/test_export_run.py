@@ -15,7 +15,8 @@ from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export import exporting, proving
+from gradroute.export import export_run
+from gradroute.export import proof as proof_module
 from gradroute.export.card import how_to_load
 from gradroute.models.trained import restore
 from gradroute.routing.adapters import ablated
@@ -169,7 +170,7 @@ def test_a_smaller_type_is_held_to_its_own_rounding(runs, tmp_path, dtype, most)
 
 
 def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch, capsys):
-    load = proving.load_merged
+    load = proof_module.load_merged
 
     def spoiled(*where):
         found = load(*where)
@@ -177,7 +178,7 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
             dict(found.inner.named_parameters())["lm_head.weight"][5] += 1e-3
         return found
 
-    monkeypatch.setattr(exporting, "load_merged", spoiled)
+    monkeypatch.setattr(export_run, "load_merged", spoiled)
     with pytest.raises(MachineError, match="llama is not exported: of 9 checks logits, weights"):
         export(runs["llama"], tmp_path / "out", "merged")
     assert list(tmp_path.iterdir()) == []
@@ -187,7 +188,7 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
 def test_bytes_of_bad_in_any_file_stop_an_export(runs, tmp_path, monkeypatch):
     bad = load_file(checkpoint_of(runs["llama"]).path / "bad" / "adapter_model.safetensors")
     row = next(iter(bad.values())).to(torch.bfloat16)[0].view(torch.uint8).numpy().tobytes()
-    write = exporting.write_tokenizer
+    write = export_run.write_tokenizer
 
     def leaking(folder, tokenizer):
         write(folder, tokenizer)
@@ -195,7 +196,7 @@ def test_bytes_of_bad_in_any_file_stop_an_export(runs, tmp_path, monkeypatch):
         path.write_bytes(path.read_bytes() + b" ")
         (folder / "vocab.txt").write_bytes(b"xyz" + row)
 
-    monkeypatch.setattr(exporting, "write_tokenizer", leaking)
+    monkeypatch.setattr(export_run, "write_tokenizer", leaking)
     with pytest.raises(MachineError, match="of 9 checks bytes failed"):
         export(runs["llama"], tmp_path / "out", "peft")
     assert list(tmp_path.iterdir()) == []

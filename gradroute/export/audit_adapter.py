@@ -8,12 +8,12 @@ from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.evaluate.modes import read_modes
 from gradroute.export.card import audit_card, how_to_load
-from gradroute.export.choosing import Choice
-from gradroute.export.exporting import hub_name, show_checks, subject_of
-from gradroute.export.placing import CARD, building, check_out, put_in_place, record, write_manifest
-from gradroute.export.proving import forward_checks, load_adapter, reference, weight_check
-from gradroute.export.ranksum import as_one
-from gradroute.export.writing import write_adapter, write_tokenizer
+from gradroute.export.export_run import hub_name, show_checks, subject_of
+from gradroute.export.files import write_adapter, write_tokenizer
+from gradroute.export.proof import forward_checks, load_adapter, reference, weight_check
+from gradroute.export.rank_concat import as_one
+from gradroute.export.selection import Choice
+from gradroute.export.staging import CARD, building, check_out, put_in_place, record, write_manifest
 from gradroute.models.base import load_base_of
 from gradroute.models.trained import finished_checkpoint
 from gradroute.runs.folder import RunFolder

@@ -16,9 +16,8 @@ from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.evaluator import complete
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export.behaving import Samples, behavior_check, sampled
+from gradroute.export.behavior_check import Samples, behavior_check, sampled
 from gradroute.export.checks import Check
-from gradroute.export.choosing import Choice
 from gradroute.export.parity import (
     adapter_weights_check,
     as_stored_check,
@@ -29,6 +28,7 @@ from gradroute.export.parity import (
     merged_weights_check,
     probe_rows,
 )
+from gradroute.export.selection import Choice
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
 from gradroute.models.trained import restore

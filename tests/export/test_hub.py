@@ -5,9 +5,9 @@ from export.shipped import run
 from huggingface_hub import HfApi
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.export import pushing
-from gradroute.export.exporting import Wanted, export_run
-from gradroute.export.pushing import check_push, push
+from gradroute.export import hub as hub_module
+from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.hub import check_push, push
 
 TOKEN = "hf_" + "b2" * 15
 
@@ -44,7 +44,7 @@ def online(monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     calls = []
-    monkeypatch.setattr(pushing, "HfApi", FakeApi(calls))
+    monkeypatch.setattr(hub_module, "HfApi", FakeApi(calls))
     return calls
 
 
@@ -81,20 +81,20 @@ def test_without_a_token_or_a_network_nothing_is_built(monkeypatch):
     with pytest.raises(MachineError, match="HF_HUB_OFFLINE is set"):
         check_push("me/x")
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(pushing, "hub_token", lambda: None)
+    monkeypatch.setattr(hub_module, "hub_token", lambda: None)
     with pytest.raises(MachineError, match="no token was found in HF_TOKEN"):
         check_push("me/x")
 
 
 def test_a_refusal_names_the_repository_and_no_secret(monkeypatch, tmp_path):
     error = RuntimeError(f"409 Conflict: {TOKEN}")
-    monkeypatch.setattr(pushing, "HfApi", FakeApi([], error))
+    monkeypatch.setattr(hub_module, "HfApi", FakeApi([], error))
     with pytest.raises(MachineError, match=r"could not be pushed to me/x \(409 Conflict") as found:
         push(tmp_path, "me/x", public=False, token=TOKEN)
     assert TOKEN not in str(found.value) and "hf upload me/x" in str(found.value)
 
 
 def test_a_repository_with_other_files_afterwards_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(pushing, "HfApi", FakeApi([], more=["bad/adapter_model.safetensors"]))
+    monkeypatch.setattr(hub_module, "HfApi", FakeApi([], more=["bad/adapter_model.safetensors"]))
     with pytest.raises(MachineError, match=r"holds other files than .*bad/adapter_model"):
         push(tmp_path, "me/x", public=False, token=TOKEN)

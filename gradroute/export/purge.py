@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, DataError, MachineError
-from gradroute.export.choosing import behavior_adapters, choose
-from gradroute.export.windows import Windows, windows_of
+from gradroute.export.byte_search import Windows, windows_of
+from gradroute.export.selection import behavior_adapters, choose
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.system.files import append_line, read_lines, sync

@@ -16,25 +16,23 @@ import torch
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import ground
+from gradroute.export.byte_search import windows_of
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
-from gradroute.export.choosing import Choice, choose
 from gradroute.export.evidence import evidence
+from gradroute.export.files import (
+    ADAPTER_FILES,
+    MODEL_FILES,
+    TOKEN_FILES,
+    write_adapter,
+    write_model,
+    write_tokenizer,
+)
+from gradroute.export.hub import check_push, push
 from gradroute.export.leaks import leak_checks, text_leak
 from gradroute.export.licence import base_licence
 from gradroute.export.merging import merge
-from gradroute.export.placing import (
-    CARD,
-    MANIFEST,
-    PROOF,
-    SCHEMA_VERSION,
-    building,
-    check_out,
-    put_in_place,
-    record,
-    write_manifest,
-)
-from gradroute.export.proving import (
+from gradroute.export.proof import (
     Reference,
     behavior_again,
     contrast_check,
@@ -44,16 +42,18 @@ from gradroute.export.proving import (
     reference,
     weight_check,
 )
-from gradroute.export.pushing import check_push, push
-from gradroute.export.ranksum import OneAdapter, as_one
-from gradroute.export.windows import windows_of
-from gradroute.export.writing import (
-    ADAPTER_FILES,
-    MODEL_FILES,
-    TOKEN_FILES,
-    write_adapter,
-    write_model,
-    write_tokenizer,
+from gradroute.export.rank_concat import OneAdapter, as_one
+from gradroute.export.selection import Choice, choose
+from gradroute.export.staging import (
+    CARD,
+    MANIFEST,
+    PROOF,
+    SCHEMA_VERSION,
+    building,
+    check_out,
+    put_in_place,
+    record,
+    write_manifest,
 )
 from gradroute.models.base import load_base_of, model_source
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors

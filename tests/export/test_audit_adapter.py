@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
-from gradroute.export.auditing import audit_adapter
+from gradroute.export.audit_adapter import audit_adapter
 from gradroute.models.trained import restore
 from gradroute.system.files import read_json, read_lines
 
