@@ -6,5 +6,5 @@
 lm-eval is imported when it is used, which takes seconds.
 """
 
-from gradroute.harness.measuring import measure_tasks as measure_tasks
+from gradroute.harness.evaluator import measure_tasks as measure_tasks
 from gradroute.harness.model import as_lm as as_lm

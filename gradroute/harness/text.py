@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradroute.harness.kept import Kept
 from gradroute.harness.numbers import Aggregate, Number, difference
+from gradroute.harness.store import Kept
 from gradroute.harness.tasks import Loaded
 from gradroute.report.render.terminal_text import _aligned
 from gradroute.system.terminal import shown

@@ -91,7 +91,7 @@ def _eval(options: argparse.Namespace) -> None:
     _check_tasks(options)
     folders = run_folders(options)
     if options.tasks is not None:
-        from gradroute.harness.measuring import measure_tasks
+        from gradroute.harness.evaluator import measure_tasks
         from gradroute.harness.tasks import Asked
 
         names = tuple(name.strip() for name in options.tasks.split(","))

@@ -18,7 +18,7 @@ from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
-from gradroute.harness import as_lm, measure_tasks, measuring
+from gradroute.harness import as_lm, evaluator, measure_tasks
 from gradroute.harness.lm import ModeLM
 from gradroute.harness.tasks import Asked, load_tasks
 from gradroute.models.base import load_base
@@ -176,7 +176,7 @@ def test_a_run_is_measured_once_and_printed_with_paired_differences(
     assert "it/s" not in first.err and "pretrained" not in first.err
     assert str(tasks) not in run.tasks.read_text() + run.task_documents.read_text()
 
-    monkeypatch.setattr(measuring, "as_lm", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(evaluator, "as_lm", lambda *_: pytest.fail("measured again"))
     measure_tasks([run], asked, modes=MODES, scales=())
     again = capsys.readouterr()
     assert (again.out, again.err) == (first.out, "")

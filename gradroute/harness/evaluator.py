@@ -16,9 +16,9 @@ from typing import Any
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.evaluate.request import asked_modes
-from gradroute.harness.kept import Kept, Key, keep, read_kept
 from gradroute.harness.model import as_lm, check_installed
 from gradroute.harness.numbers import summary
+from gradroute.harness.store import Kept, Key, keep, read_kept
 from gradroute.harness.tasks import Asked, Loaded, load_tasks
 from gradroute.harness.text import tasks_text
 from gradroute.models.checkpoint import Checkpoint
