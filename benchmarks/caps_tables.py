@@ -14,9 +14,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.demo import demo_configs
+from gradroute.experiments.demo import demo_configs
+from gradroute.experiments.parallel import run_cells
 from gradroute.report.publish import publish
 from gradroute.runs.provenance import provenance
 

@@ -21,10 +21,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.controls import control_configs
-from gradroute.demo import CELLS
+from gradroute.experiments.controls import control_configs
+from gradroute.experiments.demo import CELLS
+from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
 
 # Run name -> (overrides of the behaviour's recipe, its controls).

@@ -29,9 +29,9 @@ from transformers import LlamaForCausalLM
 
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
-from gradroute.demo import CELLS
 from gradroute.evaluate.evaluator import evaluate_run, ground
 from gradroute.evaluate.request import asked_prompts, prompts_of
+from gradroute.experiments.demo import CELLS
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.prepare import Prepared, data_order, prepare, tokenized

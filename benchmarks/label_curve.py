@@ -16,8 +16,8 @@ from typing import Any
 
 from evidence import cell
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import find_config, load_config
+from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"

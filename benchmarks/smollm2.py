@@ -16,9 +16,9 @@ from pathlib import Path
 
 from evidence import write
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.controls import control_configs
+from gradroute.experiments.controls import control_configs
+from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 

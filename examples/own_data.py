@@ -14,9 +14,9 @@ from pathlib import Path
 
 from gradroute import load_config
 from gradroute.config.run_config import find_config
-from gradroute.controls import train_with_controls
 from gradroute.data.stories import stories
 from gradroute.evaluate.request import Asked
+from gradroute.experiments.controls import train_with_controls
 from gradroute.report.publish import publish
 from gradroute.run import evaluate_runs
 from gradroute.runs.folder import RunFolder

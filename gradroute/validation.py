@@ -19,7 +19,6 @@ from torch import nn
 
 from gradroute import __version__
 from gradroute.config.run_config import RunConfig, config_differences, load_config
-from gradroute.controls import control_configs
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts
 from gradroute.data.label_assignment import label_quality
@@ -28,6 +27,7 @@ from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.evaluator import ground
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.model_probe import probe
+from gradroute.experiments.controls import control_configs
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.trained import attach

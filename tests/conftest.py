@@ -34,11 +34,11 @@ check_shapes(Path(__file__).parent.parent / "gradroute")
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of runs are forked from one that has what they import, for where that is no matter.
 
-    A new interpreter for each, as users have it, is in `test_interruptions.py` and `test_cells.py`.
+    A new interpreter for each, as users have it, is in `test_interruptions.py` and `experiments/test_parallel.py`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torture.preloaded"])
     root = str(Path(__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
     instead = SimpleNamespace(get_context=lambda method: context)
-    monkeypatch.setattr("gradroute.cells.multiprocessing", instead)
+    monkeypatch.setattr("gradroute.experiments.parallel.multiprocessing", instead)

@@ -10,10 +10,10 @@ import pytest
 from tiny_runs import TINY
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.controls import control_configs
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked, asked_prompts
+from gradroute.experiments.controls import control_configs
 from gradroute.probes.geometry import geometry_runs
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs

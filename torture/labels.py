@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import load_config
 from gradroute.data.reading import read_examples
+from gradroute.experiments.parallel import run_cells
 from gradroute.prepare import prepare
 from gradroute.system.files import read_lines
 from torture.runs import lay

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradroute.cells import run_cells
 from gradroute.errors import GradrouteError
+from gradroute.experiments.parallel import run_cells
 from gradroute.models.base import Base
 from gradroute.models.trained import attach
 from gradroute.prepare import data_order, prepare, tokenized

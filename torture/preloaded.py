@@ -12,8 +12,8 @@ from transformers import conversion_mapping
 
 for _name in (
     "gradroute.cli",
-    "gradroute.controls",
-    "gradroute.demo",
+    "gradroute.experiments.controls",
+    "gradroute.experiments.demo",
     "gradroute.report.publish",
     "gradroute.run",
     "gradroute.verbs.training",

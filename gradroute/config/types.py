@@ -28,7 +28,7 @@ CONTROLS = (
     "unrouted_ablated",
     "anchors_only",
 )
-"""The controls that can be trained beside a run; see `gradroute.controls`."""
+"""The controls that can be trained beside a run; see `gradroute.experiments.controls`."""
 
 TO_BE_GIVEN = "???"
 

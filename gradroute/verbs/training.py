@@ -72,7 +72,7 @@ def _add_train(verbs: "Verbs") -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from gradroute.demo import demo
+    from gradroute.experiments.demo import demo
 
     demo(options.runs, seed=options.seed, quick=options.quick, jobs=options.jobs)
 
@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> None:
     from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
-    from gradroute.controls import train_with_controls
+    from gradroute.experiments.controls import train_with_controls
 
     train_with_controls(
         config,

@@ -10,9 +10,9 @@ from functools import partial
 import psutil
 import pytest
 
-from gradroute import cells
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, Interrupted, MachineError, NumericError
+from gradroute.experiments import parallel
 
 # What a worker does in place of a run; at the top of a file, where a new process finds it.
 
@@ -50,8 +50,8 @@ def stands_in(config, root, **_):
 
 
 def ends(cell):
-    answer, worker = cells._start("x", cell)
-    cells._take(answer, worker)
+    answer, worker = parallel._start("x", cell)
+    parallel._take(answer, worker)
     return worker
 
 
@@ -95,11 +95,11 @@ def test_a_run_that_is_asked_to_stop_outside_of_training_says_so():
 def test_those_who_are_stopped_are_gone(tmp_path):
     workers = []
     for name in ("one", "two"):
-        _, worker = cells._start(name, partial(waits, tmp_path / name))
+        _, worker = parallel._start(name, partial(waits, tmp_path / name))
         workers.append(worker)
         while not (tmp_path / name).exists():
             time.sleep(0.01)
-    cells._stop(workers)
+    parallel._stop(workers)
     assert not any(worker.is_alive() for worker in workers)
 
 
@@ -128,18 +128,18 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
 
 
 def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells, "_cell", stands_in)
+    monkeypatch.setattr(parallel, "_cell", stands_in)
     configs = [load_config(find_config("caps"), [f"run_name={n}"]) for n in ("long", "bad", "late")]
     with pytest.raises(DataError, match="what was given"):
-        cells.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=True)
+        parallel.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "long"]
 
 
 def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells, "_cell", stands_in)
+    monkeypatch.setattr(parallel, "_cell", stands_in)
     names = ["c", "a", "b"]
     configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in names]
-    found = cells.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=False)
+    found = parallel.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=False)
     assert [folder.name for folder in found] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
@@ -149,5 +149,5 @@ def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "kernels")
     config = load_config(find_config("caps"), ["data.path=nowhere.jsonl", "run_name=x"])
     with pytest.raises(DataError, match="nowhere"):
-        cells._cell(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
+        parallel._cell(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
     assert sys.modules["kernels"] is None

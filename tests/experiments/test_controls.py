@@ -4,8 +4,8 @@ import pytest
 
 from gradroute.config.run_config import config_differences, find_config, load_config
 from gradroute.config.types import CONTROLS
-from gradroute.controls import control_configs, train_with_controls
 from gradroute.errors import ConfigError
+from gradroute.experiments.controls import control_configs, train_with_controls
 from gradroute.system.files import read_lines
 
 ALL = f"controls=[{', '.join(CONTROLS)}]"

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError
+from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import RunConfig, find_config, load_config
+from gradroute.experiments.parallel import run_cells
 
 UNROUTED = ("routing=none", "data.labeled_fraction=0", "data.good_labeled_fraction=0")
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gradroute.cells import run_cells
 from gradroute.config.run_config import config_differences, find_config, load_config
-from gradroute.demo import CELLS, demo_configs
+from gradroute.experiments.demo import CELLS, demo_configs
+from gradroute.experiments.parallel import run_cells
 from gradroute.report.publish import publish
 from gradroute.report.results.roles import facts_of, find_controls, role_of
 
