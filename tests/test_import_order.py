@@ -20,10 +20,10 @@ def loaded_by(statement: str) -> set[str]:
 
 LIGHT = (
     "gradroute",
-    "gradroute.beginnings",
+    "gradroute.preflight.config_templates",
     "gradroute.cli",
     "gradroute.config.run_config",
-    "gradroute.diagnosis",
+    "gradroute.preflight.diagnostics",
     "gradroute.system.secrets",
     "gradroute.system.files",
     "gradroute.runs.folder",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradroute.verbs.arguments import Verbs
 
 KINDS = ("caps", "jsonl", "chat")
-"""What `init` can begin; see `gradroute.beginnings`."""
+"""What `init` can begin; see `gradroute.preflight.config_templates`."""
 
 
 def add(verbs: "Verbs") -> None:
@@ -76,13 +76,13 @@ def _validate(options: argparse.Namespace) -> None:
         if options.json:
             _print_json({"problems": [_plain(error)]})
         raise
-    from gradroute.validation import validate
+    from gradroute.preflight.validation import validate
 
     found = validate(config, options.runs)
     if options.json:
         _print_json({**found.facts, "problems": [_plain(p) for p in found.problems]})
     else:
-        from gradroute.validation_text import text_of
+        from gradroute.preflight.validation_text import text_of
 
         print(text_of(found))
     if found.problems:
@@ -100,13 +100,13 @@ def _plain(problem: "GradrouteError") -> dict[str, Any]:
 
 
 def _init(options: argparse.Namespace) -> None:
-    from gradroute.beginnings import begin
+    from gradroute.preflight.config_templates import begin
 
     begin(options.kind, options.out or Path(f"{options.kind}.yaml"))
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from gradroute.diagnosis import diagnose, text_of, troubles
+    from gradroute.preflight.diagnostics import diagnose, text_of, troubles
 
     facts = diagnose(options.runs)
     if options.json:

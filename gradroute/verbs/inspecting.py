@@ -39,7 +39,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
-    from gradroute.inspection import inspect_rows, wants_color
+    from gradroute.preflight.inspection import inspect_rows, wants_color
 
     lines = inspect_rows(
         config,

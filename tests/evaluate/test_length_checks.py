@@ -13,8 +13,8 @@ from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
+from gradroute.preflight.validation import validate
 from gradroute.run import train_run
-from gradroute.validation import validate
 
 POSITIONS = 40
 

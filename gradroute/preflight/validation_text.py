@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gradroute.preflight.validation import Validation
 from gradroute.system.terminal import printable, shown
-from gradroute.validation import Validation
 
 _NAME = 12  # columns of a block's name
 

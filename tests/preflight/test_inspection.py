@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from gradroute import inspection
 from gradroute.cli import main
 from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example, Span
-from gradroute.inspection import inspect_rows, wants_color
+from gradroute.preflight import inspection
+from gradroute.preflight.inspection import inspect_rows, wants_color
 from gradroute.prepare import prepare
 
 OVERRIDES = ("data.train_examples=30", "evaluate.held_out=4", "evaluate.prompts=4")

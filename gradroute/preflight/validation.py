@@ -23,7 +23,6 @@ from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts
 from gradroute.data.label_assignment import label_quality
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
-from gradroute.estimates import disk_bytes, measured, states_bytes
 from gradroute.evaluate.evaluator import ground
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.model_probe import probe
@@ -31,6 +30,7 @@ from gradroute.experiments.controls import control_configs
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.trained import attach
+from gradroute.preflight.estimates import disk_bytes, measured, states_bytes
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy

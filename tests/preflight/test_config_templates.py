@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gradroute import read_examples
-from gradroute.beginnings import BEGINNINGS, begin, configuration
 from gradroute.cli import main
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.models.base import embedded_model
+from gradroute.preflight.config_templates import BEGINNINGS, begin, configuration
 from gradroute.prepare import prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gradroute import diagnosis
 from gradroute.cli import main
-from gradroute.diagnosis import diagnose, text_of, troubles
+from gradroute.preflight import diagnostics
+from gradroute.preflight.diagnostics import diagnose, text_of, troubles
 
 TOKEN = "hf_" + "q" * 30
 
@@ -62,7 +62,7 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return "0.0.1" if name == "peft" else metadata.version(name)
 
-    monkeypatch.setattr(diagnosis, "_version", lambda name: _or_none(version, name))
+    monkeypatch.setattr(diagnostics, "_version", lambda name: _or_none(version, name))
     facts = diagnose(Path("runs"))
     assert facts["extras"]["wandb"]["missing"] == ["wandb"]
     assert "missing gguf: pip install 'gradroute[gguf]'" in text_of(facts)

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY, TWO
 
-from gradroute import validation
 from gradroute.cli import main
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
+from gradroute.preflight import validation
+from gradroute.preflight.validation import Validation, check_routes, validate
+from gradroute.preflight.validation_text import text_of
 from gradroute.prepare import prepare
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
-from gradroute.validation import Validation, check_routes, validate
-from gradroute.validation_text import text_of
 
 SMALL = (*TINY, *TWO, "run_name=tiny", "data.behavior_fraction=0.2", "data.train_examples=80")
 
@@ -159,7 +159,7 @@ def test_labels_without_true_labels_have_no_precision_and_groups_are_counted(tmp
 
 
 def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gradroute.validation.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("gradroute.preflight.validation.free_bytes", lambda folder: 1000)
     (problem,) = validate(load_config(find_config("caps"), SMALL), tmp_path).problems
     assert problem.exit_code == 4 and "0.00 GB free" in str(problem)
 

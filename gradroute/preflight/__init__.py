@@ -1,0 +1,1 @@
+"""What is looked at before training: validation, estimates, rows, the machine, templates."""
