@@ -16,7 +16,7 @@ import measuring
 
 NOTHING = "python, nothing else"
 LIBRARIES = "import of torch, transformers, peft"
-MAIN = "import sys; from gradroute.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from gradroute.cli.main import main; sys.exit(main(sys.argv[1:]))"
 COUNT = "\nimport sys, atexit; atexit.register(lambda: print(len(sys.modules), file=sys.stderr))\n"
 REFUSED = 2  # exit code of a configuration that cannot be used
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 
 sys.exit(main())

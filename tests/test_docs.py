@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.cli_parser import parse
+from gradroute.cli.parser import parse
 from gradroute.config.run_config import RunConfig, find_config, load_config, recipe_names
 from gradroute.data.behaviors import get_behavior
 from gradroute.evaluate.modes import read_modes

@@ -21,7 +21,7 @@ def loaded_by(statement: str) -> set[str]:
 LIGHT = (
     "gradroute",
     "gradroute.preflight.config_templates",
-    "gradroute.cli",
+    "gradroute.cli.main",
     "gradroute.config.run_config",
     "gradroute.preflight.diagnostics",
     "gradroute.system.secrets",
@@ -40,7 +40,7 @@ def test_light_modules_load_nothing_heavy() -> None:
 
 
 def test_the_command_line_starts_without_pydantic_and_yaml() -> None:
-    assert loaded_by("import gradroute.cli").isdisjoint({"pydantic", "yaml"})
+    assert loaded_by("import gradroute.cli.main").isdisjoint({"pydantic", "yaml"})
 
 
 def test_reading_a_configuration_loads_nothing_heavy() -> None:
@@ -68,7 +68,7 @@ def test_only_training_loads_torch(tmp_path) -> None:
     ]
     statement = f"""
 import contextlib, io, sys
-from gradroute.cli import main
+from gradroute.cli.main import main
 for arguments, expected in {asked!r}:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -92,5 +92,5 @@ def test_training_loads_torch_and_nothing_loads_a_trainer_of_others(tmp_path) ->
         child = server.start("torture.preloaded:print_loaded", {}, tmp_path / "x")
         assert child.wait() == 0, child.said
     loaded = set(child.out.read_text().split())
-    assert {"torch", "gradroute.run", "gradroute.verbs.training"} <= loaded
+    assert {"torch", "gradroute.run", "gradroute.cli.train"} <= loaded
     assert loaded.isdisjoint({"trl", "transformers.trainer"})

@@ -42,7 +42,7 @@ def stopped(arguments, number, ready):
 def forked(arguments, folder, number, ready):
     """The same in `folder`, of a process that has what it needs imported when it starts."""
     with serving() as server:
-        child = server.start("gradroute.cli:main", {"arguments": arguments}, folder)
+        child = server.start("gradroute.cli.main:main", {"arguments": arguments}, folder)
         while not ready(child):
             assert child.alive, child.said
             time.sleep(0.01)
@@ -136,7 +136,7 @@ def test_a_reader_that_leaves_is_met_with_silence(runs, tmp_path, command, both)
     pipe = tmp_path / "pipe"
     err = pipe if both else None
     with serving() as server, reader_of(pipe, 1) as reader:
-        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=err)
+        child = server.start("gradroute.cli.main:main", given, tmp_path / "x", out=pipe, err=err)
         read, _ = reader.communicate(timeout=600)
         child.wait()
     assert read.count("\n") == 1
@@ -148,7 +148,7 @@ def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path):
     given = {"arguments": ["train", "caps", *TINY, "run_name=x"]}
     pipe = tmp_path / "pipe"
     with serving() as server, reader_of(pipe, 0):
-        child = server.start("gradroute.cli:main", given, tmp_path / "x", out=pipe, err=pipe)
+        child = server.start("gradroute.cli.main:main", given, tmp_path / "x", out=pipe, err=pipe)
         assert child.wait() == 0
     saved = tmp_path / "x" / "runs" / "x" / "checkpoints" / "step-000003"
     assert (saved / "manifest.json").is_file()

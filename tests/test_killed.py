@@ -75,13 +75,13 @@ def test_a_verb_that_is_killed_ends_as_one_that_was_not(verb, server, trained, t
     command = [verb, "x", "--runs", "."]
     arguments = {"arguments": [*command, *options]}
     began = time.monotonic()
-    whole = server.start("gradroute.cli:main", arguments, tmp_path / "whole")
+    whole = server.start("gradroute.cli.main:main", arguments, tmp_path / "whole")
     assert whole.wait() == 0, whole.said
     seconds = time.monotonic() - began
     draw = random.Random(verb)
     killed = 0
     while killed < KILLS[verb]:
-        child = server.start("gradroute.cli:main", arguments, tmp_path / "killed")
+        child = server.start("gradroute.cli.main:main", arguments, tmp_path / "killed")
         time.sleep(draw.uniform(0, seconds / 2))
         if child.alive:
             child.kill()
@@ -92,7 +92,7 @@ def test_a_verb_that_is_killed_ends_as_one_that_was_not(verb, server, trained, t
             seconds, killed = seconds / 2, 0
             shutil.rmtree(tmp_path / "killed" / "x")
             shutil.copytree(trained.path, tmp_path / "killed" / "x")
-    last = server.start("gradroute.cli:main", arguments, tmp_path / "killed")
+    last = server.start("gradroute.cli.main:main", arguments, tmp_path / "killed")
     assert last.wait() == 0, last.said
     assert killed >= 2
     assert digests(tmp_path / "killed", names) == digests(tmp_path / "whole", names)

@@ -27,7 +27,7 @@ HUB = ("train", "caps", "model=org/absent", "data.train_examples=40")
 def program(*lines: tuple[str, ...]) -> str:
     """One that runs command lines until one does not end well."""
     return (
-        "import sys\nfrom gradroute.cli import main\n"
+        "import sys\nfrom gradroute.cli.main import main\n"
         f"for line in {lines!r}:\n    if code := main(line):\n        sys.exit(code)\n"
     )
 

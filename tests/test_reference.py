@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import gradroute
-from gradroute.cli_parser import build_parser
+from gradroute.cli.parser import build_parser
 from gradroute.config.run_config import load_config
 from tools.make_reference import pages
 

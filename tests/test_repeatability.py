@@ -15,7 +15,7 @@ from gradroute.system.files import read_json, read_lines
 from torture.forks import serving
 from torture.runs import finals
 
-AGAIN = "import sys; from gradroute.cli import main; sys.exit(main(sys.argv[1:]))"
+AGAIN = "import sys; from gradroute.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def test_two_processes_with_other_hash_seeds_locales_and_folders_end_with_the_same_bits(tmp_path):
@@ -34,7 +34,7 @@ def test_two_processes_with_other_hash_seeds_locales_and_folders_end_with_the_sa
         text=True,
     )
     with serving() as server:
-        child = server.start("gradroute.cli:main", {"arguments": arguments}, tmp_path / "here")
+        child = server.start("gradroute.cli.main:main", {"arguments": arguments}, tmp_path / "here")
         child.wait()
     for said in (process.communicate()[1], child.said):
         assert said.rstrip().endswith("every route as the table says.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.runs.folder import RunFolder
 
 FOLDER = Path(__file__).parent.parent / "docs" / "tutorials"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradroute
-from gradroute.cli_parser import build_parser
+from gradroute.cli.parser import build_parser
 from gradroute.config.run_config import schema
 
 ROOT = Path(__file__).parent.parent

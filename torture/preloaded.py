@@ -11,12 +11,12 @@ from PIL import Image
 from transformers import conversion_mapping
 
 for _name in (
-    "gradroute.cli",
+    "gradroute.cli.main",
     "gradroute.experiments.controls",
     "gradroute.experiments.demo",
     "gradroute.report.publish",
     "gradroute.run",
-    "gradroute.verbs.training",
+    "gradroute.cli.train",
     "matplotlib.backends.backend_agg",
     "peft.tuners.lora",
     "peft.utils.transformers_weight_conversion",

@@ -122,7 +122,7 @@ def command(lines: Sequence[Sequence[str]]) -> int:
 
     A signal that comes before, between or after them is none of theirs, and ends with `OUTSIDE`.
     """
-    from gradroute.cli import main
+    from gradroute.cli.main import main
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _outside)

@@ -154,7 +154,7 @@ def commands(lines: Sequence[Sequence[str]], environment: Mapping[str, str]) -> 
     """In a child: the command lines one after the other; their codes go to `codes.json`."""
     import sys
 
-    from gradroute.cli import main
+    from gradroute.cli.main import main
 
     os.environ.update(environment)
     sys.path.insert(0, environment["PYTHONPATH"])

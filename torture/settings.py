@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.config.run_config import config_keys, load_config
 from gradroute.system.files import read_json, read_lines, write_json, write_lines
 from torture.runs import NAME, STEPS, Ground, lay, sha256

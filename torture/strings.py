@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.page import page_html
 from gradroute.report.render.tables import tables

@@ -108,7 +108,7 @@ FOREIGN = (
     "transformers.pipeline yaml.unsafe_load numpy.load huggingface_hub.login pip.main "
     "pip._internal.main pytest.main _pytest.config.main regex.compile jinja2.Template "
     "gradroute.run.train_run gradroute.system.files.write_text gradroute.data.behaviors.get_behavior "
-    "gradroute.cli.main gradroute.data.detectors.own_object "
+    "gradroute.cli.main.main gradroute.data.detectors.own_object "
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tiny_runs import TWO, tiny_run
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.data.batches import tokenize
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, MachineError, NumericError

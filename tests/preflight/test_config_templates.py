@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from gradroute import read_examples
-from gradroute.cli import main
+from gradroute.cli.main import main
+from gradroute.cli.preflight import KINDS
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.models.base import embedded_model
 from gradroute.preflight.config_templates import BEGINNINGS, begin, configuration
 from gradroute.prepare import prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
-from gradroute.verbs.beforehand import KINDS
 
 GIVEN = {"chat": ("model=./model",)}
 

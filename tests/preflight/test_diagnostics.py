@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.preflight import diagnostics
 from gradroute.preflight.diagnostics import diagnose, text_of, troubles
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example, Span
 from gradroute.preflight import inspection

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY, TWO
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.preflight import validation

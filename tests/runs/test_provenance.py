@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.runs import provenance as module
 from gradroute.system.secrets import hub_token, redacted, redacted_tree, token_places, under_home
 from gradroute.runs.provenance import commit, provenance

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.system.secrets import hub_token, redacted, redacted_tree, token_places, under_home
 
 CANARY = "hf_CanaryCanaryCanaryCanary1234"

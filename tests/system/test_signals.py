@@ -191,11 +191,11 @@ def test_a_second_ctrl_c_inside_of_a_step_leaves_it_and_damages_nothing(tmp_path
 def answering(monkeypatch, action):
     """Let every command line be answered by this."""
     options = Namespace(debug=False, action=action)
-    monkeypatch.setattr("gradroute.cli.parse", lambda arguments: options)
+    monkeypatch.setattr("gradroute.cli.main.parse", lambda arguments: options)
 
 
 def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys):
-    from gradroute import cli
+    from gradroute.cli import main
 
     told = []
 
@@ -203,10 +203,10 @@ def test_a_ctrl_c_while_the_last_words_are_said_is_not_heard(monkeypatch, capsys
         told.append(line)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "say", say)
+    monkeypatch.setattr(main, "say", say)
     answering(monkeypatch, lambda options: signal.raise_signal(2))
     before = handlers()
-    assert cli.main(["schema"]) == 75
+    assert main.main(["schema"]) == 75
     assert len(told) == 2 and told[0] == told[1]  # the first was cut short
     assert handlers() == before
 
@@ -229,7 +229,7 @@ def test_an_error_without_a_signal_stays_what_it_is():
 
 
 def test_a_verb_that_makes_an_error_of_ours_out_of_a_signal_ends_in_75(monkeypatch, capsys):
-    from gradroute import cli
+    from gradroute.cli import main
     from gradroute.errors import ConfigError
 
     def load(options):
@@ -239,5 +239,5 @@ def test_a_verb_that_makes_an_error_of_ours_out_of_a_signal_ends_in_75(monkeypat
             raise ConfigError("the folder holds no usable model.") from None
 
     answering(monkeypatch, load)
-    assert cli.main(["schema"]) == 75
+    assert main.main(["schema"]) == 75
     assert capsys.readouterr().err.startswith("error: interrupted.")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.system.terminal import printable, say, shown
 
 SECRET = "0123456789abcdef0123456789abcdef"

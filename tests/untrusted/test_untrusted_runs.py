@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TWO, tiny_run
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.runs.folder import RunFolder
 

@@ -3,16 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from gradroute.verbs import (
-    afterwards,
-    beforehand,
-    data,
-    measuring,
-    reporting,
-    shipping,
-    training,
-)
-from gradroute.verbs.arguments import Parser
+from gradroute.cli import data, evaluate, export, preflight, probe, report, train
+from gradroute.cli.arguments import Parser
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (training, measuring, reporting, afterwards, shipping, data, beforehand):
+    for group in (train, evaluate, report, probe, export, data, preflight):
         group.add(verbs)
     return parser
 

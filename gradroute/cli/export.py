@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradroute.verbs.arguments import add_verb, run_folders
+from gradroute.cli.arguments import add_verb, run_folders
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:

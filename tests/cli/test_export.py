@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.exports import short_run
-from gradroute.cli import main
+from gradroute.cli.main import main
 
 
 @pytest.fixture(scope="module")

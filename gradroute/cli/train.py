@@ -4,13 +4,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gradroute.verbs.arguments import (
+from gradroute.cli.arguments import (
     add_verb,
     positive,
 )
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:

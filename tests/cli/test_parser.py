@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from gradroute.cli_parser import parse
+from gradroute.cli.parser import parse
 
 VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",

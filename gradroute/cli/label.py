@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradroute.cli.arguments import add_verb
 from gradroute.errors import ConfigError
-from gradroute.verbs.arguments import add_verb
 
 if TYPE_CHECKING:
+    from gradroute.cli.arguments import Verbs
     from gradroute.data.labelling import Scores
-    from gradroute.verbs.arguments import Verbs
 
 _SOURCES = ("regex", "keywords", "python", "score_column", "classifier", "sklearn")
 

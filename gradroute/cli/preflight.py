@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.verbs.arguments import (
+from gradroute.cli.arguments import (
     add_verb,
 )
 
 if TYPE_CHECKING:
+    from gradroute.cli.arguments import Verbs
     from gradroute.errors import GradrouteError
-    from gradroute.verbs.arguments import Verbs
 
 KINDS = ("caps", "jsonl", "chat")
 """What `init` can begin; see `gradroute.preflight.config_templates`."""

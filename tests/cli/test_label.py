@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.data.reading import read_examples
 
 

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradroute.errors import ConfigError
-from gradroute.verbs.arguments import (
+from gradroute.cli.arguments import (
     add_verb,
     asked,
     positive,
@@ -14,9 +13,10 @@ from gradroute.verbs.arguments import (
     takes_prompts,
     whole,
 )
+from gradroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from gradroute.verbs import inspecting, labelling
+from gradroute.cli import inspect, label
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:
     """Add the verb `data` with verbs of its own."""
     parser = verbs.add_parser("data", help="look at rows as training sees them; label a file")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (inspecting, labelling):
+    for group in (inspect, label):
         group.add(own)

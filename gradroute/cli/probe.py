@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from gradroute.verbs.arguments import (
+from gradroute.cli.arguments import (
     add_verb,
     positive,
     rate,
@@ -11,7 +11,7 @@ from gradroute.verbs.arguments import (
 )
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:

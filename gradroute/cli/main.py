@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from types import TracebackType
 
-from gradroute.cli_parser import parse
+from gradroute.cli.parser import parse
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gradroute.cli import main
+from gradroute.cli.main import main
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from torture.forks import serving
@@ -330,12 +330,12 @@ def test_a_hub_model_without_token_names_model_and_places_and_never_the_token(tm
     own = ["data.path=rows.jsonl", "data.columns=null", "data.eval_split=null"]
     given = {"arguments": ["train", "gemma3_1b_caps", *own]}
     with serving() as server:
-        told = server.start("gradroute.cli:main", given, tmp_path)
+        told = server.start("gradroute.cli.main:main", given, tmp_path)
         assert told.wait() == 3  # the data file is looked for first
         (tmp_path / "rows.jsonl").write_text(
             "".join(json.dumps({"text": f"one two three {i}"}) + "\n" for i in range(60))
         )
-        told = server.start("gradroute.cli:main", given, tmp_path)
+        told = server.start("gradroute.cli.main:main", given, tmp_path)
         assert told.wait() == 4
     assert "google/gemma-3-1b-it" in told.said and ".env" in told.said
     assert "Traceback" not in told.said
@@ -348,16 +348,16 @@ def test_ctrl_c_saves_and_the_same_command_ends_where_an_uninterrupted_run_does(
     arguments = ["train", "caps", *TINY, "train.max_steps=25", "adapters.bad.dropout=0.1"]
     given = {"arguments": arguments}
     with serving() as server:
-        whole = server.start("gradroute.cli:main", given, tmp_path / "whole")
+        whole = server.start("gradroute.cli.main:main", given, tmp_path / "whole")
         assert whole.wait() == 0, whole.said
-        process = server.start("gradroute.cli:main", given, tmp_path / "cut")
+        process = server.start("gradroute.cli.main:main", given, tmp_path / "cut")
         metrics = tmp_path / "cut" / "runs" / "caps" / "metrics.jsonl"
         while process.alive and not (metrics.is_file() and metrics.stat().st_size):
             time.sleep(0.01)
         process.send(signal.SIGINT)
         assert process.wait() == 75, process.said
         assert "goes on from there" in process.said and "Traceback" not in process.said
-        again = server.start("gradroute.cli:main", given, tmp_path / "cut")
+        again = server.start("gradroute.cli.main:main", given, tmp_path / "cut")
         assert again.wait() == 0 and "goes on after step" in again.said
     for name in ("metrics.jsonl", "checkpoints/step-000025/manifest.json"):
         cut, uncut = (tmp_path / r / "runs" / "caps" / name for r in ("cut", "whole"))

@@ -3,15 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from gradroute.system.terminal import printable
-from gradroute.verbs.arguments import (
+from gradroute.cli.arguments import (
     add_verb,
     pair,
     run_folders,
 )
+from gradroute.system.terminal import printable
 
 if TYPE_CHECKING:
-    from gradroute.verbs.arguments import Verbs
+    from gradroute.cli.arguments import Verbs
 
 
 def add(verbs: "Verbs") -> None:
