@@ -85,7 +85,8 @@ def train_run(
             aside, never deleted).
         bar: show a progress bar rather than a line now and then.
         overrides: keys, or sections of keys, that may differ from those that the run was begun
-            with; also `ground.data`, `ground.base`, `ground.gradroute`, see `gradroute.runs.resume`.
+            with; also `ground.data`, `ground.base`, `ground.gradroute`, see
+            `gradroute.runs.resume`.
         audit: write and check which routes every example took, see `gradroute.train.audit`.
 
     Raises:

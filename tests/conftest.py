@@ -34,7 +34,8 @@ check_shapes(Path(__file__).parent.parent / "gradroute")
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of runs are forked from one that has what they import, for where that is no matter.
 
-    A new interpreter for each, as users have it, is in `test_interruptions.py` and `experiments/test_parallel.py`.
+    A new interpreter for each, as users have it, is in `test_interruptions.py` and
+    `experiments/test_parallel.py`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torture.preloaded"])

@@ -56,9 +56,9 @@ def summary(values: Sequence[Any], aggregate: Aggregate | None) -> Number:
 def difference(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate | None) -> Number:
     """The number of the first mode minus that of the second, on the same documents in one order.
 
-    Zeros and ones have the interval of Bonett and Price (see `gradroute.system.statistics`), other means
-    the normal one of the documents' differences, any other number the percentiles of a bootstrap
-    that takes the same documents of both.
+    Zeros and ones have the interval of Bonett and Price (see `gradroute.system.statistics`), other
+    means the normal one of the documents' differences, any other number the percentiles of a
+    bootstrap that takes the same documents of both.
     """
     assert len(first) == len(second), "two modes on different documents"
     if aggregate is not None:

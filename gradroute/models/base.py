@@ -125,9 +125,9 @@ def load_base(
 ) -> Base:
     """Load and freeze the base model that a config names.
 
-    Its folder is checked as a stranger's first (see `gradroute.untrusted.model_folder`). Nothing in it is
-    executed, and weights are read as safetensors or GGUF only. Of a hub model the files at the top
-    of the repository are fetched, and what is loaded is that snapshot.
+    Its folder is checked as a stranger's first (see `gradroute.untrusted.model_folder`). Nothing
+    in it is executed, and weights are read as safetensors or GGUF only. Of a hub model the files
+    at the top of the repository are fetched, and what is loaded is that snapshot.
 
     Args:
         name: "embedded", a local folder in Hugging Face format, or a hub id.

@@ -107,7 +107,8 @@ FOREIGN = (
     "timeit.timeit this.s antigravity.fly __main__.main torch.load torch.hub.load "
     "transformers.pipeline yaml.unsafe_load numpy.load huggingface_hub.login pip.main "
     "pip._internal.main pytest.main _pytest.config.main regex.compile jinja2.Template "
-    "gradroute.run.train_run gradroute.system.files.write_text gradroute.data.behaviors.get_behavior "
+    "gradroute.run.train_run gradroute.system.files.write_text "
+    "gradroute.data.behaviors.get_behavior "
     "gradroute.cli.main.main gradroute.data.detectors.own_object "
 )
 

@@ -179,8 +179,10 @@ def test_the_report_reads_run_folders_without_torch(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", prompts=4, names=("routed",), sides=False)
     program = (
         "import sys; from pathlib import Path; from gradroute.runs.folder import RunFolder; "
-        "from gradroute.report.judge.comparison import compare; from gradroute.report import publish; "
-        "from gradroute.report.render.page import page_html; from gradroute.report.render.tables import tables; "
+        "from gradroute.report.judge.comparison import compare; from gradroute.report import "
+        "publish; "
+        "from gradroute.report.render.page import page_html; from "
+        "gradroute.report.render.tables import tables; "
         f"found = compare([RunFolder(Path({str(tmp_path / 'runs/seed-0/routed')!r}))]); "
         "page_html(found, tables(found), []); "
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"

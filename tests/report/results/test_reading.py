@@ -214,7 +214,8 @@ def test_a_config_that_cannot_be_read_is_named(folder: RunFolder) -> None:
 def test_comparing_needs_no_torch(folder: RunFolder) -> None:
     program = (
         "import sys, json; from pathlib import Path; from gradroute.runs.folder import RunFolder;"
-        "from gradroute.report.judge.comparison import compare; from gradroute.report.render.terminal_text import render;"
+        "from gradroute.report.judge.comparison import compare; from "
+        "gradroute.report.render.terminal_text import render;"
         "from gradroute.report.render.json_document import eval_multi;"
         "found = compare([RunFolder(Path(sys.argv[1]))]); render(found); eval_multi(found);"
         "print(json.dumps([name for name in ('torch', 'transformers') if name in sys.modules]))"
