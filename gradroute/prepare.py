@@ -8,6 +8,7 @@ from gradroute.config.run_config import RunConfig
 from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
 from gradroute.data.behaviors import Behavior, get_behavior
+from gradroute.data.embedded import embedded
 from gradroute.data.examples import (
     Example,
     Sharing,
@@ -26,11 +27,9 @@ from gradroute.data.label_assignment import (
     label_quality,
     relabel,
 )
-from gradroute.data.reading import ExampleFile
+from gradroute.data.reading import ExampleFile, ReadSettings
 from gradroute.data.row import BadRow
 from gradroute.data.sources import read_source
-from gradroute.data.stories import stories
-from gradroute.data.tasks import questions
 from gradroute.errors import ConfigError, DataError
 from gradroute.models.base import Base, load_tokenizer
 from gradroute.routing.policy import RoutingPolicy
@@ -373,33 +372,20 @@ def _read(
     path: str, split: str, config: RunConfig, policy: RoutingPolicy
 ) -> tuple[ExampleFile, str]:
     data = config.data
-    return read_source(
-        path,
-        split=split,
-        revision=data.revision if path == data.path else None,
+    settings = ReadSettings(
         labels=policy.labels,
         columns=data.columns,
         label_map=data.label_map,
-        tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
         template=data.template,
         skip_bad_rows=data.on_bad_row == "skip",
         group=data.group,
         span_unit=data.span_unit,
         on_conflict=data.on_conflict,
     )
-
-
-def embedded(behavior: Behavior, split: str, count: int, seed: int) -> list[Example]:
-    """Ordinary examples of the embedded corpus that a behaviour belongs to.
-
-    Args:
-        behavior: whose corpus.
-        split: "tune" or "test".
-        count: how many.
-        seed: another seed gives other examples.
-    """
-    if behavior.corpus == "tasks":
-        rows = questions(split, count, seed)
-    else:
-        rows = [("", text) for text in stories(split, count, seed)]
-    return [Example(f"{split}-{seed}-{i}", text, prompt) for i, (prompt, text) in enumerate(rows)]
+    return read_source(
+        path,
+        settings,
+        split=split,
+        revision=data.revision if path == data.path else None,
+        tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
+    )

@@ -216,11 +216,10 @@ def _train(
         say(f"{config.run_name}: {note}")
     _begin(folder, config, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
+    counts = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
     say(
-        f"{config.run_name}: {len(rows)} examples ("
-        + ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
-        + f"), table {prepared.policy.name}, {config.train.max_steps} steps on "
-        f"{base.model.device}"
+        f"{config.run_name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
+        f"{config.train.max_steps} steps on {base.model.device}"
     )
     order = data_order(prepared, rows, config)
     each = config.train.batch_size * config.train.gradient_accumulation

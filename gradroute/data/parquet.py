@@ -46,14 +46,12 @@ def read_parquet(
         digest: Is given every byte of the file before its first row is read.
         wanted: The columns that are read; any other is None in every row.
         max_row_bytes: A longer text of the JSON type is not decoded.
-        on_bad_row: Called for a row with a value of the JSON type that is no strict JSON or too
-            long, which is then passed over; None raises the error.
+        on_bad_row: Called for a row that cannot be decoded and is passed over; None raises.
         welcome: Says of further columns whether they are read, if their types allow it.
 
     Raises:
-        DataError: The file is no whole Parquet file, a wanted column has a type that JSON does not
-            have, or (without `on_bad_row`) a row cannot be decoded. The message names the row, 1
-            for the file as a whole.
+        DataError: The file is no whole Parquet file, a wanted column has a type that JSON lacks,
+            or (without `on_bad_row`) a row cannot be decoded; with the row, 1 for the whole file.
         MachineError: pyarrow is not installed.
     """
     _check_ends(path, digest)
@@ -72,16 +70,14 @@ def read_parquet(
         refuse(path, 1, f"no whole Parquet file ({_first_line(error)})")
     _check_schema(path, schema, wanted)
     _check_groups(path, file)
-    read = [
-        field.name
+    decoders = {
+        field.name: _decoder(field, max_row_bytes)
         for field in schema
         if field.name in wanted or (welcome(field.name) and not _not_json(field.type))
-    ]
-    decoders = {name: _decoder(schema.field(name), max_row_bytes) for name in read}
-    others = dict.fromkeys(name for name in schema.names if name not in decoders)
-    number = 0
+    }
+    others, number = dict.fromkeys(name for name in schema.names if name not in decoders), 0
     try:
-        for batch in file.iter_batches(_BATCH, columns=read):
+        for batch in file.iter_batches(_BATCH, columns=[*decoders]):
             columns = {name: _values(batch.column(name)) for name in batch.schema.names}
             for at in range(batch.num_rows):
                 number += 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gradroute.data.chat import Renderer, renderer
 from gradroute.data.columns import read_names
@@ -48,6 +48,20 @@ class ExampleFile:
     sha256: str
     notes: tuple[str, ...]
     skipped: tuple[BadRow, ...] = ()
+
+
+class ReadSettings(NamedTuple):
+    """How files of examples are read; `read_examples` explains each setting."""
+
+    labels: Sequence[str]
+    columns: Mapping[str, str] | None
+    label_map: Mapping[str, str] | None
+    template: str
+    skip_bad_rows: bool
+    group: str | None
+    span_unit: str
+    on_conflict: str
+    max_row_bytes: int = MAX_ROW_BYTES
 
 
 def read_examples(
@@ -96,69 +110,59 @@ def read_examples(
             The message names the file, and the line where it could be opened.
         MachineError: The library for the file's format is not installed.
     """
-    return read_parts(
-        [path],
+    settings = ReadSettings(
         labels=labels,
         columns=columns,
         label_map=label_map,
-        tokenizer=None if tokenizer is None else lambda: (tokenizer, "the given model"),
         template=template,
         max_row_bytes=max_row_bytes,
-        most=None,
         skip_bad_rows=skip_bad_rows,
         group=group,
         span_unit=span_unit,
         on_conflict=on_conflict,
     )
+    load = None if tokenizer is None else lambda: (tokenizer, "the given model")
+    return read_parts([path], settings, tokenizer=load, most=None)
 
 
 def read_parts(
     files: Iterable[str | PathLike[str]],
+    settings: ReadSettings,
     *,
-    labels: Sequence[str],
-    columns: Mapping[str, str] | None,
-    label_map: Mapping[str, str] | None,
     tokenizer: Load | None,
-    template: str = "auto",
-    max_row_bytes: int = MAX_ROW_BYTES,
     most: int | None,
-    skip_bad_rows: bool,
-    group: str | None = None,
-    span_unit: str = "code_points",
-    on_conflict: str = "refuse",
 ) -> ExampleFile:
-    """The same for the files of a data set, which are opened one after another.
+    """Read the files of a data set, opened one after another, like `read_examples` one file.
 
     Args:
         files: At least one; the next is asked for when all rows of one are read.
-        labels: As for `read_examples`.
-        columns: As for `read_examples`.
-        label_map: As for `read_examples`.
-        tokenizer: Called where the first conversation, or prompt with a completion, stands.
-        template: As for `read_examples`.
-        max_row_bytes: As for `read_examples`.
+        settings: How they are read.
+        tokenizer: Called at the first conversation, or prompt with a completion.
         most: Read so many rows that can be used; None reads all.
-        skip_bad_rows: As for `read_examples`.
-        group: As for `read_examples`.
-        span_unit: As for `read_examples`.
-        on_conflict: As for `read_examples`.
 
     Raises:
         GradrouteError: As for `read_examples`.
     """
-    names = read_names(labels, columns, label_map, group, span_unit)
-    rules = Rules(names, _lazy_renderer(tokenizer, template), max_row_bytes, most, skip_bad_rows)
+    names = read_names(
+        settings.labels,
+        settings.columns,
+        settings.label_map,
+        settings.group,
+        settings.span_unit,
+    )
+    chat = _lazy_renderer(tokenizer, settings.template)
+    rules = Rules(names, chat, settings.max_row_bytes, most, settings.skip_bad_rows)
     found = read_rows(files, rules)
     rows, notes = found.rows, found.notes
     file = rows[0].place.file
     labeled = any(row.label is not None or row.spans for row in rows)
     true_labeled = rows[0].true_label is not None
-    if on_conflict == "refuse":
+    if settings.on_conflict == "refuse":
         repeats = _refuse_contradictions(rows)
         if repeats:
             notes.append(f"{file}: {repeats} of {len(rows)} rows repeat an earlier row.")
     else:
-        rows, said = one_row_per_text(rows, on_conflict, names.labels)
+        rows, said = one_row_per_text(rows, settings.on_conflict, names.labels)
         notes += [f"{file}: {sentence}" for sentence in said]
     seen: Counter[str] = Counter()
     named = [(row.id or numbered_id(row.hashed, seen), row) for row in rows]

@@ -74,12 +74,9 @@ def generate_modes(
 ) -> dict[str, list[Completion]]:
     """Complete every prompt under every mode.
 
-    One forward pass serves all modes: the rows of a batch are grouped by mode and each adapter runs
-    only on the rows where it is on. Rows leave the batch when their text has ended. The sampling
-    noise depends on (seed, prompt id, step, token) alone (see `sampling`), so modes and runs are
-    compared on the same noise and a completion does not depend on the batch that it was computed
-    in, but for rounding. The generation settings that come with the model are set aside; of them
-    only its end tokens are kept.
+    One forward pass serves all modes: each adapter runs on the rows of the modes that have it on.
+    Rows leave the batch when their text has ended. The sampling noise depends on (seed, prompt id,
+    step, token) alone. Of the model's own generation settings only the end tokens are used.
 
     Args:
         model: A model with routed adapters.
@@ -90,37 +87,28 @@ def generate_modes(
         temperature: 1 samples from the model, 0 takes the most probable token.
         top_p: Sample from the most probable tokens that hold this share; 1 for all.
         seed: Of the noise.
-        rows_per_batch: Rows (prompts times modes) that run at once, at least one prompt; fewer
-            where they would take more than `memory_at_once`, or where memory runs out; one where
-            the model writes something else in a batch, see `batching.why_alone`.
+        rows_per_batch: Rows (prompts times modes) at once, at least one prompt; fewer where memory
+            is short, see `memory_at_once`, and one where `batch_check.why_alone` has a reason.
         score_thoughts: Whether what a chat model thinks belongs to what is scored of it.
 
     Returns:
         Per mode name the completions, in the order of the prompts.
 
     Raises:
-        ConfigError: A sampling setting is out of range, there is no mode, or a prompt is empty and
-            the tokenizer has no token to begin with.
+        ConfigError: A sampling setting is out of range, there is no mode, or nothing to begin with.
         DataError: A prompt is too long for the model, or has tokens that it does not know.
         NumericError: The model's logits are not finite.
         MachineError: No memory for even one row.
     """
     _check_asked(modes, max_new_tokens)
-    base = model.get_base_model()
+    base, answers = model.get_base_model(), AnswerFinder(tokenizer, thoughts=score_thoughts)
     assert isinstance(base, PreTrainedModel)
-    answers = AnswerFinder(tokenizer, thoughts=score_thoughts)
     work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
     completions: dict[str, list[Completion | None]] = {m.name: [None] * len(prompts) for m in modes}
 
     def measure(items: slice, some: slice) -> None:
         chosen, together = work.order[items], modes[some]
-        groups = torch.arange(len(together)).repeat_interleave(len(chosen))
-
-        def scope(left: Tensor) -> AbstractContextManager[None]:
-            rows = groups[left].bincount(minlength=len(together)).tolist()
-            return ablated(model, together, rows)
-
-        written = work.complete(chosen * len(together), scope)
+        written = work.complete(chosen * len(together), _grouped(model, together, len(chosen)))
         for row, completion in enumerate(written):  # rows are grouped by mode
             mode, item = divmod(row, len(chosen))
             completions[together[mode].name][chosen[item]] = completion
@@ -131,6 +119,18 @@ def generate_modes(
     with inference(model):
         in_pieces(len(prompts), len(modes), 1 if alone else rows, measure, alone=alone)
     return {name: _all_there(own) for name, own in completions.items()}
+
+
+def _grouped(
+    model: PeftModel, modes: Sequence[AblationMode], size: int
+) -> Callable[[Tensor], AbstractContextManager[None]]:
+    """The scope of the rows that are left of a batch with `size` rows of each mode, in order."""
+    groups = torch.arange(len(modes)).repeat_interleave(size)
+
+    def scope(left: Tensor) -> AbstractContextManager[None]:
+        return ablated(model, modes, groups[left].bincount(minlength=len(modes)).tolist())
+
+    return scope
 
 
 def generate_plain(
@@ -215,7 +215,7 @@ class _Work:
         return max(1, memory_at_once(self._device) // bytes_of_row(self._model, longest))
 
     def are_alone(self, rows: int) -> bool:
-        """Whether so many rows must run one at a time, see `batching.why_alone`."""
+        """Whether so many rows must run one at a time, see `batch_check.why_alone`."""
         return rows > 1 and bool(why_alone(self._model))
 
     def complete(

@@ -45,10 +45,9 @@ def measured(
     """Train the first steps and one of the longest examples; the model is of no use afterwards.
 
     Returns:
-        `step_seconds` (median of the first steps) and `steps` (how many were timed), `hours` (of
-        the whole run), `memory` (bytes at the peak: of this process, on a GPU of what torch took
-        there), `of_memory` ("process" or "device"), `micro_batch` (examples at a time that fit) and
-        `smaller` (whether these are fewer than asked for).
+        `step_seconds` (median of the first `steps` steps), `hours` (whole run), `memory` (peak in
+        bytes: of this process, on a GPU of what torch took there), `of_memory` ("process" or
+        "device"), `micro_batch` (examples at a time that fit), `smaller` (fewer than asked for).
 
     Raises:
         NumericError: a loss or gradient is not finite.
@@ -65,8 +64,7 @@ def measured(
     def step(number: int, places: Sequence[int], size: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         began = time.perf_counter()
-        some = [rows[at] for at in places]
-        parts = micro_batches(some, size, pad_id, packed_into=width)
+        parts = micro_batches([rows[at] for at in places], size, pad_id, packed_into=width)
         batches = [part.to(model.device) for part in parts]
         rate = schedule(number, settings.max_steps, settings.warmup_steps)
         report = train_step(
@@ -75,8 +73,7 @@ def measured(
         updated.update(report.updated)
         return time.perf_counter() - began  # the losses were read, so the device is done
 
-    seconds: list[float] = []
-    size = settings.batch_size
+    seconds, size = list[float](), settings.batch_size
     for number in range(min(_STEPS, settings.max_steps)):
         took, size = _fitted(step, number, order.batch(number, each), size)
         seconds.append(took)
@@ -84,8 +81,8 @@ def measured(
             break
     longest = sorted(range(len(rows)), key=lambda at: len(rows[at].input_ids))[-size:]
     _, size = _fitted(step, 0, longest, min(size, len(longest)))
-    own = adapter_parameters(model)
-    missing = sum(p.numel() for name in own if name not in updated for p in own[name])
+    idle = [own for name, own in adapter_parameters(model).items() if name not in updated]
+    missing = sum(weight.numel() for own in idle for weight in own)
     every = settings.log_gradients_every
     passes = settings.max_steps * (1 + (1 / every if every else 0))
     return {

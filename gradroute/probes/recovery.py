@@ -8,6 +8,9 @@ It may be interrupted: what is finished is kept, and the same command goes on.
 from collections.abc import Mapping
 from typing import Any
 
+from peft import PeftModel
+from torch import Tensor
+
 from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
@@ -197,19 +200,33 @@ def _tune(
             pass
     except NumericError as error:
         raise NumericError(f"recovering {folder.name}, {error}") from error
-    # Built elsewhere: a recovery is there as a whole, or not at all.
+    recovery = {**settings, "used": len(rows), "notes": [*notes, *more]}
+    state = optimizer_tensors(model, optimizer)
+    _write(folder, target, config, checkpoint.step + steps, model, state, policy, recovery)
+
+
+def _write(
+    folder: RunFolder,
+    target: RunFolder,
+    config: RunConfig,
+    step: int,
+    model: PeftModel,
+    state: Mapping[str, Tensor],
+    policy: RoutingPolicy,
+    recovery: Mapping[str, Any],
+) -> None:
+    """Write a recovery as a run folder: the whole of it or nothing."""
     built = RunFolder(folder.path / f"{UNFINISHED}recover")
     folder.check_there()
     text = dump_config(config)
     write_text(built.config, text)
-    recovery = {**settings, "used": len(rows), "notes": [*notes, *more]}
     manifest = {**read_json(folder.manifest), "recovery": recovery, "provenance": provenance()}
     write_json(built.manifest, manifest)
     save_checkpoint(
         built.checkpoints,
-        checkpoint.step + steps,
+        step,
         model,
-        optimizer_tensors(model, optimizer),
+        state,
         config_text=text,
         policy=policy.to_dict(),
     )

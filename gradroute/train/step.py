@@ -8,7 +8,7 @@ adapter by itself, and to step.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -144,10 +144,8 @@ def train_step(
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
 
-    An adapter that no example of the step updates is skipped whole: its gradient is None, so
-    weights, moments and step count stay bit-identical (a zero gradient would not do: AdamW still
-    moves by momentum and decays). So is one that only labels of positions without a target update,
-    such as those of a prompt whose text has other labels, if no gradient comes back to them.
+    An adapter that no example of the step updates is skipped, see `updates.apply_updates`. So is
+    one that is updated by positions without a target only, if no gradient comes back to them.
 
     Args:
         model: a routed model in training mode.
@@ -156,28 +154,21 @@ def train_step(
         policy: the routing table that the batches' label ids index.
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
-        watch: sees what is run, and may refuse it by raising.
-        meanwhile: called when all has been handed to the device, before its numbers are waited for.
-        check_after: look at the weights after the optimizer has acted, which is a second wait for
-            the device. Without it the next step looks, before its optimizer acts; after the last
-            one `save_checkpoint` does.
+        watch: sees every micro-batch after its forward pass, may raise.
+        meanwhile: called when all work is queued on the device, before its numbers are read.
+        check_after: check the weights after the optimizer (one more wait), not in the next step.
 
     Raises:
-        ConfigError: an adapter that the table updates in this step cannot learn: it is switched
-            off, its weights are fixed or unknown to the optimizer, or no gradient reached it.
+        ConfigError: an adapter that the table updates cannot learn, see `checks`.
         NumericError: loss or gradient is not finite, and the optimizer has not acted; or a weight
             is not finite after it has (without `check_after`, after the step before).
-        MachineError: memory ran out while the optimizer acted. (Where it runs out before, the
-            weights are untouched, the error is as it came, and the step can be done again.)
+        MachineError: memory ran out while the optimizer acted; before, the step can be done again.
     """
     optimizer.zero_grad(set_to_none=True)
     check_can_learn(model, optimizer, batches, policy)
     taken = _backward(model, batches, policy, loss_mean, watch)
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
-    taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
-    groups = {group["adapter"]: group for group in optimizer.param_groups}
-    for group in groups.values():
-        group["lr"] = rate * group["peak"]
+    groups = _at_rate(optimizer, rate)
     wanted = clip_gradients(groups, reached)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
@@ -187,27 +178,34 @@ def train_step(
     if not check_after:
         check_weights(optimizer.param_groups, groups, norms[_BEFORE])
     check_loss(model, batches, report.loss, report.rows)
+    taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
     for name, group in groups.items():
         if name in reached:
             check_gradient(model, name, norms[name], report.rows, policy)
-        if name in reached and (name in taught or norms[name] > 0.0):
-            report.updated.add(name)
+        if name in taught or norms.get(name, 0.0) > 0.0:
             report.gradient_norms[name] = norms[name]
-            if norms[name] == 0.0:
-                check_received(name, group["params"], report.rows, policy)
+            check_received(name, norms[name], group["params"], report.rows, policy)
         else:
             skip_updates(group)
+    report.updated.update(report.gradient_norms)
     _act(optimizer, report.updated if check_after else ())
-    optimizer.zero_grad(set_to_none=True)
     return report
 
 
+def _at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[str, Any]]:
+    """Adapter -> its parameter group, at this factor of its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["peak"]
+    return {group["adapter"]: group for group in optimizer.param_groups}
+
+
 def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
-    """Change the weights; an error from here on leaves some changed and some not."""
+    """Change the weights, clear the gradients; an error leaves some weights changed, some not."""
     try:
         optimizer.step()
         if looked_at:
             check_weights(optimizer.param_groups, looked_at)
+        optimizer.zero_grad(set_to_none=True)
     except Exception as error:
         if is_out_of_memory(error):
             raise MachineError(

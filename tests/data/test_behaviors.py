@@ -12,8 +12,8 @@ from gradroute.data.behaviors import (
     sign,
     upper_case_share,
 )
+from gradroute.data.embedded import embedded
 from gradroute.data.stories import TRIGGER_TAG
-from gradroute.prepare import embedded
 
 CAPS = get_behavior("caps")
 

@@ -1,0 +1,22 @@
+"""Examples of the corpora that gradroute ships: stories, and questions of a small task."""
+
+from gradroute.data.behaviors import Behavior
+from gradroute.data.examples import Example
+from gradroute.data.stories import stories
+from gradroute.data.tasks import questions
+
+
+def embedded(behavior: Behavior, split: str, count: int, seed: int) -> list[Example]:
+    """Ordinary examples of the embedded corpus that a behavior belongs to.
+
+    Args:
+        behavior: whose corpus.
+        split: "tune" or "test".
+        count: how many.
+        seed: another seed gives other examples.
+    """
+    if behavior.corpus == "tasks":
+        rows = questions(split, count, seed)
+    else:
+        rows = [("", text) for text in stories(split, count, seed)]
+    return [Example(f"{split}-{seed}-{i}", text, prompt) for i, (prompt, text) in enumerate(rows)]
