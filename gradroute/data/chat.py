@@ -119,7 +119,11 @@ def _rendered(
     if not learned:
         return []
     if learned[0] == 0:
-        raise Unusable("message 1", f"(role assistant) answers nothing: {_GO_ON}")
+        raise Unusable(
+            "message 1",
+            '(role assistant) answers nothing: mark it with "weight": 0, so that it is only read, '
+            f"or {_GO_ON}",
+        )
     turns = [_turn(template, messages, at, tools) for at in learned]
     whole = turns[-1].whole
     if spoken[-1] > learned[-1]:

@@ -13,7 +13,14 @@ from gradroute.data.columns import Names
 from gradroute.data.examples import Span, hash_id
 from gradroute.data.fields import Unusable
 from gradroute.data.jsonl import shown
-from gradroute.data.messages import FOR_TEMPLATES, READ, Message, read_messages, wants_loss
+from gradroute.data.messages import (
+    FOR_TEMPLATES,
+    READ,
+    REASONING,
+    Message,
+    read_messages,
+    wants_loss,
+)
 from gradroute.data.row import Place, Row
 
 
@@ -145,18 +152,21 @@ def count_chat(
     messages, tools = fields.get("messages"), fields.get("tools")
     if messages is None:
         unread["tools"] += bool(tools)
-        if fields.get("completion") is not None and (fields.get("prompt") or "").strip():
-            wraps = rows[0].asks is not None
+        if fields.get("completion") is not None and chat().template is not None:
+            wraps, asked = rows[0].asks is not None, bool((fields.get("prompt") or "").strip())
             told["wrapped"] += wraps
-            told["marked"] += chat().template is not None and not wraps
+            told["marked"] += asked and not wraps
+            told["unasked"] += not asked
         return
     template = chat().template
     assert template is not None
     for message in messages:
         for key, value in message.items():
-            told_to = key in FOR_TEMPLATES and (value in (None, "", []) or template.reads(key))
-            if key not in READ or (key in FOR_TEMPLATES and not told_to):
+            if value is not None and (
+                key not in READ or (key in FOR_TEMPLATES and value and not _told(template, key))
+            ):
                 unread[f"messages.{key}"] += 1
+        told["quoted"] += _quoted(message, rows)
         told["asked"] += wants_loss(message)
     unread["tools"] += bool(tools) and re.search(r"\btools\b", template.source) is None
     told["unanswered"] += messages[-1]["role"] != "assistant"
@@ -166,6 +176,23 @@ def count_chat(
         told["split rows"] += len(rows)
 
 
+def _told(template: Template, key: str) -> bool:
+    """Whether a template asks for a key, or for another that transformers fills from it."""
+    return any(map(template.reads, REASONING if key in REASONING else (key,)))
+
+
+def _quoted(message: Mapping[str, Any], rows: Sequence[Row]) -> int:
+    """How many calls of a message have arguments that are JSON text and are written in quotes."""
+    found = 0
+    for call in message.get("tool_calls") or [] if message["role"] == "assistant" else []:
+        function = call.get("function")
+        given = (function if isinstance(function, dict) else call).get("arguments")
+        if isinstance(given, str) and given:
+            twice = json.dumps(given, ensure_ascii=False)
+            found += any(twice in row.prompt + row.text for row in rows)
+    return found
+
+
 def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
     """A sentence about each thing that was done to conversations or passed over in them."""
     sentences = {
@@ -173,6 +200,9 @@ def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
         "as a user's message and its answer (data.template=none leaves them as they are).",
         "marked": "{} rows with prompt and completion hold tokens of the chat template already and "
         "are left as they are.",
+        "unasked": "{} rows with a completion have an empty prompt and are left as plain texts.",
+        "quoted": "{} tool calls have arguments as JSON text, which the chat template writes in "
+        "quotes: write them as objects.",
         "split": "{} conversations became {rows} rows, one for each answer that is learned: "
         "the chat template writes earlier turns otherwise once a later one is there.",
         "served": "{} answers begin with the thought that the template's own prompt opens, and are "

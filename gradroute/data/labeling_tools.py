@@ -9,24 +9,30 @@ The forms are those that the tools document, and that label-studio-sdk 2.1 and a
 - Prodigy: `spans`, `label` or `accept` beside `_input_hash`, and `answer`.
 - Label Studio, JSON-MIN: a column per control of the interface, spans as a list of objects.
 - Label Studio, JSON: `data`, and `annotations` with a `result` for each mark.
-- doccano: `label`, `labels` or `entities`, spans as lists or objects.
+- doccano: `label`, `labels` or `entities`, spans as lists or objects; before version 1,
+  `annotations` of the text, each with its user.
 - Argilla: `fields`, and `responses` by question, each with the value of every annotator; or the
-  same flattened, with columns such as `question.responses`.
+  same flattened, with columns such as `question.responses`; in version 1, a column per question
+  with the answers of all.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from gradroute.data.columns import Names
-from gradroute.data.jsonl import strict_json
-from gradroute.data.spans import are_spans
+from gradroute.data.jsonl import shown, strict_json
+from gradroute.data.spans import are_spans, is_place
 
 _ENTITIES = "entities"
 _ELSEWHERE = ("labels", _ENTITIES)
 """Columns that hold spans, or one label, where a row has none of its own."""
 
 _RESPONSES = ".responses"
+
+_UNSUBMITTED = ("discarded", "draft")
+"""Answers of Argilla that their annotator did not give in the end."""
 
 _TOOLS = (
     *("data", "annotations"),
@@ -77,12 +83,18 @@ def plain_rows(
             _of_label_studio(values)
             or _of_argilla(values)
             or _of_prodigy(values, names)
-            or _of_doccano(values)
+            or _of_doccano(values, names)
         )
         rows, aside = found or _Unfolded([values])
         set_aside.update(aside)
-        for row in rows:
-            yield line, _with_fields(row, names, found is not None, set_aside)
+        plain = [_with_fields(row, names, found is not None, set_aside) for row in rows]
+        if plain[1:] and all(row == plain[0] for row in plain):
+            set_aside["texts have several annotations that agree, and are read once"] += 1
+            plain = plain[:1]
+        for row in plain:
+            if found is not None and row.get(label) is None:
+                _say_other_labels(row, names, set_aside)
+            yield line, row
 
 
 def _of_label_studio(values: Mapping[str, Any]) -> _Unfolded | None:
@@ -96,58 +108,141 @@ def _of_label_studio(values: Mapping[str, Any]) -> _Unfolded | None:
         return None
     rest = {key: value for key, value in values.items() if key not in ("data", "annotations")}
     kept = [one for one in annotations if not one.get("was_cancelled")]
-    rows = [{**rest, **data, **_marks(one["result"])} for one in kept]
-    skipped = len(annotations) - len(kept)
+    marked = [_marks(one["result"]) for one in kept]
+    rows = [{**rest, **data, **marks} for marks, _ in marked]
+    skipped, unread = len(annotations) - len(kept), sum(unread for _, unread in marked)
     aside = ("annotations that their annotator skipped are left out (was_cancelled)",) * skipped
+    aside += (
+        "marks are no characters of a text (paths, times, pictures) and are left out",
+    ) * unread
     return _Unfolded(rows or [{**rest, **data}], aside)
 
 
-def _marks(result: list[Any]) -> dict[str, Any]:
-    """Control -> what was marked with it: spans, chosen labels, or another value."""
+def _marks(result: list[Any]) -> tuple[dict[str, Any], int]:
+    """Control -> what was marked with it: spans, chosen labels, or another value.
+
+    Returns:
+        The marks, and how many are of places that are no characters of a text.
+    """
     marks: dict[str, Any] = {}
+    unread = 0
     for one in result:
         name, value = (one.get("from_name"), one.get("value")) if isinstance(one, dict) else ("", 0)
         if not isinstance(name, str) or not isinstance(value, dict):
             continue
         if value.get("start") is not None or value.get("end") is not None:
-            marks.setdefault(name, []).append(value)
+            # In a hypertext the places are paths; its own offsets are counted in all of its text.
+            places = value.get("globalOffsets")
+            span = {**value, **places} if isinstance(places, dict) else value
+            if is_place(span.get("start")) and span.get("paragraphlabels") is None:
+                marks.setdefault(name, []).append(span)
+            else:
+                unread += 1
         else:  # {"choices": ["bad"]}
             marks[name] = next((one for one in value.values() if one is not None), None)
-    return marks
+    return marks, unread
 
 
 def _of_argilla(values: Mapping[str, Any]) -> _Unfolded | None:
     """Rows of a record of Argilla, one per annotator; None for any other row."""
     fields, responses = values.get("fields"), values.get("responses")
-    by_user: dict[Any, dict[str, Any]] = defaultdict(dict)
-    if isinstance(fields, dict) and isinstance(responses, dict):
+    if isinstance(fields, dict) and isinstance(responses, dict | list):
         rest = {key: value for key, value in values.items() if key not in ("fields", "responses")}
-        for question, given in responses.items():
-            for one in given if isinstance(given, list) else ():
-                if isinstance(one, dict):
-                    by_user[one.get("user_id")][question] = one.get("value")
-        return _Unfolded([{**rest, **fields, **one} for one in by_user.values()] or [rest | fields])
-    questions = [
-        name.removesuffix(_RESPONSES)
-        for name in values
-        if name.endswith(_RESPONSES) and f"{name}.users" in values
-    ]
-    if not questions:
+        rest |= fields
+        answers = _answers_in(responses)
+    elif questions := [name for name in values if _flattened(name, values)]:
+        parts = {name: (name, f"{name}.users", f"{name}.status") for name in questions}
+        read = {column for columns in parts.values() for column in columns}
+        rest = {key: value for key, value in values.items() if key not in read}
+        answers = [
+            one
+            for name, columns in parts.items()
+            for one in _zipped(
+                name.removesuffix(_RESPONSES), *(values.get(column) for column in columns)
+            )
+        ]
+    elif questions := [name for name, value in values.items() if _answered(value)]:
+        rest = {key: value for key, value in values.items() if key not in questions}
+        answers = _answers_in({name: values[name] for name in questions})
+    else:
         return None
-    discarded: set[Any] = set()
-    read: set[str] = set()
-    for question in questions:
-        column = f"{question}{_RESPONSES}"
-        read |= {column, f"{column}.users", f"{column}.status"}
-        given, users = values[column] or [], values[f"{column}.users"] or []
-        for at, (value, user) in enumerate(zip(given, users, strict=False)):
-            by_user[user][question] = value
-            if (values.get(f"{column}.status") or ["submitted"] * len(users))[at] == "discarded":
-                discarded.add(user)
-    rest = {key: value for key, value in values.items() if key not in read}
-    rows = [{**rest, **one} for user, one in by_user.items() if user not in discarded]
-    aside = ("responses that are discarded are left out",) * len(discarded)
+    by_user: dict[str, dict[str, Any]] = defaultdict(dict)
+    left_out: set[str] = set()
+    for one in answers:
+        by_user[one.user][one.question] = one.value
+        if one.status in _UNSUBMITTED:
+            left_out.add(one.user)
+    rows = [{**rest, **given} for user, given in by_user.items() if user not in left_out]
+    aside = ("responses that were not submitted (discarded, drafts) are left out",) * len(left_out)
     return _Unfolded(rows or [rest], aside)
+
+
+class _Answer(NamedTuple):
+    """What one annotator answered to one question."""
+
+    user: str
+    question: str
+    value: Any
+    status: Any
+
+
+def _answers_in(responses: Mapping[str, Any] | list[Any]) -> list[_Answer]:
+    """The answers by question, or (in version 1) those of each annotator."""
+    answers: list[_Answer] = []
+    if isinstance(responses, list):
+        for at, one in enumerate(responses):
+            given = one.get("values") if isinstance(one, dict) else None
+            for question, answer in given.items() if isinstance(given, dict) else ():
+                value = answer.get("value") if isinstance(answer, dict) else answer
+                user = _user(one.get("user_id"), at)
+                answers.append(_Answer(user, question, value, one.get("status")))
+        return answers
+    for question, given in responses.items():
+        if isinstance(given, dict):  # as tables write a list of objects
+            columns = (given.get(key) for key in ("value", "user_id", "status"))
+            answers += _zipped(question, *columns)
+        for at, one in enumerate(given if isinstance(given, list) else ()):
+            if isinstance(one, dict):
+                user = _user(one.get("user_id"), at)
+                answers.append(_Answer(user, question, one.get("value"), one.get("status")))
+    return answers
+
+
+def _zipped(question: str, values: Any, users: Any, status: Any) -> list[_Answer]:
+    """The answers to a question that stand in lists beside each other."""
+    given, by, how = (one if isinstance(one, list) else [] for one in (values, users, status))
+    return [
+        _Answer(_user(user, at), question, value, state)
+        for at, (value, user, state) in enumerate(zip_longest(given, by, how))
+        if at < len(given)
+    ]
+
+
+def _user(name: Any, at: int) -> str:
+    """Who answered; an answer without a name is of somebody else than the others."""
+    return f"answer {at}" if name is None else f"user {name}"
+
+
+def _flattened(column: str, values: Mapping[str, Any]) -> bool:
+    """Whether a column holds the answers to a question whose annotators have their own column."""
+    users = f"{column}.users"
+    return (
+        column.endswith(_RESPONSES)
+        and users in values
+        and all(isinstance(values[name], list | None) for name in (column, users))
+    )
+
+
+def _answered(value: Any) -> bool:
+    """Whether a column holds the answers of annotators, as version 1 writes them."""
+    keys = {"user_id", "value", "status"}
+    if isinstance(value, dict):
+        return value.keys() == keys and all(isinstance(one, list) for one in value.values())
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, dict) and one.keys() >= keys for one in value)
+    )
 
 
 def _of_prodigy(values: dict[str, Any], names: Names) -> _Unfolded | None:
@@ -167,10 +262,33 @@ def _of_prodigy(values: dict[str, Any], names: Names) -> _Unfolded | None:
     return _Unfolded([row])
 
 
-def _of_doccano(values: dict[str, Any]) -> _Unfolded | None:
-    """The row of a text with entities and their relations; None for any other row."""
-    both = isinstance(values.get("relations"), list) and isinstance(values.get(_ENTITIES), list)
-    return _Unfolded([values]) if both else None
+def _of_doccano(values: dict[str, Any], names: Names) -> _Unfolded | None:
+    """The rows of a text that was labeled in doccano; None for any other row.
+
+    Before version 1 there is a list of annotations: spans, or labels of the text, of any user.
+    """
+    if isinstance(values.get("relations"), list) and isinstance(values.get(_ENTITIES), list):
+        return _Unfolded([values])
+    given = values.get("annotations")
+    if (
+        not isinstance(given, list)
+        or not given
+        or not all(isinstance(one, dict) and {"label", "user"} <= one.keys() for one in given)
+    ):
+        return None
+    rest = {key: value for key, value in values.items() if key != "annotations"}
+    by_user: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for at, one in enumerate(given):
+        by_user[_user(one["user"], at)].append(one)
+    rows = []
+    for own in by_user.values():
+        if all("start_offset" in one for one in own):
+            rows.append({**rest, names.column_of.get("spans", _ENTITIES): own})
+        else:
+            labels = [one["label"] for one in own]
+            column = names.column_of.get("label", "label")
+            rows.append({**rest, column: labels[0] if len(labels) == 1 else labels})
+    return _Unfolded(rows)
 
 
 def _with_fields(
@@ -191,7 +309,7 @@ def _with_fields(
         return values
     given = values.get(label)
     if isinstance(given, list) and all(isinstance(one, list | dict) for one in given):
-        return _moved(values, label, spans)
+        return {**values, spans: given, label: None}
     if given is not None:
         return values
     others = [name for name in _ELSEWHERE if name not in names.columns and name in values]
@@ -216,6 +334,18 @@ def _moved(values: Mapping[str, Any], column: str, to: str) -> dict[str, Any]:
     row = {**values, to: values[column]}
     del row[column]
     return row
+
+
+def _say_other_labels(row: Mapping[str, Any], names: Names, set_aside: Counter[str]) -> None:
+    """Count a row without a label of which another column holds one."""
+    labels = names.labels if names.label_map is None else names.label_map
+    for name, value in row.items():
+        one = value[0] if _one_name(value) else value
+        if name not in names.columns and isinstance(one, str) and one in labels:
+            set_aside[
+                f"rows have a label in {shown(name)}, which is not read: to read it, say "
+                f"data.columns={{label: {name}}}"
+            ] += 1
 
 
 def _known(spans: list[Any], names: Names) -> bool:

@@ -14,6 +14,15 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 FOR_TEMPLATES = ("tool_calls", "reasoning_content", "name", "tool_call_id", "thinking", "reasoning")
 """Keys that are handed to the chat template, beside role and content."""
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Those of them that transformers takes for one another."""
+
+_MEANT = {
+    **{"human": "user", "prompter": "user", "function": "tool"},
+    **dict.fromkeys(("gpt", "model", "bot", "ai", "chatbot"), "assistant"),
+}
+"""What others call the roles."""
+
 _FLAGS = ("train", "trainable", "loss", "loss_mask")
 MARKS = ("weight", *_FLAGS)
 """Keys that say whether a message is learned: a factor on its loss, and flags."""
@@ -79,17 +88,31 @@ def _message(number: int, value: Any, names: Names) -> Message:
     role = value.get("role")
     if role is None:
         has = ", ".join(shown(key) for key in list(value)[:5]) or "no fields"
-        raise Unusable(place, f"has no role: one of {', '.join(ROLES)} is needed (it has {has})")
+        hint = ""
+        if "from" in value and "value" in value:
+            hint = "; from and value, as ShareGPT has them, are to be written as role and content"
+        raise Unusable(
+            place, f"has no role: one of {', '.join(ROLES)} is needed (it has {has}){hint}"
+        )
     if not isinstance(role, str) or role not in ROLES:
-        raise Unusable(place, f"has the role {shown(role)}, but must be of {', '.join(ROLES)}")
-    try:
-        content = read_text(value, "content")
-    except Unusable as error:
-        raise Unusable(place, f"(role {role}): content {error.what}") from None
+        meant = role.lower() if isinstance(role, str) else ""
+        meant = meant if meant in ROLES else _MEANT.get(meant)
+        hint = f" (write {meant})" if meant else ""
+        raise Unusable(
+            place, f"has the role {shown(role)}, but must be of {', '.join(ROLES)}{hint}"
+        )
+    content, weight = _content(place, role, value), _weight(place, role, value)
     calls = role == "assistant" and bool(value.get("tool_calls"))
+    if calls and not _are_objects(value["tool_calls"]):
+        raise Unusable(
+            place,
+            f"(role {role}) has tool_calls {shown(value['tool_calls'])}: a list of objects "
+            "is needed",
+        )
     if content is None and not calls:
-        raise Unusable(place, f"(role {role}) has no content")
-    if role == "assistant" and not calls and not (content or "").strip():
+        hint = ": write function_call as tool_calls" if value.get("function_call") else ""
+        raise Unusable(place, f"(role {role}) has no content{hint}")
+    if role == "assistant" and weight and not calls and not (content or "").strip():
         raise Unusable(place, "(role assistant) is empty or blank: an answer needs a text")
     label = read_label(f"label of {place}", value.get("label"), names)
     if label is not None and role != "assistant":
@@ -99,7 +122,29 @@ def _message(number: int, value: Any, names: Names) -> Message:
     more = [(key, value[key]) for key in FOR_TEMPLATES if value.get(key) is not None]
     if content is None:  # as it stands in the row, for templates ask whether there is any
         more.insert(0, ("content", None))
-    return Message(role, content or "", label, _weight(place, role, value), tuple(more))
+    return Message(role, content or "", label, weight, tuple(more))
+
+
+def _content(place: str, role: str, message: Mapping[str, Any]) -> str | None:
+    """What a message says, as a text or as a list of one part that is a text."""
+    value = message.get("content")
+    if isinstance(value, list) and _are_objects(value):
+        kinds = [part.get("type") for part in value]
+        if kinds != ["text"]:
+            other = next((kind for kind in kinds if kind != "text"), None)
+            what = "several parts" if other is None else f"a part of the type {shown(other)}"
+            raise Unusable(
+                place, f"(role {role}) has {what} in its content: one text is read, write it so"
+            )
+        message = {"content": value[0].get("text")}
+    try:
+        return read_text(message, "content")
+    except Unusable as error:
+        raise Unusable(place, f"(role {role}): content {error.what}") from None
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _weight(place: str, role: str, message: Mapping[str, Any]) -> float:

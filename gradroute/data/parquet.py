@@ -3,6 +3,8 @@
 Only columns that are asked for are read, and only if their type is one that JSON has too: a date
 or a decimal is refused by name, never written out as some text. A value of Parquet's own JSON type
 (`datasets` 5 writes columns of rows that differ in form so) is decoded: it is what its text says.
+Every object of a struct column has every key of the column, with null where its row had none. Such
+a key is left out, or a tool call would be written with the arguments of other rows.
 """
 
 import json
@@ -197,7 +199,7 @@ def _is_json(kind: "pyarrow.DataType") -> bool:
 
 
 def _decoder(field: "pyarrow.Field", max_bytes: int) -> Callable[[Any], Any] | None:
-    """What turns a value of a column into what its JSON says; None where it has none."""
+    """What turns a value of a column into what its row said; None where it is that already."""
     import pyarrow
     from pyarrow import types
 
@@ -213,8 +215,9 @@ def _decoder(field: "pyarrow.Field", max_bytes: int) -> Callable[[Any], Any] | N
     if types.is_struct(kind):
         fields = [kind.field(at) for at in range(kind.num_fields)]
         found = {one.name: _decoder(one, max_bytes) for one in fields}
-        if any(found.values()):
-            return lambda value: {key: _maybe(one, found[key]) for key, one in value.items()}
+        return lambda value: {
+            key: _maybe(one, found[key]) for key, one in value.items() if one is not None
+        }
     return None
 
 

@@ -29,6 +29,14 @@ from gradroute.errors import DataError
 
 _IN_JSON = ("weight", "spans", "messages", "tools")  # in a cell of a CSV file
 _TEXTS = ("text", "completion", "messages")
+_ELSEWHERE = {
+    **{
+        name: f"; if {name} are messages, say data.columns={{messages: {name}}}"
+        for name in ("conversations", "conversation")
+    },
+    "chosen": "; of a pair of answers make two rows, each with prompt, completion and label",
+}
+"""What rows of other forms have in place of a text, and what to do with them."""
 _MISSPELT = ("label", "true_label", "prompt", "weight", "spans")
 
 
@@ -252,10 +260,13 @@ def _rows(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: R
 def _plain(
     place: Place, kind: str, fields: dict[str, Any], columns: Sequence[str], rules: Rules
 ) -> Row:
+    if kind == "completion" and isinstance(fields.get(kind), list):
+        raise Unusable(kind, "is a list, and must be a text: write a conversation in messages")
     text = read_text(fields, kind)
     if text is None:
         has = _listed(columns) or "no fields"
         hint = nearest(rules.names.column_of.get("text", "text"), columns)
+        hint += next((what for name, what in _ELSEWHERE.items() if name in columns), "")
         raise Unusable("text", f"is missing: every row needs one (this row has {has}){hint}")
     if not text.strip():
         raise Unusable(kind, "is empty or blank: every row needs one to train on")

@@ -82,8 +82,14 @@ def are_spans(value: Any) -> bool:
     """Whether a value has the form of spans: a list of at least one, and of nothing else."""
     parts = [_part(one) for one in value] if isinstance(value, list) else []
     return bool(parts) and all(
-        part and isinstance(part.start, int) and isinstance(part.label, str | list)
-        for part in parts
+        part and is_place(part.start) and isinstance(part.label, str | list) for part in parts
+    )
+
+
+def is_place(value: Any) -> bool:
+    """Whether a value can be a place of a text: a whole number, or one that a table made 1.0."""
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     )
 
 
@@ -113,12 +119,12 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
             f"must hold objects with start, end and label, or lists [start, end, label]; number "
             f"{number} is neither",
         )
-    start, end = part.start, part.end
-    for place in (start, end):
-        if isinstance(place, bool) or not isinstance(place, int):
+    for place in (part.start, part.end):
+        if not is_place(place):
             raise Unusable(
                 "spans", f"must begin and end at whole numbers; number {number} has {shown(place)}"
             )
+    start, end = int(part.start), int(part.end)
     named = read_label(f"label of span {number}", part.label, names)
     if named is None:
         raise Unusable("spans", f"need a label each; number {number} has none")
@@ -196,6 +202,8 @@ class _Places:
 
     def hint(self, end: int, unit: str) -> str:
         """What to say of a span that ends behind the text, and would not in another unit."""
+        if end <= self.size(unit):
+            return ""
         longer = [one for one in SPAN_UNITS if one != unit and 0 < end <= self.size(one)]
         if not longer:
             return ""

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.data.chat_templates import MAX_SECONDS, limited_time
 
 _NAME = "[A-Za-z_:.-]*(?:think|thought|reasoning)[A-Za-z_:.-]*"
-OPENING = re.compile(f"<({_NAME})>")
+OPENING = re.compile(f"<({_NAME})>", re.IGNORECASE)
 """A tag that opens a thought; `</name>` closes it."""
-CLOSING = re.compile(f"</({_NAME})>")
+CLOSING = re.compile(f"</({_NAME})>", re.IGNORECASE)
 # A thought that the template writes whatever it is given; the header may have opened it.
 _EMPTY = re.compile(rf"(?:<{_NAME}>)?\s*</{_NAME}>")
 
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
         marks: The tokenizer's added tokens in the lead, in order.
         thoughts: What opens and what closes a thought; stripped.
         begun: What closes the thought that the header opens; empty where it opens none.
-        ends: Marks of which each ends an answer.
+        ends: Marks of which each ends an answer: tokens, or the words for who speaks next.
         closing: Words that the template writes behind an answer, where they are no marks.
     """
 
@@ -82,6 +82,9 @@ def frame_of(tokenizer: Tokenizer) -> Frame | None:
     for token in tokens:
         words = words.partition(token)[0]
     words = words.strip()
+    follows = between.strip()
+    if follows and not follows.isalnum() and not any(token in between for token in tokens):
+        ends.add(between.rstrip())  # with its line break, for "User:" may be in an answer too
     if len(words) > 1 and words[0] in "<[|#":
         ends.add(words)
     return Frame(

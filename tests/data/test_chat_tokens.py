@@ -328,3 +328,99 @@ def test_any_other_mark_is_refused_with_line_and_message(tmp_path: Path, mark: d
     with pytest.raises(DataError) as caught:
         read(tmp_path, model, {"messages": TALK}, {"messages": [Q, {**A, **mark}]})
     assert str(caught.value).startswith(f"{tmp_path / 'rows.jsonl'}:2: {message}")
+
+
+# -------------------------------------------------------------------- other forms of messages
+
+
+def test_a_content_of_one_part_that_is_a_text_is_that_text(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.CHATML)
+    parts = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in TALK]
+    [row] = tokens(model, *read(tmp_path, model, {"messages": parts}).examples)
+    assert list(row.input_ids) == applied(model, TALK)
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (
+            [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}],
+            "message 1 has no role: .* from and value, as ShareGPT has them, are to be written",
+        ),
+        ([{**Q, "role": "human"}, A], r'message 1 has the role "human", .* \(write user\)'),
+        ([Q, {**A, "role": "Assistant"}], r'message 2 has the role "Assistant", .*write assistant'),
+        ([Q, A, {"role": "function", "content": "5"}, B], r"message 3 has .* \(write tool\)"),
+        (
+            [Q, {"role": "assistant", "function_call": {"name": "f"}}],
+            "message 2 .* has no content: write function_call as tool_calls",
+        ),
+        ([Q, {**A, "tool_calls": ["f"]}], "message 2 .* has tool_calls a list: a list of objects"),
+        ([Q, {**A, "tool_calls": "f"}], 'message 2 .* has tool_calls "f": a list of objects'),
+        (
+            [{**Q, "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, A],
+            'message 1 .* has a part of the type "image_url" in its content',
+        ),
+        ([{**Q, "content": [{"type": "text", "text": "a"}] * 2}, A], "message 1 .* several parts"),
+        ([{**Q, "content": [{"type": "text", "text": 5}]}, A], "message 1 .* content must be a"),
+        ([A, Q, B], 'message 1 .* answers nothing: mark it with "weight": 0'),
+    ],
+)
+def test_messages_of_other_forms_are_refused_with_what_to_write(
+    tmp_path: Path, messages: list, message: str
+):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.TOOLS)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, model, {"messages": messages})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"conversations": TALK}, r"say data\.columns={messages: conversations}"),
+        ({"prompt": [Q], "completion": [A]}, "completion is a list, .* write a conversation in"),
+        ({"prompt": [Q], "chosen": [A], "rejected": [B]}, "of a pair of answers make two rows"),
+    ],
+)
+def test_rows_of_other_forms_are_refused_with_what_to_write(
+    tmp_path: Path, row: dict, message: str
+):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, template_tokenizers.tokenizer("bytes", chat_templates.CHATML), row)
+
+
+def test_what_is_null_or_handed_on_under_another_name_is_not_counted_as_not_read(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.THINKING)
+    for key in ("reasoning_content", "thinking", "reasoning"):
+        answer = {**A, key: "Hm so", "refusal": None, "tool_calls": None}
+        file = read(tmp_path, model, {"messages": [Q, answer]})
+        assert "Hm so" in file.examples[0].text
+        assert file.notes == ()
+    file = read(tmp_path, model, {"messages": [Q, {**A, "refusal": "No"}]})
+    assert any('"messages.refusal" (1 rows)' in note for note in file.notes)
+
+
+def test_a_greeting_and_an_empty_answer_may_stand_there_to_be_read_only(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.CHATML)
+    talk = [{**A, "weight": 0}, Q, {"role": "assistant", "content": "", "train": False}, MORE, B]
+    [row] = tokens(model, *read(tmp_path, model, {"messages": talk}).examples)
+    assert list(row.input_ids) == applied(model, talk)
+    assert learned(model, row) == ["Yes fine<|im_end|>"]
+
+
+def test_arguments_that_the_template_writes_in_quotes_are_counted(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.TOOLS)
+    for arguments, said in (('{"x": 1}', True), ({"x": 1}, False)):
+        call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+        talk = [Q, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        notes = read(tmp_path, model, {"messages": talk}).notes
+        assert any("1 tool calls have arguments as JSON text" in note for note in notes) == said
+
+
+def test_completions_without_a_prompt_stay_plain_and_are_counted(tmp_path: Path):
+    model = template_tokenizers.tokenizer("bytes", chat_templates.CHATML)
+    file = read(tmp_path, model, {"prompt": "", "completion": "Hi"}, {"prompt": "", "text": "Ho"})
+    assert [(e.prompt, e.text) for e in file.examples] == [("", "Hi"), ("", "Ho")]
+    assert any("1 rows with a completion have an empty prompt" in note for note in file.notes)

@@ -139,7 +139,10 @@ def test_annotations_that_were_skipped_or_discarded_are_left_out_and_counted(tmp
     }
     found = read(tmp_path, flat)
     assert [e.spans for e in found.examples] == [MARKED]
-    assert any("1 responses that are discarded are left out" in note for note in found.notes)
+    assert any(
+        "1 responses that were not submitted (discarded, drafts) are" in note
+        for note in found.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,97 @@ def test_each_annotator_of_a_text_counts(tmp_path: Path, row: dict):
     assert (one.spans, one.label) == (MARKED, "unlabeled")
     [one] = read(tmp_path, row, on_conflict="unlabeled").examples
     assert (one.spans, one.label) == ((), "unlabeled")
+
+
+def test_annotators_that_agree_are_one_row(tmp_path: Path):
+    for row in (label_studio([region()], [region()]), argilla(q=[[SPAN], [SPAN]])):
+        found = read(tmp_path, row)
+        assert [e.spans for e in found.examples] == [MARKED]
+        assert any(
+            "1 texts have several annotations that agree, and are read" in n for n in found.notes
+        )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"label.responses": ["bad", "good"], "label.responses.status": ["submitted"]},
+        {"label.responses": ["bad"], "label.responses.users": [["a"]]},
+        {"label.responses": "bad", "label": "bad"},
+        {"label.responses": 5, "label.responses.users": 5, "label": "bad"},
+        {"label.responses": None, "label.responses.status": None, "label": "bad"},
+        {"fields": {"text": TEXT}, "responses": {"label": [{"value": "bad", "user_id": ["u"]}, 5]}},
+        {
+            "responses": [{"values": {"label": {"value": "bad"}}, "status": "submitted"}, 5],
+            "fields": {},
+        },
+    ],
+)
+def test_columns_of_other_forms_than_argillas_stop_nothing(tmp_path: Path, more: dict):
+    row = {"text": TEXT, "id": "r", "label.responses.users": ["a", "b"], **more}
+    [one] = read(tmp_path, row, on_conflict="majority").examples
+    assert one.label == ("unlabeled" if more.get("label.responses") == ["bad", "good"] else "bad")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"user_id": "a", "value": "bad", "status": "submitted"}],
+        [
+            {"user_id": "a", "value": "good", "status": "draft"},
+            {"user_id": "b", "value": "bad", "status": "submitted"},
+        ],
+        {"user_id": ["a", "b"], "value": ["bad", "good"], "status": ["submitted", "discarded"]},
+    ],
+)
+def test_answers_are_read_as_argilla_1_writes_them(tmp_path: Path, answers: object):
+    row = {"text": TEXT, "label": answers, "label-suggestion": "good", "external_id": "r"}
+    [one] = read(tmp_path, row).examples
+    assert (one.label, one.spans) == ("bad", ())
+
+
+def test_annotations_are_read_as_doccano_wrote_them_before_version_1(tmp_path: Path):
+    span = {"label": "bad", "start_offset": 4, "end_offset": 8, "user": 1}
+    [one] = read(tmp_path, {"id": 1, "text": TEXT, "annotations": [span]}).examples
+    assert (one.label, one.spans) == ("unlabeled", MARKED)
+    numbered = {"id": 1, "text": TEXT, "annotations": [{"label": 3, "user": 1}]}
+    with pytest.raises(DataError, match=r"label is the number 3, .*data\.label_map"):
+        read(tmp_path, numbered)
+    [one] = read(tmp_path, numbered, label_map={"3": "bad"}).examples
+    assert (one.label, one.spans) == ("bad", ())
+    others = [{"label": "good", "user": 2}, {"label": "bad", "user": 3}]
+    with pytest.raises(DataError, match=r"another label: .*data\.on_conflict"):
+        read(tmp_path, {"id": 1, "text": TEXT, "annotations": others})
+
+
+def test_marks_in_a_hypertext_are_read_by_their_offsets_in_all_of_its_text(tmp_path: Path):
+    path = {"start": "/p[1]/text()[1]", "end": "/p[1]/text()[1]", "text": "LOUD"}
+    value = {**path, "globalOffsets": {"start": 4, "end": 8}, "hypertextlabels": ["bad"]}
+    mark = {**region("ner"), "value": value}
+    assert [e.spans for e in read(tmp_path, label_studio([mark])).examples] == [MARKED]
+    for other in (
+        {**path, "hypertextlabels": ["bad"]},
+        {"start": 1.5, "end": 2.5, "labels": ["bad"]},
+    ):
+        found = read(tmp_path, label_studio([{**mark, "value": other}]))
+        assert not found.labeled
+        assert any("1 marks are no characters of a text" in note for note in found.notes)
+
+
+def test_spans_stand_in_the_column_that_is_named_for_labels(tmp_path: Path):
+    [one] = read(tmp_path, {"text": TEXT, "ner": [MINIMAL]}, columns={"label": "ner"}).examples
+    assert (one.label, one.spans) == ("unlabeled", MARKED)
+
+
+def test_a_label_in_a_control_that_is_not_read_is_said(tmp_path: Path):
+    for row in (label_studio([choice("bad", "sentiment")]), argilla(sentiment=[["bad"]])):
+        found = read(tmp_path, row)
+        assert not found.labeled
+        assert any(
+            '1 rows have a label in "sentiment", which is not read: to read it, say '
+            "data.columns={label: sentiment}" in note
+            for note in found.notes
+        )
 
 
 def test_entities_with_other_labels_are_passed_over_and_counted(tmp_path: Path):

@@ -11,6 +11,7 @@ from typing import Any
 import chat_templates
 import pyarrow
 import pytest
+import template_tokenizers
 from byte_tokenizer import byte_tokenizer
 from pyarrow import parquet
 
@@ -123,6 +124,21 @@ def test_messages_of_the_json_type_or_filled_with_nulls_are_those_of_jsonl(tmp_p
     for messages in (pyarrow.ListArray.from_arrays([0, 2, 4], each), as_json(*rows), rows):
         path = write(tmp_path, messages=messages)
         assert read(path, tokenizer=tokenizer).examples == right
+
+
+def test_arguments_that_only_other_rows_have_are_not_in_a_tool_call(tmp_path: Path):
+    def talk(arguments: dict) -> list:
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [{"role": "user", "content": "Hi"}, answer]
+
+    talks = [talk({"x": 1, "in": {"y": "z"}}), talk({"w": 2.5})]
+    model = template_tokenizers.tokenizer("bytes", chat_templates.TOOLS)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in talks))
+    found = read(write(tmp_path, messages=talks), tokenizer=model).examples
+    assert found == read(path, tokenizer=model).examples
+    assert "null" not in found[0].text + found[1].text
 
 
 @pytest.mark.parametrize(

@@ -135,3 +135,22 @@ def test_labels_in_a_list_are_read_by_the_map_too(tmp_path: Path):
 def test_an_unknown_unit_is_an_error_of_the_configuration(tmp_path: Path):
     with pytest.raises(ConfigError, match=r'data\.span_unit must be one of .*, got "chars"'):
         marked(tmp_path, [0, 1, "bad"], span_unit="chars")
+
+
+def test_whole_numbers_that_a_table_made_floats_are_places(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "Say LOUD words", "spans": [[4.0, 8.0, "bad"]]}\n')
+    assert [tuple(e.spans[0]) for e in read_examples(path).examples] == [(4, 8, "bad")]
+    path.write_text('{"text": "Say LOUD words", "spans": [[4.5, 8.0, "bad"]]}\n')
+    with pytest.raises(
+        DataError, match=r"must begin and end at whole numbers; number 1 has .*4\.5"
+    ):
+        read_examples(path)
+
+
+def test_an_empty_span_within_the_text_is_no_matter_of_units(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "Say LOUD words", "spans": [[4, 4, "bad"]]}\n')
+    with pytest.raises(DataError) as caught:
+        read_examples(path)
+    assert "span_unit" not in str(caught.value)

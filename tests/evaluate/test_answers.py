@@ -58,6 +58,11 @@ NEXT_ROLE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+# Who speaks next is said in words, and nothing else ends an answer.
+WORDS = (
+    "{% for m in messages %}{{ m.role | title }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
 SPECIALS += ["<|return|>", "<|BOT|>", "<|USER|>", "<|EOT|>", "<|START_THINKING|>", "<|turn>"]
 SPECIALS += ["<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<turn|>", "<|user|>"]
@@ -127,6 +132,10 @@ def shown(template: str | None, marked: str, prompt: str | None = None, thoughts
         (CHATML, TEXT + "<|im_end|>\n<|im_start|>user\nand then?"),
         (NEXT_ROLE, TEXT + "<|user|>\nand then?"),
         (TURNS, TEXT + "<end>\n<turn>user\nand then?"),
+        (WORDS, f" {TEXT}\nUser: and then?\nAssistant: so"),
+        (OPEN, TEXT + "\n\nuser: and then?"),
+        (CHATML, "<THINK>\nIT IS THERE.\n</THINK>\n\n" + TEXT),
+        (CHATML, "<Thought>It is there.</Thought>" + TEXT),
     ],
 )
 def test_what_surrounds_an_answer_is_not_scored(template: str, marked: str):
@@ -158,6 +167,11 @@ def test_a_completion_that_ends_before_its_answer_has_none(template: str, marked
 @pytest.mark.parametrize("template", [CHATML, FORGETFUL, THINKING, SEED, OPEN, TURNS, None])
 def test_an_answer_with_nothing_around_it_is_scored_as_it_is(template: str | None, text: str):
     assert shown(template, text) == text
+
+
+def test_words_for_who_speaks_next_end_an_answer_only_as_the_template_writes_them():
+    for text in ("Say User: and it is you.", "Ask the user.\nA user answers."):
+        assert shown(WORDS, text) == text
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, LEAD, OPENED, CHANNELS])
