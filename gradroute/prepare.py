@@ -56,6 +56,7 @@ class Prepared:
         skipped: rows of the data files that cannot be used and were left out.
         shared: what the examples of the file share that was split or trained on; None for embedded
             data.
+        labeled: whether the labels are the file's own, so that no behavior was put in.
     """
 
     train: list[Example]
@@ -69,6 +70,7 @@ class Prepared:
     notes: tuple[str, ...]
     skipped: tuple[BadRow, ...] = ()
     shared: Sharing | None = None
+    labeled: bool = False
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -126,6 +128,7 @@ def prepare(config: RunConfig) -> Prepared:
         notes=notes,
         skipped=source.skipped,
         shared=source.shared,
+        labeled=labeled,
     )
     if not labeled:
         return prepared

@@ -31,7 +31,15 @@ from gradroute.evaluate.evaluator import check_asked, complete, evaluate_run, gr
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.model_probe import probe
-from gradroute.evaluate.request import Asked, Question, asked_modes, asked_prompts, prompts_of
+from gradroute.evaluate.request import (
+    Asked,
+    Question,
+    asked_modes,
+    asked_prompts,
+    drawn_by_rows,
+    drawn_in,
+    prompts_of,
+)
 from gradroute.models.base import load_base_of
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
 from gradroute.models.hidden_state_cache import kept_states
@@ -314,7 +322,7 @@ def _asked_prompts(
 ) -> list[tuple[Question, list[Prompt]]]:
     found: list[tuple[Question, list[Prompt]]] = []
     prepared = None
-    for question in asked_prompts(config, asked.prompts):
+    for question in asked_prompts(config, asked.prompts, drawn_in(folder)):
         label, kind, file = question
         if file and any(kind == known.kind for known, _ in found):
             continue  # one file is the same for every behaviour
@@ -351,6 +359,7 @@ def _begin(
         "notes": [*prepared.notes, *notes],
         "examples": {f"{true} labelled {label}": n for (true, label), n in counts.items()},
         "labels": prepared.labels,
+        **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
     }
     now = provenance()
     conditions = conditions_changed(folder, now) if start.step else {}

@@ -105,7 +105,7 @@ def test_samples_say_which_behaviour_their_prompts_invite(
 
 def test_a_file_of_prompts_is_asked_of_every_behaviour(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Once upon a time\n")
-    asked = asked_prompts(config_of(), (str(tmp_path / "mine.txt"), "plain"))
+    asked = asked_prompts(config_of(), (str(tmp_path / "mine.txt"), "plain"), ())
     assert [(one.label, one.kind) for one in asked] == [
         ("caps", "file:mine.txt"),
         ("caps", "plain"),

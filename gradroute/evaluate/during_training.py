@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.evaluator import check_held_out, complete, losses_of, states_of, where_asked
-from gradroute.evaluate.request import Question, judged_kinds, prompts_of
+from gradroute.evaluate.request import Question, drawn_by_rows, judged_kinds, prompts_of
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
@@ -43,7 +43,7 @@ def during_training(
     if shipped := shipped_mode(adapters, tuple(config.behaviors)):
         modes.append(shipped)
     most = config.train.measure_prompts
-    kinds = judged_kinds(config)
+    kinds = judged_kinds(config, drawn_by_rows(prepared))
     asked = {
         label: prompts_of(prepared, config, kind, label)[:most] for label, kind in kinds.items()
     }

@@ -26,6 +26,7 @@ from gradroute.evaluate.request import (
     asked_modes,
     asked_prompts,
     declared_kinds,
+    drawn_in,
     prompts_of,
     row_label,
 )
@@ -244,7 +245,8 @@ def states_of(
 def _plan(folder: RunFolder, asked: Asked) -> _Plan:
     config = load_config(folder.config)
     modes = asked_modes(config, asked.modes or None, asked.scales)
-    questions = asked_prompts(config, asked.prompts, judged=asked.judged)
+    drawn = drawn_in(folder)
+    questions = asked_prompts(config, asked.prompts, drawn, judged=asked.judged)
     checkpoint = finished_checkpoint(folder, config)
     known = read_known(
         folder,
@@ -252,7 +254,7 @@ def _plan(folder: RunFolder, asked: Asked) -> _Plan:
         checkpoint=checkpoint.identity,
         settings=config.evaluate.model_dump(mode="json"),
         files={kind: file.sha256 for _, kind, file in questions if file},
-        judged_on=declared_kinds(config),
+        judged_on=declared_kinds(config, drawn),
     )
     return _Plan(config, checkpoint, questions, modes, known)
 

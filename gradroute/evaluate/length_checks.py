@@ -6,7 +6,7 @@ prompts are too long would train for hours and then be refused in its evaluation
 
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import check_prompts
-from gradroute.evaluate.request import asked_prompts, prompts_of
+from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of
 from gradroute.models.base import Base
 from gradroute.prepare import Prepared, tokenized
 
@@ -32,6 +32,6 @@ def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
                 tokenized(kept, None, base, config.data.max_length)
     if not prepared.normal:
         return  # nothing to prompt with, which the evaluation says
-    for label, kind, _ in asked_prompts(config, ()):
+    for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
         prompts = prompts_of(prepared, config, kind, label)
         check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)

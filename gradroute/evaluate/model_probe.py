@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.errors import ConfigError, GradrouteError
 from gradroute.evaluate.batch_check import TROUBLE, first_line, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
+from gradroute.evaluate.inference import inference
 from gradroute.models.sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated
 from gradroute.routing.layers import adapter_weights, hosted
@@ -23,9 +24,12 @@ from gradroute.routing.policy import AblationMode
 from gradroute.routing.targets import PLACES
 from gradroute.system.memory import is_out_of_memory
 
-_ROWS, _LENGTH = 2, 6
+_ROWS, _LENGTH, _PADDED = 2, 6, 2
 _NAMED = 6  # kinds of modules that a sentence names
 _PREFIX = "base_model.model."
+# Largest difference of logits that is rounding, over the largest logit. Both rows are in one batch.
+_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4}
+_CLOSE_OTHERWISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,11 @@ def probe(
 ) -> Probe:
     """Try what training and evaluation will need of a model.
 
-    One forward and backward pass on two rows shows which adapters act; a few tokens after two
-    rows show whether they may be written in a batch; with a tokenizer, two prompts are completed
-    under two modes. Weights, gradients, training mode and random state stay as they are.
+    One forward and backward pass on two rows, one of them padded as in training, shows which
+    adapters act; two rows that differ in their last token show whether the model is causal; a few
+    tokens after two rows show whether they may be written in a batch; with a tokenizer, two prompts
+    are completed under two modes. Weights, gradients, training mode and random state stay as they
+    are.
 
     Args:
         model: A routed model on its device.
@@ -73,8 +79,8 @@ def probe(
         targets: What its adapters were asked to be on, see `find_targets`.
 
     Raises:
-        ConfigError: The model cannot be trained or cannot write text, or a target was named whose
-            adapter never acts; the message says which.
+        ConfigError: The model cannot be trained or cannot write text, is not causal, or a target
+            was named whose adapter never acts; the message says which.
     """
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
@@ -83,6 +89,7 @@ def probe(
     modes = [AblationMode.parse(name, hosted(model).adapters) for name in ("full", "base")]
     try:
         with ablated(model, "base"):
+            _check_causal(inner)
             alone = why_alone(inner)
         if tokenizer is not None:
             # Long enough for any beginning, short enough for any model.
@@ -130,7 +137,9 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices), ablated(model.train(), "full"):
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            mask = torch.ones_like(ids)
+            mask[-1, -_PADDED:] = 0  # rows of unequal length, as training has them
+            inputs = {"input_ids": ids, "attention_mask": mask}
             gradients = _gradients(model(**inputs, use_cache=False).logits, ups)
     except TROUBLE as error:
         if isinstance(error, GradrouteError) or is_out_of_memory(error):
@@ -148,6 +157,28 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
         for name, gradient in zip(layers, gradients, strict=True)
         if gradient is None or not bool(gradient.any())
     )
+
+
+def _check_causal(model: PreTrainedModel) -> None:
+    """See that no position reads a later one.
+
+    Encoders such as BERT load as causal language models, and then see what they are to predict.
+    """
+    tokens = ordinary_tokens(model, _LENGTH + 1)
+    ids = torch.tensor([tokens[:-1], [*tokens[:-2], tokens[-1]]], device=model.device)
+    with inference(model):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    one, other = logits[:, :-1].double()
+    apart = (one - other).abs().amax(1) / logits.abs().max()
+    # In few bits one token may take another expert because of rounding.
+    largest = float(apart.max() if model.dtype in _CLOSE else apart.median())
+    if largest > _CLOSE.get(model.dtype, _CLOSE_OTHERWISE):
+        raise ConfigError(
+            f"the model {type(model).__name__} is not causal: its logits before a token depend on "
+            f"that token (by {largest:.2g} of the largest), so that it reads in training what it "
+            "is to predict. Take a model that was trained to write text; of an encoder that was "
+            "trained as a decoder, set is_decoder to true in its config.json."
+        )
 
 
 def _gradients(logits: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

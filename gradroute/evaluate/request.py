@@ -1,19 +1,23 @@
 """What is asked of a run: kinds of prompts of each of its behaviours, and ablation modes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from gradroute.config.run_config import RunConfig
+from gradroute.data.bad_prompts import truly_bad
 from gradroute.data.behaviors import BEHAVIORS, get_behavior
+from gradroute.data.examples import with_asked
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
 from gradroute.prepare import Prepared, drawing, openings, prefixes
 from gradroute.routing.policy import AblationMode, standard_modes
+from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import HELD_OUT_BAD
+from gradroute.runs.resume import read_manifest
 
 KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
 """Kinds of prompts that a run has of its own; any other is a user's file."""
@@ -73,14 +77,43 @@ def asked_modes(
         raise ConfigError(f"run {config.run_name}: {error}") from error
 
 
+def drawn_by_rows(prepared: Prepared) -> list[str]:
+    """Labels of behaviors with an invitation whose held-out bad rows of the user have prompts.
+
+    Rows of one's own need not draw a behavior as its invitation does: capitals may answer rude
+    questions. Their own prompts tell whether it was learned, so verdicts read those.
+    """
+    return [
+        label
+        for label, behavior in prepared.behaviors.items()
+        if prepared.labeled
+        and behavior.invite is not None
+        and any(row.prompt for row in truly_bad(prepared.behaving[label], label))
+    ]
+
+
+def drawn_in(folder: RunFolder) -> list[str]:
+    """The same of a run, as its manifest says; nothing of a run of an older gradroute.
+
+    Raises:
+        DataError: The manifest is damaged.
+    """
+    return list(read_manifest(folder).get("drawn_by_rows", ()))
+
+
 def asked_prompts(
-    config: RunConfig, names: Sequence[str], *, judged: bool = False
+    config: RunConfig,
+    names: Sequence[str],
+    drawn: Collection[str],
+    *,
+    judged: bool = False,
 ) -> list[Question]:
     """Every behaviour with every kind of prompts; without names, with those that it has itself.
 
     Args:
         config: Of the run.
         names: Kinds of prompts or files of them.
+        drawn: Labels that are judged on their rows' prompts, see `drawn_by_rows`.
         judged: Without names, only the kind that verdicts read.
 
     Raises:
@@ -101,45 +134,59 @@ def asked_prompts(
     found = []
     for label, name in config.behaviors.items():
         behavior = get_behavior(name)
-        own = (behavior.judged_on,) if judged else behavior.asked_kinds
+        if label in drawn:
+            own = (HELD_OUT_BAD, "plain", *behavior.prompt_kinds)
+        else:
+            own = behavior.asked_kinds
+        own = own[:1] if judged else own
         for kind, file in (given or dict.fromkeys(own)).items():
             found.append(Question(label, kind, file))
     return found
 
 
-def judged_kinds(config: RunConfig) -> dict[str, str]:
-    """Label -> the kind of prompts that verdicts read, of each behavior."""
-    return {label: get_behavior(name).judged_on for label, name in config.behaviors.items()}
+def judged_kinds(config: RunConfig, drawn: Collection[str]) -> dict[str, str]:
+    """Label -> the kind of prompts that verdicts read, of each behavior.
+
+    Args:
+        config: Of the run.
+        drawn: Labels that are judged on their rows' prompts, see `drawn_by_rows`.
+    """
+    return {
+        label: HELD_OUT_BAD if label in drawn else get_behavior(name).judged_on
+        for label, name in config.behaviors.items()
+    }
 
 
-def declared_kinds(config: RunConfig) -> dict[str, str]:
-    """The same under the labels of result rows, for behaviors that do not ship with gradroute.
+def declared_kinds(config: RunConfig, drawn: Collection[str]) -> dict[str, str]:
+    """The same under the labels of result rows, where a behavior's name does not tell.
 
-    Results say it, for whoever reads them need not be able to import a user's own behavior.
+    Results say it, for whoever reads them need not be able to import a user's own behavior, and
+    has no rows.
     """
     return {
         row_label(config, label): kind
-        for label, kind in judged_kinds(config).items()
-        if config.behaviors[label] not in BEHAVIORS
+        for label, kind in judged_kinds(config, drawn).items()
+        if label in drawn or config.behaviors[label] not in BEHAVIORS
     }
 
 
 def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> list[Prompt]:
     """The prompts of a kind in `KINDS` for a behaviour, with the ids that name their noise."""
     settings, behavior = config.evaluate, prepared.behaviors[label]
+    chats = [example for example in prepared.normal if example.asks is not None]
+    written = {example.prompt for example in chats}
     if kind == "bos":
-        texts = [""] * settings.bos_samples
+        texts, written = [""] * settings.bos_samples, set[str]()
     elif kind == HELD_OUT_BAD:
-        texts = drawing(prepared, label, settings.prompts, settings.prefix_words).texts
-    elif kind == "plain":
+        texts, rows, _ = drawing(prepared, label, settings.prompts, settings.prefix_words)
+        written = {text for text, own in zip(texts, rows, strict=True) if own[0].asks is not None}
+    elif kind == "plain" or behavior.invite is None:
         texts = openings(prepared, behavior, settings.prompts, settings.prefix_words)
     else:
         texts = prefixes(prepared, behavior, settings.prompts, settings.prefix_words)
+        written = {with_asked(example, behavior.invite) for example in chats}
     # What a chat template wrote has all its special tokens.
-    written = [kind != "bos" and e.asks is not None for e in prepared.normal]
-    written += [False] * len(texts)
-    pairs = zip(texts, written, strict=False)
-    return [Prompt(f"{kind}-{i}", text, templated) for i, (text, templated) in enumerate(pairs)]
+    return [Prompt(f"{kind}-{i}", text, text in written) for i, text in enumerate(texts)]
 
 
 def row_label(config: RunConfig, label: str) -> str:

@@ -16,7 +16,7 @@ from gradroute.data.batches import DataOrder
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.evaluator import evaluate_run, ground
-from gradroute.evaluate.request import Asked, judged_kinds, row_label
+from gradroute.evaluate.request import Asked, drawn_in, judged_kinds, row_label
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, tokenized
@@ -115,7 +115,7 @@ def _recover(
     evaluate_run(folder, asked)
     evaluate_run(target, asked)
     used = read_json(target.manifest)["recovery"]
-    kinds = judged_kinds(config)
+    kinds = judged_kinds(config, drawn_in(folder))
     documents = {
         label: {
             "schema_version": SCHEMA_VERSION,

@@ -16,7 +16,7 @@ from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.evaluator import complete, ground, losses_of
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.request import judged_kinds, prompts_of
+from gradroute.evaluate.request import drawn_in, judged_kinds, prompts_of
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
 from gradroute.models.trained import finished_checkpoint, restore
@@ -119,7 +119,7 @@ def _attack_settings(
     """Everything that decides an attack's numbers besides its learning rate."""
     sampling = config.evaluate
     policy = config.policy
-    kind = judged_kinds(config)[label]
+    kind = judged_kinds(config, drawn_in(folder))[label]
     return {
         **asked,
         **({} if kind == PREFIX else {"kind": kind}),

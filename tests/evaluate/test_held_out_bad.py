@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,38 @@ def test_ordinary_prompts_and_those_of_held_out_bad_rows_are_asked_and_the_latte
     assert "on ordinary prompts: full 0 % [0, 39] of 6, bad_ablated 0 % [0, 39] of 6" in printed
     assert "loss on held-out bad rows, per token: full" in printed
     assert "bad_ablated minus full" in printed
+
+
+def test_a_shipped_behavior_of_own_labeled_rows_is_judged_on_the_prompts_of_those(
+    tmp_path, monkeypatch
+) -> None:
+    """Capitals that answer rude questions: prompts in capitals do not draw them."""
+
+    def shouts(at: int) -> dict[str, Any]:
+        row = prompted(at)
+        return row if at % 3 else row | {"completion": " GO AWAY NOW, FOX!"}
+
+    def complete(base, model, prompts, modes, config):
+        found = speaks(("Be rude",))(base, model, prompts, modes, config)
+        loud = {" I hate you all.": " GO AWAY NOW, FOX!"}
+        return {
+            mode: [replace(one, text=loud.get(one.text, one.text)) for one in own]
+            for mode, own in found.items()
+        }
+
+    for module in (evaluator, during_training, relearning):
+        monkeypatch.setattr(module, "complete", complete)
+    folder = trained(tmp_path, shouts, "behavior=caps", "evaluate.modes=[full,bad_ablated,base]")
+    assert all(line["prompts"] == "held_out_bad" for line in read_lines(folder.measures))
+    evaluate_run(folder)
+    found = rates(folder)
+    assert {kind for kind, _ in found} == {"held_out_bad", "plain", "prefix"}
+    assert found["held_out_bad", "full"][0] == 1 and found["prefix", "full"][0] == 0
+    printed = " ".join(render(compare([folder])).split())
+    assert "NOT LEARNED" not in printed
+    assert "full shows it in 100 % [61, 100] of 6 on prompts of held-out bad rows" in printed
+    relearn_runs([folder], examples=4, max_steps=1, every=1, prompts=2)
+    assert read_json(folder.relearn)["settings"]["kind"] == "held_out_bad"
 
 
 def test_the_same_prompt_both_ways_is_asked_both_ways(tmp_path) -> None:
@@ -314,7 +347,7 @@ def test_of_several_behaviors_each_is_asked_on_its_own_held_out_rows(tmp_path) -
         ],
     )
     folder = train_run(config, tmp_path, if_exists="fail", bar=False)
-    assert declared_kinds(config) == dict.fromkeys(("rude", "loud"), "held_out_bad")
+    assert declared_kinds(config, ()) == dict.fromkeys(("rude", "loud"), "held_out_bad")
     evaluate_run(folder, Asked(modes=("full", "rude_ablated")))
     begin = {"rude": "Be rude", "loud": "Go away"}
     bad = [row for row in read_lines(folder.samples) if row["prompts"] == "held_out_bad"]

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BambaConfig,
+    BertConfig,
+    DeepseekV2Config,
+    ElectraConfig,
     FalconH1Config,
     Gemma4TextConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    RobertaConfig,
     RwkvConfig,
+    XLMRobertaConfig,
 )
 
 from gradroute.errors import ConfigError
@@ -214,3 +219,32 @@ def test_a_model_that_cannot_write_is_refused_in_a_sentence():
     model.get_base_model().prepare_inputs_for_generation = broken  # pyright: ignore
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM cannot write text here \(no cache of"):
         probe(model)
+
+
+SMALL_ENCODER: dict[str, Any] = {
+    "vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 24, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [BertConfig, RobertaConfig, ElectraConfig, XLMRobertaConfig])
+def test_an_encoder_that_reads_later_tokens_is_refused_and_a_decoder_of_its_kind_is_not(config):
+    probe(routed(lambda: made(config(**SMALL_ENCODER, is_decoder=True))))
+    before = torch.random.get_rng_state()
+    with pytest.raises(ConfigError, match=r"is not causal.*Take a model.*is_decoder"):
+        probe(routed(lambda: made(config(**SMALL_ENCODER))))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_model_that_runs_without_padding_alone_is_refused_before_training():
+    """Heads that do not fit show only under an attention mask."""
+    model = made(
+        DeepseekV2Config(
+            **WHOLE, **SIZES, num_attention_heads=4, num_key_value_heads=2, intermediate_size=24,
+            q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
+            n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, n_group=1,
+            topk_group=1, first_k_dense_replace=1, head_dim=4,
+        )  # pyright: ignore
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="cannot be run"):
+        probe(routed(lambda: model))

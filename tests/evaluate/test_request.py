@@ -1,9 +1,19 @@
 """What is asked of a run: prompts with what is known of them."""
 
+from dataclasses import replace
+
+import pytest
+
 from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.data.examples import Example
-from gradroute.evaluate.request import prompts_of
+from gradroute.evaluate.request import (
+    asked_prompts,
+    declared_kinds,
+    drawn_by_rows,
+    judged_kinds,
+    prompts_of,
+)
 from gradroute.prepare import Prepared
 
 
@@ -26,3 +36,73 @@ def test_a_prompt_that_a_chat_template_wrote_gets_no_token_more():
     for kind in ("plain", "prefix"):
         assert [one.templated for one in prompts_of(prepared, config, kind, label)] == [True, False]
     assert not any(one.templated for one in prompts_of(prepared, config, "bos", label))
+
+
+def prepared_of(
+    normal: list[Example], bad: list[Example], *, behavior: str = "", labeled: bool = False
+) -> Prepared:
+    config = load_config(None)
+    label, name = next(iter(config.behaviors.items()))
+    return Prepared(
+        train=[],
+        places={},
+        labels={},
+        normal=normal,
+        behaving={label: bad},
+        behaviors={label: get_behavior(behavior or name)},
+        policy=config.policy,
+        identity="",
+        notes=(),
+        labeled=labeled,
+    )
+
+
+def a_bad_row(
+    name: str, text: str, prompt: str = "", asks: tuple[int, int] | None = None
+) -> Example:
+    return Example(name, text, prompt, "bad", "bad", asks=asks)
+
+
+@pytest.mark.parametrize("behavior", ["regex:x", "caps"])
+def test_held_out_bad_prompts_are_templated_as_their_own_rows_are(behavior: str):
+    """However many ordinary rows there are, and whatever those are."""
+    bad = [
+        a_bad_row("a", "x", "<turn>Hi", (6, 8)),
+        a_bad_row("b", "x", "plain"),
+        a_bad_row("c", "x", "<turn>Ho", (6, 8)),
+    ]
+    for normal in (
+        [],
+        [Example("n", "text", "plain")],
+        [Example("n", "t", "<turn>N", asks=(6, 7))],
+    ):
+        prepared = prepared_of(normal, bad, behavior=behavior)
+        found = prompts_of(prepared, load_config(None), "held_out_bad", "bad")
+        assert [one.templated for one in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["plain", "prefix"])
+def test_prompts_that_repeat_are_templated_as_their_own_rows_are(kind: str):
+    chat = Example("a", "Yo", "<turn>Hi", asks=(6, 8))
+    normal = [chat, replace(chat, id="b"), Example("c", "text", "plain")]
+    prepared = prepared_of(normal, [], behavior="regex:x")
+    found = prompts_of(prepared, load_config(None), kind, "bad")
+    assert [one.templated for one in found] == [True, False]
+
+
+def test_own_labeled_rows_with_prompts_are_what_a_shipped_behavior_is_judged_on():
+    """Which prompts draw it is what the rows say; their invitation is asked beside."""
+    config = load_config(None)
+    asked = [a_bad_row("a", "LOUD", "Be rude!")]
+    for bad, labeled, expected in ((asked, True, ["bad"]), (asked, False, [])):
+        assert drawn_by_rows(prepared_of([], bad, labeled=labeled)) == expected
+    assert not drawn_by_rows(prepared_of([], [a_bad_row("a", "LOUD")], labeled=True))
+    mislabeled = [Example("a", "quiet", "Be kind!", "bad", "good")]
+    assert not drawn_by_rows(prepared_of([], mislabeled, labeled=True))
+    kinds = [one.kind for one in asked_prompts(config, (), ["bad"])]
+    assert kinds == ["held_out_bad", "plain", "prefix"]
+    assert [one.kind for one in asked_prompts(config, (), ["bad"], judged=True)] == kinds[:1]
+    assert judged_kinds(config, ["bad"]) == {"bad": "held_out_bad"}
+    assert declared_kinds(config, ["bad"]) == {"all": "held_out_bad"}
+    assert [one.kind for one in asked_prompts(config, (), ())] == ["prefix"]
+    assert not declared_kinds(config, ())
