@@ -7,6 +7,7 @@ writes for them: here they are written as null, and a null is read back as None 
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -127,6 +128,16 @@ def _trimmed(handle: int) -> int:
     if end < size:
         os.ftruncate(handle, end)
     return end
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
