@@ -1,10 +1,12 @@
 """What installs gradroute agrees with itself: pins, targets, package data."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,6 +41,50 @@ def test_each_dependency_is_constrained() -> None:
     wanted = PROJECT["project"]["dependencies"] + [one for extra in extras for one in extra]
     names = {re.split(r"[>=\[]", requirement)[0] for requirement in wanted}
     assert names - {"gradroute"} <= pinned  # `dev` takes in the other extras by its own name
+
+
+# Packages that gradroute needs and does not import itself -> the package that imports them.
+IMPORTED_BY_OTHERS = {
+    "bitsandbytes": "transformers",
+    "gguf": "transformers",
+    "scikit-learn": "skops",
+    "tensorboard": "accelerate",
+    "tokenizers": "transformers",
+}
+# Parts of a package that is named: they have no requirement of their own.
+PART_OF = {"markupsafe": "jinja2", "pydantic-core": "pydantic"}
+
+
+def imported() -> set[str]:
+    """The distributions that the modules of the package import."""
+    modules: set[str] = set()
+    for path in Path(str(files("gradroute"))).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module)
+    tops = {module.partition(".")[0] for module in modules}
+    names = metadata.packages_distributions()
+    return {
+        re.sub(r"[-_.]+", "-", names.get(top, [top])[0]).lower()
+        for top in tops - sys.stdlib_module_names - {"gradroute", "__future__"}
+    }
+
+
+def test_the_package_imports_what_it_requires_and_requires_what_it_imports() -> None:
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        requirement.partition(">=")[0]
+        for requirement in [
+            *project["dependencies"],
+            *(one for name, extra in extras.items() if name != "dev" for one in extra),
+        ]
+    }
+    found = imported()
+    assert set(IMPORTED_BY_OTHERS.values()) <= found
+    assert wanted - IMPORTED_BY_OTHERS.keys() == {PART_OF.get(name, name) for name in found}
 
 
 def test_make_lists_every_target() -> None:

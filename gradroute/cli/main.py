@@ -13,7 +13,7 @@ from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible, undisturbed
-from gradroute.system.terminal import say
+from gradroute.system.terminal import first_line, say
 
 _STOPPED = "interrupted. What was finished is kept; the same command goes on."
 
@@ -54,7 +54,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise  # a fault of the program: the traceback is what helps
         _close_output()
-        told = str(error).strip().split("\n")[0] or "out of memory"
+        told = first_line(error, limit=5000) if str(error).strip() else "out of memory"
         if isinstance(error, FileNotFoundError) and error.filename is None:
             told = "the current folder is gone; change to one that is there"
         return _explain(MachineError(f"the machine refuses: {told}."), debug)

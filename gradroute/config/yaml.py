@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError
+from gradroute.system.terminal import first_line
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -88,8 +89,7 @@ def parse_yaml(text: str, source: str) -> YamlText:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: not YAML: {error.problem}.") from None
     except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{source}: not YAML: {reason}.") from None
+        raise ConfigError(f"{source}: not YAML: {first_line(error)}.") from None
     except ConfigError:
         raise
     except (ValueError, OverflowError) as error:  # of an escape such as \UFFFFFFFF

@@ -7,7 +7,6 @@ result are limited too. A date of today is written as that of one fixed day.
 
 import re
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,20 +147,21 @@ class _TooSlow(Exception):
 @contextmanager
 def limited_time(seconds: float) -> Iterator[None]:
     """Stop what takes longer, where this thread can be told to (not under Windows)."""
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+    alarm: signal.Signals | None = getattr(signal, "SIGALRM", None)
+    if alarm is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise _TooSlow(f"it took longer than {seconds:g} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(alarm, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(alarm, before)
 
 
 def shared_start(one: str, other: str) -> int:

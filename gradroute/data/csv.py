@@ -1,7 +1,8 @@
 """A strict reader of CSV files (RFC 4180): a header, then one row of texts after another.
 
-No type is guessed: every cell is the text that stands in it, and an empty one is missing. Python's
-own csv lets rows of any length and text behind a closing quote pass.
+No type is guessed: every cell is the text in it, and an empty one is missing. Python's own reader,
+also with strict=True, takes a quote inside of a cell without quotes for a letter, accepts rows of
+any length, and does not say on which line of a row its error is.
 """
 
 import re

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradroute.data.csv import BadRow
 from gradroute.data.jsonl import MAX_ROW_BYTES, open_file, refuse, shown, strict_json
 from gradroute.errors import DataError, MachineError
+from gradroute.system.terminal import first_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -69,7 +70,7 @@ def read_parquet(
         )
         schema = file.schema_arrow
     except (OSError, pyarrow.ArrowException, ValueError) as error:
-        refuse(path, 1, f"no whole Parquet file ({_first_line(error)})")
+        refuse(path, 1, f"no whole Parquet file ({first_line(error)})")
     _check_schema(path, schema, wanted)
     _check_groups(path, file)
     decoders = {
@@ -92,7 +93,7 @@ def read_parquet(
                 else:
                     yield number, others | row
     except (OSError, pyarrow.ArrowException) as error:
-        refuse(path, number + 1, f"the file is damaged ({_first_line(error)})")
+        refuse(path, number + 1, f"the file is damaged ({first_line(error)})")
 
 
 def _report(
@@ -267,7 +268,3 @@ def _value(scalar: Any) -> Any:
         return scalar.as_py()
     except UnicodeDecodeError:
         return "\udcff"  # what no text may hold, so that its row is refused
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]

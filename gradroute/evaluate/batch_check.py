@@ -20,6 +20,7 @@ from gradroute.evaluate.decoding import look_every, write_on
 from gradroute.evaluate.inference import inference
 from gradroute.models.sizes import ordinary_tokens, positions_of
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.terminal import first_line
 
 _LONG, _SHORT = 8, 3
 """Tokens that the two rows of the trial begin with."""
@@ -157,11 +158,6 @@ class _Given:
 
     def check(self) -> None:
         """Nothing: a model whose logits are not finite is told of by what measures it."""
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, cut short."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from gradroute.models.sizes import largest
 from gradroute.system.memory import fitted
+from gradroute.system.modules import evaluation_mode
 
 MEMORY_AT_ONCE = 2**31
 """Bytes that an evaluation on a CPU may plan with."""
@@ -26,14 +27,8 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
     Yields:
         The device of the model's parameters, where inputs belong.
     """
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield next(model.parameters()).device
-    finally:
-        for module in was_training:
-            module.training = True
+    with evaluation_mode(model), torch.no_grad():
+        yield next(model.parameters()).device
 
 
 def in_pieces(

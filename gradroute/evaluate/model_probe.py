@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, GradrouteError
-from gradroute.evaluate.batch_check import TROUBLE, first_line, why_alone
+from gradroute.evaluate.batch_check import TROUBLE, why_alone
 from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.inference import inference
 from gradroute.models.sizes import ordinary_tokens
@@ -23,6 +23,8 @@ from gradroute.routing.layers import adapter_weights, hosted
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.targets import PLACES
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.modules import modes_restored
+from gradroute.system.terminal import first_line
 
 _ROWS, _LENGTH, _PADDED = 2, 6, 2
 _NAMED = 6  # kinds of modules that a sentence names
@@ -133,10 +135,13 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
     ids = torch.tensor(tokens, device=model.device).reshape(_ROWS, _LENGTH)
     layers = hosted(model).layers
     ups = [adapter_weights(layer, next(iter(layer.lora_A)))[1] for layer in layers.values()]
-    was_training = [module for module in model.modules() if module.training]
     devices = [model.device] if model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), ablated(model.train(), "full"):
+        with (
+            modes_restored(model),
+            torch.random.fork_rng(devices=devices),
+            ablated(model.train(), "full"),
+        ):
             mask = torch.ones_like(ids)
             mask[-1, -_PADDED:] = 0  # rows of unequal length, as training has them
             inputs = {"input_ids": ids, "attention_mask": mask}
@@ -148,10 +153,6 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
             f"the model {type(inner).__name__} cannot be run with these adapters "
             f"({first_line(error)}). Set other targets, or take another base model."
         ) from error
-    finally:
-        model.eval()
-        for module in was_training:
-            module.training = True
     return tuple(
         name.removeprefix(_PREFIX)
         for name, gradient in zip(layers, gradients, strict=True)

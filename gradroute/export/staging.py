@@ -1,6 +1,5 @@
 """A folder that is built elsewhere, and gets its name as a whole or not at all."""
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +10,15 @@ from pathlib import Path
 
 from gradroute.errors import ConfigError, MachineError
 from gradroute.runs.folder import RunFolder
-from gradroute.system.files import UNFINISHED, append_line, make_folder, refusal, sync, write_json
+from gradroute.system.files import (
+    UNFINISHED,
+    append_line,
+    make_folder,
+    refusal,
+    sha256_of,
+    sync,
+    write_json,
+)
 from gradroute.system.terminal import say
 
 CARD = "README.md"
@@ -74,14 +81,9 @@ def write_manifest(built: Path) -> None:
         built / MANIFEST,
         {
             "schema_version": SCHEMA_VERSION,
-            "sha256": {n: _sha256(built / n) for n in names if n not in (MANIFEST, PROOF, CARD)},
+            "sha256": {n: sha256_of(built / n) for n in names if n not in (MANIFEST, PROOF, CARD)},
         },
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record(folder: RunFolder, what: str, out: Path, adapters: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from gradroute.harness.numbers import Aggregate, Number, difference
 from gradroute.harness.store import Kept
 from gradroute.harness.tasks import Loaded
-from gradroute.report.render.terminal_text import _aligned
+from gradroute.report.render.table_cells import aligned
 from gradroute.system.terminal import shown
 
 REFERENCES = ("base", "full")
@@ -53,7 +53,7 @@ def _table(rows: Sequence[Row], lines: Sequence[Row], aggregate: Aggregate | Non
     shots = "" if first["num_fewshot"] is None else f", {first['num_fewshot']} worked examples"
     chosen = "" if first["filter"] == "none" else f" ({first['filter']})"
     head = f"{first['task']}: {first['metric']}{chosen}, {first['n']} documents{shots}{better}"
-    return f"{head}\n{_aligned(table, [True] * len(table[0]))}"
+    return f"{head}\n{aligned(table)}"
 
 
 def _gap(row: Row, other: Row, lines: Sequence[Row], aggregate: Aggregate | None) -> str:

@@ -11,7 +11,6 @@ finite, all else is JSON or YAML; no pickle.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -37,6 +36,7 @@ from gradroute.system.files import (
     refusal,
     remove,
     replace_folder,
+    sha256_of,
     sync,
 )
 
@@ -59,7 +59,7 @@ class Checkpoint:
     @property
     def identity(self) -> str:
         """A hash of everything that it holds: two checkpoints with the same one are the same."""
-        return _sha256(self.path / "manifest.json")
+        return sha256_of(self.path / "manifest.json")
 
     @property
     def micro_batch(self) -> int | None:
@@ -323,7 +323,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): _sha256(path) for path in _files(folder)}
+    return {str(path.relative_to(folder)): sha256_of(path) for path in _files(folder)}
 
 
 def _files(folder: Path, *, inner: bool = True) -> list[Path]:
@@ -342,11 +342,6 @@ def _files(folder: Path, *, inner: bool = True) -> list[Path]:
         else:
             raise ValueError(f"{path.name} is neither a file nor an adapter's folder")
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damage(checkpoint: Checkpoint) -> str | None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
-from gradroute.system.secrets import redacted
-from gradroute.system.terminal import say
+from gradroute.system.terminal import first_line, say
 from gradroute.untrusted.model_folder import check_model_folder
 from gradroute.untrusted.skops import check_skops_file
 
@@ -222,5 +221,4 @@ def _checked(scores: list[float], count: int, place: str) -> list[float]:
 
 def _told(error: Exception) -> str:
     """An error of a library in one line."""
-    lines = str(error).strip().split("\n")
-    return redacted(f"{type(error).__name__}: {lines[0]}")[:200]
+    return f"{type(error).__name__}: {first_line(error)}"[:200]

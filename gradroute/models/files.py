@@ -17,12 +17,13 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.errors import ConfigError, GradrouteError, MachineError
+from gradroute.system.files import sha256_of
 from gradroute.system.secrets import (
     hub_token,
     redacted,
     token_places,
 )
-from gradroute.system.terminal import shown
+from gradroute.system.terminal import first_line, shown
 from gradroute.untrusted.model_folder import check_gguf_name, named_weights
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
@@ -121,9 +122,8 @@ def _tokenizer(folder: Path, gguf_file: str | None) -> Tokenizer:
 
 
 def _unusable(name: str, gguf_file: str | None, what: str, error: Exception) -> ConfigError:
-    first = redacted(str(error).strip().split("\n")[0])[:200]
     where = f"{gguf_file} is" if gguf_file else "the folder holds"
-    return ConfigError(f"model {name}: {where} no usable {what} ({first or type(error).__name__}).")
+    return ConfigError(f"model {name}: {where} no usable {what} ({first_line(error)}).")
 
 
 def _unpacked() -> Any:
@@ -189,8 +189,7 @@ def identity_of(folder: Path, gguf_file: str | None) -> str:
     """Of a folder one hash over all that is read; of a GGUF file its own, and one for the rest."""
     if gguf_file is None:
         return f"sha256 {_digest(folder, '*.safetensors', *_SETTINGS)}"
-    with (folder / gguf_file).open("rb") as file:
-        own = f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    own = f"sha256 {sha256_of(folder / gguf_file)}"
     beside = any(path for pattern in _SETTINGS for path in folder.glob(pattern))
     return f"{own}, settings sha256 {_digest(folder, *_SETTINGS)}" if beside else own
 

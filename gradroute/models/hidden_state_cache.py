@@ -17,8 +17,7 @@ import json
 import platform
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +35,17 @@ from gradroute.errors import ConfigError, MachineError
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.runs.provenance import processor
-from gradroute.system.files import UNFINISHED, amount, free_bytes, nearest, write_bytes, write_json
+from gradroute.system.files import (
+    UNFINISHED,
+    amount,
+    free_bytes,
+    nearest,
+    sha256_of,
+    write_bytes,
+    write_json,
+)
 from gradroute.system.memory import fitted
+from gradroute.system.modules import evaluation_mode
 
 FOLDER = ".states"
 """In the folder of the runs, which share it."""
@@ -113,7 +121,7 @@ class KeptStates:
             f"{len(missing)} of {len(wanted)} examples: {amount(size)} in {self.folder}."
         )
         write_json(self.folder / "about.json", self._about)
-        with _measured(self._model):
+        with evaluation_mode(self._model), torch.no_grad():
             while missing:
                 some = self._next(missing)
                 self._write({digest: self._compute(row) for digest, row in some.items()})
@@ -308,9 +316,8 @@ def _read(
             if not any(key in missing for key in keys):
                 return {}
             states = file.get_tensor("states")
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != path.stem:
-                return None
+        if sha256_of(path) != path.stem:
+            return None
     except FileNotFoundError:  # another process saw that it is damaged
         return {}
     except OSError as error:
@@ -343,16 +350,3 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-@contextmanager
-def _measured(model: PeftModel) -> Iterator[None]:
-    """Evaluation mode and no gradients, restored afterwards module by module."""
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in was_training:
-            module.training = True

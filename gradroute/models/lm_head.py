@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from gradroute.data.batches import TargetGroups
 from gradroute.routing.adapters import ablated
+from gradroute.system.modules import evaluation_mode, is_plain
 
 LOGITS_AT_ONCE = 2**22
 """Logits that are computed together without a second thought: 16 MiB in float32."""
@@ -35,7 +36,6 @@ IN_CACHE = 2**20
 LEAST = 64
 """Tokens of such a chunk, at least: products of fewer rows are slow."""
 
-_PLAIN_TENSORS = (nn.Parameter, Tensor)
 _returned: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -154,7 +154,7 @@ def _is_special(head: nn.Linear) -> bool:
     if hooked or head._backward_hooks or head._backward_pre_hooks or head.weight.is_meta:
         return True
     weights = [weight for weight in (head.weight, head.bias) if weight is not None]
-    return any(w.requires_grad or type(w) not in _PLAIN_TENSORS for w in weights)
+    return any(w.requires_grad or not is_plain(w) for w in weights)
 
 
 @contextmanager
@@ -180,14 +180,13 @@ def _returns_output(model: PeftModel, head: nn.Linear) -> bool:
     ids = torch.arange(length, device=weight.device)[None]
     answer = torch.linspace(-500.0, 500.0, length * len(weight), dtype=weight.dtype)
     answer = answer.to(weight.device).view(1, length, len(weight))
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad(), ablated(model, "base"), _stood_in(head, answer) as kept:
-            logits = model(input_ids=ids, use_cache=False).logits
-    finally:
-        for module in was_training:
-            module.training = True
+    with (
+        evaluation_mode(model),
+        torch.no_grad(),
+        ablated(model, "base"),
+        _stood_in(head, answer) as kept,
+    ):
+        logits = model(input_ids=ids, use_cache=False).logits
     if len(kept) != 1 or kept[0].shape != (1, length, head.in_features):
         return False
     return logits.shape == answer.shape and bool((logits == answer).all())

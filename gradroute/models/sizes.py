@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.modules import evaluation_mode
 
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """What configs call their number of positions; transformers maps other names to the first."""
@@ -101,21 +102,16 @@ def _learned(model: PreTrainedModel) -> int | None:
     device = next(model.parameters()).device
     if not tables or device.type == "meta":
         return None
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
     looked_up = _LookUps()
     # The same token everywhere: only positions count upwards.
     ids = torch.tensor([ordinary_tokens(model, 1) * _TRIED], device=device)
     try:
-        with torch.no_grad(), looked_up:
+        with evaluation_mode(model), torch.no_grad(), looked_up:
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
         return None  # it cannot be tried; what runs the model next says why
-    finally:
-        for module in was_training:
-            module.training = True
     return min(looked_up.tables, default=None)
 
 

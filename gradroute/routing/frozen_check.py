@@ -21,6 +21,8 @@ from gradroute.routing.frozen_layers import LowerLayers, run_up_to, states_of
 from gradroute.routing.layers import hosted
 from gradroute.routing.targets import transformer_layers
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.modules import modes_restored
+from gradroute.system.terminal import first_line
 
 _LONGEST = 64  # tokens of an example that the model is tried on
 # Largest difference that is rounding, over the largest number. A model that reads what it should
@@ -86,22 +88,22 @@ def _tried(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers:
     layers = _below_adapters(model)
     ordered = sorted(rows, key=len)
     tried = [list(ordered[at][:_LONGEST]) for at in (0, -1)]
-    was_training = [module for module in model.modules() if module.training]
     kind = type(model.get_base_model()).__name__
     try:
-        with torch.random.fork_rng(devices=_devices(model)), ablated(model, "full"):
+        with (
+            modes_restored(model),
+            torch.random.fork_rng(devices=_devices(model)),
+            ablated(model, "full"),
+        ):
             return _equal_without(model, layers, tried)
     except ConfigError as error:
         raise ConfigError(f"in the model {kind} {error}") from error
     except _TROUBLE as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ConfigError(f"the model {kind} cannot be run from its middle ({reason})") from error
-    finally:
-        model.eval()
-        for module in was_training:
-            module.training = True
+        raise ConfigError(
+            f"the model {kind} cannot be run from its middle ({first_line(error)})"
+        ) from error
 
 
 def _below_adapters(model: PeftModel) -> tuple[nn.Module, ...]:

@@ -28,8 +28,7 @@ from gradroute.routing.ops import gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_terms
 from gradroute.routing.targets import is_expert, is_tied
 from gradroute.routing.weight_cache import kept_linear
-
-_PLAIN_TENSORS = (nn.Parameter, Tensor)
+from gradroute.system.modules import is_plain
 
 
 class GatedDown(nn.Linear):
@@ -355,8 +354,7 @@ def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     if type(base) is not nn.Linear or is_hooked(base):
         return None
     for weight in (base.weight, base.bias):
-        # A tensor class of its own is a sharded or quantized weight.
-        if weight is not None and (weight.requires_grad or type(weight) not in _PLAIN_TENSORS):
+        if weight is not None and (weight.requires_grad or not is_plain(weight)):
             return None
     return base.weight, base.bias
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradroute.routing.adapter_groups import Term, stacked
 from gradroute.routing.gates import ColumnGates, cast
+from gradroute.system.modules import is_plain
 
 KEPT_BYTES = 2**30
 """What the stacks of one scope may hold; layers beyond it stack their weights at every call."""
@@ -23,8 +24,6 @@ TOGETHER = 256
 
 Side = tuple[Tensor, Tensor, float]
 """A `terms.Stack` for use on rows: downᵀ [in, R], upᵀ [R, out] and alpha."""
-
-_PLAIN_TENSORS = (nn.Parameter, Tensor)
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def _gates(
 
 
 def _is_watched(part: Tensor) -> bool:
-    return type(part) in _PLAIN_TENSORS and not part.is_inference()
+    return is_plain(part) and not part.is_inference()
 
 
 def _size(kept: _Kept) -> int:

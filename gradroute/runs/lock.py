@@ -1,12 +1,14 @@
 """One writer per run folder; readers take no lock.
 
-The lock is the kernel's (`flock`) on a small file beside the run folder, so that it also holds
-while the folder is moved aside. It is gone with the process that holds it, however that ends; what
-the file says (who, since when) is for messages only.
+The lock is the kernel's, taken by `filelock` on a small file beside the run folder, so that it also
+holds while the folder is moved aside. It is gone with the process that holds it, however that ends;
+what the file says (who, since when) is for messages only.
+
+`filelock` locks a descriptor and leaves the file itself to us: `FileLock` would keep the file after
+the release, and its holder would have no place to say who it is.
 """
 
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -18,8 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from gradroute.errors import ConfigError, MachineError
-from gradroute.system.files import make_folder, refusal
+from gradroute.system.files import NO_FOLLOW, make_folder, refusal
 from gradroute.system.terminal import say
 
 _SPOKEN_WITHIN = 1.0  # seconds that a new holder is given to write down who it is
@@ -94,7 +98,8 @@ def _take(path: Path, folder: Path, verb: str) -> int | None:
         handle = _locked(path)
         before = _said_in(handle)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(me).encode(), 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(me).encode())
     except BlockingIOError:
         raise MachineError(
             f"run folder {folder} is in use: {_named(_holder(path))}. Wait for it or stop it; "
@@ -124,15 +129,17 @@ def _take(path: Path, folder: Path, verb: str) -> int | None:
 def _locked(path: Path) -> int:
     """Open and lock the file that is at `path` at that moment.
 
-    Whoever releases a lock removes its file; a lock on a file that is gone is worth nothing.
+    Whoever releases a lock removes its file while holding it. Who has opened the file before that
+    may lock it after that; a lock on a file that is gone is worth nothing, so it is tried again.
 
     Raises:
         BlockingIOError: somebody else holds it.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock_descriptor(handle, blocking=False):
+                raise BlockingIOError
             if _is_at(handle, path):
                 return handle
         except BaseException:
@@ -142,9 +149,12 @@ def _locked(path: Path) -> int:
 
 
 def _release(handle: int, path: Path) -> None:
-    with suppress(OSError):  # then it stays behind unlocked, and the next writer takes it over
+    try:
         if _is_at(handle, path):
             path.unlink()  # while it is locked, so that nobody else can hold this file
+    except OSError:  # it stays behind unlocked; empty, so that no holder is said to have died
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
     os.close(handle)
 
 
@@ -161,7 +171,7 @@ def _holder(path: Path) -> dict[str, Any]:
     until = time.monotonic() + _SPOKEN_WITHIN
     while True:
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(path, os.O_RDONLY | NO_FOLLOW)
         except OSError:
             return {}
         try:
@@ -175,7 +185,8 @@ def _holder(path: Path) -> dict[str, Any]:
 
 def _said_in(handle: int) -> dict[str, Any]:
     try:
-        said = json.loads(os.pread(handle, 4096, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        said = json.loads(os.read(handle, 4096))
     except (ValueError, RecursionError, OSError):
         return {}
     return said if isinstance(said, dict) else {}

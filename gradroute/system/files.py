@@ -7,6 +7,7 @@ writes for them: here they are written as null, and a null is read back as None 
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,9 @@ from gradroute.errors import DataError, MachineError
 
 UNFINISHED = ".tmp-"
 """How the names of files and folders begin that are being written."""
+
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""The flag that opens no link; Windows has none, and makes links for administrators only."""
 
 _REPLACED = f"{UNFINISHED}was-"  # a folder that another one is about to replace
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -93,7 +97,7 @@ def append_line(path: Path, row: Mapping[str, Any], *, durable: bool = False) ->
     """
     line = _line(row).encode("utf-8", errors="backslashreplace")
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
         try:
             end = _trimmed(handle)
             try:
@@ -116,13 +120,24 @@ def _trimmed(handle: int) -> int:
     size = end = os.fstat(handle).st_size
     while end:
         start = max(0, end - 4096)
-        at = os.pread(handle, end - start, start).rfind(b"\n")
+        os.lseek(handle, start, os.SEEK_SET)
+        at = os.read(handle, end - start).rfind(b"\n")
         end = start + at + 1
         if at >= 0:
             break
     if end < size:
         os.ftruncate(handle, end)
     return end
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

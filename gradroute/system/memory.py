@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gradroute.errors import MachineError
+from gradroute.system.terminal import first_line
 
 Result = TypeVar("Result")
 
@@ -92,5 +93,5 @@ def fitted(
 
 
 def _told(error: Exception) -> str:
-    first = str(error).strip().split("\n")[0]
-    return re.sub(r"^\[enforce fail at [^]]*\] err == 0\. ", "", first) or type(error).__name__
+    told = re.sub(r"^\[enforce fail at [^]]*\] err == 0\. ", "", first_line(error))
+    return told or type(error).__name__

@@ -1,7 +1,7 @@
 """What a signal does: training stops at the next step boundary, everything else at once.
 
 SIGINT is Ctrl-C; SIGTERM and SIGUSR1 are what schedulers send before they take a machine away. Both
-ways end in exit code 75, and the same command goes on.
+ways end in exit code 75, and the same command goes on. Windows has neither SIGUSR1 nor SIGALRM.
 """
 
 import signal
@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SCHEDULER = (signal.SIGTERM, signal.SIGUSR1)
+_USER: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+_ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)
+_SCHEDULER = (signal.SIGTERM,) if _USER is None else (signal.SIGTERM, _USER)
 _AGAIN = 0.01  # seconds after which an interruption that was swallowed is tried again
 
 
@@ -68,8 +70,9 @@ def interruptible() -> Iterator[None]:
     is put in order. Handlers come back afterwards. Outside of the main thread this does nothing.
 
     Python swallows an exception that is raised in a destructor or in a callback of its garbage
-    collector, which an import runs many of. Such an interruption is tried again. Compiled code may
-    make another error of it: whatever error ends the work after a signal is the interruption.
+    collector, which an import runs many of. Such an interruption is tried again, where there is an
+    alarm. Compiled code may make another error of it: whatever error ends the work after a signal
+    is the interruption.
     """
     heard = False
 
@@ -84,8 +87,9 @@ def interruptible() -> Iterator[None]:
         if not issubclass(what.exc_type, KeyboardInterrupt):
             shown(what)
             return
-        before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, leave))
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        if _ALARM is not None:
+            before.setdefault(_ALARM, signal.signal(_ALARM, leave))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
 
     before: dict[int, Any] = {}
     shown = sys.unraisablehook
@@ -105,7 +109,7 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = shown
-        if signal.SIGALRM in before:
+        if _ALARM in before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         _put_back(before)
 

@@ -26,6 +26,16 @@ def shown(text: str) -> str:
     return "\n".join(printable(line) for line in redacted(text).split("\n"))
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What another library's error says, to quote in a sentence; its type where it says nothing.
+
+    Args:
+        error: The error.
+        limit: Characters after which it is cut; secrets are taken out before.
+    """
+    return (redacted(str(error).strip().split("\n")[0]) or type(error).__name__)[:limit]
+
+
 def say(line: str) -> None:
     """A line for the user: on standard error, so that results can be piped.
 

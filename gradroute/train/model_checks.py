@@ -16,6 +16,8 @@ from torch import Tensor
 from gradroute.data.batches import Batch, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.modules import evaluation_mode
+from gradroute.system.terminal import first_line
 
 _CURE = "Set train.packing=false."
 _LONGEST = 64  # tokens of an example that the model is tried on
@@ -44,21 +46,18 @@ def check_packing(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
     longest = sorted(rows, key=lambda row: len(row.input_ids))[-2:]
     first, second = (_cut(row) for row in (longest[0], longest[-1]))
     kind = type(model.get_base_model()).__name__
-    training = model.training
-    model.eval()
     try:
-        packed = pack([first, second], pad_id, len(first.input_ids) + len(second.input_ids))
-        behind, reach = _second(model, packed.to(model.device))
-        alone, _ = _second(model, collate([first, second], pad_id).to(model.device))
+        with evaluation_mode(model):
+            packed = pack([first, second], pad_id, len(first.input_ids) + len(second.input_ids))
+            behind, reach = _second(model, packed.to(model.device))
+            alone, _ = _second(model, collate([first, second], pad_id).to(model.device))
     except (TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().split("\n")[0][:200]
         raise ConfigError(
-            f"train.packing: the model {kind} cannot run packed examples ({reason}). {_CURE}"
+            f"train.packing: the model {kind} cannot run packed examples ({first_line(error)}). "
+            f"{_CURE}"
         ) from error
-    finally:
-        model.train(training)
     if bool(reach[: len(first.input_ids)].any()):
         raise ConfigError(
             f"train.packing: in the model {kind} an example sees the one before it in its row, so "
@@ -87,17 +86,14 @@ def needs_no_mask(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
     longest = _cut(max(rows, key=lambda row: len(row.input_ids)))
     half = replace(longest, input_ids=longest.input_ids[: (len(longest.input_ids) + 1) // 2])
     batch = collate([longest, half], pad_id).to(model.device)
-    training = model.training
-    model.eval()
     try:
-        masked, _ = _second(model, batch)
-        bare, reach = _second(model, replace(batch, bare=True))
+        with evaluation_mode(model):
+            masked, _ = _second(model, batch)
+            bare, reach = _second(model, replace(batch, bare=True))
     except (TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         return False  # it cannot be tried, so nothing is known of it
-    finally:
-        model.train(training)
     if bool(reach[len(half.input_ids) :].any()):
         return False
     apart = float((bare - masked).abs().max() / masked.abs().max())

@@ -11,6 +11,7 @@ from gradroute.data.batches import DataOrder, TokenizedExample, collate
 from gradroute.errors import MachineError, NumericError
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.system.memory import fitted
+from gradroute.system.modules import modes_restored
 from gradroute.train.step import train_step
 from gradroute.train.step_report import StepReport
 
@@ -67,14 +68,12 @@ def tuning(
 
     size = batch_size
     for step in range(steps):
-        was_training = model.training
-        model.train()
         try:
-            report, size = fitted(partial(attempt, step), size, _say_smaller, _ADVICE)
+            with modes_restored(model):
+                model.train()
+                report, size = fitted(partial(attempt, step), size, _say_smaller, _ADVICE)
         except (NumericError, MachineError) as error:
             raise type(error)(f"step {step + 1} of {steps}: {error}") from error
-        finally:
-            model.train(was_training)
         yield report
 
 

@@ -18,6 +18,7 @@ from gradroute.errors import MachineError
 from gradroute.routing.policy import NAMED_POLICIES
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines, write_text
+from gradroute.system.terminal import first_line
 
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with a step and its line of `metrics.jsonl`."""
@@ -92,10 +93,9 @@ def tracking(
             tracker = act()
         except Exception as error:  # of a library, a disk or a server: all the same to training
             tracker = None
-            first = str(error).strip().split("\n")[0][:200] or type(error).__name__
             say(
-                f"{folder.name}: {config.train.report_to} failed and is switched off ({first}). "
-                "Training goes on; metrics.jsonl has everything."
+                f"{folder.name}: {config.train.report_to} failed and is switched off "
+                f"({first_line(error)}). Training goes on; metrics.jsonl has everything."
             )
 
     def track(step: int, row: Mapping[str, Any]) -> None:

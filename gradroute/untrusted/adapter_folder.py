@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.plain_lora import CHANGE_THE_BASE
+from gradroute.system.files import sha256_of
 from gradroute.system.terminal import printable
 from gradroute.untrusted.model_folder import Refused, checked_files, json_object
 
@@ -174,6 +175,5 @@ def _check_tensors(tensors: Mapping[str, Tensor], rank: int) -> None:
 def _identity(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(folder / name)))
     return f"sha256 {digest.hexdigest()}"

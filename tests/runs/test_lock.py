@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from gradroute.errors import ConfigError, MachineError
 from gradroute.runs.lock import writing
@@ -117,6 +118,33 @@ def test_a_lock_on_a_file_that_was_just_removed_is_not_taken_for_one(tmp_path, m
         assert said(other).startswith("4 ") and len(calls) == 2
         let_go(other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_that_cannot_be_removed_says_of_nobody_that_it_died(
+    tmp_path, monkeypatch, capsys
+):
+    """As on Windows, where a file that is open stays."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        with writing(tmp_path / "x", "training"):
+            pass
+    assert (tmp_path / ".x.lock").read_bytes() == b""
+    with writing(tmp_path / "x", "training"):
+        pass
+    assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
+
+
+def test_other_programs_that_use_filelock_are_kept_out(tmp_path):
+    with (
+        FileLock(tmp_path / ".x.lock"),
+        pytest.raises(MachineError, match="another process"),
+        writing(tmp_path / "x", "training"),
+    ):
+        raise AssertionError("two writers")
 
 
 def test_a_holder_that_has_not_said_who_it_is_is_another_process(tmp_path):

@@ -13,6 +13,7 @@ from gradroute.system.files import (
     clear_unfinished,
     read_lines,
     replace_folder,
+    sha256_of,
     write_bytes,
     write_json,
 )
@@ -102,3 +103,8 @@ def test_what_writers_left_is_removed_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["kept"] and (tmp_path / "kept").read_text() == "kept"
     write_json(tmp_path / "deep" / "er" / "x.json", 1)
     assert (tmp_path / "deep" / "er" / "x.json").read_text() == "1\n"
+
+
+def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradroute.cli.main import main
-from gradroute.system.terminal import printable, say, shown
+from gradroute.system.terminal import first_line, printable, say, shown
 
 SECRET = "0123456789abcdef0123456789abcdef"
 STEERING = (
@@ -134,3 +134,12 @@ def test_a_line_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "closed").touch()
     assert process.wait(timeout=600) == 0
     assert (tmp_path / "done").is_file()
+
+
+def test_the_first_line_of_an_error_is_quoted_without_secrets_and_cut_behind_them() -> None:
+    token = "hf_" + "q" * 30
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(MemoryError()) == "MemoryError"
+    cut = first_line(OSError("x" * 185 + f" {token}\nmore"))
+    assert "hf_q" not in cut and cut.startswith("x" * 185) and len(cut) <= 200
+    assert len(first_line(OSError("x" * 999), limit=500)) == 500

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradroute.report.render.table_cells import aligned
 from gradroute.runs.results import HELD_OUT_BAD
 from gradroute.system.terminal import shown
 
@@ -29,7 +30,7 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
     )
     if all(routed for _, routed, _ in runs):
         note += " There is none here: name one too (routing=none, both adapters)."
-    return shown(f"{_aligned(lines)}\n{note}")
+    return shown(f"{aligned(lines)}\n{note}")
 
 
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
@@ -56,7 +57,7 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     )
     if drawn:
         note += "\nAsked are prompts of held-out rows that show the behavior."
-    return shown(f"{_aligned(lines)}\n{note}")
+    return shown(f"{aligned(lines)}\n{note}")
 
 
 def recover_text(name: str, behavior: str, record: Record) -> str:
@@ -78,7 +79,7 @@ def recover_text(name: str, behavior: str, record: Record) -> str:
         f"{name}: {record['steps']} steps at learning rate {record['learning_rate']:.2g} on "
         f"{record['examples']} known-good examples, {record['mode']}"
     )
-    return shown(f"{title}\n{_aligned(lines)}{_asked(record)}{_cost(record)}")
+    return shown(f"{title}\n{aligned(lines)}{_asked(record)}{_cost(record)}")
 
 
 def _asked(record: Record) -> str:
@@ -124,11 +125,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.4f}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

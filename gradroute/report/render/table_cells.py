@@ -191,3 +191,22 @@ def _columns(name: str, bounds: Sequence[float], n: int | None = None) -> dict[s
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[bool] | None = None) -> str:
+    """Rows of cells as text in columns, two spaces apart.
+
+    Args:
+        lines: Rows of the same number of cells.
+        left: By column, whether its cells begin at the same place, as words do, or end there, as
+            numbers do; None: all begin.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [True] * len(widths) if left is None else left
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in lines
+    )

@@ -9,6 +9,7 @@ from gradroute.report.judge.comparison import Comparison
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.judge.gain_diagnosis import HEALTHY, Finding
 from gradroute.report.judge.verdicts import Verdict
+from gradroute.report.render.table_cells import aligned
 from gradroute.report.results.contrasts import gain_kept, gain_reference
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import FEWEST_SCALES, Deployment
@@ -84,7 +85,7 @@ def render_crossing(crossing: Crossing) -> str:
         line.append("" if gain is None else f"{gain.mean:.2f}")
         lines.append(line)
     left = (True, *(True, True) * len(labels), False, False)
-    return f"{crossing.group}\n{_aligned(lines, left)}"
+    return f"{crossing.group}\n{aligned(lines, left)}"
 
 
 def _signed(number: OverSeeds) -> str:
@@ -137,7 +138,7 @@ def render_table(runs: Sequence[RunResults], behavior: str) -> str:
     note = f"[95 % intervals]; {rates}, losses in nats per token over {examples} held-out texts."
     if left_out:
         note += f"\nNot in this table: points of scale curves ({left_out})."
-    return f"{_aligned(lines, (*[True] * (len(heads) - 1), False))}\n{note}"
+    return f"{aligned(lines, (*[True] * (len(heads) - 1), False))}\n{note}"
 
 
 def render_seeds(groups: Sequence[Group], behavior: str) -> str:
@@ -167,7 +168,7 @@ def render_seeds(groups: Sequence[Group], behavior: str) -> str:
         if group.precision is not None:
             right = ", ".join(f"{100 * value:.0f}" for value in group.precision.values)
             note += f"\n{group.name}: of the labels `bad` {right} % are right (precision, by seed)"
-    return f"{_aligned(lines, (True, True, True, True, False, True))}\n{note}"
+    return f"{aligned(lines, (True, True, True, True, False, True))}\n{note}"
 
 
 def render_claims(claims: Sequence[Claim]) -> str:
@@ -187,7 +188,7 @@ def render_claims(claims: Sequence[Claim]) -> str:
                 claim.decided.removeprefix("not shown: "),
             ]
         )
-    head, *table = _aligned(rows, (True,) * 6).splitlines()
+    head, *table = aligned(rows, (True,) * 6).splitlines()
     lines, before = [head], ""
     for claim, line in zip(claims, table, strict=True):
         if claim.group != before:
@@ -292,17 +293,6 @@ def _paragraphs(title: str, parts: Sequence[tuple[str, str]]) -> str:
             break_on_hyphens=False,
         )
     return "\n".join(lines) if parts else ""
-
-
-def _aligned(lines: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(line, widths, left, strict=True)
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _range(counts: Iterable[int]) -> str:
