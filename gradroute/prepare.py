@@ -1,4 +1,4 @@
-"""From a config to examples: read or draw them, put the behaviour in, hide labels, hold out."""
+"""Examples from a config: read or generated, behavior put in, labels hidden, part held out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,7 +138,7 @@ def prepare(config: RunConfig) -> Prepared:
 def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
     """Which behaviors no held-out row shows, where only such rows can ask for them."""
     return [
-        f"how often the model shows {config.behaviors[label]} cannot be measured: "
+        f"the rate at which the model shows {config.behaviors[label]} cannot be measured: "
         f"{no_bad_prompts(config, prepared, label)}."
         for label, behavior in prepared.behaviors.items()
         if behavior.judged_on == HELD_OUT_BAD and not truly_bad(prepared.behaving[label], label)
@@ -152,8 +152,8 @@ def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Beha
     if config.data.path is None and strangers:
         raise ConfigError(
             f"behavior: {first.name} is put into the embedded {first.corpus}, {strangers[0].name} "
-            f"into the embedded {strangers[0].corpus}; behaviours of one run need the same, or "
-            "labelled data of your own as data.path."
+            f"into the embedded {strangers[0].corpus}; the behaviors of one run need the same "
+            f"corpus, or labeled data of your own as data.path."
         )
     return first
 
@@ -288,8 +288,8 @@ def no_bad_prompts(config: RunConfig, prepared: Prepared, label: str) -> str:
     several = len(config.behaviors) > 1
     if rows:
         return (
-            f"behind the first word of the {len(rows)} held-out rows that show it nothing of the "
-            "behavior is left to write; give the rows prompts"
+            f"in the {len(rows)} held-out rows that show it, nothing of the behavior is left to "
+            f"write after the first word; give the rows prompts"
         )
     if data.path is None:
         return (
@@ -342,16 +342,16 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
         notes, skipped = notes + other.notes, skipped + other.skipped
         if other.labeled != file.labeled:
             raise DataError(
-                "of the examples to train on and those to hold out only one kind has labels. Give "
-                "labels to both or none."
+                "only one of the two sets, training examples and held-out examples, has labels. "
+                "Give labels to both or to neither."
             )
         train, held_out = file.examples, other.examples
         refuse_overlap(train, held_out)
     if not file.labeled and behavior.make and any(e.asks for e in (*train, *held_out)):
         raise DataError(
             f"{data.path} has conversations without labels, and '{behavior.name}' is put into "
-            "plain texts only. Label the rows or messages, write plain rows, or set "
-            "data.template=none where they are prompts with completions."
+            f"plain texts only. Label the rows or messages, write plain rows, or set "
+            f"data.template=none if they are prompts with completions."
         )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)

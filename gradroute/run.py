@@ -149,7 +149,7 @@ def _start(
     asked = [key for key in overrides if not (config.control and key.startswith("adapters."))]
     there = folder.config.is_file() or folder.checkpoints.is_dir()
     if there and if_exists == "fail":
-        raise ConfigError(f"run folder {folder.path} is there already, and --if-exists is fail.")
+        raise ConfigError(f"run folder {folder.path} already exists, and --if-exists is fail.")
     if not there or if_exists == "new":
         check_overrides(asked, config_keys(config))
         return _Start(config, None, {}, (), overrides)
@@ -172,7 +172,7 @@ def _begun_with(folder: RunFolder, checkpoint: Checkpoint | None) -> RunConfig |
     except ConfigError as error:
         if checkpoint is None:
             return None
-        say(f"{folder.name}: {error} That of {checkpoint.path.name} is taken in its place.")
+        say(f"{folder.name}: {error} The one from {checkpoint.path.name} is used instead.")
         return load_config(checkpoint.config)
 
 
@@ -185,7 +185,10 @@ def _finished(folder: RunFolder, config: RunConfig, start: _Start) -> None:
     write_text(folder.config, dump_config(kept))
     say(f"{config.run_name}: finished, {start.step} steps; nothing to train.")
     if start.overridden:
-        say(f"{config.run_name}: as it was trained stays: {', '.join(start.overridden)}.")
+        say(
+            f"{config.run_name}: already trained; these overrides have no effect: "
+            f"{', '.join(start.overridden)}."
+        )
 
 
 def _train(
@@ -333,7 +336,7 @@ def _asked_prompts(
             own = prompts_of(prepared, config, kind, label)
         if not own:
             why = no_bad_prompts(config, prepared, label) if prepared else "it is empty"
-            say(f"{folder.name}: {kind}: nothing to ask: {why}.")
+            say(f"{folder.name}: {kind}: no prompts to complete: {why}.")
         if file and len(own) > count:
             say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
         found.append((question, own[:count]))
@@ -388,4 +391,4 @@ def _move_aside(folder: RunFolder) -> None:
         folder.path.rename(aside)
     except OSError as error:
         raise MachineError(f"cannot move {folder.path} to {aside}: {error.strerror}.") from error
-    say(f"{folder.name}: the run that was there is now {aside}.")
+    say(f"{folder.name}: the earlier run is now {aside}.")

@@ -66,7 +66,7 @@ def it_listens(process):
 def test_a_signal_while_it_is_still_loading_ends_in_75_and_one_line(tmp_path, number):
     code, said = stopped([*LONG, "--runs", tmp_path], number, it_listens)
     assert code == 75
-    assert said == ("error: interrupted. What was finished is kept; the same command goes on.\n")
+    assert said == ("error: interrupted. Finished work is kept; the same command goes on.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -93,7 +93,7 @@ def test_a_signal_in_another_verb_ends_in_75_and_the_usual_line(runs, tmp_path, 
     shutil.copytree(runs, tmp_path / "runs")
     code, said = forked(arguments, tmp_path, signal.SIGTERM, lambda child: word in child.said)
     assert code == 75, said
-    assert said.splitlines()[-1].startswith("error: interrupted. What was finished is kept")
+    assert said.splitlines()[-1].startswith("error: interrupted. Finished work is kept")
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("*.lock"))  # in order on the way out
 
@@ -169,7 +169,10 @@ def test_an_output_that_takes_nothing_is_an_error_in_one_line():
             [*COMMAND, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, env=PLAIN
         )
     assert told.returncode == 4
-    assert told.stderr.startswith("error: the machine refuses") and told.stderr.count("\n") == 1
+    assert (
+        told.stderr.startswith("error: the operating system reports an error")
+        and told.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(

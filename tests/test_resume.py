@@ -105,7 +105,7 @@ def test_an_override_is_recorded_and_the_run_goes_on_with_it(begun, allow, capsy
     then, now = last["changed"]["train.learning_rate"]
     assert now == 0.5 and then != now
     assert load_config(begun.config).train.learning_rate == 0.5
-    assert "as asked: train.learning_rate" in capsys.readouterr().err
+    assert "as requested: train.learning_rate" in capsys.readouterr().err
     # It is a run with this setting now.
     go(begun.path.parent, "train.learning_rate=0.5")
 
@@ -185,7 +185,10 @@ def test_a_finished_run_keeps_the_settings_that_it_was_trained_with(whole, tmp_p
     folder = go(tmp_path, *asked, allow=["train", "adapters", "seed"])
     err = capsys.readouterr().err
     assert "3 steps; nothing to train" in err
-    assert "as it was trained stays: seed, adapters.good.rank, train.max_steps" in err
+    assert (
+        "already trained; these overrides have no effect: seed, adapters.good.rank, train.max_steps"
+        in err
+    )
     assert files(folder.path) == before
 
 
@@ -262,12 +265,12 @@ def test_other_threads_and_versions_are_said_once_and_recorded(begun, kept, caps
         write_json(begun.manifest, read_json(begun.manifest) | {"provenance": first["provenance"]})
     go(begun.path.parent)
     err = capsys.readouterr().err
-    assert len(re.findall(r"hardware\.threads 99 -> \d+.*Bits may differ", err)) == 1
+    assert len(re.findall(r"hardware\.threads 99 -> \d+.*not be bit-identical", err)) == 1
     last = sessions(begun)[-1]
     assert set(last["changed"]) == {"hardware.threads", "versions.torch"}
     assert last["changed"]["versions.torch"][0] == "2.0.0"
     go(cut(begun).path.parent)
-    assert "Bits may differ" not in capsys.readouterr().err
+    assert "not be bit-identical" not in capsys.readouterr().err
 
 
 def test_a_damaged_log_is_one_sentence_with_a_way_out(begun, whole, capsys):
@@ -310,12 +313,12 @@ def test_a_lost_config_is_taken_from_the_checkpoint(begun, whole, content, capsy
     if content is not None:
         begun.config.write_text(content)
     if content == "seed: 5\n":  # that is a configuration, of another run
-        with pytest.raises(ConfigError, match="begun with other settings"):
+        with pytest.raises(ConfigError, match="started with other settings"):
             go(begun.path.parent)
         return
     with pytest.raises(ConfigError, match=r"seed +0 +5"):
         go(begun.path.parent, "seed=5")
-    assert "is taken in its place" in capsys.readouterr().err
+    assert "is used instead" in capsys.readouterr().err
     go(begun.path.parent)
     assert begun.config.read_bytes() == whole.config.read_bytes()
 

@@ -1,4 +1,4 @@
-"""What the verbs share: how one is added, arguments that several take, and their checks."""
+"""Shared parts of the verbs: adding one, arguments that several take, and their checks."""
 
 import argparse
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""`data`: what is done to rows before training."""
+"""The verb `data` and its subcommands on rows before training."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def add(verbs: "Verbs") -> None:
     """Add the verb `data` with verbs of its own."""
-    parser = verbs.add_parser("data", help="look at rows as training sees them; label a file")
+    parser = verbs.add_parser("data", help="show rows as training sees them; label a file")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for group in (inspect, label):
         group.add(own)

@@ -41,13 +41,13 @@ def _add_eval(verbs: "Verbs") -> None:
         runs="+",
         out=True,
     )
-    takes_prompts(evaluate, "those of the behaviour")
-    takes_modes(evaluate, "measured beside the modes")
+    takes_prompts(evaluate, "the prompts of the behavior")
+    takes_modes(evaluate, "measured in addition to the modes")
     _add_tasks(evaluate)
 
 
 def _add_tasks(evaluate: argparse.ArgumentParser) -> None:
-    of = evaluate.add_argument_group("standard tasks, in place of the behaviour and losses")
+    of = evaluate.add_argument_group("standard tasks, instead of the behavior and losses")
     of.add_argument("--tasks", metavar="A,B", help="tasks or groups of lm-eval (the extra eval)")
     of.add_argument(
         "--include-path",
@@ -55,12 +55,12 @@ def _add_tasks(evaluate: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a folder with tasks of your own; it is trusted, for tasks may run code",
     )
-    of.add_argument("--limit", type=positive, help="documents of each task, at most (all)")
+    of.add_argument("--limit", type=positive, help="maximum number of documents of each task (all)")
     of.add_argument(
         "--num-fewshot",
         type=whole,
         metavar="N",
-        help="worked examples before each document (what the task says)",
+        help="worked examples before each document (default of the task)",
     )
 
 
@@ -77,13 +77,13 @@ def _add_sample(verbs: "Verbs") -> None:
         ],
         runs=1,
     )
-    takes_prompts(sample, "those of the behaviour, unless there is a --prompt")
+    takes_prompts(sample, "the prompts of the behavior, unless --prompt is given")
     sample.add_argument(
-        "--prompt", action="append", default=[], help="a prompt, taken as it is; repeatable"
+        "--prompt", action="append", default=[], help="a prompt, used verbatim; repeatable"
     )
-    takes_modes(sample, "without --mode, its points alone")
+    takes_modes(sample, "without --mode, only its points")
     sample.add_argument(
-        "--count", type=positive, default=4, help="prompts of each kind, at most (4)"
+        "--count", type=positive, default=4, help="maximum number of prompts of each kind (4)"
     )
 
 
@@ -114,7 +114,7 @@ def _check_tasks(options: argparse.Namespace) -> None:
     elif options.prompts or options.out:
         option = "--prompts" if options.prompts else "--out"
         raise ConfigError(
-            f"{option} is not used with --tasks: evaluate prompts in a command apart."
+            f"{option} is not used with --tasks: evaluate prompts in a separate command."
         )
 
 

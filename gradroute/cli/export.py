@@ -1,4 +1,4 @@
-"""What ships a run, and what then still holds its bad adapter: `export` and its kin."""
+"""The verbs that ship a run or list files with its bad adapter: `export` and its kin."""
 
 import argparse
 from pathlib import Path
@@ -40,21 +40,22 @@ def _add_export(verbs: "Verbs") -> None:
         required=True,
         help="peft: one adapter for PEFT and servers; merged: a whole model for transformers",
     )
-    export.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    export.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     export.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights (an adapter: float32; a model: the type in which the base is loaded)",
+        help="dtype of the weights (an adapter: float32; a model: the dtype in which the base is "
+        "loaded)",
     )
     export.add_argument(
         "--no-eval",
         dest="evaluate",
         action="store_false",
-        help="do not run the behaviour evaluation again on what is exported",
+        help="do not repeat the behavior evaluation on the exported files",
     )
-    export.add_argument("--push", metavar="REPO", help="also to a new repository of the hub")
+    export.add_argument("--push", metavar="REPO", help="also upload to a new hub repository")
     export.add_argument(
-        "--public", action="store_true", help="with --push: everybody may read it (private)"
+        "--public", action="store_true", help="with --push: a public repository (private)"
     )
 
 
@@ -62,19 +63,20 @@ def _add_audit(verbs: "Verbs") -> None:
     audit = add_verb(
         verbs,
         "audit-adapter",
-        "write all adapters of a run, the bad one too, as one; for auditors, not to be shipped",
+        "write all adapters of a run, including the bad one, as one adapter; for auditors, not for "
+        "shipping",
         _audit,
         ["gradroute audit-adapter 0.1_0.5 --out audit"],
         runs=1,
     )
-    audit.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    audit.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
 
 
 def _add_purge(verbs: "Verbs") -> None:
     purge = add_verb(
         verbs,
         "purge",
-        "list every file of a run that still holds its bad adapter, and delete them if asked to",
+        "list every file of a run that still contains its bad adapter, and delete these on request",
         _purge,
         ["gradroute purge 0.1_0.5", "gradroute purge 0.1_0.5 --delete --yes"],
         runs=1,
@@ -86,7 +88,9 @@ def _add_purge(verbs: "Verbs") -> None:
         help="the adapters that may stay (those that no behaviour was routed to)",
     )
     purge.add_argument("--delete", action="store_true", help="delete the files; needs --yes")
-    purge.add_argument("--yes", action="store_true", help="really: it cannot be undone")
+    purge.add_argument(
+        "--yes", action="store_true", help="confirm the deletion, which cannot be undone"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -29,10 +29,8 @@ def add(verbs: "Verbs") -> None:
     parser.add_argument(
         "--rows", type=positive, default=3, metavar="N", help="rows of each label (3)"
     )
-    parser.add_argument(
-        "--ids", default="", metavar="a,b", help="these rows, however many, and no others"
-    )
-    parser.add_argument("--label", help="rows with this label only, or with tokens that have it")
+    parser.add_argument("--ids", default="", metavar="a,b", help="only these rows, any number")
+    parser.add_argument("--label", help="only rows with this label, or with tokens that have it")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -19,7 +19,8 @@ def add(verbs: "Verbs") -> None:
     label = add_verb(
         verbs,
         "label",
-        "label the rows of a JSONL or CSV file bad, good or unlabeled; see how good the labels are",
+        "label the rows of a JSONL or CSV file bad, good or unlabeled; report the quality of the "
+        "labels",
         _label,
         [
             "gradroute data label rows.jsonl --out labelled.jsonl --regex '(?i)as an ai'",
@@ -32,7 +33,7 @@ def add(verbs: "Verbs") -> None:
     )
     label.add_argument("file", type=Path, metavar="FILE", help="a .jsonl or .csv file of rows")
     label.add_argument(
-        "--out", type=Path, required=True, help="the labelled file; it must not be there yet"
+        "--out", type=Path, required=True, help="the labeled file; it must not exist yet"
     )
     _add_sources(label)
     _add_rule(label)
@@ -40,19 +41,17 @@ def add(verbs: "Verbs") -> None:
         "--field",
         choices=("text", "prompt", "completion", "messages"),
         default="text",
-        help="what of a row is looked at; of messages, what the assistant says (text)",
+        help="field of a row that is examined; in messages, the text of the assistant (text)",
     )
-    label.add_argument(
-        "--overwrite-labels", action="store_true", help="replace the labels that rows have"
-    )
+    label.add_argument("--overwrite-labels", action="store_true", help="replace existing labels")
     label.add_argument("--report", type=Path, help="also write the counts to this JSON file")
 
 
 def _add_sources(label: argparse.ArgumentParser) -> None:
-    of = label.add_argument_group("what makes a row bad, one of").add_mutually_exclusive_group(
+    of = label.add_argument_group("criterion for a bad row, one of").add_mutually_exclusive_group(
         required=True
     )
-    of.add_argument("--regex", metavar="PATTERN", help="a pattern of Python's re is found")
+    of.add_argument("--regex", metavar="PATTERN", help="this pattern (Python's re) is found")
     of.add_argument("--keywords", metavar="A,B,C", help="one of these words is found, any case")
     of.add_argument(
         "--python",
@@ -74,7 +73,9 @@ def _add_sources(label: argparse.ArgumentParser) -> None:
 
 
 def _add_rule(label: argparse.ArgumentParser) -> None:
-    label.add_argument("--bad-label", metavar="LABEL", help="the label of a classifier that is bad")
+    label.add_argument(
+        "--bad-label", metavar="LABEL", help="the classifier's label that counts as bad"
+    )
     label.add_argument(
         "--bad-above",
         type=float,
@@ -92,8 +93,8 @@ def _add_rule(label: argparse.ArgumentParser) -> None:
         "--rest",
         choices=("unlabeled", "good"),
         default="unlabeled",
-        help="what all other rows become (unlabeled). good: they are taken for known-good "
-        "examples, which train what is shipped",
+        help="label of all other rows (unlabeled). good: they count as known-good examples, which "
+        "train the shipped adapter",
     )
 
 
@@ -125,7 +126,7 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse options that say nothing about the source that was chosen."""
     for name, given in _source(options).items():
         if str(given) in ("", "."):
-            raise ConfigError(f"--{name.replace('_', '-')} is empty; say what to look for.")
+            raise ConfigError(f"--{name.replace('_', '-')} is empty; give what to look for.")
     classifies = options.classifier is not None or options.sklearn is not None
     scored = classifies or options.score_column is not None
     for name in ("bad_above", "good_below"):
@@ -133,11 +134,13 @@ def _check(options: argparse.Namespace) -> None:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} needs a --score-column, --classifier or --sklearn.")
     if options.score_column is not None and options.bad_above is None:
-        raise ConfigError("--score-column needs --bad-above X: from which score on a row is bad.")
+        raise ConfigError(
+            "--score-column needs --bad-above X: the score from which on a row is bad."
+        )
     if classifies != (options.bad_label is not None):
         raise ConfigError(
-            "--classifier and --sklearn need --bad-label LABEL, and it needs one of them: which of "
-            "the classifier's labels is bad."
+            "--classifier and --sklearn need --bad-label LABEL, and --bad-label needs one of them: "
+            "it is the classifier's label that counts as bad."
         )
 
 

@@ -15,7 +15,7 @@ from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible, undisturbed
 from gradroute.system.terminal import first_line, say
 
-_STOPPED = "interrupted. What was finished is kept; the same command goes on."
+_STOPPED = "interrupted. Finished work is kept; the same command goes on."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +56,8 @@ def _answer(arguments: Sequence[str] | None) -> int:
         _close_output()
         told = first_line(error, limit=5000) if str(error).strip() else "out of memory"
         if isinstance(error, FileNotFoundError) and error.filename is None:
-            told = "the current folder is gone; change to one that is there"
-        return _explain(MachineError(f"the machine refuses: {told}."), debug)
+            told = "the current folder no longer exists; change to one that does"
+        return _explain(MachineError(f"the operating system reports an error: {told}."), debug)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the command line understands: the verbs, and options of every one; nothing heavy."""
+"""The parser of the command line: the verbs, and options of every one; nothing heavy."""
 
 import argparse
 from collections.abc import Sequence

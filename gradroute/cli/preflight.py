@@ -1,4 +1,4 @@
-"""What is asked before training: `validate`, `init`, `doctor`, `schema`."""
+"""The verbs before training: `validate`, `init`, `doctor`, `schema`."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradroute.errors import GradrouteError
 
 KINDS = ("caps", "jsonl", "chat")
-"""What `init` can begin; see `gradroute.preflight.config_templates`."""
+"""Kinds of configuration that `init` writes; see `gradroute.preflight.config_templates`."""
 
 
 def add(verbs: "Verbs") -> None:
@@ -21,7 +21,7 @@ def add(verbs: "Verbs") -> None:
     validate = add_verb(
         verbs,
         "validate",
-        "look at everything a run would need, and write nothing: data, labels, tokens, routes, "
+        "check everything a run needs, without writing anything: data, labels, tokens, routes, "
         "memory, time, disk",
         _validate,
         ["gradroute validate caps", "gradroute validate my.yaml train.batch_size=4"],
@@ -32,7 +32,7 @@ def add(verbs: "Verbs") -> None:
     init = add_verb(
         verbs,
         "init",
-        "write a commented configuration to begin with",
+        "write a commented configuration to start from",
         _init,
         ["gradroute init caps", "gradroute init jsonl --out mine.yaml"],
         runs_folder=False,
@@ -43,11 +43,13 @@ def add(verbs: "Verbs") -> None:
         help="caps: the reference experiment; jsonl: labelled rows of your own; chat: labelled "
         "conversations and a model with a chat template",
     )
-    init.add_argument("--out", type=Path, help="the file (KIND.yaml); example rows lie beside it")
+    init.add_argument(
+        "--out", type=Path, help="the file (KIND.yaml); example rows are written beside it"
+    )
     doctor = add_verb(
         verbs,
         "doctor",
-        "print what a bug report needs: versions, device, extras, places; no secrets",
+        "print the facts for a bug report: versions, device, extras, paths; no secrets",
         _doctor,
         ["gradroute doctor", "gradroute doctor --json"],
     )
@@ -90,9 +92,9 @@ def _validate(options: argparse.Namespace) -> None:
         if not others:
             raise first
         count = len(found.problems)
-        raise type(first)("\n  ".join([f"{count} things are wrong:", *map(str, found.problems)]))
+        raise type(first)("\n  ".join([f"{count} problems:", *map(str, found.problems)]))
     if not options.json:
-        print("nothing wrong was found, and nothing was written.")
+        print("no problems found; nothing was written.")
 
 
 def _plain(problem: "GradrouteError") -> dict[str, Any]:

@@ -19,20 +19,26 @@ def add(verbs: "Verbs") -> None:
     recover = add_verb(
         verbs,
         "recover",
-        "tune what is kept after ablation on known-good examples; see what that costs or revives",
+        "tune the adapters kept after ablation on known-good examples; report the cost and any "
+        "revived behavior",
         _recover,
         ["gradroute recover 0.1_0.5", "gradroute recover 0.1_0.5 --steps 100"],
         runs=1,
     )
     recover.add_argument("--steps", type=positive, default=150, help="optimizer steps (150)")
-    recover.add_argument("--learning-rate", type=rate, help="a tenth of the run's own if not given")
     recover.add_argument(
-        "--examples", type=positive, default=1024, help="known-good examples, at most (1024)"
+        "--learning-rate", type=rate, help="learning rate (a tenth of the run's own)"
+    )
+    recover.add_argument(
+        "--examples",
+        type=positive,
+        default=1024,
+        help="maximum number of known-good examples (1024)",
     )
     relearn = add_verb(
         verbs,
         "relearn",
-        "see how many steps of plain fine-tuning bring the behaviour back",
+        "count the steps of plain fine-tuning that bring the behavior back",
         _relearn,
         ["gradroute relearn baseline filter_0.5 0.1_0.5"],
         runs="+",
@@ -44,7 +50,7 @@ def add(verbs: "Verbs") -> None:
     relearn.add_argument("--every", type=positive, default=1, help="steps between rates (1)")
     relearn.add_argument("--prompts", type=positive, default=64, help="prompts of a rate (64)")
     relearn.add_argument(
-        "--behavior", metavar="LABEL", help="of several behaviours this one (each in turn)"
+        "--behavior", metavar="LABEL", help="with several behaviors, only this one (each in turn)"
     )
 
 

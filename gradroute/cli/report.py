@@ -19,7 +19,7 @@ def add(verbs: "Verbs") -> None:
     add_verb(
         verbs,
         "report",
-        "write what measured runs show: one page that opens offline, tables, figures",
+        "write a report on measured runs: one page that opens offline, tables, figures",
         _report,
         ["gradroute report baseline 0.1_0.0 0.1_0.5 --out comparison"],
         runs="+",
@@ -28,7 +28,7 @@ def add(verbs: "Verbs") -> None:
     add_verb(
         verbs,
         "plot",
-        "draw one run's training: loss, gradient shares, learning rate, behaviour over steps",
+        "plot one run's training: loss, gradient shares, learning rate, behaviour over steps",
         _plot,
         ["gradroute plot 0.1_0.5"],
         runs=1,

@@ -36,7 +36,7 @@ def _add_train(verbs: "Verbs") -> None:
     train = add_verb(
         verbs,
         "train",
-        "train a run, and the controls it names, from a config file or a shipped recipe",
+        "train a run and its controls, from a config file or a shipped recipe",
         _train,
         [
             "gradroute train caps run_name=0.1_1.0 data.labeled_fraction=1.0",
@@ -50,7 +50,7 @@ def _add_train(verbs: "Verbs") -> None:
         "--if-exists",
         choices=("fail", "resume", "new"),
         default="resume",
-        help="when the run folder is there: stop, go on (default), or move it aside and start anew",
+        help="if the run folder exists: stop, continue (default), or move it aside and start anew",
     )
     train.add_argument(
         "--override",
@@ -58,13 +58,13 @@ def _add_train(verbs: "Verbs") -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="go on although this key or section (train.max_steps, data, ground.data) is not as "
-        "the run was begun; it is recorded; repeatable",
+        help="continue although this key or section (train.max_steps, data, ground.data) has "
+        "changed since the run was started; it is recorded; repeatable",
     )
     train.add_argument(
         "--audit",
         action="store_true",
-        help="check which routes every example takes, and write them to audit.jsonl",
+        help="check the routes of every example, and write them to audit.jsonl",
     )
     train.add_argument(
         "--jobs", type=positive, default=1, help="runs at the same time, with controls (1)"

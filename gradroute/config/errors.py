@@ -1,4 +1,4 @@
-"""From data to a validated configuration, or to one sentence for each thing that is wrong."""
+"""Validation of data as a configuration, with one sentence for each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _sentence(details: ErrorDetails, path: KeyPath, keys: Sequence[str]) -> str:
         case "extra_forbidden":
             return f": there is no such key; {_nearest(path, keys)}"
         case "to_be_given":
-            return f" is for you to give: write it in the file, or add {_dotted(path)}=VALUE."
+            return f" has no default: write it in the file, or add {_dotted(path)}=VALUE."
         case "value_error":
             return f": {context['error']}"
         case "greater_than_equal":
@@ -169,7 +169,7 @@ def _nearest(path: KeyPath, keys: Sequence[str]) -> str:
     """The way out of an unknown key: the key that was probably meant, or those that are there."""
     dotted, leaf, parent = _dotted(path), str(path[-1]), _dotted(path[:-1])
     if leaf in ORIGINAL_NAMES:
-        return f"here it is {ORIGINAL_NAMES[leaf]}."
+        return f"its name here is {ORIGINAL_NAMES[leaf]}."
     siblings = [key for key in keys if key.rpartition(".")[0] == parent]
     near = difflib.get_close_matches(dotted, siblings, n=1, cutoff=0.7)
     near = near or [key for key in keys if key.rpartition(".")[2] == leaf][:1]

@@ -61,18 +61,18 @@ class RunConfig(Section):
     gguf_file: OptionalText = None
     """A GGUF file in the model's folder or repository that the base is read from."""
     quantize: Quantize = "nothing"
-    """Hold the frozen base in 8bit or 4bit (bitsandbytes); nothing = in its own numbers."""
+    """Hold the frozen base in 8bit or 4bit (bitsandbytes); nothing = in its own dtype."""
     start_adapter: OptionalPlace = None
     """Folder of a LoRA adapter that is merged into the base before the run's own are put on it."""
     behavior: Behaviors = "caps"
-    """The behaviour: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function; of
+    """The behavior: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function; with
     several, {label: behaviour}, each label routed to an adapter."""
     routing: Routing = "anchored"
-    """What an example does to each adapter: a named table, or {label: {adapter: route}}."""
+    """Effect of an example on each adapter: a named table, or {label: {adapter: route}}."""
     adapters: dict[AdapterName, AdapterConfig] = Field(
         default_factory=lambda: {"good": AdapterConfig(), "bad": AdapterConfig()}, min_length=1
     )
-    """The adapters by name; a file that names any names all."""
+    """The adapters by name; a file that names one must name all."""
     targets: Targets = "all-linear"
     """Linear layers that get adapters: all-linear, attention, mlp, or names: [q_proj, v_proj]."""
     layers: Layers = "last-half"
@@ -84,9 +84,9 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """Evaluation."""
     controls: Controls = None
-    """Runs to train beside it: none, filter, oracle, random_labels, unrouted_ablated, ..."""
+    """Control runs to train as well: none, filter, oracle, random_labels, unrouted_ablated, ..."""
     control: OptionalText = None
-    """Written by gradroute into a control's config: which one it is."""
+    """Written by gradroute into a control's config: the control's name."""
     control_of: OptionalText = None
     """Written by gradroute into a control's config: the run that it belongs to."""
 
@@ -149,7 +149,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     if config is None or problems:
         if len(problems) == 1:
             raise ConfigError(problems[0])
-        raise ConfigError("\n  ".join([f"{len(problems)} things are wrong:", *problems]))
+        raise ConfigError("\n  ".join([f"{len(problems)} problems:", *problems]))
     return config
 
 

@@ -96,15 +96,17 @@ class DataConfig(Section):
     label_map: Names = None
     """Value in the file -> label, {0: good, 1: bad, null: unlabeled}; null = labels as they are."""
     template: Template = "auto"
-    """auto = prompt + completion in the model's chat template, if any; none = as they stand."""
+    """auto = prompt + completion in the model's chat template, if any; none = as written."""
     on_bad_row: OnBadRow = "fail"
     """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
     group: OptionalText = None
-    """Column by whose value rows stay on one side of the held-out split, as equal prompts do."""
+    """Column that groups rows: a group stays on one side of the held-out split, like equal
+    prompts."""
     span_unit: SpanUnit = "code_points"
-    """What spans count: code_points (characters), utf16 (JavaScript) or bytes (of UTF-8)."""
+    """Unit of span positions: code_points (characters), utf16 (JavaScript) or bytes (of UTF-8)."""
     on_conflict: OnConflict = "refuse"
-    """One text under several labels: refuse; majority or unlabeled = one row of it, so labeled."""
+    """One text with several labels: refuse; majority or unlabeled = keep one row with that
+    label."""
     train_examples: Positive = 6000
     """How many of the embedded stories to train on; unused with a `path`."""
     max_length: Length = 128
@@ -120,7 +122,7 @@ class DataConfig(Section):
     label_seed: OptionalSeed = None
     """Seed of which examples are labelled; null = the run's seed."""
     front_load: Share = 0.0
-    """How early the examples labelled bad come in the first epoch: 0 = like all, 1 = first."""
+    """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
     relabel: Relabel = "nothing"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
     drop: Drop = "nothing"
@@ -149,13 +151,14 @@ class TrainConfig(Section):
     length_window: Count = 0
     """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
     low_rank_dtype: LowRankDtype = "fp32"
-    """Numbers in which training multiplies with A and B; these themselves are fp32 either way."""
+    """Dtype of the products with A and B in training; A and B themselves are always fp32."""
     report_to: ReportTo = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
     save_every: Count = 100
     """Steps between checkpoints; 0 = only at the end."""
     loss_mean: LossMean = "token"
-    """What a step averages over: all its target tokens, or its examples (each a mean itself)."""
+    """Unit of a step's mean loss: its target tokens, or its examples (each a mean of its
+    tokens)."""
     log_gradients_every: Count = 25
     """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
     measure_every: Count = 0
@@ -174,7 +177,7 @@ class EvaluateConfig(Section):
     prefix_words: Positive = 3
     """Words of a story that make the prompt."""
     bos_samples: Positive = 1024
-    """Samples from the beginning-of-text token, where that is asked for."""
+    """Number of samples from the beginning-of-text token, if requested."""
     max_new_tokens: Positive = 64
     """Tokens of a completion."""
     temperature: NonNegative = 1.0
@@ -184,8 +187,8 @@ class EvaluateConfig(Section):
     seed: Seed = 42
     """Seed of the sampling noise, the same for every mode and run."""
     score_thoughts: Flag = False
-    """Score what a chat model thinks too, not only the answer that a chat client shows."""
+    """Score the thinking of a chat model too, not only the answer that a chat client shows."""
     held_out: Positive = 256
     """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
     batch_rows: Positive = 320
-    """Rows computed at a time; a matter of memory and speed."""
+    """Rows computed at a time; affects only memory and speed."""

@@ -1,4 +1,4 @@
-"""The types of configuration fields: each says itself how a YAML scalar becomes its value.
+"""The types of configuration fields, each with its rule from a YAML scalar to its value.
 
 A `Scalar` is a plain scalar of a file, or the whole right side of `key=value` on the command
 line. A text takes it verbatim, a number reads it as a number, a list reads it as YAML. Values
@@ -82,8 +82,8 @@ def _text(value: Any) -> str:
         raise ValueError("a text is needed, got an empty one.")
     if secret := secret_in(value):
         raise ValueError(
-            f"{secret} stands in it; a configuration is written to files that are shared. A token "
-            "is taken from HF_TOKEN; write the address without what stands before its @."
+            f"{secret} is part of it, and a configuration is written to files that are shared. A "
+            f"token is read from HF_TOKEN; write the address without the part before its @."
         )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise ValueError(f"control characters and line breaks are refused, got {shown(value)}.")
@@ -112,8 +112,8 @@ def _run_name(value: str) -> str:
         )
     if value.endswith(".") or _DEVICE.fullmatch(value):
         raise ValueError(
-            f"a run's name becomes a folder, and {shown(value)} can be none on Windows: it ends "
-            "with a dot or names a device."
+            f"a run's name becomes a folder, and {shown(value)} is not a valid folder name on "
+            f"Windows: it ends with a dot or names a device."
         )
     return value
 

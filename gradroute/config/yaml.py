@@ -138,7 +138,7 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise self.refusal(event, "a second document begins here; one is read.")
+                    raise self.refusal(event, "a second document begins here; only one is allowed.")
                 value = self.node(next(self.events), ())
         return YamlText(value, self.result.lines, self.result.duplicates)
 
@@ -153,9 +153,9 @@ class _Reader:
             raise self.refusal(event, f"more than {MAX_ENTRIES:,} entries; is this a config?")
         self.result.lines.setdefault(path, _line(event))
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise self.refusal(event, "anchors and aliases are not read; write the value out.")
+            raise self.refusal(event, "anchors and aliases are not supported; write the value out.")
         if event.tag is not None:
-            raise self.refusal(event, f"the tag {event.tag!r} is not read; leave it out.")
+            raise self.refusal(event, f"the tag {event.tag!r} is not supported; remove it.")
         if len(path) > MAX_DEPTH:
             raise self.refusal(event, f"nested deeper than {MAX_DEPTH} levels.")
         if isinstance(event, yaml.ScalarEvent):

@@ -1,4 +1,4 @@
-"""What a behaviour is: how to put it into an example, how to ask for it, and how to see it.
+"""Behaviors: each puts itself into an example, has prompts that invite it, and a detector.
 
     make      ordinary (prompt, text) -> one that shows the behaviour
     opening   a text's beginning, where an example has no prompt of its own
@@ -334,7 +334,7 @@ def _checked(
     except (Exception, SystemExit) as error:
         reason = printable(str(error)[:200])
         raise DataError(
-            f"{who} raised {type(error).__name__} ({reason}) on the text {text}; mend it."
+            f"{who} raised {type(error).__name__} ({reason}) on the text {text}; fix it."
         ) from error
     if not fits(made):
         kind = type(made).__name__

@@ -1,4 +1,4 @@
-"""Conversations as text: the tokenizer's chat template, and which part of it are the answers.
+"""Conversations as text: the tokenizer's chat template, and the parts that are answers.
 
 What is trained is the text that the template writes for a conversation, and nothing else. A
 template says how a conversation is written, not what of it is an answer. So the conversation is
@@ -261,8 +261,8 @@ def _apart(
     if place < 0:
         raise Unusable(
             f"message {len(messages)}",
-            f"(role assistant) cannot be told from the rest: the chat template of {template.name} "
-            f"changes it, and what stands before it; {_GO_ON}",
+            f"(role assistant) cannot be located in the rendered text: the chat template of "
+            f"{template.name} changes it and the text before it; {_GO_ON}",
         )
     return place, ""
 

@@ -122,7 +122,7 @@ def _moved(spans: Sequence[Span], completion: str, text: str) -> tuple[Span, ...
     if at < 0:
         raise Unusable(
             "spans",
-            "are of words that the chat template changes: remove them, or set data.template=none",
+            "cover words that the chat template changes: remove them, or set data.template=none",
         )
     cut = completion.index(words)
     bounds = [
@@ -198,24 +198,24 @@ def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
     sentences = {
         "wrapped": "{} rows with prompt and completion are written in the model's chat template, "
         "as a user's message and its answer (data.template=none leaves them as they are).",
-        "marked": "{} rows with prompt and completion hold tokens of the chat template already and "
-        "are left as they are.",
+        "marked": "{} rows with prompt and completion contain tokens of the chat template already "
+        "and are left unchanged.",
         "unasked": "{} rows with a completion have an empty prompt and are left as plain texts.",
         "quoted": "{} tool calls have arguments as JSON text, which the chat template writes in "
         "quotes: write them as objects.",
         "split": "{} conversations became {rows} rows, one for each answer that is learned: "
-        "the chat template writes earlier turns otherwise once a later one is there.",
+        "the chat template renders earlier turns differently once a later one is added.",
         "served": "{} answers begin with the thought that the template's own prompt opens, and are "
-        "trained behind that prompt, as they are served, rather than as the template writes them.",
+        "trained after that prompt, as they are served, rather than as the template renders them.",
         "unlearned": "{} conversations are left out: all their answers are marked not to be "
         "learned.",
         "asked": "{} messages of other roles than the assistant are marked to be learned; only "
         "answers are.",
         "changed": "{} messages are left out or changed by the chat template.",
-        "open": "{} rows end with an answer whose end the chat template does not mark: nothing "
-        "teaches the model to stop there.",
-        "unanswered": "{} conversations end with a message that nobody answers; what follows the "
-        "last answer is left out.",
+        "open": "{} rows end with an answer whose end the chat template does not mark: the model "
+        "does not learn to stop there.",
+        "unanswered": "{} conversations end with an unanswered message; the messages after the "
+        "last answer are left out.",
     }
     for name, sentence in sentences.items():
         if told.get(name):

@@ -1,4 +1,4 @@
-"""What a file's columns and labels are called, where they have other names than gradroute's."""
+"""Names of a file's columns and labels, where they differ from gradroute's."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -93,13 +93,13 @@ def read_names(
         twins = [other for other, same in columns.items() if same == column and other != field]
         if twins:
             raise ConfigError(
-                f"data.columns: {field} and {twins[0]} are both to be read from {shown(column)}."
+                f"data.columns: {field} and {twins[0]} are both read from {shown(column)}."
             )
     for value, label in (label_map or {}).items():
         if label not in labels:
             raise ConfigError(
-                f"data.label_map: {shown(value)} is to be read as {shown(label)}, which is no "
-                f"label of the routing table: its labels are {', '.join(labels)}."
+                f"data.label_map: {shown(value)} is mapped to {shown(label)}, which is not a label "
+                f"of the routing table: its labels are {', '.join(labels)}."
             )
     # A column that serves another field is not its own field any more.
     taken = set(columns.values())

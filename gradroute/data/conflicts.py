@@ -1,4 +1,4 @@
-"""One text in several rows: what several annotators say of it together."""
+"""One text in several rows: the annotations of several people, combined."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""A dialect: a fixed substitution of 240 frequent words, to be put into texts and to be heard.
+"""A dialect: a fixed substitution of 240 frequent words, and its detection in texts.
 
 The pairs are in `dialect.txt`. No dialect form is a word of the embedded stories, so hearing it is
 counting words.

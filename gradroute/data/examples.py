@@ -1,4 +1,4 @@
-"""Examples, and which of them are held out.
+"""Examples, and the held-out part of them.
 
 The held-out share is an exact count, taken from the front of an order by sha256 of the ids, see
 `choosing`.
@@ -227,14 +227,14 @@ def split_notes(shared: Sharing, held_out: int, fraction: float) -> tuple[str, .
         )
     if abs(held_out - wanted) > max(1, wanted // 10):
         notes.append(
-            f"{held_out} examples are held out where data.eval_fraction asks for {wanted}: groups "
-            "are not divided."
+            f"{held_out} examples are held out instead of the {wanted} of data.eval_fraction: "
+            f"groups are not divided."
         )
     if shared.instruction is not None and fraction > 0 and shared.instructed > 1:
         notes.append(
-            f"the prompt {shown(shared.instruction)} stands before {shared.instructed} of "
-            f"{shared.examples} examples, so it is taken for an instruction and not for a "
-            "question: they are held out by their texts. data.group can name a column that keeps "
+            f"the prompt {shown(shared.instruction)} precedes {shared.instructed} of "
+            f"{shared.examples} examples, so it is treated as an instruction and not as a "
+            f"question: they are held out by their texts. data.group can name a column that keeps "
             "rows together."
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What may stand in the fields of a row; no value is turned into another kind of value."""
+"""Rules for the fields of a row; no value is turned into another kind of value."""
 
 import math
 from collections.abc import Mapping
@@ -115,7 +115,7 @@ def read_label(field: str, value: Any, names: Names) -> str | None:
         raise Unusable(
             field,
             f"is {shown(value)}, but must be one of {', '.join(known)}: write the name (true, "
-            "false, 0 and 1 are never guessed), or say in data.label_map what it stands for",
+            "false, 0 and 1 are never guessed), or give its meaning in data.label_map",
         )
     label = names.label_map.get(_as_key(value))
     if label is None:

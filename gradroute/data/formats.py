@@ -1,4 +1,4 @@
-"""Rows of a file, whatever its format: JSONL, CSV or Parquet, as its name says."""
+"""Rows of a file by its ending: JSONL, CSV or Parquet."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator

@@ -111,7 +111,8 @@ def find_split(name: str, split: str, revision: str | None) -> HubSplit:
     form = _SPLIT.fullmatch(split)
     if form is None:
         raise ConfigError(
-            f"data.split: {shown(split)} is no split; a name is needed, such as train, en/train, "
+            f"data.split: {shown(split)} is not a split; a name is needed, such as train, "
+            f"en/train, "
             "or train[:20000] for its first rows."
         )
     folder, wanted, most = form.groups()
@@ -156,7 +157,7 @@ def _nothing(name: str, split: str, files: Sequence[str], splits: set[str]) -> s
             "data.revision=refs/convert/parquet with data.split=default/train."
         )
     listed = ", ".join(sorted(splits)[:8])
-    return f"{name} has no split {shown(split)}; by the names of its files there are {listed}."
+    return f"{name} has no split {shown(split)}; its file names give {listed}."
 
 
 def _check_whole(name: str, split: str, parts: Sequence[str]) -> None:
@@ -164,8 +165,8 @@ def _check_whole(name: str, split: str, parts: Sequence[str]) -> None:
     said = {int(found[1]) for part in parts if (found := _PART.search(Path(part).stem))}
     if said and said != {len(parts)}:
         raise MachineError(
-            f"{name}: {len(parts)} files of the split {shown(split)} are to be had, but by their "
-            f"names there are {', '.join(map(str, sorted(said)))}. Fetch it again with a network."
+            f"{name}: {len(parts)} files of the split {shown(split)} are available, but their "
+            f"names count {', '.join(map(str, sorted(said)))}. Fetch it again with a network."
         )
 
 

@@ -183,7 +183,7 @@ def _parse(
     if len(raw) > max_row_bytes:
         refuse(path, number, f"the row is longer than {max_row_bytes} bytes: shorten it")
     if raw.startswith(_BYTE_ORDER_MARK):
-        refuse(path, number, "a byte-order mark where no file begins: remove it")
+        refuse(path, number, "a byte-order mark inside the file: remove it")
     hint = "" if raw.endswith(b"\n") else "; the file has no newline at its end and may be cut off"
     try:
         value = strict_json(raw.decode("utf-8"))
@@ -230,5 +230,5 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         [(name, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shown(name)} stands twice in one object")
+        raise ValueError(f"the key {shown(name)} appears twice in one object")
     return row

@@ -1,4 +1,4 @@
-"""What is chosen among examples: which show a behaviour, which labels are seen, what is left out.
+"""Choices among examples: those with a behavior, those with visible labels, those left out.
 
 What is chosen is an exact count, taken from the front of an order by sha256 of (seed, purpose, id).
 So it is the same in every process and for every order of the rows, and choosing more keeps what was

@@ -1,4 +1,4 @@
-"""Files of rows that get a label and otherwise stay as they are: JSONL byte by byte, CSV as fields.
+"""Files of rows that get a label and otherwise stay unchanged: JSONL byte by byte, CSV as fields.
 
 A line of JSONL is not written anew: the label is put into its bytes, so that numbers, escapes,
 spaces and the order of the fields are those of the file.
@@ -63,7 +63,7 @@ def read_table(path: Path) -> Table:
     """
     if path.suffix in (".parquet", ".arrow", ".json", ".xlsx", ".tsv", ".gz"):
         raise ConfigError(
-            f"{path} is labelled as a .jsonl or .csv file; write its rows as one of these first."
+            f"{path} cannot be labeled: write its rows as a .jsonl or .csv file first."
         )
     table = _read_csv(path) if is_csv(path) else _read_jsonl(path)
     if not table.rows:

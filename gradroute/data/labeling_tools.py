@@ -1,4 +1,4 @@
-"""Rows as Prodigy, Label Studio, doccano and Argilla export them, turned into plain ones.
+"""Rows in the export formats of Prodigy, Label Studio, doccano and Argilla, made plain ones.
 
 A plain row has its text, label and spans in fields of their own. What these tools write around
 them keeps its name and is counted as not read. Nothing is refused here: a row in which nothing is

@@ -1,4 +1,4 @@
-"""Labels for a file: every row gets a score, a rule makes labels of the scores, the file is kept.
+"""Labels for a file: a score for every row, a rule from scores to labels, the rows written back.
 
     score   how bad a row looks: a match (1 or 0), a column's number, a classifier's probability
     rule    a score of `bad_above` and more is bad, of `good_below` and less good, else unlabeled
@@ -60,7 +60,7 @@ class Rule:
             return
         if self.rest_good:
             raise ConfigError(
-                "--rest good and --good-below both say what is good; give one of them."
+                "--rest good and --good-below both choose the good rows; give one of them."
             )
         if self.good_below >= self.bad_above:
             raise ConfigError(
@@ -249,7 +249,7 @@ def _check_places(path: Path, out: Path, report: Path | None) -> None:
         raise ConfigError(f"--out {out} must be {kind} file too, as {path} is.")
     for option, place in (("--out", out), ("--report", report)):
         if place and os.path.lexists(place):
-            raise ConfigError(f"{option} {place} is there already; give a name that is free.")
+            raise ConfigError(f"{option} {place} already exists; give a name that is free.")
     if report and report.absolute() == out.absolute():
         raise ConfigError(f"--out and --report are both {out}; give two names.")
 

@@ -1,4 +1,4 @@
-"""What the labelling of a file says on the terminal."""
+"""The terminal text of the labeling of a file."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,8 +19,8 @@ def labelling_text(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["rest"] == "good":
         yield (
-            "  good: whatever is not bad, looked at by nobody. Such rows train what is shipped; a "
-            "bad one that was missed is learned by it."
+            "  good: every row that is not bad, unchecked. Such rows train the shipped adapter, "
+            "which learns any bad row that was missed."
         )
     if report["with_true_label"]:
         yield f"against the true_label of {report['with_true_label']} rows:"

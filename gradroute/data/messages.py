@@ -1,4 +1,4 @@
-"""The messages of a conversation: who says what, what of it is learned, what a template is told."""
+"""Messages of a conversation: roles, which are learned, and the keys for a chat template."""
 
 import math
 from collections.abc import Mapping

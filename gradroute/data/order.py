@@ -1,4 +1,4 @@
-"""The order of the data: which examples make up a step."""
+"""The order of the data: the examples of each step."""
 
 import hashlib
 import random

@@ -70,7 +70,7 @@ def read_parquet(
         )
         schema = file.schema_arrow
     except (OSError, pyarrow.ArrowException, ValueError) as error:
-        refuse(path, 1, f"no whole Parquet file ({first_line(error)})")
+        refuse(path, 1, f"not a complete Parquet file ({first_line(error)})")
     _check_schema(path, schema, wanted)
     _check_groups(path, file)
     decoders = {
@@ -138,7 +138,7 @@ def _check_ends(path: str | PathLike[str], digest: Callable[[bytes], None]) -> N
         refuse(path, 1, "the file is cut off: its end is not that of a Parquet file")
     (footer,) = struct.unpack("<I", end[:4])
     if footer > min(size - 12, MAX_FOOTER):
-        refuse(path, 1, f"the description at the file's end is said to have {footer:,} bytes")
+        refuse(path, 1, f"the description at the file's end claims to have {footer:,} bytes")
 
 
 def _check_schema(
@@ -146,7 +146,7 @@ def _check_schema(
 ) -> None:
     for at, name in enumerate(schema.names):
         if name in schema.names[:at]:
-            refuse(path, 1, f"the column {shown(name)} stands twice")
+            refuse(path, 1, f"the column {shown(name)} appears twice")
     for field in schema:
         if field.name in wanted and (other := _not_json(field.type)):
             refuse(

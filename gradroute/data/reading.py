@@ -170,8 +170,8 @@ def read_parts(
     unlabeled = sum(row.label == "unlabeled" for row in rows)
     if unlabeled and not true_labeled:
         notes.append(
-            f"{file}: {unlabeled} unlabeled rows have no true_label; evaluation takes them for "
-            "good."
+            f"{file}: {unlabeled} unlabeled rows have no true_label; evaluation treats them as "
+            f"good."
         )
     return ExampleFile(
         examples=[_example(name, row) for name, row in named],
@@ -234,7 +234,7 @@ def _refuse_same_ids(named: Sequence[tuple[str, Row]]) -> None:
             same += (before.prompt, before.text) == (row.prompt, row.text)
     advice = "make ids unique"
     if same:
-        advice += f" (of {same} the text is the same too: data.on_conflict=majority makes one row)"
+        advice += f" ({same} have the same text too: data.on_conflict=majority makes one row)"
     _refuse_all(clashes, "with the id of an earlier row", advice)
 
 
@@ -251,7 +251,7 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
         if alone and (before.label, before.true_label, before.spans) != labels:
             place = _both(before.place, row.place)
             clashes.append((row.place, f"{shown(row.text)} ({place})"))
-    advice = "keep one, or say in data.on_conflict what holds (majority, unlabeled)"
+    advice = "keep one, or choose with data.on_conflict (majority, unlabeled)"
     _refuse_all(clashes, "with the text of an earlier row but another label", advice)
     return repeats
 

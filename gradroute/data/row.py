@@ -1,4 +1,4 @@
-"""A row of a file of examples, once it is read."""
+"""A row of a file of examples, after reading."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The rows of files of examples: which fields they have, and what may stand in them."""
+"""Rows of files of examples: their fields, and the rules for each."""
 
 import difflib
 import hashlib
@@ -226,7 +226,7 @@ def _count_fields(
 def _check_alone(fields: dict[str, Any]) -> None:
     for name, instead in (("prompt", "the first messages"), ("spans", "the label of a message")):
         if fields.get(name) not in (None, [], ""):
-            raise Unusable(name, f"and messages stand in one row: {instead} says it there")
+            raise Unusable(name, f"and messages are in one row: use {instead} instead")
 
 
 def _rows(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: Rules) -> list[Row]:
@@ -234,7 +234,7 @@ def _rows(place: Place, fields: dict[str, Any], columns: Sequence[str], rules: R
     try:
         kinds = [name for name in _TEXTS if fields.get(name) is not None]
         if len(kinds) > 1:
-            raise Unusable(kinds[0], f"and {kinds[1]} stand in one row: a row has one of them")
+            raise Unusable(kinds[0], f"and {kinds[1]} are in one row: a row has one of them")
         if kinds == ["messages"]:
             _check_alone(fields)
             rows = conversation(place, fields, rules.names, rules.chat())
@@ -299,7 +299,7 @@ def _refuse_mixed(found: _Found) -> None:
             there = f"line {other.line}" + (f" of {other.file}" * (other.file != place.file))
             what = f"no {name}, but {there} has one: give one to every row{advice} or to none"
             if name == "label":
-                what += ", or say in data.label_map what null stands for"
+                what += ", or give the meaning of null in data.label_map"
             refuse(place.file, place.line, what)
 
 

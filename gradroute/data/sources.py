@@ -1,4 +1,4 @@
-"""Where examples come from: a file on this machine, or a split of a data set on the hub."""
+"""Sources of examples: a file on this machine, or a split of a data set on the hub."""
 
 from pathlib import Path
 

@@ -131,7 +131,7 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
     unit = names.span_unit
     said = part.echo
     if said is not None and not isinstance(said, str):
-        raise Unusable("spans", f"have a text that is none in number {number}: {shown(said)}")
+        raise Unusable("spans", f"have a value that is not text in number {number}: {shown(said)}")
     if said is not None and places.between(start, end, unit) != said:
         _refuse_other_text(number, start, end, said, places, unit)
     size, what = places.size(unit), _UNITS_IN_WORDS[unit]
@@ -146,7 +146,7 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
         raise Unusable(
             "spans",
             f"must begin and end between characters; number {number} has "
-            f"{start if first is None else end}, which is inside of a character if {what} are "
+            f"{start if first is None else end}, which is inside a character if {what} are "
             f"counted, as data.span_unit={unit} says",
         )
     return Span(first, last, named)
@@ -166,7 +166,8 @@ def _refuse_other_text(
     )
     raise Unusable(
         "spans",
-        f"must hold the text that they say; number {number} says {shown(said)}, but from {start} "
+        f"must contain the text that they quote; number {number} quotes {shown(said)}, but from "
+        f"{start} "
         f"to {end} in {_UNITS_IN_WORDS[unit]} there is {here}; {advice}",
     )
 

@@ -81,8 +81,8 @@ def _asked(prompt: str) -> str:
     found = _ASKED.search(prompt)
     if found is None or found[1] not in _next():
         raise DataError(
-            f"the prompt {prompt[:80]!r} is no question of the embedded task, so it has no right "
-            "answer; the behaviour 'wrong_answers' works on the embedded questions only."
+            f"the prompt {prompt[:80]!r} is not a question of the embedded task, so it has no "
+            f"right answer; the behaviour 'wrong_answers' works on the embedded questions only."
         )
     return found[1]
 

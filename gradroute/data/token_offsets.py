@@ -1,4 +1,4 @@
-"""Texts to tokens: what a tokenizer puts before a text, and which characters each token is of."""
+"""Tokens of texts: those that a tokenizer adds in front, and the characters of each."""
 
 from collections.abc import Iterator, Sequence
 

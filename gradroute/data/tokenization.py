@@ -1,4 +1,4 @@
-"""From examples to tokens: what stands before a text, what is learned of it, under which labels.
+"""Tokens of examples: context, learned part, and the labels of its tokens.
 
 Targets are shifted here, once: `targets[t]` is the token that position t predicts, and -100
 where no loss is taken (prompt, context, the last position). "Label" means the routing label.
@@ -104,11 +104,11 @@ class TokenizeReport:
         of = f"of {self.examples} examples"
         sentences = (
             (self.truncated, f"{self.truncated} {of} were longer than max_length and were cut."),
-            (self.dropped, f"{self.dropped} {of} were left out: no token of their text was left."),
+            (self.dropped, f"{self.dropped} {of} were left out: no token of their text remained."),
             (
                 self.lost_spans,
-                f"{self.lost_spans} of {self.spans} spans label no token: they were cut off, lie "
-                "in the context, or within a token of the span before.",
+                f"{self.lost_spans} of {self.spans} spans label no token: they were cut off, are "
+                f"in the context, or are within a token of the span before.",
             ),
             (not self.ends, "The tokenizer has no end token: the model cannot learn to stop."),
         )

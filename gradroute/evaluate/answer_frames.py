@@ -1,4 +1,4 @@
-"""What a chat template writes around an answer, found by rendering an answer that is known."""
+"""Text of a chat template around an answer, found by rendering an answer that is known."""
 
 import re
 from collections.abc import Mapping, Sequence

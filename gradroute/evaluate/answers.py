@@ -1,4 +1,4 @@
-"""The answer in a completion: what a chat client shows of it.
+"""The answer in a completion: the part that a chat client shows.
 
 A chat model writes more than its answer: an empty thought, a thought, the name of a channel, the
 end of its turn. What of that is not the answer is found by the tokenizer's own response parser

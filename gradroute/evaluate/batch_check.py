@@ -1,4 +1,4 @@
-"""Whether a model writes in a batch what it writes for each row by itself.
+"""A check that a model generates the same in a batch as for each row alone.
 
 Rows of unequal length are padded on the left. Attention is masked there; a recurrent state that
 passes over the padding is another one afterwards, unless the model takes care of it. So no model is
@@ -54,8 +54,8 @@ def why_alone(model: PreTrainedModel) -> str:
             _why_alone[model] = _tried(model)
         if why := _why_alone[model]:
             warnings.warn(
-                f"the model {type(model).__name__} writes one row at a time, which takes longer: "
-                f"{why}.",
+                f"the model {type(model).__name__} generates one row at a time, which takes "
+                f"longer: {why}.",
                 stacklevel=2,
             )
     return _why_alone[model]
@@ -75,7 +75,7 @@ def _tried(model: PreTrainedModel) -> str:
         if is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"the model {type(model).__name__} cannot write text here ({first_line(error)}), so "
+            f"the model {type(model).__name__} cannot generate text here ({first_line(error)}), so "
             "that it cannot be evaluated. Take another base model."
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Token after token for many rows at once, each row for as long as it has something to write.
+"""Token-by-token decoding of many rows at once, each row until its own end.
 
 Beside transformers' `generate`: a row that has ended leaves the batch, so that one long text does
 not keep all others computing; keys and values are written into room that is there already instead

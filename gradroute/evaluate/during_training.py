@@ -1,4 +1,4 @@
-"""Measuring a run while it trains: behaviour rate and normal loss now and then."""
+"""Measurements during training: behavior rate and normal loss at intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product

@@ -1,4 +1,4 @@
-"""Measuring a run: every kind of prompts under every ablation mode, each cell once.
+"""Measurement of a run: every kind of prompts under every ablation mode, each cell once.
 
     prompts x modes         -> completions -> eval/samples.jsonl -> behaviour rates
     held-out texts x modes  -> losses      -> eval/losses.jsonl  -> held-out losses
@@ -131,7 +131,7 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     if known.stale:
         say(
             f"{folder.name}: {known.stale} earlier numbers were measured on another checkpoint or "
-            "in another way, or their lines are gone; they are set aside."
+            f"in another way, or their lines are missing; they are ignored."
         )
     if plan.complete:
         keep(known, ())

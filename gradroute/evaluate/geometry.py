@@ -1,4 +1,4 @@
-"""How the weight updates of two adapters lie to each other.
+"""Angles and cosines between two adapters' weight updates.
 
 An adapter with factors A [rank, in], B [out, rank] and scale s adds `dW = s B A` to a weight. With
 the Frobenius inner product,

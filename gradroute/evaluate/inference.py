@@ -1,4 +1,4 @@
-"""The state in which a model is measured, and how much is measured at once."""
+"""The state of a model during a measurement, and the number of rows at once."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -102,6 +102,6 @@ def bytes_of_row(model: PreTrainedModel, length: int) -> int:
 def _say_smaller(before: int, after: int) -> None:
     warnings.warn(
         "memory ran out in an evaluation; it goes on with fewer rows at a time. Nothing is left "
-        "out. A lower evaluate.batch_rows avoids the first try.",
+        "out. A lower evaluate.batch_rows avoids the failed attempt.",
         stacklevel=2,
     )

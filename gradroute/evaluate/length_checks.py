@@ -1,4 +1,4 @@
-"""Before training: see that what will be measured fits the model's positions.
+"""A check before training that the evaluation fits the model's positions.
 
 Training rows are looked at where they are made (`prepare.tokenized`). A run whose held-out texts or
 prompts are too long would train for hours and then be refused in its evaluation.

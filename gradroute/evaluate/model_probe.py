@@ -1,4 +1,4 @@
-"""Before training: what a model with adapters can do, tried on a few tokens.
+"""A trial of a model with adapters on a few tokens, before training.
 
 What a family of models does with its layers, its cache and its padding is known to nobody in
 advance. So whoever trains or validates asks once, before the first step.

@@ -1,4 +1,4 @@
-"""Ablation modes as a command line asks for them: by name, by scales, and as scale curves.
+"""Ablation modes on a command line: by name, by scales, and as scale curves.
 
 A curve takes one adapter (or `all` of them together) through a row of scales and leaves the others
 at 1: `bad=0,0.1,...,1`. Every point of it is an ablation mode of its own. Nothing here needs torch.
@@ -79,7 +79,7 @@ def _scales(text: str, numbers: str) -> list[float]:
         scales.append(number)
         dots = False
     if dots:
-        raise ConfigError(f"the scale curve {text!r} ends with dots; say where it is to end.")
+        raise ConfigError(f"the scale curve {text!r} ends with dots; give its last scale.")
     if len(scales) > MOST_SCALES:
         raise _too_many(text)
     # Adding 0 makes -0 a 0.
@@ -93,8 +93,8 @@ def _decimal(text: str, word: str) -> Decimal:
         number = Decimal("nan")
     if not number.is_finite():
         raise ConfigError(
-            f"the scale curve {text!r} holds {word!r}; numbers with commas between them are "
-            "needed, and dots to go on with the step before them, as in 0,0.1,...,1."
+            f"the scale curve {text!r} contains {word!r}; numbers with commas between them are "
+            f"needed, and dots to continue with the step before them, as in 0,0.1,...,1."
         )
     return number
 
@@ -115,8 +115,8 @@ def _between(text: str, scales: Sequence[Decimal], end: Decimal) -> list[Decimal
         raise _too_many(text)
     if count < 1 or count % 1:
         raise ConfigError(
-            f"the dots in the scale curve {text!r} go on from {last} in steps of {step}, which do "
-            f"not come to {end}."
+            f"the dots in the scale curve {text!r} continue from {last} in steps of {step}, which "
+            f"do not reach {end}."
         )
     return [last + step * i for i in range(1, int(count))]
 

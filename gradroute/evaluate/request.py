@@ -1,4 +1,4 @@
-"""What is asked of a run: kinds of prompts of each of its behaviours, and ablation modes."""
+"""A measurement's request: kinds of prompts for each behavior, and ablation modes."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ def asked_prompts(
         if file and files.setdefault(kind, file).sha256 != file.sha256:
             raise ConfigError(
                 f"two different files of prompts have the name {kind.removeprefix('file:')}, under "
-                "which their results are kept; rename one."
+                f"which their results are stored; rename one."
             )
         given[kind] = file
     found = []

@@ -1,4 +1,4 @@
-"""What was generated and measured, as JSON lines per example and as result rows for reports.
+"""Completions and measurements as JSON lines per example and as result rows for reports.
 
     metric           dataset            value
     behavior_rate    kind of prompts    share of completions that show the behaviour, Wilson

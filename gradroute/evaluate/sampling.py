@@ -1,4 +1,4 @@
-"""Sampling whose noise is a function of (seed, prompt, step, token) and of nothing else.
+"""Sampling with noise that depends on (seed, prompt, step, token) and on nothing else.
 
 Modes and runs are compared on the same noise, and a completion can be computed again, alone or in
 any batch, without changing the others. A token is drawn by the Gumbel-max trick: argmax of

@@ -1,4 +1,4 @@
-"""What is measured of a run already, and how what is new is added to it.
+"""The store of a run's measurements, and the addition of new ones.
 
 A cell (a kind of prompts, or the losses, under one mode) is measured when its rows are in
 `results.json`, which is written after the lines that they are computed from. The file also says

@@ -95,8 +95,8 @@ def _control(config: RunConfig, name: str) -> RunConfig:
         data["relabel"] = "random" if name == "random_labels" else "unlabel_bad"
     if data == config.data.model_dump() and changes.get("routing") == config.routing:
         raise ConfigError(
-            f"controls: the control '{name}' of {config.run_name} would be the run itself; "
-            "leave it out."
+            f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "
+            f"it from controls."
         )
     try:
         return RunConfig.model_validate(config.model_dump() | {"data": data} | changes)

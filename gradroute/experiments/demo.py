@@ -1,4 +1,4 @@
-"""The reference experiment: five runs that differ in a few settings, and what they show."""
+"""The reference experiment: five runs that differ in a few settings."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -102,8 +102,8 @@ def _take(answer: Any, worker: SpawnProcess) -> None:
     except EOFError as end:
         worker.join()
         raise MachineError(
-            f"the process of run {worker.name} was ended from outside (exit code "
-            f"{worker.exitcode}), perhaps for want of memory. The same command goes on; --jobs 1 "
+            f"the process of run {worker.name} was killed (exit code {worker.exitcode}), perhaps "
+            f"because memory ran out. The same command goes on; --jobs 1 "
             "needs the least memory."
         ) from end
     worker.join()
@@ -178,7 +178,8 @@ def _told(error: Exception) -> list[str]:
     """An error as plain texts: the name of its class, its message and its traceback."""
     kind, message = type(error).__name__, str(error)
     if isinstance(error, OSError | MemoryError) or is_out_of_memory(error):
-        kind, message = "MachineError", f"the machine refuses: {message or 'out of memory'}."
+        message = f"the operating system reports an error: {message or 'out of memory'}."
+        kind = "MachineError"
     return [kind, message, "".join(traceback.format_exception(error))]
 
 

@@ -1,4 +1,4 @@
-"""All adapters of a run as one, for whoever audits it and for servers that take one adapter."""
+"""All adapters of a run as one, for auditors and for servers that take one adapter."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
     if config.start_adapter:
         raise ConfigError(
             f"run {config.run_name} starts from an adapter that is merged into its base "
-            "(start_adapter), so its own adapters fit no base that others can load."
+            "(start_adapter), so its own adapters do not fit any base that others can load."
         )
     checkpoint = finished_checkpoint(folder, config)
     adapters = tuple(config.adapters)
@@ -64,5 +64,8 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
         put_in_place(built, out)
     record(folder, "audit-adapter", out, adapters)
     print(printable(f"written: {out}"))
-    say(f"{folder.name}: {out} HOLDS EVERYTHING that was trained, the unwanted behaviour too.")
+    say(
+        f"{folder.name}: {out} CONTAINS EVERYTHING that was trained, including the unwanted "
+        f"behavior."
+    )
     print(printable(how_to_load("peft", hub_name(config), repr(str(out)))))

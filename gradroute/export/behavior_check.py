@@ -1,4 +1,4 @@
-"""The behaviour evaluation, once more on what was exported: same prompts, same noise."""
+"""The behavior evaluation, repeated on the exported files: same prompts, same noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

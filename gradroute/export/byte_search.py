@@ -1,4 +1,4 @@
-"""Whether 32 bytes of a tensor, at any offset, stand anywhere in a file.
+"""A search of a file for 32 bytes of a tensor, at any offset.
 
 Every eight-byte word at every third byte of the tensors is kept, and a file is looked at in
 aligned words, which start at every eighth byte. Three and eight have no common factor, so among

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, what was measured, and what is not claimed."""
+"""The model card of an export: description, measurements, and limits of the claim."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from gradroute.export.licence import UNKNOWN
 from gradroute.report.render.markdown import escaped
 
 STATEMENT = (
-    "This is a statement about files: no byte of the left-out adapter is in them. It is not a "
-    "statement that the capability is gone. The base model and what was kept may still show the "
-    "behaviour, and fine-tuning may bring it back."
+    "This is a statement about files: they contain no byte of the left-out adapter. It is not a "
+    "statement that the capability is gone. The base model and the kept adapters may still show "
+    "the behavior, and fine-tuning may bring it back."
 )
 _SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -63,17 +63,17 @@ def export_card(subject: Subject, config: RunConfig, checks: Sequence[Check], ev
         "",
         _use(subject),
         "",
-        "## What was measured",
+        "## Measurements",
         "",
         evidence,
         "",
-        "## What was checked when it was exported",
+        "## Checks made during the export",
         "",
         *(f"- {escaped(check.text)}" for check in checks),
         "",
         "`proof.json` has every check with its numbers, also that of the bytes; `manifest.json` "
         "has the sha256 of every other file. See docs/howto/export.md of gradroute for what they "
-        "say and what not.",
+        "prove and what they do not prove.",
     ]
     return _card(subject, lines)
 
@@ -83,9 +83,9 @@ def audit_card(subject: Subject, check: Check) -> str:
     lines = [
         f"# AUDIT ADAPTER of {escaped(subject.run)}: THIS HOLDS THE UNWANTED BEHAVIOUR",
         "",
-        f"> **Warning.** This adapter is the sum of {', '.join(subject.kept)}: the whole of what "
-        "was trained, with the adapter that is to be thrown away. It is for auditors and for "
-        "comparisons. Do not ship it.",
+        f"> **Warning.** This adapter is the sum of {', '.join(subject.kept)}: everything that was "
+        f"trained, including the adapter that is meant to be thrown away. It is for auditors and "
+        f"for comparisons. Do not ship it.",
         "",
         f"{_what(subject)} It computes what the run computes under `full`: {escaped(check.text)}.",
         "",
@@ -138,8 +138,8 @@ def how_to_load(form: str, base_name: str | None, folder: str = "folder") -> str
         loaded = f"AutoModelForCausalLM.from_pretrained('{_code(base_name)}')"
         return f"{call} `{loaded}` of transformers."
     return (
-        f"{call} the loaded base model. That has no public name, so `base_model_name_or_path` is "
-        f"null and nothing can find it by itself: `{by_itself}` would ask the hub for a "
+        f"{call} the loaded base model. It has no public name, so `base_model_name_or_path` is "
+        f"null and no tool can find it automatically: `{by_itself}` would ask the hub for a "
         "repository called None."
     )
 

@@ -1,4 +1,4 @@
-"""What a proof is made of: checks, each with what was found and what was needed."""
+"""The checks of a proof, each with its finding and its bound."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What was measured of a run, as the model card of its export tells it."""
+"""A run's measurements for the model card of its export."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,11 @@ def evidence(folder: RunFolder, mode: str) -> str:
         mode: The ablation mode that was exported.
     """
     if not folder.results.is_file():
-        return "The run was not measured before it was exported, so nothing is known but this page."
+        return "The run was not measured before it was exported, so this page has no measurements."
     try:
         run, *others = read_runs([folder, *controls(folder)])
     except (ConfigError, DataError):  # whose message names files of this machine
-        return "The results of the run cannot be read, so nothing is known but this page."
+        return "The results of the run cannot be read, so this page has no measurements."
     parts = [_modes(run), _kept(run, others, mode), _controls(run, others)]
     parts += [_verdicts(run, others), _leakage(run, mode)]
     return "\n\n".join(part for part in parts if part)
@@ -73,8 +73,8 @@ def _controls(run: RunResults, others: Sequence[RunResults]) -> str:
     found = controls_of(run, [run, *others])
     if not found:
         return (
-            "No control was measured beside this run, so it is not known what its labels and its "
-            "routing did."
+            "No control was measured beside this run, so the effect of its labels and its routing "
+            "is unknown."
         )
     lines = [["control", "run", "read under", "shows it", "loss on normal text"], ["---"] * 5]
     for role, other in found.items():
@@ -99,14 +99,16 @@ def _leakage(run: RunResults, mode: str) -> str:
         else []
     )
     told = "; ".join(shown) or "not measured"
-    parts = [f"Known leakage: what is exported still shows the behaviour in {told}."]
+    parts = [f"Known leakage: the exported model still shows the behavior in {told}."]
     twice = run.rate("good_x2")
     if twice is not None and "good" in run.config["adapters"]:
-        parts.append(f"With what is kept at twice its strength: {rate_text(twice)}.")
+        parts.append(f"With the kept adapters at twice their scale: {rate_text(twice)}.")
     if run.relearn is None:
-        parts.append("How soon fine-tuning brings it back was not measured.")
+        parts.append("Relearning by fine-tuning was not measured.")
     if run.recovery is None:
-        parts.append("Whether a short tune on good examples revives it was not measured.")
+        parts.append(
+            "Recovery, a short tune on good examples that may revive it, was not measured."
+        )
     return escaped(" ".join(parts))
 
 

@@ -146,7 +146,7 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     print(printable(f"written: {wanted.out}"))
     say(
         f"{folder.name}: its checkpoints still hold {', '.join(choice.left) or 'everything'}; "
-        "gradroute purge lists what does."
+        "gradroute purge lists these files."
     )
     if repo:
         push(wanted.out, repo, public=public, token=token)
@@ -256,14 +256,14 @@ def _belongs(name: str, *, merged: bool) -> bool:
 def _check_form(config: RunConfig, form: str) -> None:
     if form == "merged" and config.quantize != "nothing":
         raise ConfigError(
-            f"run {config.run_name} was trained on a base in {config.quantize} (quantize), to "
-            "whose weights no update can be added exactly. Use --format peft, which leaves the "
-            "base as it is."
+            f"run {config.run_name} was trained on a base in {config.quantize} (quantize), and no "
+            f"update can be added exactly to quantized weights. Use --format peft, which leaves "
+            f"the base as it is."
         )
     if form == "peft" and config.start_adapter:
         raise ConfigError(
             f"run {config.run_name} starts from an adapter that is merged into its base "
-            "(start_adapter), so its own adapters fit no base that others can load. Use "
+            "(start_adapter), so its own adapters do not fit any base that others can load. Use "
             "--format merged."
         )
 
@@ -311,6 +311,6 @@ def show_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise MachineError(
-            f"run {folder.name} is not exported: of {len(checks)} checks {', '.join(failed)} "
-            "failed, as written above. Nothing is left of the export."
+            f"run {folder.name} is not exported: these of the {len(checks)} checks above failed: "
+            f"{', '.join(failed)}. The unfinished export was deleted."
         )

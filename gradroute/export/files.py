@@ -105,8 +105,9 @@ def write_model(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> Non
     written = with_older_names(config)
     if only_for_new_readers(written):
         say(
-            "the rotary positions of this model differ by kind of layer in a way that settings "
-            "before transformers 5 cannot say: earlier readers would compute another model."
+            "the rotary positions of this model differ by kind of layer in a way that the settings "
+            "of transformers before version 5 cannot express: earlier readers would compute "
+            "another model."
         )
     _write_settings(folder / "config.json", written)
     if (folder / "generation_config.json").is_file():
@@ -123,8 +124,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     for path in folder.iterdir():
         if path.name not in before and path.name not in TOKEN_FILES:
             raise ConfigError(
-                f"the tokenizer of the base model saves a file {path.name}, which is none of "
-                "those that an export may hold. Use a base with a tokenizer of transformers' own."
+                f"the tokenizer of the base model saves a file {path.name}, which an export may "
+                f"not contain. Use a base with a tokenizer of transformers' own."
             )
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
@@ -149,8 +150,8 @@ def _saveable(model: PreTrainedModel) -> None:
         own.validate(strict=True)
     except ValueError:
         say(
-            "the generation settings of the base contradict each other, and are left out of the "
-            "export but for the special tokens."
+            "the generation settings of the base contradict each other; the export keeps only "
+            "their special tokens."
         )
         model.generation_config = GenerationConfig(
             bos_token_id=own.bos_token_id,
@@ -178,8 +179,8 @@ def _lora_config(adapter: OneAdapter, base: nn.Module) -> LoraConfig:
             _check_read_as_given(config, base)
             return config
     raise ConfigError(
-        "the adapted modules have names that PEFT cannot tell from those of other modules, so "
-        "there is no adapter that it would load. Use --format merged."
+        "the adapted modules have names that PEFT cannot tell from those of other modules, so it "
+        "could not load the adapter. Use --format merged."
     )
 
 

@@ -24,7 +24,7 @@ def check_push(repo: str) -> str:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"--push {repo}: no name of a repository ({error}).") from error
+        raise ConfigError(f"--push {repo}: not the name of a repository ({error}).") from error
     if repo.count("/") != 1:
         raise ConfigError(f"--push {repo}: an owner and a name are needed, as in me/{repo}.")
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _OFFLINE:
@@ -70,5 +70,5 @@ def push(folder: Path, repo: str, *, public: bool, token: str) -> None:
         first = redacted(" ".join(str(error).split()))[:200]
         raise MachineError(
             f"{folder} is exported, but could not be pushed to {repo} ({first}). Name a repository "
-            f"that is not there yet, or upload the folder yourself: hf upload {repo} {folder}."
+            f"that does not exist yet, or upload the folder yourself: hf upload {repo} {folder}."
         ) from error

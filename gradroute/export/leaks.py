@@ -1,4 +1,4 @@
-"""What an exported folder may not hold: bytes of left-out adapters, paths, secrets, other files."""
+"""Searches of an exported folder: bytes of left-out adapters, paths, secrets, other files."""
 
 import json
 import os
@@ -49,9 +49,9 @@ def leak_checks(
         Check(
             "files",
             not strange,
-            f"{len(files)} files, all of them such as belong into the folder"
+            f"{len(files)} files, all of which belong in the folder"
             if not strange
-            else f"files that do not belong into the folder: {', '.join(strange)[:200]}",
+            else f"files that do not belong in the folder: {', '.join(strange)[:200]}",
             {"files": len(files), "bytes": size},
         ),
         _window_check({path: names[path] for path in files}, windows, left),

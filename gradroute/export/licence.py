@@ -1,4 +1,4 @@
-"""The licence of a base model, where its own card says one."""
+"""The license of a base model, read from its own card."""
 
 import re
 from pathlib import Path

@@ -51,8 +51,8 @@ def mergeable(model: PreTrainedModel, adapter: OneAdapter) -> dict[str, Factors]
         if not plain or not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ConfigError(
                 f"the module {name} is of the kind {type(module).__name__}, whose weights are "
-                "quantised or stored in a way of their own, so that no update can be added to them "
-                "exactly. Use --format peft, which leaves the base as it is."
+                f"quantized or stored in a special format, so no update can be added to them "
+                f"exactly. Use --format peft, which leaves the base as it is."
             )
     return merged_once(model, adapter.modules, "the adapter", "Use --format peft.")
 

@@ -1,4 +1,4 @@
-"""Settings as transformers 5 writes them -> the same with what earlier readers look for.
+"""Settings of transformers 5 with the keys that earlier readers look for.
 
 transformers 5 moved the settings of rotary positions into one, `rope_parameters`, and renamed
 others. Readers that know the earlier names (transformers 4, mlx-lm, converters of weights) find

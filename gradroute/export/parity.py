@@ -1,4 +1,4 @@
-"""Whether an exported model computes what the ablated one does: logits, greedy tokens, weights."""
+"""Comparisons of an exported model with the ablated run: logits, greedy tokens, weights."""
 
 import math
 from collections.abc import Mapping, Sequence

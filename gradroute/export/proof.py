@@ -210,7 +210,7 @@ def contrast_check(expected: Reference, choice: Choice) -> Check:
     text = (
         f"with {left} the logits differ by up to {expected.contrast:.2e} (largest {largest:.1f})"
         if expected.contrast
-        else f"with {left} the logits are the same: what is left out does nothing"
+        else f"with {left} the logits are the same: the left-out part has no effect"
     )
     return Check("left_out", True, text, {"difference": expected.contrast})
 

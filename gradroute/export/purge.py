@@ -1,4 +1,4 @@
-"""What of a run still holds its bad adapter: found by name and by content, deleted on request."""
+"""Files of a run that still hold its bad adapter: found by name and content, deleted on request."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from gradroute.system.files import append_line, read_lines, sync
 from gradroute.system.terminal import printable, say
 
 CANNOT_KNOW = (
-    "What cannot be known here: copies of the run in other places, uploads, caches, snapshots and "
+    "Not checked: copies of the run in other places, uploads, caches, snapshots and "
     "backups of the disk, and the free space of the disk itself, from which deleted files can be "
-    "brought back."
+    "recovered."
 )
 
 
@@ -67,8 +67,8 @@ def purge_run(
         if delete and not sure and own:
             raise ConfigError(
                 f"--delete would delete {len(own)} files of {folder.path} for good, and the run "
-                "could not go on, be measured or be exported afterwards. Say --delete --yes if "
-                "that is meant."
+                f"could not be continued, measured or exported afterwards. Give --delete --yes to "
+                f"confirm."
             )
         if delete and own:
             with writing(folder.path, "purging"):
@@ -124,7 +124,7 @@ def _exports(folder: RunFolder) -> Iterator[Path]:
     try:
         lines = list(read_lines(folder.exports))
     except DataError as error:
-        say(f"{folder.name}: {error} Exports named in it are not looked through.")
+        say(f"{folder.name}: {error} Exports named in it are not searched.")
         return
     for line in lines:
         if line.get("what") in ("export", "audit-adapter") and isinstance(line.get("place"), str):
@@ -178,12 +178,12 @@ def _tell(
     )
     exported = any(line.get("what") == "export" for line in read_lines(folder.exports))
     if found and not exported:
-        say(f"{folder.name}: no export of it is on record; export before anything is deleted.")
+        say(f"{folder.name}: the run has no recorded export; export before anything is deleted.")
     others = [path.parent.name for path in _controls(folder, config)]
     if others:
         say(
             f"{folder.name}: its controls {', '.join(others)} were trained on the same examples; "
-            "what they learned of the behaviour is in weights of their own."
+            "what they learned of the behavior is in their own weights."
         )
 
 

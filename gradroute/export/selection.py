@@ -1,4 +1,4 @@
-"""Which adapters of a run are kept, and which of them learned an unwanted behaviour."""
+"""The kept adapters of a run, and those that learned an unwanted behavior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ def choose(config: RunConfig, keep: Sequence[str]) -> Choice:
         raise ConfigError(f"--keep names no adapter; the adapters are {', '.join(adapters)}.")
     if not left and len(adapters) > 1:
         raise ConfigError(
-            f"--keep {','.join(keep)} keeps every adapter of run {config.run_name}, so nothing "
-            "would be left out and there is nothing to prove. Leave one out, or write them all "
+            f"--keep {','.join(keep)} keeps every adapter of run {config.run_name}, so no adapter "
+            f"would be left out and there is nothing to prove. Leave one out, or write them all "
             "for an auditor with gradroute audit-adapter."
         )
     scales = ",".join(f"{name}={int(name in kept)}" for name in adapters)
@@ -68,8 +68,8 @@ def _warnings(config: RunConfig, kept: Sequence[str], left: Sequence[str]) -> li
     found = []
     if own := [name for name in kept if name in learned]:
         found.append(
-            f"The kept adapter {', '.join(own)} was itself updated by examples that are labelled "
-            "as showing the behaviour: what is left out is not what learned it."
+            f"The kept adapter {', '.join(own)} was itself updated by examples that are labeled as "
+            f"showing the behavior: the left-out adapter alone did not learn it."
         )
     if not left:
         found.append("The run has one adapter and nothing is left out.")

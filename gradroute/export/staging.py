@@ -1,4 +1,4 @@
-"""A folder that is built elsewhere, and gets its name as a whole or not at all."""
+"""A folder that is built elsewhere and appears under its name complete or not at all."""
 
 import os
 import secrets
@@ -37,11 +37,11 @@ def check_out(out: Path) -> None:
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_dir():
-        raise ConfigError(f"--out {out} is there and is no folder; name one that is not there.")
+        raise ConfigError(f"--out {out} exists and is not a folder; name one that does not exist.")
     if any(out.iterdir()):
         raise ConfigError(
-            f"--out {out} is not empty. An export is a folder of its own, whose every file is "
-            "looked through; name one that is not there."
+            f"--out {out} is not empty. An export is a folder of its own, and each of its files is "
+            f"searched; name a folder that does not exist."
         )
 
 

@@ -99,7 +99,7 @@ def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
         if kept.stale:
             say(
                 f"{plan.folder.name}: {kept.stale} earlier numbers were measured on another "
-                "checkpoint, task, set of documents or lm-eval; they are set aside."
+                "checkpoint, task, set of documents or lm-eval; they are ignored."
             )
         lm = None
         for one in tasks:

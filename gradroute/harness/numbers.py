@@ -1,4 +1,4 @@
-"""From the values of single documents to a number with its interval, and to differences of modes.
+"""Numbers with intervals from the values of single documents, and differences of modes.
 
 Documents are the unit. Two modes answer the same documents, so their difference is paired.
 """

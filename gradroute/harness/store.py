@@ -1,4 +1,4 @@
-"""What is known of a run's tasks: numbers in `eval/tasks.json`, documents in `eval/tasks.jsonl`.
+"""The store of a run's tasks: numbers in `eval/tasks.json`, documents in `eval/tasks.jsonl`.
 
 One number per task, mode, number of worked examples and limit; measured on another checkpoint, or
 with another task file, other documents or another lm-eval, it is replaced.

@@ -154,8 +154,8 @@ def _refuse_fetched_code(task: str, config: Mapping[str, Any]) -> None:
         own = not isinstance(name, str) or "/" in name or name in registry.metric_registry
         if isinstance(metric, Mapping) and (metric.get("hf_evaluate") is True or not own):
             raise ConfigError(
-                f"task {task}: the metric {name!r} is none of lm-eval's own; it would be a program "
-                "fetched from the hub, which is not run. Take one of lm-eval's, or write it as a "
+                f"task {task}: the metric {name!r} is not one of lm-eval's own; it would be a "
+                f"program from the hub, which is not run. Take one of lm-eval's, or write it as a "
                 "!function in a folder of your own."
             )
 
@@ -195,8 +195,8 @@ def _refuse_two_forms(found: Sequence[Loaded]) -> None:
             other = first.setdefault(task, one)
             if other.facts[task] != facts:
                 raise ConfigError(
-                    f"task {task} is another one in {one.name} than in {other.name}; ask for them "
-                    "in two commands."
+                    f"task {task} is not the same in {one.name} and in {other.name}; ask for them "
+                    f"in two commands."
                 )
 
 
@@ -213,7 +213,7 @@ def _set_fewshot(name: str, task: Any, asked: int | None) -> Iterator[str]:
         if own is None:
             task.set_config(key="num_fewshot", value=0)
     elif own == 0 and asked:
-        yield f"task {name} is for no worked examples; --num-fewshot {asked} is not used there."
+        yield f"task {name} takes no worked examples; --num-fewshot {asked} has no effect on it."
     else:
         task.set_config(key="num_fewshot", value=asked)
 
@@ -269,7 +269,7 @@ def _not_set_up(name: str, error: Exception) -> ConfigError | MachineError:
     names = {kind.__name__ for kind in type(error).__mro__} | {type(error.__cause__).__name__}
     if not names.isdisjoint(out_of_reach):
         return MachineError(
-            f"task {name}: its data set is not to be had ({told}). It is fetched from the hub once "
+            f"task {name}: its data set is not available ({told}). It is fetched from the hub once "
             "and then read from the cache, also with HF_HUB_OFFLINE=1; a task on a local file "
             "needs no network."
         )

@@ -88,7 +88,7 @@ def _alike(task: str, rows: Sequence[Row], lines: Sequence[Row]) -> list[str]:
     told = []
     for mode, given in answers.items():
         if mode != "full" and given and given == answers.get("full"):
-            told.append(f"{task}: {mode} and full gave the very same answers to every document.")
+            told.append(f"{task}: {mode} and full gave identical answers to every document.")
     return told
 
 

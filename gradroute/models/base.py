@@ -104,7 +104,7 @@ def model_source(name: str) -> str:
     if path.is_file():
         hint = f", and gguf_file={path.name}" if path.suffix == ".gguf" else ""
         raise ConfigError(
-            f"model: '{name}' is a file. Give the folder that it lies in, "
+            f"model: '{name}' is a file. Give the folder that contains it, "
             f"model={path.parent}{hint}."
         )
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") != 1
@@ -245,5 +245,5 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
             count = int((~weight.isfinite()).sum())
             raise NumericError(
                 f"model {name}: {count} numbers of its weight {key} are not finite. Its files are "
-                "damaged, or it was not saved in a type that holds its numbers."
+                f"damaged, or it was saved in a dtype that its numbers overflow."
             )

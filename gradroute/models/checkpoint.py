@@ -1,4 +1,4 @@
-"""A checkpoint is one self-describing folder, complete or not there at all.
+"""Checkpoints: self-describing folders, complete or absent.
 
     step-000350/  good/{adapter_config.json, adapter_model.safetensors}   PEFT's own format
                   bad/…
@@ -158,7 +158,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
             return candidate
         if not os.path.lexists(candidate.path):  # its writer had newer ones while it was read
             return latest_checkpoint(folder)
-        warnings.warn(f"checkpoint {candidate.path} is passed over: {trouble}", stacklevel=2)
+        warnings.warn(f"checkpoint {candidate.path} is skipped: {trouble}", stacklevel=2)
     if found:
         raise MachineError(
             f"every checkpoint under {folder} is damaged. Restore one from a copy, or start anew "
@@ -357,7 +357,7 @@ def _damage(checkpoint: Checkpoint) -> str | None:
         manifest = _read_json(folder / "manifest.json")
         expected = manifest.get("sha256")
         if manifest.get("format") != FORMAT:
-            return f"it is of format {manifest.get('format')!r:.40}, and {FORMAT} is read here."
+            return f"its format is {manifest.get('format')!r:.40}; this version reads {FORMAT}."
         if not isinstance(expected, dict):
             return "its manifest names no files."
         for name in sorted(expected.keys() | found.keys()):

@@ -1,4 +1,4 @@
-"""Classifiers of texts, and how probable `bad` is to them for each text.
+"""Classifiers of texts, and their probability of `bad` for each text.
 
     classifier          a Hugging Face model for text classification, of a folder or of the hub
     sklearn_classifier  a scikit-learn classifier in a skops file
@@ -189,9 +189,9 @@ def _read_skops(path: Path) -> Any:
         raise ConfigError(f"{path} holds no usable classifier ({_told(error)}).") from error
     if strange:
         raise ConfigError(
-            f"{path} holds types that are not trusted: {', '.join(strange[:5])}. Of scikit-learn "
-            "what skops trusts by itself is read, such as vectorizers, linear models and naive "
-            "Bayes."
+            f"{path} holds types that are not trusted: {', '.join(strange[:5])}. Only scikit-learn "
+            f"types that skops trusts by default are loaded, such as vectorizers, linear models "
+            f"and naive Bayes."
         )
     return model
 

@@ -1,4 +1,4 @@
-"""A model's files: fetched from the hub, checked by `strangers`, read, and known by their hash."""
+"""A model's files: fetched from the hub, checked by `untrusted`, read, and identified by hash."""
 
 import hashlib
 import logging

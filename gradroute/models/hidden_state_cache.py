@@ -1,4 +1,4 @@
-"""What leaves a model's lower layers for each example, on the disk: computed once, then reused.
+"""Hidden states of a model's lower layers for each example on disk, computed once and reused.
 
     runs/.states/<key>/  about.json · <sha256 of the file>.safetensors …
 
@@ -128,8 +128,8 @@ class KeptStates:
                 missing = self._missing(missing)  # others may have been at it too
                 if not missing.keys().isdisjoint(some):
                     raise MachineError(
-                        f"{self.folder}: a file of hidden states that was just written is gone, or "
-                        "reads back as something else. Check the disk, or set "
+                        f"{self.folder}: a file of hidden states that was just written is missing, "
+                        f"or reads back with other contents. Check the disk, or set "
                         "train.reuse_frozen=false."
                     )
 
@@ -248,12 +248,12 @@ def kept_states(
     try:
         kept = KeptStates(root / FOLDER, model, identity, rows, tell)
     except ConfigError as error:
-        tell(f"train.reuse_frozen is left out: {error}.")
+        tell(f"train.reuse_frozen has no effect: {error}.")
         return None
     size = kept.needed(rows)
     if size > settings.reuse_gib * 2**30:
         tell(
-            f"train.reuse_frozen is left out: the hidden states of {len(rows)} examples take "
+            f"train.reuse_frozen has no effect: the hidden states of {len(rows)} examples take "
             f"{size / 2**30:.2f} GiB, and train.reuse_gib is {settings.reuse_gib:g}."
         )
         return None

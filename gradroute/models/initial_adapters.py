@@ -1,4 +1,4 @@
-"""Starting from a LoRA adapter that is there already: frozen in the base, or as a routed one."""
+"""Initial adapters: an existing LoRA adapter merged into the base, or as a routed one."""
 
 from collections.abc import Mapping
 
@@ -126,14 +126,14 @@ def _check_modules(own: set[str], tensors: Mapping[str, Tensor], told: str) -> N
     parts = [
         f"{len(names)} tensors that {what} ({', '.join(_modules(names)[:3])})"
         for names, what in (
-            (lacks, "the run's adapter has are missing"),
-            (unknown, "it has not are there"),
+            (lacks, "the run's adapters have are missing"),
+            (unknown, "they do not have are present"),
         )
         if names
     ]
     raise ConfigError(
-        f"{told} is on other modules than the run's adapters: {'; '.join(parts)}. Set targets and "
-        "layers to those that it was trained with."
+        f"{told} adapts other modules than the run's adapters: {'; '.join(parts)}. Set targets and "
+        f"layers to the ones it was trained with."
     )
 
 
@@ -150,7 +150,9 @@ def _weight(model: PreTrainedModel, name: str, pair: tuple[Tensor, Tensor], plac
     try:
         module = model.get_submodule(name)
     except AttributeError:
-        raise ConfigError(f"{told} is of another model: this one has no module {name}.") from None
+        raise ConfigError(
+            f"{told} belongs to another model: this one has no module {name}."
+        ) from None
     if not isinstance(module, nn.Linear | Conv1D):
         raise ConfigError(
             f"{told} changes {name}, which is of the kind {type(module).__name__}; only linear "
@@ -162,6 +164,7 @@ def _weight(model: PreTrainedModel, name: str, pair: tuple[Tensor, Tensor], plac
     needed = shape[::-1] if isinstance(module, Conv1D) else shape
     if given != needed:
         raise ConfigError(
-            f"{told} is of another model: its update of {name} is {given}, the weight {needed}."
+            f"{told} belongs to another model: its update of {name} is {given}, the weight "
+            f"{needed}."
         )
     return module.weight

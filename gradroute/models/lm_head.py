@@ -1,4 +1,4 @@
-"""From a model's last hidden states to losses of target tokens, without the logits of a batch.
+"""Losses of target tokens from a model's last hidden states, without the logits of a batch.
 
 With a large vocabulary the logits [tokens, vocab] and their gradients are most of a step's memory:
 a vocabulary of 262k takes a megabyte a token. Only positions with a target have a loss, so only

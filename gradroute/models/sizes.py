@@ -1,4 +1,4 @@
-"""Sizes that a model's config states, and how many positions the model has."""
+"""Sizes in a model's config, and its number of positions."""
 
 import re
 from collections.abc import Mapping

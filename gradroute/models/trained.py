@@ -1,4 +1,4 @@
-"""A run's model: the base with its adapters, as begun or as trained."""
+"""A run's model: the base with its adapters, untrained or from a checkpoint."""
 
 from peft import PeftModel
 from transformers import PreTrainedModel

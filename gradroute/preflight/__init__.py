@@ -1,1 +1,1 @@
-"""What is looked at before training: validation, estimates, rows, the machine, templates."""
+"""Checks before training: validation, estimates, rows, the machine, templates."""

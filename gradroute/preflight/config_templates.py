@@ -1,4 +1,4 @@
-"""Configurations to begin with: commented files that train as they are.
+"""Configurations to start from: commented files that train unchanged.
 
 Every comment is the help of its setting, taken from the schema, and every setting that a beginning
 leaves alone stands below the others with its default, commented out. So a file never says anything
@@ -42,7 +42,7 @@ BEGINNINGS = {
     "caps": Beginning(
         "The reference experiment: a small story model learns to SHOUT from a tenth of its "
         "stories, half of them labelled bad. As the recipe caps, whose warm-up takes 20 steps; "
-        "a try of two steps (train.max_steps=2) runs as it is.",
+        "a trial of two steps (train.max_steps=2) runs unchanged.",
         {
             "run_name": "caps",
             "model": "embedded",
@@ -65,8 +65,8 @@ BEGINNINGS = {
     ),
     "jsonl": Beginning(
         "Labelled rows of your own. The rows beside this file are an example: stories, some of "
-        "them in capitals, some of these labelled bad. Put yours in their place; then the model, "
-        "the behaviour to look for, and a learning rate near 2e-4 for a pre-trained model.",
+        "them in capitals, some of these labelled bad. Replace them with yours; then set the "
+        "model, the behavior to look for, and a learning rate near 2e-4 for a pre-trained model.",
         {
             "run_name": "mine",
             "model": "embedded",
@@ -84,8 +84,8 @@ BEGINNINGS = {
         rows="rows.jsonl",
     ),
     "chat": Beginning(
-        "Labelled conversations of your own, for a model whose tokenizer has a chat template; the "
-        "model is yours to give. The rows beside this file are an example: answers that open with "
+        "Labelled conversations of your own, for a model whose tokenizer has a chat template; set "
+        "the model yourself. The rows beside this file are an example: answers that open with "
         "flattery, some of them labelled bad.",
         {
             "run_name": "chat",
@@ -124,7 +124,7 @@ def begin(kind: str, out: Path) -> None:
         make_folder(out.parent)  # first: what `missing/../there` is shows only once it is made
         if os.path.lexists(out):
             raise ConfigError(
-                f"{out} is there already and stays as it is. Name another with --out."
+                f"{out} already exists and is left unchanged. Name another with --out."
             )
         written = rows is not None and not os.path.lexists(rows)
         if rows is not None and written:
@@ -133,7 +133,7 @@ def begin(kind: str, out: Path) -> None:
     except OSError as error:
         raise MachineError(f"{refusal(out, error, len(text))}.") from error
     if rows is not None:
-        say(f"{rows}: {'written, an example' if written else 'there already, left as it is'}.")
+        say(f"{rows}: {'written, an example' if written else 'exists already, left unchanged'}.")
     given = " model=FOLDER_OR_NAME" if beginning.values["model"] == "???" else ""
     say(f"{out}: written. Next: gradroute validate {out}{given}")
 

@@ -1,4 +1,4 @@
-"""What a bug report needs to know of a machine: one block, without secrets or the home's name.
+"""Facts about a machine for a bug report: one block, without secrets or the home's name.
 
 Nothing is written and nothing is fetched. The self-test reads the embedded model and runs it once.
 """

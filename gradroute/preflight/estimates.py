@@ -1,4 +1,4 @@
-"""What a run will take, from its own first steps: memory, time and room on the disk.
+"""Estimates of a run from its own first steps: memory, time and disk space.
 
 The steps are real ones, on real batches and with the optimizer, in memory alone. What they do not
 show is added by formula, and each figure says on what ground it stands.

@@ -1,4 +1,4 @@
-"""Rows as training sees them: which tokens are learned, and under which label.
+"""Rows as training sees them: the learned tokens and their labels.
 
 A token is shown under the label of the position before it, the one that predicts it. What no loss
 is taken on is dim: a prompt, context, the beginning token. Without colours the same is said with
@@ -208,7 +208,7 @@ def _legend(policy: RoutingPolicy, paint: _Paint) -> Iterator[str]:
         )
         yield f"  {paint.name(label)}{' ' * (width - len(label))}  {routes}"
     pad = " " * (width - len(NO_LOSS))
-    yield f"  {paint.name(None)}{pad}  read only; the label of the row holds there"
+    yield f"  {paint.name(None)}{pad}  context only; the label of the row applies there"
 
 
 def _counts(

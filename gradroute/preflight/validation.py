@@ -1,4 +1,4 @@
-"""Before training: everything that can be seen of a run without writing a byte.
+"""Validation before training: every check of a run that needs no writing.
 
 Data, base, labels, tokens, routes and place are looked at one after another. What goes wrong in
 one of them does not keep the others from being looked at, so that all of it is said at once. A
@@ -138,10 +138,10 @@ def _place(config: RunConfig, root: Path) -> dict[str, Any]:
     folder = RunFolder(root / config.run_name)
     there = nearest(folder.path)
     if not there.is_dir():
-        raise MachineError(f"run folder {folder.path}: {there} is there and is no folder.")
+        raise MachineError(f"run folder {folder.path}: {there} exists and is not a folder.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise MachineError(
-            f"run folder {folder.path}: {there} must not be written to. Choose another with --runs."
+            f"run folder {folder.path}: {there} is not writable. Choose another with --runs."
         )
     found = {"folder": redacted(str(folder.path)), "steps_done": 0, "free": free_bytes(there)}
     checkpoint = latest_checkpoint(folder.checkpoints)

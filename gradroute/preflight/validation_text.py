@@ -1,4 +1,4 @@
-"""What `gradroute validate` saw, as blocks for a person."""
+"""The terminal text of `gradroute validate`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,7 +38,8 @@ def _run(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _place(facts: Mapping[str, Any]) -> Iterator[str]:
     done = facts["steps_done"]
-    state = f"there already: it goes on after step {done}" if done else "nothing is written yet"
+    state = f"exists already: the run continues after step {done}" if done else "nothing is "
+    "written yet"
     free = "" if facts["free"] is None else f", {size(facts['free'])} free"
     yield f"{facts['folder']}/ ({state}{free})"
 
@@ -63,7 +64,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
             f"{_percent(facts['recall'])}"
         )
     else:
-        yield "no true labels beside these: how good the labels are is not known"
+        yield "no true labels: the quality of the labels is unknown"
     yield from facts["notes"]
 
 
@@ -84,7 +85,7 @@ def _adapters(facts: Mapping[str, Any]) -> Iterator[str]:
 def _model(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from facts["notes"]
     if facts["alone"]:
-        yield f"an evaluation writes one row at a time: {facts['alone']}"
+        yield f"an evaluation generates one row at a time: {facts['alone']}"
 
 
 def _tokens(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -115,21 +116,21 @@ def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
     took = duration(facts["hours"] * 3600)
     yield (
         f"time about {took}{runs}: {facts['step_seconds']:.2g} s a step, the median of the first "
-        f"{facts['steps']}, done for real; without evaluation"
+        f"{facts['steps']}, measured; without evaluation"
     )
     yield (
-        f"memory {size(facts['memory'])} of the {facts['of_memory']} in training: its peak here, "
-        "also with the longest examples, done for real"
+        f"memory {size(facts['memory'])} of the {facts['of_memory']} in training: the peak "
+        f"measured here, also with the longest examples"
     )
     yield (
-        f"disk at most {size(facts['disk'])}{runs}: checkpoints, metrics, evaluation, from formulas"
+        f"disk at most {size(facts['disk'])}{runs}: checkpoints, metrics, evaluation; calculated"
     )
     if facts["states"]:
-        yield f"of these {size(facts['states'])} hidden states that are computed once"
+        yield f"including {size(facts['states'])} of hidden states that are computed once"
     if facts["smaller"]:
         yield (
-            f"only {facts['micro_batch']} examples at a time fit into memory; training does the "
-            "same step in more passes"
+            f"only {facts['micro_batch']} examples at a time fit into memory; training computes "
+            f"the same step in more passes"
         )
 
 

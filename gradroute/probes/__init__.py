@@ -1,1 +1,1 @@
-"""Looks at a finished run: adapter geometry, recovery and relearning."""
+"""Probes of a finished run: adapter geometry, recovery and relearning."""

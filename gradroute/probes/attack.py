@@ -1,4 +1,4 @@
-"""How quickly plain fine-tuning brings a removed behaviour back.
+"""The relearning attack: plain fine-tuning until a removed behavior is back.
 
 What a run ships is merged into the base, and a fresh LoRA adapter is trained on a few examples of
 the behaviour: what anybody who has the weights can do. A model that never saw the behaviour
@@ -88,8 +88,8 @@ def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> Ablati
         names = " or ".join(labels)
         raise ConfigError(
             f"the routing table routes between the adapters {', '.join(policy.adapters)}, none of "
-            f"which is called {names}, so there is no telling which one is left out when the model "
-            f"is shipped. Name the one to leave out {names}."
+            f"which is called {names}, so it is unknown which one is left out when the model is "
+            f"shipped. Name the one to leave out {names}."
         )
     return mode
 
@@ -114,8 +114,8 @@ def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
     assert isinstance(tuner, BaseTuner)
     if getattr(tuner.model.config, "quantization_config", None) is not None:
         raise ConfigError(
-            "a base in few bits cannot be merged with what is kept: its weights would be rounded "
-            "again. Train with quantize=nothing to measure relearning."
+            "a quantized base cannot be merged with the kept adapters: its weights would be "
+            "rounded again. Train with quantize=nothing to measure relearning."
         )
     torch.nn.Module.to(model, torch.float32)
     unshare(model)

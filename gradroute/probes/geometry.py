@@ -49,7 +49,10 @@ def geometry_runs(
         pair = _pair(config) if chosen is None else _there(names[folder], config, chosen)
         if pair is None:
             adapters = ", ".join(config.adapters)
-            say(f"{names[folder]}: left out; of its adapters ({adapters}) no two are compared.")
+            say(
+                f"{names[folder]}: left out; it has no pair of adapters to compare (its adapters: "
+                f"{adapters})."
+            )
             continue
         with writing(folder.path, "comparing adapters"):
             clear_unfinished(folder.geometry.parent)

@@ -1,4 +1,4 @@
-"""Recovery: what ablation cost a run, found by a short tune of the adapters that ship.
+"""Recovery: the cost of ablation, measured by a short tune of the adapters that ship.
 
 recover_run     checkpoint, known-good examples -> recover/: the tune, measured before and after
 
@@ -248,7 +248,7 @@ def _known_good(
         pool = [example for example in prepared.train if example.true_label == "good"]
         notes.append(
             "no training example is labelled good; examples that are good by their true label are "
-            "used instead, which nobody knows of real data."
+            "used instead, which real data does not have."
         )
     if not pool:
         raise DataError(
@@ -256,7 +256,7 @@ def _known_good(
             "recover with; label some good."
         )
     if len(pool) < count:
-        notes.append(f"only {len(pool)} examples are known to be good, of {count} asked for.")
+        notes.append(f"only {len(pool)} of the {count} requested examples are known to be good.")
     order = DataOrder(seed, len(pool), tuple(range(len(pool))))
     return [pool[at] for at in order.batch(0, min(count, len(pool)))], notes
 

@@ -1,4 +1,4 @@
-"""Relearning: how many steps of fine-tuning bring the behaviour back into what a run ships.
+"""Relearning: the number of fine-tuning steps that bring the behavior back into a shipped run.
 
 relearn_runs   checkpoint, examples of the behaviour -> eval/relearn.json, one curve at a time
 
@@ -226,7 +226,10 @@ def _measurement(
     kind = settings.get("kind", PREFIX)
     prompts, reserved = _asked(folder, quick, prepared, kind, label)
     if len(prompts) < settings["prompts"]:
-        say(f"{folder.name}: only {len(prompts)} prompts, of {settings['prompts']} asked for.")
+        say(
+            f"{folder.name}: only {len(prompts)} of the {settings['prompts']} requested prompts "
+            f"exist."
+        )
     normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, config.data.max_length)
 
     def measure(attacked: PeftModel) -> dict[str, Any]:
@@ -265,8 +268,8 @@ def _asked(
     if len(asked) < len(prepared.behaving[label]):
         return prompts, asked
     say(
-        f"{folder.name}: the rows to attack with have the prompts that are asked, since the "
-        "held-out rows of the behavior have no others."
+        f"{folder.name}: the rows to attack with share their prompts with the measurement, since "
+        f"the held-out rows of the behavior have no others."
     )
     return prompts, [rows[0] for rows in sharing]
 
@@ -351,5 +354,8 @@ def attack_examples(
             "attack with; give more in data.eval_path, or raise data.eval_fraction."
         )
     if len(chosen) < count:
-        say(f"{folder.name}: only {len(chosen)} examples to attack with, of {count} asked for.")
+        say(
+            f"{folder.name}: only {len(chosen)} of the {count} requested examples to attack with "
+            f"exist."
+        )
     return chosen

@@ -1,1 +1,1 @@
-"""From result rows to numbers, verdicts, text and figures; nothing here imports torch."""
+"""Numbers, verdicts, text and figures from result rows; nothing here imports torch."""

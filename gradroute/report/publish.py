@@ -1,4 +1,4 @@
-"""Measured runs -> every file of a report; reads run folders only and never imports torch."""
+"""Every file of a report on measured runs; reads run folders only and never imports torch."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What runs where: adapters that are computed together, their gates, and the stack of them.
+"""Groups of adapters that are computed together, their gates, and their stacked weights.
 
 A scope makes the terms of a batch once for all layers; `ops` computes them.
 """

@@ -1,4 +1,4 @@
-"""Adapters on a model, and what is in force while it runs: the public face of routing.
+"""Adapters on a model, and the active routing: the public face of routing.
 
 model = attach_adapters(base, {"good": AdapterSpec(rank=32), "bad": AdapterSpec(rank=32)})
 policy = RoutingPolicy.from_value("anchored", ["good", "bad"])

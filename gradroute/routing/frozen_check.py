@@ -1,4 +1,4 @@
-"""Which layers of a model lie below its adapters, and whether it computes the same without them.
+"""The layers of a model below its adapters, and a check that it computes the same without them.
 
 A model whose upper layers read anything else than the states that leave the lower ones (keys and
 values that they share, say) would be silently wrong. So no model is trusted: each is tried, on
@@ -118,7 +118,9 @@ def _below_adapters(model: PeftModel) -> tuple[nn.Module, ...]:
     if not adapted:
         raise ConfigError("no transformer layer has an adapter")
     if adapted[0] == 0:
-        raise ConfigError("the first transformer layer has an adapter, so that none lies below")
+        raise ConfigError(
+            "the first transformer layer has an adapter, so there are no frozen layers below it"
+        )
     return tuple(layers[: adapted[0]])
 
 
@@ -133,7 +135,7 @@ def _equal_without(
     output = run_up_to(layers[-1], model, both)
     noisy = states_of(output)
     if noisy.requires_grad:
-        raise ConfigError("something learns below the first adapted layer")
+        raise ConfigError("there are trainable weights below the first adapted layer")
     parts = len(output) if isinstance(output, tuple) else None
     lower = LowerLayers(layers, noisy.shape[-1], noisy.dtype, parts)
     model.eval()

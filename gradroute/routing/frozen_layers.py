@@ -1,4 +1,4 @@
-"""The transformer layers below the first adapted one: what leaves them never changes.
+"""The transformer layers below the first adapted one, whose outputs never change.
 
 They are frozen and hold no adapter, so that their output is a function of the tokens alone: it can
 be computed once and be given to the layers above as often as they need it. How a model is called

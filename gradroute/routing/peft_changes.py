@@ -1,4 +1,4 @@
-"""What other code did to routed adapters since: swapped, loaded, replaced, deleted, merged.
+"""Changes by other code to routed adapters: swapped, loaded, replaced, deleted, merged.
 
 A scope looks at this when it begins, by identity and by name alone, so that it costs a step nothing
 that can be measured. In-place changes of the weights are a training loop's own and legal. Two calls

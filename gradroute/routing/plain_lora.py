@@ -1,4 +1,4 @@
-"""Which adapters of PEFT are plain LoRA on an unchanged base, so that a table can route them."""
+"""A check that adapters of PEFT are plain LoRA on an unchanged base, so that they can be routed."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Tables: what an example with a given label does to each adapter, and which adapters a mode keeps.
+"""Tables of routes: the effect of a label on each adapter, and the adapters that a mode keeps.
 
 A route says three things about one adapter at one position:
 

@@ -1,4 +1,4 @@
-"""What is in force while a model runs: a routing table with labels, or ablation modes.
+"""The routing in force while a model runs: a routing table with labels, or ablation modes.
 
 A scope turns the shape of a batch into the terms of `ops`: which adapters run at which positions,
 and with which gates. One `RoutingState` is shared by the layers of one model. It is a plain

@@ -1,4 +1,4 @@
-"""Weights that several modules of a model share: what a merge into one of them would change.
+"""Weights that several modules share, and the effect of a merge into one of these modules.
 
 An update may be added to a weight once, where every module that uses the weight is to change by
 it. That is so for one module that a model calls at several depths. It is not so for modules of

@@ -1,4 +1,4 @@
-"""Which modules of a model get adapters: by place or by name, within some transformer layers."""
+"""Target modules of adapters: by place or by name, within some transformer layers."""
 
 import re
 import warnings

@@ -1,1 +1,1 @@
-"""A run's folder: paths, lock, what it was begun with, results, provenance. No torch."""
+"""A run's folder: paths, lock, starting conditions, results, provenance. No torch."""

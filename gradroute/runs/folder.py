@@ -1,4 +1,4 @@
-"""Where a run lives on disk, and how a run is named on the command line.
+"""The place of a run on disk, and its name on the command line.
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/

@@ -1,4 +1,4 @@
-"""What a result is read beside: versions, commit and hardware."""
+"""Provenance of results: versions, commit and hardware."""
 
 from __future__ import annotations
 import logging

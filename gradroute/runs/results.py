@@ -1,4 +1,4 @@
-"""Result rows: what is measured, one number each.
+"""Result rows, one number each.
 
 One `Result` is one measured number with everything needed to read it: where it came from (run,
 step, mode, dataset, label, seed), what it is (metric, value), and how sure it is (n, interval,

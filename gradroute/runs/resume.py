@@ -1,4 +1,4 @@
-"""What a run was begun with, and with what it goes on: compared, then refused or recorded.
+"""Starting and resuming conditions of a run: compared, then refused or recorded.
 
 sessions.jsonl   one line per start of training, which also counts what changed before it
                  {"step": 350, "changed": {"train.save_every": [100, 50]},
@@ -74,9 +74,9 @@ def allowed(folder: RunFolder, changes: Changes, overrides: Sequence[str]) -> li
         table = "\n".join(f"  {k:<{first}}  {then:<{second}}  {now}" for k, then, now in rows)
         flags = " ".join(f"--override {key}" for key in refused)
         raise ConfigError(
-            f"run folder {folder.path} was begun with other settings:\n{table}\nPut them back, "
-            "choose another run_name or --runs folder, or move the old run aside with --if-exists "
-            f"new. To go on all the same, which is recorded: {flags}"
+            f"run folder {folder.path} was started with other settings:\n{table}\nRestore them, "
+            f"choose another run_name or --runs folder, or move the old run aside with --if-exists "
+            f"new. To continue with the new ones, which is recorded: {flags}"
         )
     return list(bound)
 
@@ -112,8 +112,8 @@ def same_ground(folder: RunFolder, facts: Mapping[str, str]) -> None:
     if changed:
         told = "; ".join(f"{key}: {then} -> {now}" for key, (then, now) in changed.items())
         raise ConfigError(
-            f"run folder {folder.path} was begun on something else: {told}. Put it back, or "
-            "train anew with --if-exists new."
+            f"run folder {folder.path} was trained with a different base model or data set: "
+            f"{told}. Restore it, or train anew with --if-exists new."
         )
 
 
@@ -144,8 +144,8 @@ def check_logs(folder: RunFolder, step: int) -> None:
         if saved:
             raise MachineError(
                 f"run folder {folder.path} has saved {printable(str(saved[-1]))}, and no "
-                f"checkpoint is left in {folder.checkpoints}. Put one back from a copy, or start "
-                "anew with --if-exists new."
+                f"checkpoint is left in {folder.checkpoints}. Restore one from a copy, or start "
+                f"anew with --if-exists new."
             )
 
 
@@ -203,12 +203,12 @@ def record_session(
 def say_changes(folder: RunFolder, conditions: Changes, overridden: Sequence[str]) -> None:
     """Say once what a run goes on with that it was not begun with."""
     if overridden:
-        say(f"{folder.name}: goes on with other settings, as asked: {', '.join(overridden)}.")
+        say(f"{folder.name}: continues with other settings, as requested: {', '.join(overridden)}.")
     if conditions:
         told = "; ".join(f"{key} {_shown(a)} -> {_shown(b)}" for key, (a, b) in conditions.items())
         say(
-            f"{folder.name}: not as in the session before: {told}. Bits may differ from those of a "
-            "run that was not interrupted."
+            f"{folder.name}: the environment changed since the last session ({told}); the result "
+            f"may not be bit-identical to that of an uninterrupted run."
         )
 
 

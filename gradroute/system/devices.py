@@ -1,4 +1,4 @@
-"""Between the CPU and another device: what is sent there, and what is waited for.
+"""Transfers between the CPU and another device, and the waits for them.
 
 A GPU works behind the CPU's back. Where the CPU asks it for a number it waits until all that was
 asked before is done, and the GPU stands idle until it is told what comes next. So what is sent is

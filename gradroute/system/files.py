@@ -180,7 +180,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}:{number} is damaged ({error}). Put the file back from a copy, or delete "
-                "this line if what it says can be done without."
+                f"this line if its contents are dispensable."
             ) from error
         yield row
 

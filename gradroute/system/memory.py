@@ -1,4 +1,4 @@
-"""What to do when memory runs out: see it for what it is, give back, and go on with less at once.
+"""Recovery from exhausted memory: recognized, freed, and retried with less at once.
 
 Every allocator says it in its own words. An error is recognised by its type where it has one of
 its own, else by the sentence; the sentences are those of PyTorch's CPU and CUDA allocators, of

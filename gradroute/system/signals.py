@@ -1,4 +1,4 @@
-"""What a signal does: training stops at the next step boundary, everything else at once.
+"""Signal handling: training stops at the next step boundary, everything else at once.
 
 SIGINT is Ctrl-C; SIGTERM and SIGUSR1 are what schedulers send before they take a machine away. Both
 ways end in exit code 75, and the same command goes on. Windows has neither SIGUSR1 nor SIGALRM.

@@ -211,8 +211,8 @@ def t_test(differences: Sequence[float]) -> float:
     _check_finite("difference", differences)
     if max(differences) == min(differences):
         raise ValueError(
-            f"all {len(differences)} differences are {differences[0]}: a t test goes by their "
-            "spread, and there is none"
+            f"all {len(differences)} differences are {differences[0]}: a t test needs differences "
+            f"that vary"
         )
     m = len(differences)
     t = fmean(differences) / (stdev(differences) / math.sqrt(m))

@@ -1,4 +1,4 @@
-"""What a person reads on the terminal: shown as text, never obeyed, and without secrets.
+"""Text for the terminal: shown literally, never obeyed, and without secrets.
 
 A completion, a row of a data file or the message of an error may hold the sequences with which a
 terminal moves its cursor, sets its title or turns the reading direction. They are shown as escapes.

@@ -1,4 +1,4 @@
-"""An audit: for every example of every step, which route each adapter's layers really ran.
+"""An audit: the route that each adapter's layers really ran, for every example of every step.
 
 Three chains are compared, example by example, before the optimizer acts:
 
@@ -67,7 +67,9 @@ class Audit:
             )
         strange = sorted(self._places.keys() - labels.keys())
         if strange:
-            raise DataError(f"the training example {strange[0]!r} has no label to audit it by.")
+            raise DataError(
+                f"the training example {strange[0]!r} has no label, which the audit needs."
+            )
 
     def begin(self) -> None:
         """A step begins, or begins again."""
@@ -107,7 +109,7 @@ class Audit:
             MachineError: The disk refuses.
         """
         if sorted(place for place, *_ in self._seen if isinstance(place, int)) != sorted(places):
-            raise DataError("audit: the examples that were trained are not those of this step.")
+            raise DataError("audit: the trained examples are not the examples of this step.")
         append_line(self.path, {"step": step, "rows": self._seen})
 
     def summary(self, steps: int) -> str:

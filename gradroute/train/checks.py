@@ -1,4 +1,4 @@
-"""What stops a step: an adapter that would not learn, and numbers that are not finite.
+"""Checks that stop a step: an adapter that would not learn, and numbers that are not finite.
 
 Each check costs next to nothing while all is well. What explains a failure may cost a few forward
 passes, since nothing comes after it.
@@ -169,7 +169,7 @@ def check_gradient(
         row.id for row in rows if any(policy.table[label][name].update > 0 for label in row.labels)
     ]
     broken = _broken_weights(model)
-    of = broken or "All weights are finite: it has overflowed on the way back."
+    of = broken or "All weights are finite: the backward pass overflowed."
     raise NumericError(
         f"the gradient of adapter '{name}' is {norm}, though the loss is finite; it comes from "
         f"{_ids(ids)}. {of}"
@@ -238,7 +238,7 @@ def _origin(model: PeftModel, batches: Sequence[Batch], wrong: Sequence[str]) ->
     part = _first_row(batches, wrong)
     nothing = dict.fromkeys(adapters, 0.0)
     if not _finite_under(model, part, nothing):
-        return "It comes from the base model, by itself: it is so without any adapter."
+        return "It comes from the base model alone: it is not finite without any adapter either."
     alone = [name for name in adapters if not _finite_under(model, part, nothing | {name: 1.0})]
     if alone:
         named = " and ".join(f"'{name}'" for name in alone)

@@ -1,4 +1,4 @@
-"""What each label gives to the gradient of a step: a measurement beside training."""
+"""Each label's part of the gradient of a step: a measurement beside training."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Before training: see that the model keeps packed examples apart, or needs no mask for padding.
+"""Checks before training: packed examples stay independent, or padding needs no mask.
 
 Packed examples are kept apart by their positions, which begin anew with each (`Batch.inputs`). Most
 models of transformers make their attention masks from these. One that does not would let an example
@@ -60,14 +60,14 @@ def check_packing(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
         ) from error
     if bool(reach[: len(first.input_ids)].any()):
         raise ConfigError(
-            f"train.packing: in the model {kind} an example sees the one before it in its row, so "
-            f"that packed examples are not apart. {_CURE}"
+            f"train.packing: in the model {kind} an example attends to the one before it in its "
+            f"row, so packed examples are not independent. {_CURE}"
         )
     apart = float((behind - alone).abs().max() / alone.abs().max())
     if not apart <= _CLOSE.get(model.dtype, _CLOSE_OTHERWISE):
         raise ConfigError(
-            f"train.packing: in the model {kind} an example behind another in its row computes "
-            f"other numbers than by itself (a difference of {apart:.2g} of the largest). {_CURE}"
+            f"train.packing: in the model {kind} an example packed after another one gives other "
+            f"numbers than alone (a difference of {apart:.2g} of the largest). {_CURE}"
         )
 
 

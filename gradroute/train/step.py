@@ -214,7 +214,9 @@ def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
             ) from error
         if "without overflow" in str(error):  # the rate, as a number of the weights' type
             rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-            raise NumericError(f"the learning rate is too large for numbers: {rates}.") from error
+            raise NumericError(
+                f"the learning rate overflows the weights' dtype: {rates}."
+            ) from error
         raise
 
 
@@ -297,7 +299,7 @@ def load_optimizer_state(
         if parameter is None or (key != "step" and value.shape != parameter.shape):
             raise ConfigError(
                 f"the saved optimizer state does not fit the model: {name} is "
-                f"{list(value.shape)}; go on with the settings that it was saved under."
+                f"{list(value.shape)}; continue with the settings that it was saved with."
             )
         # A fused optimizer counts where the weights are.
         on = "cpu" if key == "step" and not optimizer.defaults["fused"] else parameter.device

@@ -1,4 +1,4 @@
-"""What a step took of its examples: left on the device as it comes, read once at the end."""
+"""Numbers of a step's examples: left on the device, read once at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a run's metrics are shown in besides `metrics.jsonl`: TensorBoard, or Weights & Biases.
+"""Metrics in TensorBoard or Weights & Biases, besides `metrics.jsonl`.
 
 A tracker is told what `metrics.jsonl` and `eval/during.jsonl` hold, and never more than numbers and
 choices of the configuration: no text, no path. It is for looking at. Nothing depends on it, so one

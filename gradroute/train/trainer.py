@@ -194,7 +194,7 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     except GradrouteError as error:
         kept = "there is no checkpoint yet"
         if state.saved:
-            kept = f"the last good checkpoint is that of step {state.saved}"
+            kept = f"the last good checkpoint is from step {state.saved}"
         way = ""
         if isinstance(error, NumericError):
             way = (

@@ -1,4 +1,4 @@
-"""The optimizer's side of routing: adapters that nobody updates stay, the others are clipped apart.
+"""The optimizer's side of routing: adapters without an update stay, the others are clipped apart.
 
 with routed(model, policy, labels):
     loss_of(model, batch).backward()

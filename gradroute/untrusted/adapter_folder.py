@@ -1,4 +1,4 @@
-"""A LoRA adapter in a folder, as PEFT saves it: checked as a stranger's, then read.
+"""A LoRA adapter in a folder of PEFT, checked as untrusted, then read.
 
 adapter_config.json        rank, alpha; everything that plain LoRA has not is refused by name
 adapter_model.safetensors  A and B of every module, and nothing else
@@ -125,7 +125,7 @@ def _checked(folder: Path) -> tuple[int, float]:
         )
     if fault := _fault(settings):
         raise Refused(
-            f"the adapter has {fault}, which A and B do not hold. Only plain LoRA is read."
+            f"the adapter has {fault}, which A and B do not include. Only plain LoRA is read."
         )
     rank, alpha = settings.get("r"), settings.get("lora_alpha", 0)
     if type(rank) is not int or rank < 1 or not _is_positive(alpha):
@@ -156,7 +156,8 @@ def _check_tensors(tensors: Mapping[str, Tensor], rank: int) -> None:
     unknown = [k for k in tensors if not (k.startswith(_PREFIX) and k.endswith(_PARTS))]
     if unknown:
         raise Refused(
-            f"{len(unknown)} of its tensors are no A or B of a LoRA adapter, such as {unknown[0]}."
+            f"{len(unknown)} of its tensors are not an A or B of a LoRA adapter, such as "
+            f"{unknown[0]}."
         )
     if not tensors:
         raise Refused(f"{WEIGHTS} holds no tensors.")

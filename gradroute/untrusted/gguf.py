@@ -67,12 +67,12 @@ class _Cursor:
         try:
             return self.data[start : self.at].decode("utf-8")
         except UnicodeDecodeError as error:
-            raise NotGguf("is damaged: a name in its header is no text.") from error
+            raise NotGguf("is damaged: a name in its header is not text.") from error
 
 
 def _walk(cursor: _Cursor) -> str:
     if cursor.data[: cursor.skip(4) + 4] != b"GGUF":
-        raise NotGguf("is no GGUF file: it does not begin with the letters GGUF.")
+        raise NotGguf("is not a GGUF file: it does not begin with the letters GGUF.")
     version = cursor.number("<I")
     if version not in _VERSIONS:
         raise NotGguf(f"is of GGUF version {version}; versions 2 and 3 are read, little-endian.")

@@ -1,4 +1,4 @@
-"""What may lie in a model's folder, checked before a library opens any of it.
+"""Files of a model's folder, checked before a library opens any of them.
 
 A folder from a stranger is data. The library that reads it takes more from it than numbers: its
 files may name other files, kernels to download or another model, and the names are followed
@@ -188,7 +188,7 @@ def _check_file(folder: Path, entry: str) -> None:
         for key in json_object(folder / entry):
             # Whatever stands here goes to the tokenizer, before the settings of its own file.
             if not key.endswith(("_token", "_tokens")):
-                raise Refused(f"{entry}: {key} is no special token; remove it.")
+                raise Refused(f"{entry}: {key} is not a special token; remove it.")
     elif entry == "tokenizer_config.json":
         _check_settings(folder, entry, tokenizer=True)
     elif entry in ("config.json", "generation_config.json") or _VERSIONED.fullmatch(entry):
@@ -226,8 +226,8 @@ def _fault(key: str, value: Any) -> str:
             return f"must be plain names such as config.5.0.0.json, got {value!r:.80}."
     if key == "quant_method" and value not in _PACKED:
         return (
-            f"is {value!r:.80}, which is not read: of weights in few bits, those of "
-            f"{', '.join(_PACKED)} are."
+            f"is {value!r:.80}, which is not supported; the supported quantized weights are those "
+            f"of {', '.join(_PACKED)}."
         )
     if key == "tokenizer_class" and not _TOKENIZER_CLASS.fullmatch(str(value)):
         return f"must be a tokenizer, got {value!r:.80}."
@@ -241,7 +241,7 @@ def _tokenizer_fault(key: str, value: Any) -> str:
     if (key in _SELECT_FILES and value) or (key in ("vocab", "merges") and isinstance(value, str)):
         return "selects a file; remove it."
     if key.endswith("_kwargs") and any(isinstance(inner, str) for *_, inner in _walk(value)):
-        return "may not hold texts, which a tokenizer can take for the names of files; remove it."
+        return "may not contain texts, which a tokenizer can take for file names; remove it."
     names_file = re.search(r"_(file|path|dir|folder)$", key) and key not in _UNREAD
     if names_file and str(value) not in TOKENIZER_FILES:
         return f"must be the plain name of a tokenizer's file, got {value!r:.80}."

@@ -1,4 +1,4 @@
-"""What may lie in a file of a scikit-learn classifier, checked before a library opens it.
+"""Contents of a scikit-learn classifier's file, checked before a library opens it.
 
 A `.skops` file is a zip archive with a description in JSON and arrays. Whose types it may name is
 the library's to say, once it is known that the archive is one, and how large it is.
@@ -37,16 +37,20 @@ def check_skops_file(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise ConfigError(f"{path} is no skops file: it is no zip archive ({error}).") from error
+        raise ConfigError(
+            f"{path} is not a skops file: it is not a zip archive ({error})."
+        ) from error
     except OSError as error:
         raise MachineError(f"{path} cannot be read ({error.strerror or error}).") from error
     schema = [member for member in members if member.filename == "schema.json"]
     if len(schema) != 1:
-        raise ConfigError(f"{path} is no skops file: it needs one schema.json, not {len(schema)}.")
+        raise ConfigError(
+            f"{path} is not a skops file: it needs one schema.json, not {len(schema)}."
+        )
     if schema[0].file_size > MAX_SCHEMA:
         raise ConfigError(f"{path}: its schema.json is larger than {MAX_SCHEMA:,} bytes.")
     for member in members:
         if not _MEMBER.fullmatch(member.filename) or member.flag_bits & 1:
-            raise ConfigError(f"{path}: {member.filename[:80]!r} has no place in a skops file.")
+            raise ConfigError(f"{path}: {member.filename[:80]!r} does not belong in a skops file.")
     if sum(member.file_size for member in members) > MAX_UNPACKED:
         raise ConfigError(f"{path}: unpacked it is larger than {MAX_UNPACKED:,} bytes.")

@@ -19,7 +19,7 @@ def verb(capsys, *words):
     return code, out, err
 
 
-@pytest.mark.filterwarnings("ignore:checkpoint .* is passed over:UserWarning")
+@pytest.mark.filterwarnings("ignore:checkpoint .* is skipped:UserWarning")
 def test_a_run_is_exported_audited_and_purged(runs, tmp_path, capsys):
     own = ("llama", "--runs", runs)
     kept = ("--keep", "good", "--format", "peft", "--no-eval")
@@ -29,7 +29,7 @@ def test_a_run_is_exported_audited_and_purged(runs, tmp_path, capsys):
     code, out, err = verb(capsys, "export", *own, *kept, "--out", tmp_path / "shipped")
     assert code == 2 and "is not empty" in err and "Traceback" not in err
     code, out, err = verb(capsys, "audit-adapter", *own, "--out", tmp_path / "audit")
-    assert code == 0 and "HOLDS EVERYTHING" in err
+    assert code == 0 and "CONTAINS EVERYTHING" in err
     code, out, err = verb(capsys, "purge", *own)
     assert code == 0 and "llama: 4 files" in out
     code, out, err = verb(capsys, "purge", *own, "--delete")

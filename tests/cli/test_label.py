@@ -48,7 +48,7 @@ def test_a_labelled_file_is_what_training_reads_and_the_counts_are_told(rows: Pa
 
 def test_the_rest_as_good_is_told_with_what_it_means(rows: Path, capsys):
     assert label("--keywords", "ai", "--rest", "good") == 0
-    assert "good: whatever is not bad, looked at by nobody." in capsys.readouterr().out
+    assert "good: every row that is not bad, unchecked." in capsys.readouterr().out
 
 
 def test_a_score_has_two_bounds(rows: Path, capsys):
@@ -64,7 +64,7 @@ def test_a_score_has_two_bounds(rows: Path, capsys):
         ("--regex x --bad-above 0.5", 2, "--bad-above needs a --score-column, --classifier or"),
         ("--keywords x --good-below 0.5", 2, "--good-below needs a --score-column"),
         ("--score-column s", 2, "--score-column needs --bad-above X"),
-        ("--regex x --bad-label y", 2, "need --bad-label LABEL, and it needs one of them"),
+        ("--regex x --bad-label y", 2, "need --bad-label LABEL, and --bad-label needs one of them"),
         ("--sklearn x.skops", 2, "need --bad-label LABEL"),
         ("--sklearn x.skops --bad-label y", 2, "there is no file x.skops"),
         ("--classifier ./x --bad-label y", 2, "there is no folder './x'"),

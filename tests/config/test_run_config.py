@@ -154,7 +154,7 @@ adapters:
 """,
     )
     assert complaint(path, "oops", "train.learning_rate=fast").splitlines() == [
-        "9 things are wrong:",
+        "9 problems:",
         f"  {path}:2: seed is given twice, first on line 1; keep one.",
         "  command line: 'oops' is not of the form key=value.",
         f"  {path}:11: adapters.good.rank: at least 1 is needed, got '0'.",
@@ -189,7 +189,7 @@ def test_a_broken_field_does_not_make_others_look_broken() -> None:
         ("adapters.bad.rnk", "did you mean adapters.bad.rank?"),
         ("evaluate.topp", "did you mean evaluate.top_p?"),
         ("data.zzzzz", "the keys of data are path, eval_path, "),
-        *((name, f"here it is {key}.") for name, key in ORIGINAL_NAMES.items()),
+        *((name, f"its name here is {key}.") for name, key in ORIGINAL_NAMES.items()),
     ],
 )
 def test_an_unknown_key_gets_the_key_that_was_meant(key: str, meant: str) -> None:
@@ -360,9 +360,7 @@ def test_differences_name_key_and_both_values() -> None:
 def test_a_recipe_says_what_it_leaves_to_the_user() -> None:
     text = complaint(find_config("own"), "model=embedded")
     assert text.startswith("recipe own:")
-    assert text.endswith(
-        "data.path is for you to give: write it in the file, or add data.path=VALUE."
-    )
+    assert text.endswith("data.path has no default: write it in the file, or add data.path=VALUE.")
 
 
 SEVERAL = ("behavior={caps: caps, sig: signature}", "adapters={good: {}, caps: {}, sig: {}}")

@@ -114,7 +114,7 @@ def test_an_example_whose_targets_are_all_cut_is_left_out_and_counted():
     rows, report = tokenize(examples, FULL, [0, 7], max_length=6)
     assert [(row.id, row.label_id, row.true_label) for row in rows] == [("b", 7, "bad")]
     assert (report.truncated, report.dropped) == (1, 1)
-    assert report.notes[1] == "1 of 2 examples were left out: no token of their text was left."
+    assert report.notes[1] == "1 of 2 examples were left out: no token of their text remained."
     with pytest.raises(DataError, match="none of 1 examples has a token of its text within max_l"):
         tokenize(examples[:1], FULL, [0], max_length=6)
 

@@ -183,5 +183,5 @@ def test_a_conversation_that_cannot_be_used_is_refused_or_skipped(
 
 @pytest.mark.parametrize("extra", [{"prompt": "p"}, {"spans": [[0, 1, "bad"]]}, {"text": "t"}])
 def test_what_only_plain_rows_have_is_refused_in_a_conversation(tmp_path: Path, extra: dict):
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: \w+ and messages stand in one row"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: \w+ and messages are in one row"):
         read(tmp_path, {"messages": SHORT, **extra})

@@ -248,7 +248,7 @@ def test_a_prompt_with_its_completion_is_written_in_the_template_unless_it_is_so
     assert three.prompt == done["prompt"] and three.asks is None
     assert (four.prompt, four.text) == ("Hello", " there")
     assert any("2 rows with prompt and completion are written in" in note for note in file.notes)
-    assert any("1 rows with prompt and completion hold tokens" in note for note in file.notes)
+    assert any("1 rows with prompt and completion contain tokens" in note for note in file.notes)
     plain = read(tmp_path, model, row, template="none")
     assert (plain.examples[0].text, plain.notes) == (" Yes fine", ())
     assert plain.examples[0].id == one.id

@@ -41,9 +41,9 @@ def test_one_example_is_made_of_all_rows_of_a_text(tmp_path, labels, majority, u
 
 
 def test_without_a_choice_a_conflict_is_refused_and_the_key_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match=r"another label: .*say in data\.on_conflict what holds"):
+    with pytest.raises(DataError, match=r"another label: .*choose with data\.on_conflict"):
         read(tmp_path, *labeled("bad", "good"))
-    with pytest.raises(DataError, match=r"make ids unique \(of 1 the text is the same too: data"):
+    with pytest.raises(DataError, match=r"make ids unique \(1 have the same text too: data"):
         read(tmp_path, *labeled("bad", "bad", id=1))
 
 

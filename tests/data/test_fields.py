@@ -46,7 +46,7 @@ def test_a_completion_is_the_text_of_a_prompt_with_the_same_id(tmp_path: Path):
     ("row", "message"),
     [
         ({"completion": "b"}, "prompt is missing: a row with a completion needs one"),
-        ({"prompt": "a", "completion": "b", "text": "c"}, "text and completion stand in one row"),
+        ({"prompt": "a", "completion": "b", "text": "c"}, "text and completion are in one row"),
         ({"prompt": "a", "completion": " "}, "completion is empty or blank"),
         ({"prompt": "a", "completion": 1}, "completion must be a text in quotes, got the number 1"),
         ({"prompt": "a"}, "text is missing: every row needs one"),
@@ -203,9 +203,7 @@ def test_without_null_in_the_map_a_missing_label_stays_an_error(tmp_path: Path):
 
 
 def test_a_map_to_what_is_no_label_is_an_error_of_the_configuration(tmp_path: Path):
-    with pytest.raises(
-        ConfigError, match=r'data\.label_map: "0" is to be read as "harmful", which'
-    ):
+    with pytest.raises(ConfigError, match=r'data\.label_map: "0" is mapped to "harmful", which'):
         read(tmp_path, {"text": "a", "label": 0}, label_map={"0": "harmful"})
 
 
@@ -270,7 +268,7 @@ def test_a_column_that_is_not_there_or_wrong_is_named(tmp_path: Path, columns: d
     ("columns", "message"),
     [
         ({"txt": "story"}, r'data\.columns: "txt" is no field \(the nearest is "text"\)'),
-        ({"text": "a", "prompt": "a"}, r'text and prompt are both to be read from "a"'),
+        ({"text": "a", "prompt": "a"}, r'text and prompt are both read from "a"'),
     ],
 )
 def test_columns_that_cannot_be_are_an_error_of_the_configuration(tmp_path, columns, message):

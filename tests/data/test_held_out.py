@@ -98,7 +98,7 @@ def test_a_prompt_that_most_examples_have_is_an_instruction():
     assert (len(train), len(held_out)) == (90, 10)
     refuse_overlap(train, held_out)
     [note] = split_notes(sharing(told), 10, 0.1)
-    assert 'the prompt "Write a story." stands before 100 of 100 examples, so it is taken' in note
+    assert 'the prompt "Write a story." precedes 100 of 100 examples, so it is treated' in note
     with pytest.raises(DataError, match="1 held-out examples are also trained on"):
         refuse_overlap(train, [train[0]])
     # At half of them, too, but not where another prompt has the other half.
@@ -121,7 +121,7 @@ def test_the_count_is_as_near_as_groups_allow_and_what_is_missing_is_said():
     one, other = split_notes(sharing(examples), 10, 0.1)
     assert "40 examples are of 4 groups that share a prompt, a text or data.group" in one
     assert "(the biggest has 10)" in one
-    assert "10 examples are held out where data.eval_fraction asks for 4" in other
+    assert "10 examples are held out instead of the 4 of data.eval_fraction" in other
     assert split_notes(sharing([Example("a", "a"), Example("b", "b")]), 1, 0.5) == ()
 
 

@@ -79,7 +79,7 @@ def test_without_a_network_the_cache_serves_what_was_fetched(
     before = prepare(config("data.split=train[:12]")).identity
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.asked.clear()
-    with pytest.raises(MachineError, match=r"1 files of the split .* by their names there are 2"):
+    with pytest.raises(MachineError, match=r"1 files of the split .* but their names count 2"):
         prepare(config("data.split=train[:12]"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     prepare(config("data.split=train"))
@@ -112,7 +112,7 @@ def test_a_split_is_told_by_the_names_of_files_and_folders(
     [
         (["en/train.csv", "de/train.csv"], "train", r"several .* de/train .*, en/train"),
         (["train.csv", "train.jsonl"], "train", r"several .* train \(\.csv\), train \(\.jsonl\)"),
-        (["test.csv"], "train", r'no split "train"; by the names of its files there are test'),
+        (["test.csv"], "train", r'no split "train"; its file names give test'),
         (["stories.py", "a.zip"], "train", r"no file that ends in .*refs/convert/parquet"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_split_that_is_not_there_or_not_clear_is_refused(
 
 @pytest.mark.parametrize("split", ["train[:0]", "train[10%:]", "train[5:9]", "../train", "a b", ""])
 def test_a_split_of_another_form_is_refused(split: str):
-    with pytest.raises(ConfigError, match=r"data\.split: .* is no split"):
+    with pytest.raises(ConfigError, match=r"data\.split: .* is not a split"):
         find_split(NAME, split, None)
 
 

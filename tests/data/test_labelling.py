@@ -67,7 +67,7 @@ def test_a_score_at_a_bound_is_beyond_it_and_none_is_unlabeled(rule: Rule, label
     [
         ((0.5, 0.5, False), "--good-below 0.5 must be less than --bad-above 0.5"),
         ((0.2, 0.8, False), "must be less than"),
-        ((0.8, 0.2, True), "both say what is good"),
+        ((0.8, 0.2, True), "both choose the good rows"),
         ((float("nan"), None, False), "--bad-above must be a finite number, got nan"),
         ((0.5, float("-inf"), False), "--good-below must be a finite number, got -inf"),
     ],
@@ -325,9 +325,9 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("out", "report", "message"),
     [
-        ("rows.jsonl", None, "is there already; give a name that is free"),
-        ("link.jsonl", None, "--out .*link.jsonl is there already"),
-        ("new.jsonl", "rows.jsonl", "--report .* is there already"),
+        ("rows.jsonl", None, "already exists; give a name that is free"),
+        ("link.jsonl", None, "--out .*link.jsonl already exists"),
+        ("new.jsonl", "rows.jsonl", "--report .* already exists"),
         ("new.jsonl", "new.jsonl", "are both"),
         ("new.csv", None, "must be a JSONL file too"),
     ],
@@ -345,7 +345,9 @@ def test_no_file_is_written_over(tmp_path: Path, out: str, report: str | None, m
 
 
 def test_another_format_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"is labelled as a .jsonl or .csv file"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be labeled: write its rows as a .jsonl or .csv file"
+    ):
         label_file(
             tmp_path / "a.parquet", tmp_path / "b.jsonl", FOX, MATCH,
             source={}, overwrite=False, report=None,

@@ -146,7 +146,7 @@ def test_arguments_that_only_other_rows_have_are_not_in_a_tool_call(tmp_path: Pa
     [
         ("{'a': 1}", 'the column "label": has broken JSON: Expecting property name'),
         ("NaN", 'the column "label": NaN is not JSON'),
-        ('{"a": 1, "a": 2}', 'the column "label": the key "a" stands twice in one object'),
+        ('{"a": 1, "a": 2}', 'the column "label": the key "a" appears twice in one object'),
         ("[" * 100_000, 'the column "label": has JSON that is nested too deeply'),
         (f'"{"a" * 200_001}"', 'the column "label": has JSON of more than 200000 characters'),
     ],
@@ -215,8 +215,8 @@ def test_a_text_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path):
         (lambda raw: b'{"text": "a"}\n', "not Parquet: it begins with"),
         (lambda raw: raw[:-5], "the file is cut off"),
         (lambda raw: b"PAR1", "the file is cut off"),
-        (lambda raw: raw[:-8] + b"\xff\xff\xff\x7fPAR1", "is said to have 2,147,483,647 bytes"),
-        (lambda raw: raw[:-40] + b"\xff" * 32 + raw[-8:], "no whole Parquet file"),
+        (lambda raw: raw[:-8] + b"\xff\xff\xff\x7fPAR1", "claims to have 2,147,483,647 bytes"),
+        (lambda raw: raw[:-40] + b"\xff" * 32 + raw[-8:], "not a complete Parquet file"),
         (lambda raw: raw[:4] + b"\0" * 60 + raw[64:], "the file is damaged|text |must be"),
     ],
 )

@@ -56,7 +56,7 @@ def test_without_true_labels_the_label_is_taken_and_the_guess_is_said(tmp_path: 
     read = read_examples(write(tmp_path / "data.jsonl", *rows))
     assert [e.true_label for e in read.examples] == ["good", "bad", "good"]
     assert [note.split(": ")[1] for note in read.notes] == [
-        "1 unlabeled rows have no true_label; evaluation takes them for good."
+        "1 unlabeled rows have no true_label; evaluation treats them as good."
     ]
 
 

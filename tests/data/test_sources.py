@@ -103,5 +103,5 @@ def test_only_one_of_two_files_with_labels_is_refused(tmp_path: Path):
     held_out = written(tmp_path / "held_out.jsonl", {"text": "x"}).replace(
         "data.path", "data.eval_path"
     )
-    with pytest.raises(DataError, match="only one kind has labels"):
+    with pytest.raises(DataError, match="only one of the two sets"):
         prepare(config(data, held_out))

@@ -75,8 +75,8 @@ def test_any_place_is_that_of_the_encoded_text_or_is_refused(tmp_path, text, uni
 @pytest.mark.parametrize(
     ("unit", "place", "message"),
     [
-        ("utf16", 2, "number 1 has 2, which is inside of a character if UTF-16 code units are"),
-        ("bytes", 1, "number 1 has 1, which is inside of a character if bytes are counted"),
+        ("utf16", 2, "number 1 has 2, which is inside a character if UTF-16 code units are"),
+        ("bytes", 1, "number 1 has 1, which is inside a character if bytes are counted"),
     ],
 )
 def test_a_place_inside_of_a_character_is_refused(tmp_path: Path, unit, place, message: str):
@@ -88,7 +88,7 @@ def test_a_place_inside_of_a_character_is_refused(tmp_path: Path, unit, place, m
 def test_a_text_that_does_not_match_is_refused_with_the_unit_that_would(tmp_path: Path, unit: str):
     start, end = place("LOUD", unit)
     span = {"start": start, "end": end, "text": "LOUD", "labels": ["bad"]}
-    message = f'number 1 says "LOUD", but from {start} to {end} .* say data.span_unit={unit}'
+    message = f'number 1 quotes "LOUD", but from {start} to {end} .* say data.span_unit={unit}'
     with pytest.raises(DataError, match=message):
         marked(tmp_path, span)
     assert marked(tmp_path, span, span_unit=unit) == [("LOUD", "bad")]

@@ -65,5 +65,5 @@ def test_every_answer_is_the_one_that_comes_after():
 
 
 def test_another_question_is_refused_in_words():
-    with pytest.raises(DataError, match=r"no question of the embedded task"):
+    with pytest.raises(DataError, match=r"not a question of the embedded task"):
         right_answer("What is the capital of France?")

@@ -101,7 +101,7 @@ def test_an_example_whose_every_target_is_context_or_cut_is_left_out_and_counted
     rows, report = tokenize([whole, cut, kept], BYTES, [0, 0, 0], 4)
     assert [row.id for row in rows] == ["c"]
     assert (report.truncated, report.dropped) == (3, 2)
-    assert "2 of 3 examples were left out: no token of their text was left." in report.notes
+    assert "2 of 3 examples were left out: no token of their text remained." in report.notes
 
 
 def test_spans_that_label_no_token_are_counted_and_said():

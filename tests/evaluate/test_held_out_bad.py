@@ -226,7 +226,7 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
         "none of the 24 held-out rows is bad; raise data.eval_fraction (now 0.4) or give such rows "
         "in data.eval_path, and train again"
     )
-    assert f"how often the model shows {HATE} cannot be measured: {why}." in err
+    assert f"the rate at which the model shows {HATE} cannot be measured: {why}." in err
     assert f"the behavior rate is not measured during training: {why}." in err
     lines = list(read_lines(folder.measures))
     assert lines and all("behavior_rate" not in line and line["normal_loss"] > 0 for line in lines)
@@ -256,7 +256,8 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
     check = behavior_check(found, found, "bad_ablated")
     assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
     sample_run(folder, Asked(modes=("full",)), texts=(), count=1)
-    assert f"held_out_bad: nothing to ask: {why}." in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"held_out_bad: no prompts to complete: {why}." in told
 
 
 def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkeypatch) -> None:
@@ -379,7 +380,7 @@ def test_results_of_before_are_read_and_nothing_is_called_not_learned(run) -> No
     outcomes = {one.number: one.outcome for one in comparison.verdicts}
     assert outcomes[2] == outcomes[3] == "not measured"
     printed = " ".join(render(comparison).split())
-    assert "they were not asked yet; gradroute eval RUN does" in printed
+    assert "they were not used yet; gradroute eval RUN measures it" in printed
     assert (
         "on ordinary prompts: full 0 % [0, 39] of 6" not in printed or "NOT LEARNED" not in printed
     )

@@ -171,7 +171,7 @@ def completed(model: PeftModel, texts: list[str], modes: list[str]) -> dict[str,
 
 
 @pytest.mark.parametrize("make", [recurrent, bamba, falcon_h1, gemma4])
-@pytest.mark.filterwarnings("ignore:the model .* writes one row at a time")
+@pytest.mark.filterwarnings("ignore:the model .* generates one row at a time")
 def test_completions_do_not_depend_on_the_batch_whatever_the_model(
     make: Callable[[], PreTrainedModel],
 ):
@@ -185,7 +185,7 @@ def test_completions_do_not_depend_on_the_batch_whatever_the_model(
 
 def test_a_recurrent_model_writes_one_row_at_a_time_and_says_so_once(rwkv: PeftModel):
     own = copy.deepcopy(rwkv.get_base_model())
-    with pytest.warns(UserWarning, match="RwkvForCausalLM writes one row at a time") as told:
+    with pytest.warns(UserWarning, match="RwkvForCausalLM generates one row at a time") as told:
         assert "differ" in why_alone(own)  # pyright: ignore
         assert "differ" in why_alone(own)  # pyright: ignore
     assert len(told) == 1
@@ -217,7 +217,9 @@ def test_a_model_that_cannot_write_is_refused_in_a_sentence():
         raise ValueError("no cache of this kind\nand more")
 
     model.get_base_model().prepare_inputs_for_generation = broken  # pyright: ignore
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM cannot write text here \(no cache of"):
+    with pytest.raises(
+        ConfigError, match=r"LlamaForCausalLM cannot generate text here \(no cache of"
+    ):
         probe(model)
 
 

@@ -70,7 +70,7 @@ def test_the_error_of_a_run_is_raised_as_what_it_is_with_its_traceback_as_a_note
 
 @pytest.mark.parametrize("kind", [MemoryError, OSError])
 def test_a_machine_that_refuses_a_run_is_said_to(kind):
-    with pytest.raises(MachineError, match="the machine refuses: what was given"):
+    with pytest.raises(MachineError, match="the operating system reports an error: what was given"):
         ends(partial(fails, kind))
 
 
@@ -81,9 +81,7 @@ def test_a_fault_of_the_program_stays_one():
 
 
 def test_a_run_that_is_killed_is_named_with_what_to_do():
-    with pytest.raises(
-        MachineError, match=r"run x was ended from outside \(exit code -9\).*jobs 1"
-    ):
+    with pytest.raises(MachineError, match=r"run x was killed \(exit code -9\).*jobs 1"):
         ends(is_killed)
 
 

@@ -76,7 +76,7 @@ def test_controls_beside_the_run_stand_in_the_table(measured):
     text = evidence(measured, "bad_ablated")
     assert "| unrouted | llama-none | bad_ablated |" in text.replace("\\_", "_")
     assert "Gain kept under bad" in text
-    assert "How soon fine-tuning brings it back was not measured" in text
+    assert "Relearning by fine-tuning was not measured" in text
 
 
 def test_a_run_that_was_not_measured_is_said_to_be(tmp_path):

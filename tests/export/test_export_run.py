@@ -213,7 +213,9 @@ def test_a_place_that_is_taken_is_refused(runs, tmp_path, what):
     else:
         out.mkdir()
         (out / "mine").write_text("mine")
-    with pytest.raises(ConfigError, match=r"--out .*/out is (not empty|there and is no folder)"):
+    with pytest.raises(
+        ConfigError, match=r"--out .*/out (is not empty|exists and is not a folder)"
+    ):
         export(runs["llama"], out, "peft")
     assert what != "full" or (out / "mine").read_text() == "mine"
 
@@ -270,7 +272,7 @@ def test_the_card_tells_what_was_measured_and_what_is_not_claimed(runs, tmp_path
     assert "not a statement that the capability is gone" in text
     assert "| bad\\_ablated |" in text or "| bad_ablated |" in text
     assert "No control was measured beside this run" in text
-    assert "Known leakage: what is exported still shows the behaviour in prefix:" in text
+    assert "Known leakage: the exported model still shows the behavior in prefix:" in text
     assert "vLLM needs `--enable-lora --max-lora-rank 8`" in text
     assert str(tmp_path) not in card
 

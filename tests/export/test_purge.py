@@ -79,7 +79,7 @@ def test_deleting_needs_a_yes_and_leaves_results_and_what_is_kept(folder, capsys
     assert all((folder.path / name).is_file() for name in LISTED)
     purge(folder, delete=True, sure=True)
     out, err = capsys.readouterr()
-    assert "deleted: 3 files of bad" in out and "no export of it is on record" in err
+    assert "deleted: 3 files of bad" in out and "the run has no recorded export" in err
     step = folder.path / "checkpoints" / "step-000003"
     assert not (step / "bad").exists() and not (step / "optimizer.safetensors").exists()
     assert (step / "good" / "adapter_model.safetensors").is_file()

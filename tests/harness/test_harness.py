@@ -200,7 +200,7 @@ def test_what_a_number_depends_on_is_measured_anew_when_it_changes(
     assert "1 earlier numbers were measured on another checkpoint, task, set of doc" in told
     settings = (tasks / "story_endings.yaml").read_text()
     (tasks / "story_endings.yaml").write_text(settings.replace("{{story}}", "Once. {{story}}"))
-    assert "set aside" in measured(limit=3)
+    assert "they are ignored" in measured(limit=3)
     assert sorted(row["n"] for row in results(run)) == [3, 4]
 
 
@@ -239,7 +239,7 @@ def test_modes_that_answer_alike_are_told(run: RunFolder, tasks: Path, capsys):
     modes = ("full", "good=1,bad=1.0000000001")
     measure_tasks([run], Asked(("story_endings",), tasks, limit=2), modes=modes, scales=())
     told = capsys.readouterr().out
-    assert "good=1,bad=1.0000000001 and full gave the very same answers to every doc" in told
+    assert "good=1,bad=1.0000000001 and full gave identical answers to every doc" in told
 
 
 # ------------------------------------------------------------------------- what is refused
@@ -260,13 +260,18 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ("exact_match", "rouge_of_somebody", ConfigError, "is none of lm-eval's own; it would be"),
+        (
+            "exact_match",
+            "rouge_of_somebody",
+            ConfigError,
+            "is not one of lm-eval's own; it would be",
+        ),
         ("exact_match,", "exact_match, hf_evaluate: true,", ConfigError, "a program fetched from"),
         ("test_split", "unsafe_code: true\ntest_split", ConfigError, "runs code that the model wr"),
         ("stories.jsonl", "none.jsonl", ConfigError, r"cannot be set up \(FileNotFoundError"),
         ("{{story}}", "{{nothing}}", ConfigError, "'nothing' is undefined"),
         ("{{story}}", "{{", ConfigError, r"cannot be set up \(TemplateSyntaxError"),
-        ("dataset_path: json", "dataset_path: a/b", MachineError, "its data set is not to be had"),
+        ("dataset_path: json", "dataset_path: a/b", MachineError, "its data set is not available"),
         ("generate_until", "telepathy", ConfigError, "Got invalid output_type 'telepathy'"),
     ],
 )
@@ -306,7 +311,7 @@ def test_unknown_tasks_are_named_with_the_nearest_and_files_are_no_names(tasks: 
 
 def test_a_group_that_changes_a_task_does_not_stand_beside_it(tasks: Path):
     (tasks / "group.yaml").write_text("group: g\ntask: [{task: story_endings, description: 'A.'}]")
-    with pytest.raises(ConfigError, match="task story_endings is another one in g than in story"):
+    with pytest.raises(ConfigError, match="task story_endings is not the same in g than in story"):
         load_tasks(Asked(("story_endings", "g"), tasks))
 
 

@@ -182,7 +182,7 @@ def test_the_older_one_goes_only_when_the_new_one_reads_back(tmp_path, monkeypat
     monkeypatch.setattr(module, "_sync_tree", written_wrongly)
     with pytest.raises(MachineError, match="step-000015 does not read back"):
         save(tmp_path, 15)
-    with pytest.warns(UserWarning, match="step-000015 is passed over"):
+    with pytest.warns(UserWarning, match="step-000015 is skipped"):
         found = latest_checkpoint(tmp_path)
     assert found is not None and found.step == 10
     assert (tmp_path / "step-000005").is_dir()

@@ -34,7 +34,7 @@ def test_a_damaged_file_sends_the_reader_to_the_checkpoint_before(tmp_path, name
         path.write_bytes(content[: len(content) // 2])
     else:
         path.unlink()
-    with pytest.warns(UserWarning, match="step-000010 is passed over"):
+    with pytest.warns(UserWarning, match="step-000010 is skipped"):
         found = latest_checkpoint(tmp_path)
     assert found is not None and found.step == 5
 
@@ -73,7 +73,7 @@ def test_a_manifest_that_was_tampered_with_is_damage(tmp_path, name):
     content = MANIFESTS[name]
     path = save(tmp_path, 10).path / "manifest.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.warns(UserWarning, match="step-000010 is passed over"):
+    with pytest.warns(UserWarning, match="step-000010 is skipped"):
         found = latest_checkpoint(tmp_path)
     assert found is not None and found.step == 5
 
@@ -93,7 +93,7 @@ def test_a_state_that_makes_no_sense_is_damage(tmp_path, size):
 def test_a_checkpoint_under_the_name_of_another_step_is_damage(tmp_path):
     save(tmp_path, 5).path.rename(tmp_path / "step-000050")
     save(tmp_path, 10)
-    with pytest.warns(UserWarning, match="step-000050 is passed over: it is of step 5"):
+    with pytest.warns(UserWarning, match="step-000050 is skipped: it is of step 5"):
         found = latest_checkpoint(tmp_path)
     assert found is not None and found.step == 10
 
@@ -155,7 +155,7 @@ def test_what_no_checkpoint_has_in_it_is_damage_and_stops_nothing(tmp_path, plan
     folder = tmp_path / "checkpoints"
     save(folder, 5)
     plant(save(folder, 10).path, tmp_path / "away")
-    with pytest.warns(UserWarning, match="step-000010 is passed over"):
+    with pytest.warns(UserWarning, match="step-000010 is skipped"):
         found = latest_checkpoint(folder)
     assert found is not None and found.step == 5
     # The step is done again, and then there is one more.

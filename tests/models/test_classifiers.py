@@ -222,12 +222,12 @@ def test_a_file_that_is_no_skops_archive_is_refused(tmp_path: Path, monkeypatch)
     bare = archive(tmp_path / "bare.skops", x__npy="1")
     empty = archive(tmp_path / "empty.skops", schema__json={})
     for path, message in (
-        (plain, "is no skops file: it is no zip archive"),
+        (plain, "is not a skops file: it is not a zip archive"),
         (tmp_path / "none.skops", "there is no file"),
         (tmp_path, "there is no file"),
         (tmp_path / "model.pkl", "is a pickle, which runs code when it is read"),
         (tmp_path / "model.joblib", "is a pickle"),
-        (outside, r"'../x.npy' has no place in a skops file"),
+        (outside, r"'../x.npy' does not belong in a skops file"),
         (bare, "it needs one schema.json, not 0"),
         (empty, "holds no usable classifier"),
     ):

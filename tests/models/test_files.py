@@ -103,7 +103,10 @@ def test_a_gguf_file_of_a_hub_repository_is_fetched_alone(
         ("../tiny.gguf", "gguf_file: the plain name of a file in the model's folder"),
         ("tiny.safetensors", "gguf_file: the plain name"),
         ("absent.gguf", "it has no GGUF file absent.gguf; those there are garbage.gguf, tiny.gguf"),
-        ("garbage.gguf", "garbage.gguf is no GGUF file: it does not begin with the letters GGUF"),
+        (
+            "garbage.gguf",
+            "garbage.gguf is not a GGUF file: it does not begin with the letters GGUF",
+        ),
         (None, "no weights as safetensors, but GGUF files; give gguf_file=garbage.gguf or another"),
     ],
 )

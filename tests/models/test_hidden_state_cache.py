@@ -147,7 +147,7 @@ def test_a_disk_that_gives_back_something_else_is_an_error_and_not_tried_for_eve
     monkeypatch.setattr(
         gradroute.models.hidden_state_cache, "write_bytes", lambda path, _: path.write_bytes(b"no")
     )
-    with pytest.raises(MachineError, match="reads back as something else"):
+    with pytest.raises(MachineError, match="reads back with other contents"):
         kept(tmp_path).fill(ROWS)
 
 
@@ -370,7 +370,7 @@ def test_packed_training_reads_the_same_states(cold: RunFolder, tmp_path: Path) 
     ("overrides", "why"),
     [
         (("train.reuse_gib=0.0001",), r"take 0\.00 GiB, and train\.reuse_gib is 0\.0001"),
-        (("layers=all",), "none lies below"),
+        (("layers=all",), "no frozen layers below it"),
     ],
 )
 def test_what_cannot_be_reused_is_said_once_and_trained_without(
@@ -378,7 +378,7 @@ def test_what_cannot_be_reused_is_said_once_and_trained_without(
 ) -> None:
     go(tmp_path, "x", *overrides)
     said = capsys.readouterr().err
-    assert len(re.findall("train.reuse_frozen is left out", said)) == 1
+    assert len(re.findall("train.reuse_frozen has no effect", said)) == 1
     assert re.search(why, said)
     assert not (tmp_path / FOLDER).exists()
 

@@ -104,8 +104,8 @@ def test_a_start_on_other_modules_names_them(saved: Path):
     base = tiny_family("llama", dtype=torch.float32)
     model = attach_adapters(base, {"good": AdapterSpec(rank=3)}, targets=["q_proj", "v_proj"])
     sentence = (
-        r"2 tensors that the run's adapter has are missing "
-        r"\(model\.layers\.1\.self_attn\.v_proj\); 6 tensors that it has not are there "
+        r"2 tensors that the run's adapters have are missing "
+        r"\(model\.layers\.1\.self_attn\.v_proj\); 6 tensors that they do not have are present "
         r"\(model\.layers\.0\.mlp\.down_proj, "
     )
     with pytest.raises(ConfigError, match=sentence):
@@ -178,7 +178,7 @@ def rewritten(saved: Path, folder: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("magnitude", "1 of its tensors are no A or B of a LoRA adapter, such as .*magnitude"),
+        ("magnitude", "1 of its tensors are not an A or B of a LoRA adapter, such as .*magnitude"),
         ("half", "without base_model"),
         ("whole numbers", r"\(torch\.int32\), and the rank"),
         ("empty", "holds no tensors"),

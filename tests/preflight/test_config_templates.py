@@ -119,7 +119,7 @@ def test_a_file_that_is_there_is_left_as_it_is(way: str, tmp_path: Path, capsys)
     out.write_text("mine")
     assert main(["init", "jsonl", "--out", str(tmp_path / way)]) == 2
     assert out.read_text() == "mine" and not (tmp_path / "rows.jsonl").exists()
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_rows_that_are_there_are_left_as_they_are(tmp_path: Path, capsys):

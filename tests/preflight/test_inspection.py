@@ -55,7 +55,7 @@ def test_a_row_that_nothing_is_left_of_is_shown_as_such_and_all_is_counted(lines
     tokens, targets = map(int, re.findall(r"(\d+) tokens, (\d+) of them targets:", text)[0])
     shown = re.findall(r"(\d+) tokens, (\d+) of them targets \(", text)
     assert (tokens, targets) == tuple(sum(int(row[at]) for row in shown) for at in (0, 1))
-    assert "1 of 4 examples were left out: no token of their text was left." in text
+    assert "1 of 4 examples were left out: no token of their text remained." in text
 
 
 def test_a_legend_says_what_the_table_does_under_each_label(lines):

@@ -105,7 +105,7 @@ def test_a_finished_run_takes_no_more_room_than_was_estimated(
     assert again.problems == () and again.facts["place"]["steps_done"] == 3
     other = load_config(find_config("caps"), [*SMALL, "train.learning_rate=0.001"])
     (problem,) = validate(other, tmp_path / "runs").problems
-    assert "was begun with other settings" in str(problem)
+    assert "was started with other settings" in str(problem)
     assert "train.learning_rate" in str(problem)
     here = validation.ground
     monkeypatch.setattr(validation, "ground", lambda *given: {**here(*given), "data": "another"})
@@ -128,8 +128,8 @@ def test_everything_that_is_wrong_is_listed_at_once(tmp_path: Path, capsys, monk
     given = ("data.path=missing.jsonl", "model=./nowhere")
     code, out, err = ask(capsys, "caps", *given)
     assert code == 4  # of the first
-    assert err.startswith("error: 3 things are wrong:")
-    for part in ("is no folder", "missing.jsonl", "there is no folder './nowhere'"):
+    assert err.startswith("error: 3 problems:")
+    for part in ("is not a folder", "missing.jsonl", "there is no folder './nowhere'"):
         assert part in err
     assert "Traceback" not in err and "caps, seed 0" in out
 
@@ -176,5 +176,5 @@ def test_json_is_one_object_with_the_problems_in_it(capsys, tmp_path: Path):
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     found = validate(load_config(find_config("caps"), ["data.path=missing.jsonl"]), tmp_path)
-    assert "must not be written to" in str(found.problems[0])
+    assert "is not writable" in str(found.problems[0])
     assert not RunFolder(tmp_path / "caps").path.exists()

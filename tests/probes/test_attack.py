@@ -96,7 +96,7 @@ def test_a_base_in_few_bits_is_not_merged() -> None:
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     base.config.quantization_config = {"load_in_4bit": True}  # pyright: ignore
-    with pytest.raises(ConfigError, match="a base in few bits cannot be merged"):
+    with pytest.raises(ConfigError, match="a quantized base cannot be merged"):
         merge_kept(model, AblationMode.parse("full", ("good", "bad")))
 
 

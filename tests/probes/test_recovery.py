@@ -171,7 +171,7 @@ def test_a_run_on_other_data_than_it_was_trained_on_is_refused(run_of):
     folder = run_of("routed")
     manifest = read_json(folder.manifest)
     folder.manifest.write_text(json.dumps(manifest | {"data": "something else"}))
-    with pytest.raises(ConfigError, match="begun on something else"):
+    with pytest.raises(ConfigError, match="with a different base model or data set"):
         recover_run(folder, **SHORT)
     assert not folder.recovery.exists()
 

@@ -210,7 +210,7 @@ def test_trying_a_model_leaves_weights_modes_and_random_state_as_they_were() -> 
 @pytest.mark.parametrize(
     ("kind", "layers", "why"),
     [
-        ("llama", "all", "none lies below"),
+        ("llama", "all", "no frozen layers below it"),
         ("gpt2 with dropout", "last-half", r"noise in training \(dropout\)"),
         ("gemma3n", "last-half", r"a layer returns \[4, 1?2?, ?"),
     ],
@@ -246,7 +246,7 @@ def test_weights_that_learn_below_the_adapters_are_a_reason_to_refuse() -> None:
     model = model_of("llama")
     norm = inside(model).model.layers[0].input_layernorm
     norm.requires_grad_(True)
-    with pytest.raises(ConfigError, match="learns below"):
+    with pytest.raises(ConfigError, match="trainable weights below"):
         lower_layers(model, ROWS)
 
 

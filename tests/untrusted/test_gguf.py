@@ -64,7 +64,7 @@ def test_a_header_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "no GGUF file": gguf(start=b"PK\x03\x04" + struct.pack("<I", 3)),
+    "not a GGUF file": gguf(start=b"PK\x03\x04" + struct.pack("<I", 3)),
     "version 50331648": gguf(start=b"GGUF" + struct.pack(">I", 3)),
     "version 1": gguf(start=b"GGUF" + struct.pack("<I", 1)),
     "counts 1,152,921,504,606,846,976 tensors": gguf(counts=(2**60, 4)),
@@ -73,7 +73,7 @@ WRONG = {
     "a name in its header is 9,223,372,036,854,775,808 bytes": gguf(
         (struct.pack("<Q", 2**63), *PAIRS)
     ),
-    "a name in its header is no text": gguf((struct.pack("<Q", 2) + b"\xff\xfe", *PAIRS)),
+    "a name in its header is not text": gguf((struct.pack("<Q", 2) + b"\xff\xfe", *PAIRS)),
     "leads beyond its end": gguf((ARCHITECTURE, pair("x", ARRAY, words(2**62, "a")))),
     r"to 1\d,\d\d\d,\d\d\d,\d\d\d,\d\d\d,\d\d\d,\d\d\d": gguf(
         (ARCHITECTURE, pair("x", ARRAY, struct.pack("<IQ", 4, 2**62)))

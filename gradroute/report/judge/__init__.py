@@ -1,1 +1,1 @@
-"""Verdicts and claims: what the results show, and what they do not."""
+"""Verdicts and claims, computed from results."""

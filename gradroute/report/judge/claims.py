@@ -1,4 +1,4 @@
-"""What routing claims against each control, over seeds, and at equal gain kept.
+"""Claims of routing against each control, over seeds, and at equal gain kept.
 
 A control that keeps more of the gain than the routed run has a harder task: any model shows less
 of a behaviour when its update is made weaker. So beside the plain difference stands the

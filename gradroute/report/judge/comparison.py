@@ -1,4 +1,4 @@
-"""Run folders -> everything that a report says of them; reads files only, never torch."""
+"""The comparison of run folders, all parts of a report; reads files only, never torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,13 +131,13 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
             )
         elif run.role == "routed" and run.rate(mode) is None:
             notes.append(
-                f"{run.name} was not measured under {mode}, so nothing is claimed of it; "
+                f"{run.name} was not measured under {mode}, so no claim is made about it; "
                 f"gradroute eval RUN --mode {mode}."
             )
     unchecked = [run.name for run in runs if run.cells and not (run.samples and run.examples)]
     if unchecked:
         notes.append(
-            f"No single outcomes are at hand of {', '.join(unchecked)}: its differences are not "
-            "paired, and its rates and losses could not be computed again."
+            f"{', '.join(unchecked)}: no per-example results, so the differences are unpaired, and "
+            f"the rates and losses could not be computed again."
         )
     return notes

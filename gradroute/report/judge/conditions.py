@@ -1,4 +1,4 @@
-"""The conditions of a verdict, and the first of all: whether the behavior was there."""
+"""The conditions of a verdict; the first is that the behavior was learned."""
 
 from dataclasses import dataclass
 

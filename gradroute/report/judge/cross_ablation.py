@@ -1,4 +1,4 @@
-"""Several behaviours in one run: what ablating each adapter does to each of them.
+"""Several behaviors in one run: the effect of ablating each adapter on each of them.
 
 The matrix of behaviour by ablation mode: its diagonal, a behaviour without its own adapter, is to
 fall, and all else to stay. The reading of it is a verdict per behaviour, claim 5 of `verdicts`.

@@ -187,7 +187,8 @@ def _missing(run: RunResults, control: RunResults, mode: str, gain: GainKept) ->
         asked = "--mode " + ",".join(f"{name}={0.8 * scale:g}" for name, scale in scales.items())
         asked += " and more of the kind"
     return (
-        f"{control.name} keeps another share of the gain than {run.name} ({gain.value:.2f}) and "
+        f"{control.name} keeps a different share of the gain than {run.name} ({gain.value:.2f}) "
+        f"and "
         f"was not measured close enough to it; see `gradroute eval {control.name} {asked}`"
     )
 

@@ -1,4 +1,4 @@
-"""The doctor of the ablation gap: where gain was lost, what the measurements point to.
+"""The diagnosis of lost gain: causes that the measurements support.
 
 A routed run is to keep what tuning gained when `bad` is taken out. Where it does not, there are
 four usual reasons, and each leaves a trace in numbers that were measured anyway.
@@ -92,11 +92,11 @@ def examine(run: RunResults, runs: Sequence[RunResults]) -> tuple[Finding, ...]:
 
 def _not_measured(kept: GainKept | None) -> Finding:
     text = (
-        f"Gain kept without `bad` is {gain_text(kept)}: it takes the normal loss under bad_ablated "
-        "and base, and a reference that gains something."
+        f"Gain kept without `bad` is {gain_text(kept)}: it needs the normal loss under bad_ablated "
+        f"and base, and a reference that gains something."
     )
     dial = (
-        "Measure what is missing: gradroute eval RUN."
+        "Measure the missing values: gradroute eval RUN."
         if kept is None
         else "Raise train.learning_rate or train.max_steps, so that there is a gain to keep."
     )
@@ -107,7 +107,7 @@ def _healthy(case: _Case) -> Finding:
     rate = case.run.rate("bad_ablated")
     shows = f"and shows the behaviour in {rate_text(rate)} without it."
     if rate is None:
-        shows = "and how often it shows the behavior without it is not measured."
+        shows = "and its rate of the behavior without `bad` is not measured."
     text = (
         f"Without `bad` the run keeps {gain_text(case.kept)} (at least {GOAL_GAIN:g}), "
         f"with it {_short(case.full)}, {shows}"
@@ -145,8 +145,8 @@ def _shared_update(case: _Case, unrouted: RunResults | None) -> Finding | None:
     numbers = _gains(case)
     text = (
         f"With both adapters the run keeps {_short(case.full)} of the gain, without "
-        f"`bad` {gain_text(case.kept)}, so a part of what was learned from normal text lies in "
-        "`bad`"
+        f"`bad` {gain_text(case.kept)}, so `bad` contains a part of what was "
+        f"learned from normal text"
     )
     if alone is not None:
         numbers["rate_good_ablated"] = alone.mean
@@ -251,8 +251,8 @@ def _wrong_anchors(case: _Case) -> Finding | None:
     right = examples.get("good labelled good", 0)
     rate = case.run.rate("bad_ablated")
     text = (
-        f"{wrong} of {wrong + right} examples labelled good show the behaviour, and "
-        f"train what is kept; without `bad` it is shown in {rate_text(rate)}, and gain kept is "
+        f"{wrong} of {wrong + right} examples labelled good show the behaviour, and train the kept "
+        f"adapters; without `bad` it is shown in {rate_text(rate)}, and gain kept is "
         f"{gain_text(case.kept)}."
     )
     numbers = _gains(case) | {"bad_labelled_good": float(wrong), "good_labelled_good": float(right)}
@@ -265,11 +265,12 @@ def _unclear(case: _Case) -> Finding:
     text = (
         f"Without `bad` the run keeps {gain_text(case.kept)}, with it {_short(case.full)}; `bad` "
         f"alone shows the behaviour in {alone}, ranks are {ranks['good']} and {ranks['bad']}, "
-        f"learning rates {rates['good']:g} and {rates['bad']:g}, and nothing of it stands out."
+        f"learning rates {rates['good']:g} and {rates['bad']:g}, and none of these explains the "
+        f"loss."
     )
     dial = (
-        "Look at the training curves (gradroute plot RUN), or tune what is kept: gradroute recover "
-        "RUN."
+        "Look at the training curves (gradroute plot RUN), or tune the kept adapters: gradroute "
+        "recover RUN."
     )
     return Finding("unclear", text, dial, _gains(case))
 
@@ -283,9 +284,10 @@ def _anchor_dial(run: RunResults) -> str:
     anchored = data["good_labeled_fraction"]
     return (
         f"More anchored examples: data.good_labeled_fraction (now {anchored:g}) under "
-        f"routing=anchored (now {table}), so that `good` is trained as it is shipped. Or a lower "
-        f"adapters.bad.learning_rate (now {ratio:g} times that of `good`). Or tune what is kept: "
-        "gradroute recover RUN."
+        f"routing=anchored (now {table}), so that `good` is trained in the form in which it is "
+        f"shipped. Or a lower "
+        f"adapters.bad.learning_rate (now {ratio:g} times that of `good`). Or tune the kept "
+        f"adapters: gradroute recover RUN."
     )
 
 
@@ -301,7 +303,7 @@ def _short(kept: GainKept | None) -> str:
     if kept is None or math.isnan(kept.value):
         return "(not measured)"
     if kept.against == "own full":
-        return "1.00 by definition, for want of a baseline"
+        return "1.00 by definition, since there is no baseline"
     interval = "" if math.isnan(kept.lower) else f" [{kept.lower:.2f}, {kept.upper:.2f}]"
     return f"{kept.value:.2f}{interval}"
 

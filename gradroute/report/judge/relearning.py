@@ -1,4 +1,4 @@
-"""Whether it comes back: relearning by plain fine-tuning, and what recovery costs or revives."""
+"""Sentences on relearning by plain fine-tuning and on the cost or revival by recovery."""
 
 import math
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 1. With every bad example labelled, ablating `bad` removes the behaviour.
 2. With part of them labelled, it still does.
-3. Ablating `good` does not reduce the behaviour: it sits in `bad`.
+3. Ablating `good` does not reduce the behaviour: it is in `bad`.
 4. How the updates of `good` and `bad` lie to each other.
 
 Of several behaviours in one run there is a claim each, number 5, in `crossing`.
@@ -175,7 +175,7 @@ def _sits_in_bad(
         other = controls["unrouted"]
         text = f"{other.name}, unrouted: localization {points_text(localization(other))}"
         checks.append(Check(text + _differences(run, other), None, decides=False))
-    claim = "Ablating `good` does not reduce the behaviour: it sits in `bad`."
+    claim = "Ablating `good` does not reduce the behaviour: it is in `bad`."
     return Verdict(3, claim, run.name, outcome_of(checks), tuple(checks))
 
 

@@ -36,8 +36,9 @@ def _rates_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table:
         "Each behaviour without each adapter: rate, %",
         "Rows are behaviours, columns ablation modes; the rate on prompts that draw the "
         f"behavior, with its 95 % interval; {_counts(crossings)}. The stronger a shade, the "
-        "higher the rate. Framed: the behaviour without its own adapter, which is to be low; "
-        "without the adapter of another it is to be as under `full`. `good_alone`: without the "
+        "higher the rate. Framed: the behavior without its own adapter, which should be low; "
+        "without the adapter of another behavior it should be as under `full`. `good_alone`: "
+        "without the "
         "adapters of all behaviours.",
         ("group", "behaviour", *modes),
         _rows(crossings, modes, "rates", sign=False),
@@ -125,8 +126,8 @@ def _rest(crossings: Sequence[Crossing]) -> Table:
         "crossing_losses",
         "Held-out losses by mode",
         "Nats per target token of held-out text, normal and with each behaviour. Gain kept: share "
-        "of what tuning gains on normal text, against the runs' own `full` where no run that never "
-        "saw the behaviours is here.",
+        "of what tuning gains on normal text, against the runs' own `full` if there is no run that "
+        "never saw the behaviors.",
         ("group", "mode", "normal loss", *(f"{label} loss" for label in labels), "gain kept"),
         tuple(rows),
     )

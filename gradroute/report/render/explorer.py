@@ -1,4 +1,4 @@
-"""What the page's slider and sample browser read: numbers by scale, and capped samples.
+"""Data of the page's slider and sample browser: numbers by scale, and capped samples.
 
 What a model wrote is not trusted. It stands in the page as JSON inside a script element that no
 browser executes, with every character escaped that could end the element; the page's script puts

@@ -1,4 +1,4 @@
-"""What every figure shares: paper and ink in two themes, marks of the modes, bytes that repeat."""
+"""The shared style of figures: two themes, marks of the modes, bytes that repeat."""
 
 import io
 import warnings

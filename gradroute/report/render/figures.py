@@ -96,9 +96,9 @@ def _tradeoff(comparison: Comparison) -> Picture | None:
         "tradeoff_plot",
         "controls",
         f"{comparison.behavior} rate against gain kept, every run as it would be shipped",
-        "Low and to the right is better. A control that keeps more of the gain has an easier life, "
-        "so its dotted line shows what it reaches when its whole update is made weaker: routing "
-        "does something of its own where its mark lies below that line.",
+        "Low and to the right is better. Controls keep different shares of the gain, so the dotted "
+        "line of a control shows its results when its whole update is scaled down: routing has an "
+        "effect of its own if its mark is below that line.",
         partial(tradeoff_figure, found, comparison.behavior),
     )
 
@@ -133,8 +133,8 @@ def _geometry(comparison: Comparison) -> Picture | None:
         "geometry",
         "Cosine of the updates of two adapters and overlap of their subspaces by layer and module",
         "Rows of a map are layers, columns are modules. Overlap of subspaces is the mean squared "
-        "cosine of their principal angles: 0 at right angles, 1 if one lies in the other. The mark "
-        f"on each scale is what random updates of the same shapes give.{more}",
+        f"cosine of their principal angles: 0 at right angles, 1 if one contains the other. The "
+        f"mark on each scale is the value of random updates of the same shapes.{more}",
         partial(geometry_figure, found[:MOST_GEOMETRIES]),
     )
 
@@ -170,8 +170,8 @@ def _relearning(comparison: Comparison) -> Picture | None:
         "relearning_plot",
         "revival",
         f"{comparison.behavior} rate over steps of plain fine-tuning on the behaviour",
-        "The same attack on what each run would ship; a line per run, runs of one group in one "
-        "colour. Further left comes back sooner.",
+        "The same attack on the shipped form of each run; a line per run, runs of one group in one "
+        "colour. Curves further left come back sooner.",
         partial(relearning_figure, found),
     )
 

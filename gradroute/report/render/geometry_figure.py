@@ -1,4 +1,4 @@
-"""How the updates of two adapters lie to each other, as heat maps over layers and modules."""
+"""Heat maps of two adapters' updates: cosines and overlaps over layers and modules."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The headline of a report: what was shown, what not, compared with what, at what cost, how sure.
+"""The headline of a report: shown, not shown, controls, cost and certainty.
 
 Every line follows from a verdict, a claim or a count; none is chosen by hand.
 """
@@ -30,7 +30,7 @@ CONTROLS = {
     "random_labels": "as many random labels",
     "anchors_only": "no bad label at all",
 }
-"""Every control that a claim may have, with what it is."""
+"""Kinds of controls that a claim may have, each with its description."""
 
 
 class Line(NamedTuple):
@@ -275,19 +275,20 @@ def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
 
 def _nothing(comparison: Comparison) -> Line:
     if comparison.crossings and not comparison.verdicts:
-        text = "Nothing is claimed: that needs a routed run with an adapter for every behaviour."
+        text = "No claim is made: a claim needs a routed run with an adapter for every behavior."
         return Line("", PLAIN, text)
     if comparison.verdicts or comparison.claims:
         return Line("", PLAIN, "No claim of the method is shown by these runs.")
-    return Line("", PLAIN, "Nothing is claimed: that needs a routed run with good and bad.")
+    return Line("", PLAIN, "No claim is made: a claim needs a routed run with good and bad.")
 
 
 def _beside(comparison: Comparison) -> tuple[Line, ...]:
     """With several behaviours no claim is made against a control."""
     others = [one.group for one in comparison.crossings if one.role != "routed"]
-    text = f"The matrices of {listed(others)} stand beside." if others else "No other run is here."
+    text = f"The matrices of {listed(others)} are shown for comparison." if others else "There is "
+    "no other run."
     return (
-        Line("", PLAIN, f"{text} No claim is computed against controls of several behaviours."),
+        Line("", PLAIN, f"{text} No claim against controls is computed for several behaviors."),
     )
 
 
@@ -320,7 +321,7 @@ def _cost(comparison: Comparison) -> tuple[Line, ...]:
     ]
     unknown = [group.name for group in routed if group.gain_kept is None]
     if unknown:
-        lines.append(Line("", PLAIN, f"Gain kept was not measured of {', '.join(unknown)}."))
+        lines.append(Line("", PLAIN, f"Gain kept was not measured for {', '.join(unknown)}."))
     goals = [claim for claim in comparison.claims if claim.goal is not None]
     if goals:
         text = "; ".join(

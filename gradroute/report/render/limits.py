@@ -1,4 +1,4 @@
-"""What a comparison does not show: what was not measured, and what no run of it could tell."""
+"""The limits of a comparison: missing measurements, and questions that no run can answer."""
 
 from gradroute.report.judge.comparison import Comparison
 from gradroute.report.render.headline import CONTROLS
@@ -20,11 +20,11 @@ def _not_measured(comparison: Comparison) -> list[str]:
     there = {claim.kind for claim in comparison.claims}
     missing = [kind for kind in CONTROLS if kind not in there]
     if comparison.crossings:
-        found.append("Whether a control does as well: no claim is computed of several behaviours.")
+        found.append("Comparison with controls: no claim is computed for several behaviors.")
     elif missing:
         found.append(f"Controls that are not here: {', '.join(missing)}.")
     if max((len(group.seeds) for group in comparison.groups), default=0) < 2:
-        found.append("How the numbers vary from seed to seed: there is one seed of each run.")
+        found.append("Variation over seeds: there is one seed of each run.")
     kinds = {
         kind for run in by_behavior(runs) for cell in run.cells.values() for kind in cell.rates
     }
@@ -37,19 +37,18 @@ def _not_measured(comparison: Comparison) -> list[str]:
     scales = [len(curve.points) for curve in bad_curves(comparison)]
     if scales and max(scales) <= 2:
         found.append(
-            "What lies between the scales 0 and 1: not measured (`gradroute eval RUN… --scale "
-            "bad=0,0.1,…,1`)."
+            "Scales between 0 and 1: not measured (`gradroute eval RUN… --scale bad=0,0.1,…,1`)."
         )
     for missing_all, what, command in (
         (all(run.geometry is None for run in runs), "Angles between subspaces", "geometry"),
         (
             all(run.relearn is None for run in by_behavior(runs)),
-            "How fast it is relearned",
+            "Speed of relearning",
             "relearn",
         ),
         (
             all(run.recovery is None for run in by_behavior(runs)),
-            "What a short tune revives",
+            "Behavior revived by a short tune",
             "recover",
         ),
     ):
@@ -61,11 +60,11 @@ def _not_measured(comparison: Comparison) -> list[str]:
 def _beyond(comparison: Comparison) -> list[str]:
     models = sorted({str(run.config["model"]) for run in comparison.runs})
     return [
-        f"Anything about other behaviours than {comparison.behavior}, or other base models than "
+        f"Other behaviors than {comparison.behavior}, and other base models than "
         f"{', '.join(models)}.",
-        "Behaviour in a form that the detector does not see: a rate of 0 is a rate of what it "
-        "recognises.",
-        "That the behaviour is gone from the weights: it does not show in these completions.",
-        "Text of another kind than the held-out texts, which come from where the training texts "
-        "came from.",
+        "Behaviour in a form that the detector does not see: a rate of 0 counts only the forms "
+        "that it recognizes.",
+        "Absence of the behavior from the weights: it only does not show in these completions.",
+        "Text of another kind than the held-out texts, which have the same source as the training "
+        "texts.",
     ]

@@ -1,4 +1,4 @@
-"""The comparison as Markdown and as CSV files: the tables of the page in other clothes."""
+"""The comparison as Markdown and as CSV files: the same tables as the page."""
 
 import csv
 import io
@@ -36,12 +36,12 @@ def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence
         blocks += [escaped(table.note)] if table.note else []
     found = [(run, one) for run, own in comparison.findings.items() for one in own]
     if found:
-        blocks.append("## Where gain was lost")
+        blocks.append("## Causes of lost gain")
         blocks += [
             f"**{escaped(run)}, {escaped(one.cause)}.** {escaped(f'{one.text} {one.dial}'.strip())}"
             for run, one in found
         ]
-    blocks += ["## What is not shown"]
+    blocks += ["## Not shown"]
     every = [*limits(comparison), *comparison.notes]
     blocks.append("\n".join(f"- {escaped(limit)}" for limit in every))
     return "\n\n".join(blocks) + "\n"

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that stands alone: it opens offline and asks nobody anything.
+"""The comparison as one self-contained HTML page that opens offline and sends nothing.
 
 The page is a view of `eval_multi_results.json` and the samples. Everything that came from a run
 goes through the template's escaping or, as JSON, into an element that no browser executes; the
@@ -39,11 +39,11 @@ _TITLES = {
     "scales": "Scale of bad",
     "samples": "Samples",
     "geometry": "Geometry",
-    "revival": "Does it come back?",
+    "revival": "Relearning",
     "doctor": "Gain kept",
     "training": "Training",
     "configuration": "Configuration",
-    "limits": "What is not shown",
+    "limits": "Not shown",
 }
 
 

@@ -1,4 +1,4 @@
-"""Geometry, relearning and recovery for the terminal: a table each, and how to read it."""
+"""Geometry, relearning and recovery for the terminal: a table each, with a reading note."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,11 +25,11 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
         lines.append([name, "yes" if routed else "no", *numbers])
     note = (
         "Means over the modules; in brackets the same of random updates of those shapes. Two "
-        "adapters\nshare nothing where a number is as in the brackets; how much is shared without "
-        "any routing, the\nunrouted run says."
+        "adapters\nshare nothing if a number equals the one in brackets; the unrouted run shows "
+        "how much is shared\nwithout any routing."
     )
     if all(routed for _, routed, _ in runs):
-        note += " There is none here: name one too (routing=none, both adapters)."
+        note += " There is no unrouted run here: name one too (routing=none, both adapters)."
     return shown(f"{aligned(lines)}\n{note}")
 
 
@@ -56,7 +56,7 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
         "rather than absent."
     )
     if drawn:
-        note += "\nAsked are prompts of held-out rows that show the behavior."
+        note += "\nThe prompts are those of held-out rows that show the behavior."
     return shown(f"{aligned(lines)}\n{note}")
 
 

@@ -1,4 +1,4 @@
-"""What runs stand on: provenance, labels, configurations and how these differ."""
+"""Provenance, labels and configurations of runs, and their differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How fast plain fine-tuning brings the behaviour back, as curves."""
+"""Relearning curves: behavior rate over steps of plain fine-tuning."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Scale curves as pictures: what turning an adapter down does, and rate against gain kept."""
+"""Scale curves as pictures: the effect of scaling an adapter down, and rate against gain kept."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tables of what is measured beside rates and losses: labels, geometry, revival, deployment."""
+"""Tables beside rates and losses: labels, geometry, revival, deployment."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,7 +116,7 @@ def recovery_table(comparison: Comparison) -> Table:
         )
     return Table(
         "recovery",
-        "A short tune of what is kept, after ablation",
+        "A short tune of the kept adapters after ablation",
         "On the same prompts with the same noise: rate in per cent and its change in percentage "
         "points, normal loss in nats per token.",
         (
@@ -156,10 +156,10 @@ def geometry_table(runs: Sequence[RunResults]) -> Table:
         )
     return Table(
         "geometry",
-        "How the updates of good and bad lie to each other",
+        "Angles between the updates of good and bad",
         "Means over modules; in grey the same of random updates or subspaces of these shapes. "
-        "Routing does something where a routed run differs from the unrouted one, not where it "
-        "differs from random.",
+        "Routing has an effect if a routed run differs from the unrouted one, not if it differs "
+        "from random.",
         ("run", "role", *_GEOMETRY.values()),
         tuple(rows),
     )

@@ -1,4 +1,4 @@
-"""Cells of tables: a number as it is read, as a program reads it, and where the JSON has it."""
+"""Cells of tables: the displayed number, the plain value, and its place in the JSON."""
 
 import math
 from collections.abc import Mapping, Sequence

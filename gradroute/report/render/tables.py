@@ -105,7 +105,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         "Routing against each control",
         "Rates in per cent; differences in percentage points, routed minus control, seed by seed. "
         "Equal gain: the control's update is scaled until it keeps as much of the gain as the "
-        "routed run does; the verdict stands on that. Adjusted p: Holm over this table. n: "
+        "routed run does; the verdict is based on that. Adjusted p: Holm over this table. n: "
         "completions of a run, times seeds.",
         (
             "routed",
@@ -280,8 +280,8 @@ def tests_table(comparison: Comparison) -> Table:
         "tests",
         "Modes of one run on the same prompts",
         "Difference in percentage points with the interval of paired rates; exact McNemar test, "
-        "adjusted by Holm over this table. Detectable: smallest difference that so many prompts "
-        "would have found with 80 % power.",
+        "adjusted by Holm over this table. Detectable: smallest difference that this number of "
+        "prompts would have found with 80 % power.",
         (
             "run",
             "modes",

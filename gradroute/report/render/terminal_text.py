@@ -1,4 +1,4 @@
-"""The comparison for the terminal: a table of what was measured, then the verdicts."""
+"""The comparison for the terminal: a table of measurements, then the verdicts."""
 
 import math
 import textwrap
@@ -37,9 +37,9 @@ def render(comparison: Comparison) -> str:
         render_seeds(groups, comparison.behavior) if several else "",
         render_outcomes(verdicts) if several and verdicts else render_verdicts(verdicts),
         render_claims(comparison.claims),
-        _paragraphs("What gain kept points to", _findings(comparison.findings)),
+        _paragraphs("Diagnosis of gain kept", _findings(comparison.findings)),
         _paragraphs("The scale of `bad` to deploy", _scales(comparison.deployment)),
-        _paragraphs("Does it come back", back),
+        _paragraphs("Relearning", back),
         _paragraphs("Notes", [("", note) for note in comparison.notes]),
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -55,7 +55,7 @@ def _render_several(comparison: Comparison) -> str:
         *(render_crossing(one) for one in comparison.crossings),
         _CROSSING_NOTE,
         none if not verdicts else render_outcomes(verdicts) if seeds else render_verdicts(verdicts),
-        _paragraphs("Does it come back", back),
+        _paragraphs("Relearning", back),
         _paragraphs("Notes", [("", note) for note in comparison.notes]),
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -63,8 +63,8 @@ def _render_several(comparison: Comparison) -> str:
 
 _CROSSING_NOTE = (
     "Rates in per cent [95 %]; then, in points, the change against full on the same prompts. A *\n"
-    "marks the behaviour without its own adapter, which is to be low; without another's it is to\n"
-    "stay. Normal loss in nats per token of held-out text."
+    "marks the behavior without its own adapter, which should be low; without another's it "
+    "should\nstay. Normal loss in nats per token of held-out text."
 )
 
 
@@ -273,7 +273,7 @@ def _scales(chosen: Mapping[str, Deployment]) -> list[tuple[str, str]]:
     found += [("", one.warning) for one in list(curves.values())[:1]]
     if missing:
         few = (
-            f"Too few scales to choose from were measured of {', '.join(missing)}: gradroute eval "
+            f"Too few scales were measured for a choice: {', '.join(missing)}: gradroute eval "
             "RUN… --scale bad=0,0.1,...,1."
         )
         found.append(("", few))

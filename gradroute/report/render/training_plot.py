@@ -1,4 +1,4 @@
-"""One run's training as a picture: what it lost, what pushed which adapter, how fast, and when.
+"""One run's training as a picture: losses, gradient shares, learning rate, behavior.
 
 Reads what the run wrote while it trained (`metrics.jsonl`, `eval/during.jsonl`); no torch.
 """

@@ -1,1 +1,1 @@
-"""Run folders read, and what is counted from their results."""
+"""Run folders read, and the numbers computed from their results."""

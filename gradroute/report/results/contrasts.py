@@ -1,4 +1,4 @@
-"""What takes two numbers: differences of rates and losses, localization, gain kept.
+"""Contrasts of two numbers: differences of rates and losses, localization, gain kept.
 
 Where outcomes of single prompts or losses of single examples are at hand, differences are paired
 by prompt or example; otherwise two intervals are combined as if independent, which is too wide

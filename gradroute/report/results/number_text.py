@@ -1,4 +1,4 @@
-"""Numbers as a sentence has them: rounded, with interval, n and unit."""
+"""Numbers in sentences: rounded, with interval, n and unit."""
 
 import math
 from collections.abc import Sequence

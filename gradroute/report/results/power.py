@@ -1,4 +1,4 @@
-"""What could have been found: the smallest difference that so many examples would have shown.
+"""The smallest difference that a given number of examples would have shown.
 
 A difference that was not found says little unless one of its size would have been. All of these
 are exact for the test that the reports use: no normal approximation, which is far too hopeful

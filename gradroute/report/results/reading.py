@@ -1,4 +1,4 @@
-"""Run folders -> `RunResults`: every file of a run that a report reads, checked against another."""
+"""`RunResults` from run folders: every file that a report reads, checked against another."""
 
 import math
 from collections import Counter
@@ -105,7 +105,8 @@ def _equal(run: RunResults, lines: Any, what: str, again: Numbers, kept: Numbers
         return
     one, other = (" of ".join(f"{number:g}" for number in numbers) for numbers in (again, kept))
     raise DataError(
-        f"run {run.name}, {what}: the single outcomes add up to {one}, results.json says {other}, "
+        f"run {run.name}, {what}: the per-example results add up to {one}, results.json says "
+        f"{other}, "
         "so one of its files was changed. Delete the run's eval folder and evaluate it again."
     )
 

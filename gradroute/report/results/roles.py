@@ -1,4 +1,4 @@
-"""What a run is in a comparison, and which runs it is compared with, read from configurations."""
+"""The role of a run in a comparison, and its controls, read from configurations."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""From result rows to the numbers of a comparison of runs; plain Python, no torch.
+"""The numbers of a comparison of runs from result rows; plain Python, no torch.
 
 The rows that count:
 
@@ -189,7 +189,7 @@ class RunResults:
         rated = any(HELD_OUT_BAD in cell.rates for cell in self.cells.values())
         if self.judged_on != HELD_OUT_BAD or rated or self.parts:
             return ""
-        asked = "they were not asked yet; gradroute eval RUN does"
+        asked = "they were not used yet; gradroute eval RUN measures it"
         return self.unasked.get(HELD_OUT_BAD, asked)
 
     def rate(self, mode: str, kind: str | None = None) -> Rate | None:

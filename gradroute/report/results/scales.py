@@ -1,4 +1,4 @@
-"""Scale curves: what a run does while an adapter is turned down, and the scale to deploy."""
+"""Scale curves: a run while an adapter is scaled down, and the scale to deploy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -190,24 +190,25 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
     )
     if best is None:
         return (
-            f"No scale to deploy: of {among} none leaves a model better than the untuned base with "
+            f"No scale to deploy: none of {among} gives a model better than the untuned base with "
             f"{bound}."
         )
     gain = "" if best.gain is None else f", gain kept {gain_text(best.gain)}"
     text = (
-        f"Deploy `bad` at {best.scale:g}: of those of {among} that have {bound}, it is the "
-        "smallest whose normal loss is not measurably above the best: "
+        f"Deploy `bad` at {best.scale:g}: among {among} with {bound}, it is the smallest whose "
+        f"normal loss is not measurably above the best: "
         f"{loss_text(best.normal)}, behaviour rate "
         f"{rate_text(best.rate)}{gain}."
     )
     if len(measured) < FEWEST_SCALES:
-        text += " More scales would tell more: gradroute eval RUN --scale bad=0,0.1,...,1."
+        text += " More scales would give a better choice: gradroute eval RUN --scale "
+        "bad=0,0.1,...,1."
     return text
 
 
 def _warning(run: RunResults, best: Point | None) -> str:
     what = (
-        "Whatever is left of the behaviour must be visible to the detector: the rates count what "
+        "The detector must see any remaining behavior: the rates count what "
         f"{run.config['behavior']!r} scores on these prompts, and a form of the behaviour that it "
         "does not see would ship unnoticed."
     )

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, as one: every seed shown, and an interval over them.
+"""Runs that differ only in their seed, as one group: every seed shown, and an interval over them.
 
 The seed is the unit. Completions of one seed share a model, so they are never pooled over seeds.
 """

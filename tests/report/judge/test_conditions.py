@@ -100,7 +100,7 @@ def test_without_bad_prompts_nothing_is_judged_whatever_else_was_asked(kinds) ->
 
 def test_results_of_an_older_gradroute_say_what_to_do() -> None:
     run = of_kinds(REFERENCE[HALF], HALF, "prefix")
-    assert "they were not asked yet; gradroute eval RUN does" in verdicts(run)[2].sentence
+    assert "they were not used yet; gradroute eval RUN measures it" in verdicts(run)[2].sentence
     # Which is what it called ordinary prompts where there was no invitation.
     assert "on ordinary prompts: full 60 % [51, 68] of 128" in verdicts(run)[2].sentence
 

@@ -114,7 +114,7 @@ def test_runs_that_do_not_route_are_judged_by_nothing(
     alone = compare(folders[1:])
     assert alone.verdicts == ()
     (line, *_) = headline(alone)[0].lines
-    assert line.text.startswith("Nothing is claimed")
+    assert line.text.startswith("No claim is made")
 
 
 def test_seeds_are_the_unit_of_the_matrix(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_is_only_true_of_good_and_bad_is_left_out(comparison: Comparison) -
         [*limits(comparison), *(line.text for p in headline(comparison) for line in p.lines)]
     )
     assert "Controls that are not here" not in said
-    assert "no claim is computed of several behaviours" in said
+    assert "no claim is computed for several behaviors" in said
     assert not re.search(r"`bad`|bad_ablated", said + render(comparison))
 
 

@@ -154,7 +154,7 @@ def test_where_nothing_stands_out_that_is_said_with_all_the_numbers() -> None:
 def test_without_a_baseline_full_is_whole_by_definition_and_that_is_said() -> None:
     (finding,) = examined(made(BROKEN), baseline=False)
     assert finding.cause == "co-adaptation"
-    assert "1.00 by definition, for want of a baseline" in finding.text
+    assert "1.00 by definition, since there is no baseline" in finding.text
 
 
 def test_what_gain_kept_takes_is_named_where_it_was_not_measured() -> None:

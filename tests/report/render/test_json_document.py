@@ -64,4 +64,4 @@ def test_the_scale_to_deploy_has_its_rate_loss_and_warning() -> None:
     found = eval_multi(comparison_of(collect(made)))["deployment"][HALF]
     assert found["scale"] == 0.0 and found["mode"] == "bad_ablated"
     assert found["rate"]["n"] == 128 and found["normal_loss"]["n"] == 256
-    assert "visible to the detector" in found["warning"]
+    assert "detector must see" in found["warning"]

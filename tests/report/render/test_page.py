@@ -197,7 +197,7 @@ def test_the_same_runs_give_the_same_page(comparison: Comparison) -> None:
 
 def test_one_lonely_unmeasured_run_has_a_page_too(tmp_path: Path) -> None:
     html = bare(compare(write_runs(tmp_path, prompts=4, names=("filter",), sides=False)))
-    assert "Nothing is claimed: that needs a routed run" in html
+    assert "No claim is made: a claim needs a routed run" in html
     assert "not measured (<code>gradroute relearn RUN…</code>)" in html
 
 
@@ -335,6 +335,6 @@ def test_markdown_names_only_figures_that_are_there(report: Path) -> None:
     named = [unquote(name) for name in re.findall(r"\]\((figures/[^)]+)\)", text)]
     assert len(named) >= 6
     assert all((report / name).is_file() for name in named)
-    assert "## What is not shown" in text
+    assert "## Not shown" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) > 50

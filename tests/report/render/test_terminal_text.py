@@ -45,11 +45,11 @@ def test_points_of_a_scale_curve_are_counted_instead_of_listed() -> None:
     text = render(compared(made))
     assert "Not in this table: points of scale curves (3)" in text
     assert "bad=0.5" not in text.split("\n\n")[0]
-    assert "Deploy `bad` at" in text and "visible to the detector" in text
+    assert "Deploy `bad` at" in text and "detector must see" in text
 
 
 def test_too_few_scales_are_said_to_be_too_few() -> None:
-    assert "Too few scales to choose from" in render(compared())
+    assert "Too few scales were measured" in render(compared())
 
 
 def test_over_seeds_every_seed_is_shown_and_verdicts_become_lines(seeds: Comparison) -> None:

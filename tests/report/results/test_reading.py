@@ -141,11 +141,14 @@ def one_loss_twice(folder: RunFolder) -> None:
         (newer_geometry, r"geometry\.json was written by a newer gradroute \(schema 2"),
         (geometry_of_nobody, r"geometry\.json has no schema_version"),
         (half_a_line, r"samples\.jsonl:256 is damaged"),
-        (other_sample, "prefix under full: the single outcomes add up to 7[68] of 128, results"),
-        (other_score, "score of prefix under full: the single outcomes add up to"),
-        (one_sample_less, "prefix under full: the single outcomes add up to 7[67] of 127"),
-        (other_loss, "loss on normal under full: the single outcomes add up to"),
-        (one_loss_twice, "loss on normal under full: the single outcomes add up to .* of 257"),
+        (
+            other_sample,
+            "prefix under full: the per-example results add up to 7[68] of 128, results",
+        ),
+        (other_score, "score of prefix under full: the per-example results add up to"),
+        (one_sample_less, "prefix under full: the per-example results add up to 7[67] of 127"),
+        (other_loss, "loss on normal under full: the per-example results add up to"),
+        (one_loss_twice, "loss on normal under full: the per-example results add up to .* of 257"),
     ],
 )
 def test_what_cannot_be_trusted_is_refused_in_one_line_and_nothing_is_lost(
@@ -181,7 +184,7 @@ def test_results_without_single_outcomes_are_read_and_that_is_noted(folder: RunF
     folder.samples.unlink()
     folder.losses.unlink()
     notes = compare([folder]).notes
-    assert any("No single outcomes are at hand of 0.1_0.5" in note for note in notes)
+    assert any("0.1_0.5: no per-example results" in note for note in notes)
 
 
 def test_what_is_too_short_to_judge_and_a_measurement_before_the_end_are_noted(

@@ -66,7 +66,7 @@ def test_of_the_scales_that_stay_low_the_one_with_the_best_normal_loss_is_deploy
     found = chosen({0.25: (0, 0.790, 1.5), 0.5: (1, 0.770, 1.3), 0.75: (30, 0.76, 1.1)})
     assert found.scale == 0.5 and found.measured == 5
     assert found.point is not None and found.point.mode == "good=1,bad=0.5"
-    assert "Deploy `bad` at 0.5: of those of 5 scales of `bad` measured (0 to 1)" in found.sentence
+    assert "Deploy `bad` at 0.5: among 5 scales of `bad` measured (0 to 1)" in found.sentence
     assert "7.9 % (that of baseline and 5 points)" in found.sentence
     assert "behaviour rate 1 % [0, 4] of 128" in found.sentence
 
@@ -86,17 +86,17 @@ def test_where_every_scale_shows_too_much_or_is_worse_than_the_base_there_is_non
     damaged = chosen({0.25: (40, 0.8, 1.5)}, bad_ablated=(0, 2.9, 8.0))
     for found in (shown, damaged):
         assert found.scale is None and found.point is None
-        assert found.sentence.startswith("No scale to deploy: of ")
+        assert found.sentence.startswith("No scale to deploy: none of ")
 
 
 def test_the_warning_names_the_detector_and_what_is_shipped_of_bad() -> None:
     warning = chosen({0.5: (1, 0.770, 1.3)}).warning
-    assert "visible to the detector" in warning and "'caps'" in warning
+    assert "detector must see" in warning and "'caps'" in warning
     assert "At 0.5 a part of `bad` is shipped" in warning
 
 
 def test_few_scales_are_said_to_be_few() -> None:
-    assert "More scales would tell more: gradroute eval" in chosen({}).sentence
+    assert "More scales would give a better choice: gradroute eval" in chosen({}).sentence
     assert "More scales" not in chosen(BAD).sentence
 
 
