@@ -1,7 +1,7 @@
 """What a comparison does not show: what was not measured, and what no run of it could tell."""
 
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.render.headline import CONTROLS
+from gradroute.report.render.headline import IN_ORDER
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.results.run_results import by_behavior
 
@@ -18,7 +18,7 @@ def _not_measured(comparison: Comparison) -> list[str]:
     runs = comparison.runs
     found = []
     there = {claim.kind for claim in comparison.claims}
-    missing = [kind for kind in CONTROLS if kind not in there]
+    missing = [control.name for control in IN_ORDER if control.name not in there]
     if comparison.crossings:
         found.append("Whether a control does as well: no claim is computed of several behaviours.")
     elif missing:

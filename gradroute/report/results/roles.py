@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gradroute.config.controls import BY_ROLE, CONTROLS, RUN_ROLES
 from gradroute.config.roles import Role
 from gradroute.config.run_config import ROLES, RunConfig, field_of
 from gradroute.config.sections import AdapterConfig
@@ -20,30 +21,6 @@ _SAME_IN_A_CONTROL = (Role.TASK, Role.MEASURING)
 _CONFOUNDING = (Role.TASK, Role.TRAINING)
 # What decides neither a trained weight nor a measured number.
 _NO_MATTER = (Role.RESOURCE, Role.RECORD, Role.NAME)
-
-
-_SHARE = "data.behavior_fraction"
-_FLAGS = (_SHARE, "data.labeled_fraction", "data.false_positive_rate")
-# What a control must have been shown as its run was.
-_SEEN = {
-    "baseline": (),
-    "unrouted": (_SHARE,),
-    "filter": _FLAGS,
-    "oracle": (_SHARE,),
-    "random_labels": _FLAGS,
-    "anchors_only": (_SHARE, "data.good_labeled_fraction"),
-}
-
-
-class Controls(NamedTuple):
-    """Names of the runs that a run is compared with; None where there is none."""
-
-    baseline: str | None = None
-    unrouted: str | None = None
-    filter: str | None = None
-    oracle: str | None = None
-    random_labels: str | None = None
-    anchors_only: str | None = None
 
 
 def adapter_names(config: Config) -> list[str]:
@@ -76,21 +53,21 @@ def role_of(config: Config) -> str:
     """What a run is, from what it was trained on; names mean nothing.
 
     Returns:
-        `baseline` (no example shows the behaviour), `oracle` (all bad examples are dropped),
-        `filter` (those labelled bad are), `random_labels` (labels lie on random examples),
-        `anchors_only` (no example is labelled bad), `routed` (two adapters or more, and labels
+        That of a control, as `config.controls` has it, where the table routes or not and what is
+        changed in the data are those of its row; `routed` (two adapters or more, and labels
         decide), `unrouted` (two adapters or more, labels decide nothing) or `other`.
     """
     adapters, data = adapter_names(config), config["data"]
     several = len(adapters) > 1
     labels = behavior_labels(config)
-    if RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything:
-        role = {"random": "random_labels", "unlabel_bad": "anchors_only"}.get(data["relabel"])
-        return (role or "routed") if several else "other"
-    if data["behavior_fraction"] == 0:
-        return "baseline"
-    dropped = {"labeled_bad": "filter", "true_bad": "oracle"}.get(data["drop"])
-    return dropped or ("unrouted" if several else "other")
+    routes = RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything
+    for control in CONTROLS:
+        changed = control.data and all(data[key] == value for key, value in control.data.items())
+        if changed and routes == (control.routing != "none") and (several or not routes):
+            return control.role
+    if routes:
+        return "routed" if several else "other"
+    return "unrouted" if several else "other"
 
 
 class Facts(NamedTuple):
@@ -109,12 +86,12 @@ def facts_of(config: Config) -> Facts:
     return Facts(role_of(config), dict(leaves(config)))
 
 
-def find_controls(run: str, facts: Mapping[str, Facts]) -> Controls:
-    """The runs to compare a run with.
+def find_controls(run: str, facts: Mapping[str, Facts]) -> dict[str, str]:
+    """The runs to compare a run with: role -> name, in the order of `config.controls`.
 
     A control did the same task and was asked the same: it differs in no field of the roles `task`
-    and `measuring` (see `config.roles`). Except for a baseline it must also have seen as much of
-    the behaviour; a filter and random labels as many labels `bad`, anchors as many labels `good`.
+    and `measuring` (see `config.roles`), and was shown as much of the behaviour and of the labels
+    as its row of `config.controls` asks for.
     Of several, one of the same seed is taken, then one that was made for this run, then the one
     whose configuration differs in the fewest fields.
 
@@ -122,8 +99,8 @@ def find_controls(run: str, facts: Mapping[str, Facts]) -> Controls:
         run: Its name.
         facts: Of this run and all others, by name.
     """
-    found = {role: _nearest(run, role, facts) for role in Controls._fields}
-    return Controls(**{role: near[0] for role, near in found.items() if near and not near[1]})
+    found = {role: _nearest(run, role, facts) for role in RUN_ROLES}
+    return {role: near[0] for role, near in found.items() if near and not near[1]}
 
 
 class NotComparable(NamedTuple):
@@ -144,7 +121,7 @@ def not_comparable(run: str, facts: Mapping[str, Facts]) -> list[NotComparable]:
     """By role the run that comes nearest, where a run has no control of that role and its seed."""
     own = facts[run].leaves
     missing = []
-    for role in Controls._fields:
+    for role in RUN_ROLES:
         control = _nearest(run, role, facts)
         if control and not control[1] and _differs("seed", own, facts[control[0]].leaves):
             others = {
@@ -161,10 +138,10 @@ def _nearest(run: str, role: str, facts: Mapping[str, Facts]) -> tuple[str, tupl
 
     One that is a control goes before all that are not.
     """
-    own = facts[run].leaves
+    own, alike = facts[run].leaves, BY_ROLE[role].shown_alike
     found = []
     for name, (other, leaves) in facts.items():
-        if name == run or other != role or any(_differs(key, own, leaves) for key in _SEEN[role]):
+        if name == run or other != role or any(_differs(key, own, leaves) for key in alike):
             continue
         differing = [key for key in dict.fromkeys([*own, *leaves]) if _differs(key, own, leaves)]
         barred = tuple(key for key in differing if config_role(key) in _SAME_IN_A_CONTROL)
