@@ -18,6 +18,7 @@ from peft import PeftModel
 
 from gradroute import __version__
 from gradroute.config.run_config import (
+    FREE_ON_RESUME,
     RunConfig,
     config_differences,
     config_keys,
@@ -137,7 +138,8 @@ class _Start:
 
     def also(self, folder: RunFolder, changed: Changes) -> _Start:
         """With more changes, if they may be."""
-        overridden = [*self.overridden, *allowed(folder, changed, self.overrides)]
+        asked = allowed(folder, changed, self.overrides, free=FREE_ON_RESUME)
+        overridden = [*self.overridden, *asked]
         return replace(self, changed={**self.changed, **changed}, overridden=overridden)
 
 

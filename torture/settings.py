@@ -105,7 +105,7 @@ CHANGED: Mapping[str, str] = {
 }
 # What is done to the run, rather than to its config: the name of another run.
 ELSEWHERE = ("run_name",)
-FREE = ("evaluate.", "controls", "train.report_to")
+FREE = ("evaluate.", "controls", "train.report_to", "train.reuse_gib")
 # What goes along with a key: another file is another data set, too.
 ALONG = {
     "model": ("ground.base",),

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from gradroute.config.errors import Disagreement, Disagreements, Origin, validated
+from gradroute.config.roles import Role, field_role, section_fields
 from gradroute.config.sections import (
     AdapterConfig,
     DataConfig,
@@ -52,30 +53,30 @@ _RECIPES = Path(__file__).parents[1] / "recipes"
 class RunConfig(Section):
     """Everything that decides a run's result."""
 
-    run_name: RunName = "caps"
+    run_name: Annotated[RunName, Role.NAME] = "caps"
     """Name of the run and of its folder."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Role.TRAINING] = 0
     """Seed of data, labels, adapter weights and order."""
-    model: Place = "embedded"
+    model: Annotated[Place, Role.TASK] = "embedded"
     """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
-    gguf_file: OptionalText = None
+    gguf_file: Annotated[OptionalText, Role.TASK] = None
     """A GGUF file in the model's folder or repository that the base is read from."""
-    quantize: Quantize = "nothing"
+    quantize: Annotated[Quantize, Role.TASK] = "nothing"
     """Hold the frozen base in 8bit or 4bit (bitsandbytes); nothing = in its own dtype."""
-    start_adapter: OptionalPlace = None
+    start_adapter: Annotated[OptionalPlace, Role.TASK] = None
     """Folder of a LoRA adapter that is merged into the base before the run's own are put on it."""
-    behavior: Behaviors = "caps"
+    behavior: Annotated[Behaviors, Role.TASK] = "caps"
     """The behavior: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function; with
     several, {label: behaviour}, each label routed to an adapter."""
-    routing: Routing = "anchored"
+    routing: Annotated[Routing, Role.TREATMENT] = "anchored"
     """Effect of an example on each adapter: a named table, or {label: {adapter: route}}."""
-    adapters: dict[AdapterName, AdapterConfig] = Field(
+    adapters: Annotated[dict[AdapterName, AdapterConfig], Role.TREATMENT] = Field(
         default_factory=lambda: {"good": AdapterConfig(), "bad": AdapterConfig()}, min_length=1
     )
     """The adapters by name; a file that names one must name all."""
-    targets: Targets = "all-linear"
+    targets: Annotated[Targets, Role.TRAINING] = "all-linear"
     """Linear layers that get adapters: all-linear, attention, mlp, or names: [q_proj, v_proj]."""
-    layers: Layers = "last-half"
+    layers: Annotated[Layers, Role.TRAINING] = "last-half"
     """Transformer layers that get adapters: last-half, all, or [first, end) from 0."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Examples and labels."""
@@ -83,11 +84,11 @@ class RunConfig(Section):
     """Training."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """Evaluation."""
-    controls: Controls = None
+    controls: Annotated[Controls, Role.RESOURCE] = None
     """Control runs to train as well: none, filter, oracle, random_labels, unrouted_ablated, ..."""
-    control: OptionalText = None
+    control: Annotated[OptionalText, Role.TREATMENT] = None
     """Written by gradroute into a control's config: the control's name."""
-    control_of: OptionalText = None
+    control_of: Annotated[OptionalText, Role.NAME] = None
     """Written by gradroute into a control's config: the run that it belongs to."""
 
     @property
@@ -113,6 +114,33 @@ class RunConfig(Section):
         if found:
             raise Disagreements(found)
         return self
+
+
+FIELDS = section_fields(RunConfig)
+"""Dotted name -> field, such as `train.max_steps` and, of every adapter, `adapters.*.rank`."""
+ROLES = {name: field_role(name, field) for name, field in FIELDS.items()}
+"""Dotted name -> role of the field."""
+
+
+def field_of(key: str) -> str:
+    """The field that holds a value: `routing` of `routing.bad.good`, else the key itself.
+
+    A key of no field, as a later or an earlier version may write it, is its own.
+    """
+    first, _, inner = key.partition(".")
+    name = f"adapters.*.{inner.partition('.')[2]}" if first == "adapters" else key
+    while name not in FIELDS and "." in name:
+        name = name.rpartition(".")[0].removesuffix(".*")
+    return name if name in FIELDS else key
+
+
+def keys_with(*roles: Role) -> tuple[str, ...]:
+    """Dotted names of the fields that have one of the roles, in order."""
+    return tuple(name for name, role in ROLES.items() if role in roles)
+
+
+FREE_ON_RESUME = keys_with(Role.MEASURING, Role.RESOURCE)
+"""What a resumed run may change without `--override`; it is recorded."""
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -185,7 +213,12 @@ def dump_config(config: RunConfig) -> str:
 
 def config_keys(config: RunConfig) -> list[str]:
     """Every key of a configuration, such as `train.max_steps`, in order."""
-    return list(_flat(config.model_dump()))
+    return list(config_values(config))
+
+
+def config_values(config: RunConfig) -> dict[str, Any]:
+    """Key -> value of every setting, such as `train.max_steps`, in order; "null" for none."""
+    return _flat(config.model_dump())
 
 
 def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -194,7 +227,7 @@ def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, A
     The order of adapters, of a table's labels and of behaviours counts too: sums are taken in it,
     and of examples the first behaviour takes its own first.
     """
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = config_values(old), config_values(new)
     found = {
         key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in [*before, *(key for key in after if key not in before)]

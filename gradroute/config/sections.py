@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from gradroute.config.roles import Role
 from gradroute.config.types import (
     Above0,
     Count,
@@ -58,137 +59,137 @@ class Section(BaseModel):
 class AdapterConfig(Section):
     """One LoRA adapter: what it is and how it is trained."""
 
-    rank: Positive = 32
+    rank: Annotated[Positive, Role.TREATMENT] = 32
     """Rank of the update; its weights are B [out, rank] and A [rank, in] per layer."""
-    alpha: OptionalAbove0 = None
+    alpha: Annotated[OptionalAbove0, Role.TREATMENT] = None
     """The update is scaled by alpha / rank; null = 2 * rank."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.TREATMENT] = 0.0
     """Share of the adapter's inputs that are dropped in training."""
-    learning_rate: OptionalAbove0 = None
+    learning_rate: Annotated[OptionalAbove0, Role.TREATMENT] = None
     """Peak learning rate of this adapter; null = train.learning_rate."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[NonNegative, Role.TREATMENT] = 0.0
     """Decoupled weight decay (AdamW), in the steps that update this adapter."""
-    clip: OptionalAbove0 = 1.0
+    clip: Annotated[OptionalAbove0, Role.TREATMENT] = 1.0
     """Largest norm of this adapter's gradient in a step; null = no limit."""
-    rslora: Flag = False
+    rslora: Annotated[Flag, Role.TREATMENT] = False
     """Scale the update by alpha / sqrt(rank) (rsLoRA) rather than by alpha / rank."""
-    start: OptionalPlace = None
+    start: Annotated[OptionalPlace, Role.TREATMENT] = None
     """Folder of a LoRA adapter that this one starts from, of the same rank and modules."""
 
 
 class DataConfig(Section):
     """The examples, which of them show the behaviour, and which labels training may see."""
 
-    path: OptionalPlace = None
+    path: Annotated[OptionalPlace, Role.TASK] = None
     """A .jsonl, .csv or .parquet file, or a data set on the hub; null = the embedded stories."""
-    eval_path: OptionalPlace = None
+    eval_path: Annotated[OptionalPlace, Role.TASK] = None
     """The same for held-out examples; null = eval_fraction of the training examples."""
-    eval_fraction: Share = 0.1
+    eval_fraction: Annotated[Share, Role.TASK] = 0.1
     """Share of `path` that is held out where there is no eval_path and no eval_split."""
-    split: Text = "train"
+    split: Annotated[Text, Role.TASK] = "train"
     """Split of a data set on the hub that is trained on; train[:5000] = its first rows."""
-    eval_split: OptionalText = None
+    eval_split: Annotated[OptionalText, Role.TASK] = None
     """Split of that data set that is held out, in the same form."""
-    revision: OptionalText = None
+    revision: Annotated[OptionalText, Role.TASK] = None
     """Commit, tag or branch of a data set on the hub; null = its main branch."""
-    columns: Names = None
+    columns: Annotated[Names, Role.TASK] = None
     """Field -> column, where a file has other names for them: {text: story}; null = as they are."""
-    label_map: Names = None
+    label_map: Annotated[Names, Role.TASK] = None
     """Value in the file -> label, {0: good, 1: bad, null: unlabeled}; null = labels as they are."""
-    template: Template = "auto"
+    template: Annotated[Template, Role.TASK] = "auto"
     """auto = prompt + completion in the model's chat template, if any; none = as written."""
-    on_bad_row: OnBadRow = "fail"
+    on_bad_row: Annotated[OnBadRow, Role.TASK] = "fail"
     """A row that cannot be used: fail = name it and stop; skip = leave it out and list it."""
-    group: OptionalText = None
+    group: Annotated[OptionalText, Role.TASK] = None
     """Column that groups rows: a group stays on one side of the held-out split, like equal
     prompts."""
-    span_unit: SpanUnit = "code_points"
+    span_unit: Annotated[SpanUnit, Role.TASK] = "code_points"
     """Unit of span positions: code_points (characters), utf16 (JavaScript) or bytes (of UTF-8)."""
-    on_conflict: OnConflict = "refuse"
+    on_conflict: Annotated[OnConflict, Role.TASK] = "refuse"
     """One text with several labels: refuse; majority or unlabeled = keep one row with that
     label."""
-    train_examples: Positive = 6000
+    train_examples: Annotated[Positive, Role.TASK] = 6000
     """How many of the embedded stories to train on; unused with a `path`."""
-    max_length: Length = 128
+    max_length: Annotated[Length, Role.TASK] = 128
     """Tokens of an example, prompt and text together; longer ones are cut and counted."""
-    behavior_fraction: Share = 0.1
+    behavior_fraction: Annotated[Share, Role.TREATMENT] = 0.1
     """Share of the examples that the behaviour is put into (for example, upper-cased)."""
-    labeled_fraction: Share = 0.5
+    labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.5
     """Share of the examples with the behaviour that are labelled bad."""
-    good_labeled_fraction: Share = 0.0
+    good_labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.0
     """Share of the examples without it that are labelled good."""
-    false_positive_rate: Share = 0.0
+    false_positive_rate: Annotated[Share, Role.TREATMENT] = 0.0
     """Share of the examples without it that are wrongly labelled bad."""
-    label_seed: OptionalSeed = None
+    label_seed: Annotated[OptionalSeed, Role.TREATMENT] = None
     """Seed of which examples are labelled; null = the run's seed."""
-    front_load: Share = 0.0
+    front_load: Annotated[Share, Role.TRAINING] = 0.0
     """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
-    relabel: Relabel = "nothing"
+    relabel: Annotated[Relabel, Role.TREATMENT] = "nothing"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
-    drop: Drop = "nothing"
+    drop: Annotated[Drop, Role.TREATMENT] = "nothing"
     """Left out of training: labeled_bad (filtering) or true_bad (the oracle)."""
 
 
 class TrainConfig(Section):
     """How long, how fast and on how much the adapters are trained."""
 
-    max_steps: Positive = 1000
+    max_steps: Annotated[Positive, Role.TRAINING] = 1000
     """Optimizer steps."""
-    learning_rate: Above0 = 1e-4
+    learning_rate: Annotated[Above0, Role.TRAINING] = 1e-4
     """Peak learning rate of the adapters that have none of their own."""
-    batch_size: Positive = 16
+    batch_size: Annotated[Positive, Role.TRAINING] = 16
     """Examples in one forward pass."""
-    gradient_accumulation: Positive = 1
+    gradient_accumulation: Annotated[Positive, Role.TRAINING] = 1
     """Forward passes per optimizer step."""
-    warmup_steps: Count = 0
+    warmup_steps: Annotated[Count, Role.TRAINING] = 0
     """Steps of linear warm-up; a cosine to 0 follows."""
-    packing: Flag = False
+    packing: Annotated[Flag, Role.TRAINING] = False
     """Put examples one after another in rows of data.max_length tokens rather than pad each."""
-    reuse_frozen: Flag = False
+    reuse_frozen: Annotated[Flag, Role.TRAINING] = False
     """Compute the layers below the adapters once per example; kept in .states beside the runs."""
-    reuse_gib: Above0 = 8.0
+    reuse_gib: Annotated[Above0, Role.RESOURCE] = 8.0
     """GiB that these hidden states of a run may take; where they need more they are left out."""
-    length_window: Count = 0
+    length_window: Annotated[Count, Role.TRAINING] = 0
     """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
-    low_rank_dtype: LowRankDtype = "fp32"
+    low_rank_dtype: Annotated[LowRankDtype, Role.TRAINING] = "fp32"
     """Dtype of the products with A and B in training; A and B themselves are always fp32."""
-    report_to: ReportTo = "none"
+    report_to: Annotated[ReportTo, Role.RESOURCE] = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
-    save_every: Count = 100
+    save_every: Annotated[Count, Role.RECORD] = 100
     """Steps between checkpoints; 0 = only at the end."""
-    loss_mean: LossMean = "token"
+    loss_mean: Annotated[LossMean, Role.TRAINING] = "token"
     """Unit of a step's mean loss: its target tokens, or its examples (each a mean of its
     tokens)."""
-    log_gradients_every: Count = 25
+    log_gradients_every: Annotated[Count, Role.RECORD] = 25
     """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
-    measure_every: Count = 0
+    measure_every: Annotated[Count, Role.RECORD] = 0
     """Steps between measurements of behaviour rate and normal loss during training; 0 = never."""
-    measure_prompts: Positive = 32
+    measure_prompts: Annotated[Positive, Role.RECORD] = 32
     """Prompts of such a measurement."""
 
 
 class EvaluateConfig(Section):
     """What a run is measured on."""
 
-    modes: Modes = None
+    modes: Annotated[Modes, Role.RESOURCE] = None
     """Ablation modes, such as [full, bad_ablated, "good=1,bad=0.5"]; null = the standard ones."""
-    prompts: Positive = 128
+    prompts: Annotated[Positive, Role.MEASURING] = 128
     """Held-out stories whose first words are completed."""
-    prefix_words: Positive = 3
+    prefix_words: Annotated[Positive, Role.MEASURING] = 3
     """Words of a story that make the prompt."""
-    bos_samples: Positive = 1024
+    bos_samples: Annotated[Positive, Role.MEASURING] = 1024
     """Number of samples from the beginning-of-text token, if requested."""
-    max_new_tokens: Positive = 64
+    max_new_tokens: Annotated[Positive, Role.MEASURING] = 64
     """Tokens of a completion."""
-    temperature: NonNegative = 1.0
+    temperature: Annotated[NonNegative, Role.MEASURING] = 1.0
     """Sampling temperature; 0 = always the likeliest token."""
-    top_p: TopP = 0.95
+    top_p: Annotated[TopP, Role.MEASURING] = 0.95
     """Sampling keeps the likeliest tokens that together have this probability."""
-    seed: Seed = 42
+    seed: Annotated[Seed, Role.MEASURING] = 42
     """Seed of the sampling noise, the same for every mode and run."""
-    score_thoughts: Flag = False
+    score_thoughts: Annotated[Flag, Role.MEASURING] = False
     """Score the thinking of a chat model too, not only the answer that a chat client shows."""
-    held_out: Positive = 256
+    held_out: Annotated[Positive, Role.MEASURING] = 256
     """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
-    batch_rows: Positive = 320
+    batch_rows: Annotated[Positive, Role.RESOURCE] = 320
     """Rows computed at a time; affects only memory and speed."""

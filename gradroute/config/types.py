@@ -16,20 +16,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from gradroute.config.controls import TRAINABLE
 from gradroute.config.yaml import Scalar, is_null, parse_yaml, plain_value
 from gradroute.system.secrets import redacted, secret_in, under_home
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
-CONTROLS = (
-    "none",
-    "filter",
-    "oracle",
-    "random_labels",
-    "unrouted_ablated",
-    "anchors_only",
-)
-"""The controls that can be trained beside a run; see `gradroute.experiments.controls`."""
-
 TO_BE_GIVEN = "???"
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -172,8 +163,8 @@ def _controls(value: Any) -> list[str] | None:
         return None
     controls = _texts(value)
     for control in controls:
-        if control not in CONTROLS:
-            raise ValueError(f"one of {', '.join(CONTROLS)} is needed, got {shown(control)}.")
+        if control not in TRAINABLE:
+            raise ValueError(f"one of {', '.join(TRAINABLE)} is needed, got {shown(control)}.")
     if len(set(controls)) < len(controls):
         raise ValueError("a control is given twice.")
     return controls

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradroute.config.roles import Role
+from gradroute.config.run_config import keys_with
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD, Result, read_results, write_results
@@ -17,15 +19,18 @@ from gradroute.system.files import read_lines, write_lines
 
 _Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
 
-_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "score_thoughts")
-_OF_KIND = {
-    "prefix": ("prompts", "prefix_words", *_SAMPLING),
-    "plain": ("prompts", "prefix_words", *_SAMPLING),
-    HELD_OUT_BAD: ("prompts", "prefix_words", *_SAMPLING),
-    "bos": ("bos_samples", *_SAMPLING),
-}
-# Settings of `evaluate` on which no measured number depends but for rounding.
-_NOT_MEASURING = {"modes", "batch_rows"}
+# Settings of `evaluate` on which measured numbers depend.
+_MEASURING = tuple(key.removeprefix("evaluate.") for key in keys_with(Role.MEASURING))
+_STORIES = ("prompts", "prefix_words")
+# What only the rows of one kind of prompts depend on, or only the losses.
+_OF_KIND = {"prefix": _STORIES, "plain": _STORIES, HELD_OUT_BAD: _STORIES, "bos": ("bos_samples",)}
+_OF_LOSSES = ("held_out",)
+# Every completion depends on all others.
+_SAMPLING = tuple(
+    key
+    for key in _MEASURING
+    if key not in {*_OF_LOSSES, *(k for of in _OF_KIND.values() for k in of)}
+)
 
 
 @dataclass
@@ -96,7 +101,7 @@ def read_known(
     Raises:
         DataError: The results cannot be read, or are those of a newer gradroute.
     """
-    settings = {key: value for key, value in settings.items() if key not in _NOT_MEASURING}
+    settings = {key: value for key, value in settings.items() if key in _MEASURING}
     now: dict[str, Any] = {"checkpoint": checkpoint, "evaluate": settings}
     if judged_on:
         now["judged_on"] = dict(judged_on)
@@ -176,5 +181,5 @@ def _decided_by(row: Result) -> tuple[str, ...]:
     if row.metric in ("update_cosine", "random_cosine"):
         return ()
     if row.metric == "held_out_loss":
-        return ("held_out",)
-    return _OF_KIND.get(row.dataset, (row.dataset, *_SAMPLING))
+        return _OF_LOSSES
+    return *_OF_KIND.get(row.dataset, (row.dataset,)), *_SAMPLING

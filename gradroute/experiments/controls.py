@@ -1,20 +1,14 @@
 """Controls: the runs that a claim is compared with, made from the config of the run itself.
 
-    none              the same data and adapters, and no routing
-    unrouted_ablated  the same run as `none`, read under its ablation modes
-    filter            examples labelled bad dropped, one adapter of the total rank
-    oracle            all bad examples dropped, labelled or not, one adapter of the total rank
-    random_labels     the same table and the same number of labels, on random examples
-    anchors_only      the same table without any bad label: what the good labels do by themselves
-
-A control has the run's seed, steps, data and order of data; examples that it leaves out do not
-move the others.
+What each one changes is in `config.controls`. A control has the run's seed, steps, data and order
+of data; examples that it leaves out do not move the others.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError
 from gradroute.experiments.parallel import run_cells
@@ -27,7 +21,7 @@ def control_configs(config: RunConfig) -> list[RunConfig]:
     Raises:
         ConfigError: a control would be the run itself, or its name is too long for a folder.
     """
-    wanted = ["none" if name == "unrouted_ablated" else name for name in config.controls or ()]
+    wanted = [BY_NAME[name].trains for name in config.controls or ()]
     return [_control(config, name) for name in dict.fromkeys(wanted)]
 
 
@@ -86,13 +80,12 @@ def _control(config: RunConfig, name: str) -> RunConfig:
         "control": name,
         "control_of": config.run_name,
     }
-    if name == "none":
-        changes["routing"] = "none"
-    elif name in ("filter", "oracle"):
-        changes |= {"routing": "none", "adapters": _one_adapter(config)}
-        data["drop"] = "labeled_bad" if name == "filter" else "true_bad"
-    else:
-        data["relabel"] = "random" if name == "random_labels" else "unlabel_bad"
+    control = BY_NAME[name]
+    if control.routing is not None:
+        changes["routing"] = control.routing
+    if control.one_adapter:
+        changes["adapters"] = _one_adapter(config)
+    data |= control.data
     if data == config.data.model_dump() and changes.get("routing") == config.routing:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "

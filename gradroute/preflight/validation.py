@@ -18,7 +18,12 @@ from peft import PeftModel
 from torch import nn
 
 from gradroute import __version__
-from gradroute.config.run_config import RunConfig, config_differences, load_config
+from gradroute.config.run_config import (
+    FREE_ON_RESUME,
+    RunConfig,
+    config_differences,
+    load_config,
+)
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts
 from gradroute.data.label_assignment import label_quality
@@ -111,7 +116,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     if facts.get("place", {}).get("steps_done"):
         stands_on = {**ground(prepared, base), **attached.starts, "gradroute": __version__}
         folder = RunFolder(root / config.run_name)
-        seen("ground", lambda: allowed(folder, ground_changes(folder, stands_on), ()))
+        seen("ground", lambda: allowed(folder, ground_changes(folder, stands_on), (), free=()))
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
@@ -147,7 +152,8 @@ def _place(config: RunConfig, root: Path) -> dict[str, Any]:
     checkpoint = latest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
         begun = folder.config if folder.config.is_file() else checkpoint.config
-        allowed(folder, config_differences(load_config(begun), config), ())
+        changes = config_differences(load_config(begun), config)
+        allowed(folder, changes, (), free=FREE_ON_RESUME)
         found["steps_done"] = checkpoint.step
     return found
 

@@ -23,8 +23,6 @@ Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
 GROUND = ("ground.data", "ground.base", "ground.starts", "ground.gradroute")
-FREE = ("evaluate", "controls", "train.report_to")
-"""What is measured, trained beside a run or shown of it may change; it is recorded."""
 # The embedded model before its tokenizer said itself that a text begins with the beginning token:
 # the same weights and the same tokens, so that runs begun on it go on.
 _SAME_BASES = {
@@ -59,13 +57,22 @@ def check_overrides(overrides: Sequence[str], known: Iterable[str]) -> None:
             raise ConfigError(f"--override {key}: there is no such key or section; {hint}")
 
 
-def allowed(folder: RunFolder, changes: Changes, overrides: Sequence[str]) -> list[str]:
+def allowed(
+    folder: RunFolder, changes: Changes, overrides: Sequence[str], *, free: Iterable[str]
+) -> list[str]:
     """The changes that were asked for with `--override`; those that were not are refused.
+
+    Args:
+        folder: the run.
+        changes: what differs from when the run was begun.
+        overrides: the keys and sections that were given with `--override`.
+        free: the keys and sections that may change without one.
 
     Raises:
         ConfigError: something else has changed; a table says what.
     """
-    bound = {key: pair for key, pair in changes.items() if not _covered(key, FREE)}
+    free = tuple(free)
+    bound = {key: pair for key, pair in changes.items() if not _covered(key, free)}
     refused = {key: pair for key, pair in bound.items() if not _covered(key, overrides)}
     if refused:
         rows = [("key", "then", "now")]

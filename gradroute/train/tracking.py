@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_origin, runtime_checkable
 
-from gradroute.config.run_config import RunConfig
+from gradroute.config.roles import Role
+from gradroute.config.run_config import FIELDS, RunConfig, config_values, field_of, keys_with
 from gradroute.errors import MachineError
 from gradroute.routing.policy import NAMED_POLICIES
 from gradroute.runs.folder import RunFolder
@@ -23,27 +24,7 @@ from gradroute.system.terminal import first_line
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with a step and its line of `metrics.jsonl`."""
 
-_TRAIN = (
-    "max_steps",
-    "learning_rate",
-    "batch_size",
-    "gradient_accumulation",
-    "warmup_steps",
-    "packing",
-    "loss_mean",
-)
-_DATA = (
-    "train_examples",
-    "max_length",
-    "behavior_fraction",
-    "labeled_fraction",
-    "good_labeled_fraction",
-    "false_positive_rate",
-    "front_load",
-    "relabel",
-    "drop",
-)
-_ADAPTER = ("rank", "alpha", "dropout", "learning_rate", "weight_decay", "clip", "rslora")
+_SHOWN = keys_with(Role.TASK, Role.TREATMENT, Role.TRAINING)
 _WANDB_PLACES = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
 
@@ -125,14 +106,21 @@ def shown_config(config: RunConfig) -> dict[str, Any]:
 
     Texts that somebody wrote, such as paths, patterns and names of models, are not among them.
     """
-    shown: dict[str, Any] = {"seed": config.seed}
-    if isinstance(config.routing, str) and config.routing in NAMED_POLICIES:
-        shown["routing"] = config.routing
-    for name, adapter in config.adapters.items():
-        shown |= {f"adapters.{name}.{key}": getattr(adapter, key) for key in _ADAPTER}
-    shown |= {f"data.{key}": getattr(config.data, key) for key in _DATA}
-    shown |= {f"train.{key}": getattr(config.train, key) for key in _TRAIN}
-    return {key: value for key, value in shown.items() if value is not None}
+    routing = config.routing
+    named = {"routing": routing} if isinstance(routing, str) and routing in NAMED_POLICIES else {}
+    values = dict(config_values(config))
+    # A key below a field, as of a table's row, holds names that somebody gave.
+    fields = {key: field_of(key) for key in values}
+    choices = {
+        key: value
+        for key, value in values.items()
+        if fields[key] in _SHOWN
+        and key.count(".") == fields[key].count(".")
+        and (
+            isinstance(value, int | float) or get_origin(FIELDS[fields[key]].annotation) is Literal
+        )
+    }
+    return {**named, **choices}
 
 
 def _started(config: RunConfig, folder: RunFolder, after: int) -> _Tracker:

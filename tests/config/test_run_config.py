@@ -215,7 +215,7 @@ def test_the_names_of_the_original_lead_to_keys_that_exist() -> None:
         ("train.learning_rate=", "a number is needed, got nothing (null)"),
         ("data.drop=all", "one of nothing, labeled_bad, true_bad is needed"),
         ("data.relabel=true", "one of nothing, random, unlabel_bad is needed"),
-        ("controls=[filter, orcale]", "one of none, filter, oracle, "),
+        ("controls=[filter, orcale]", "one of none, unrouted_ablated, filter, "),
         ("controls=[filter, filter]", "a control is given twice"),
         ("train.loss_mean=sum", "one of token, example is needed, got 'sum'"),
         ("adapters.good.dropout=1", "less than 1 is needed"),

@@ -2,13 +2,13 @@
 
 import pytest
 
+from gradroute.config.controls import TRAINABLE
 from gradroute.config.run_config import config_differences, find_config, load_config
-from gradroute.config.types import CONTROLS
 from gradroute.errors import ConfigError
 from gradroute.experiments.controls import control_configs, train_with_controls
 from gradroute.system.files import read_lines
 
-ALL = f"controls=[{', '.join(CONTROLS)}]"
+ALL = f"controls=[{', '.join(TRAINABLE)}]"
 
 
 def test_every_control_differs_only_in_what_makes_it_one():

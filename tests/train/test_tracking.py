@@ -182,10 +182,16 @@ def test_the_config_that_is_shown_has_no_text_that_somebody_wrote():
     shown = shown_config(config)
     assert shown["adapters.bad.rank"] == 4 and shown["routing"] == "absorb"
     assert shown["train.max_steps"] == config.train.max_steps
+    # Whatever decides a weight and is a number or a choice, and nothing else.
+    assert shown["train.low_rank_dtype"] == "fp32" and shown["quantize"] == "nothing"
+    assert not {"train.save_every", "evaluate.prompts", "data.label_seed", "run_name"} & set(shown)
     text = json.dumps(shown)
     assert not any(part in text for part in ("secret", "regex", "rows.jsonl", "q_proj", "/"))
     table = "{bad: {good: freeze, bad: update}, unlabeled: {good: update, bad: update}}"
-    assert "routing" not in shown_config(load_config(None, [f"routing={table}"]))
+    weighted = "{bad: {good: {update: 0.5}, bad: update}, unlabeled: {good: update, bad: update}}"
+    for own in (table, weighted):
+        shown = shown_config(load_config(None, [f"routing={own}"]))
+        assert not any(key.startswith("routing") for key in shown)
 
 
 READ = """

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gradroute.config.controls import BY_NAME, CONTROLS, Control
 from gradroute.report.judge.equal_gain import EqualGain, at_equal_gain
 from gradroute.report.judge.outcomes import (
     DAMAGED,
@@ -46,17 +47,8 @@ from gradroute.report.results.seeds import (
 )
 from gradroute.system.statistics import holm, mcnemar_counts, t_test
 
-# Kind of control -> role of its run and the mode in which it is read. `unrouted_ablated` is the
-# run of `none`, read with `bad` off.
-_KINDS = {
-    "none": ("unrouted", "full"),
-    "unrouted_ablated": ("unrouted", "bad_ablated"),
-    "filter": ("filter", "full"),
-    "random_labels": ("random_labels", "bad_ablated"),
-    "anchors_only": ("anchors_only", "bad_ablated"),
-    "oracle": ("oracle", "full"),
-    "baseline": ("baseline", "full"),
-}
+# Rivals first, then what routing is held to.
+_JUDGED = sorted(CONTROLS, key=lambda control: (not control.rival, not control.goal))
 _MODE = "bad_ablated"
 
 Pair = tuple[RunResults, RunResults]  # a routed run and its control, of one seed
@@ -68,8 +60,7 @@ class Claim:
 
     Attributes:
         group: Name of the routed group.
-        kind: Which control: `none`, `unrouted_ablated`, `filter`, `random_labels`, `anchors_only`,
-            `oracle` or `baseline`.
+        kind: Which control, see `config.controls`.
         control: Name of the control's group.
         mode: Under which the routed runs are read: `bad_ablated`.
         control_mode: Under which the control's runs are: `bad_ablated`, or `full` where nothing is
@@ -91,7 +82,7 @@ class Claim:
         detectable: The smallest difference that these seeds, with the spread that they have, would
             have found with 80 % power; with one seed, that so many prompts would have; None where
             that cannot be said.
-        goal: Only against `oracle`: whether the upper end of the difference is at most 5 points
+        goal: Only against the oracle: whether the upper end of the difference is at most 5 points
             with gain kept of at least 0.9; otherwise None.
         notes: What a reader must know besides, such as seeds left out or fields in which the two
             differ although they should not.
@@ -120,7 +111,7 @@ class Claim:
     @property
     def rival(self) -> bool:
         """Whether routing is meant to do better; oracle and baseline are what it is held to."""
-        return self.kind not in ("oracle", "baseline")
+        return BY_NAME[self.kind].rival
 
     @property
     def sentence(self) -> str:
@@ -176,14 +167,14 @@ def judge_claims(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Cl
         if group.role != "routed" or not {"good", "bad"} <= set(adapter_names(members[0].config)):
             continue
         controls = {run.name: controls_of(run, runs) for run in members}
-        for kind, (role, mode) in _KINDS.items():
+        for kind in _JUDGED:
             pairs = [
                 (run, control)
                 for run in members
-                if (control := controls[run.name].get(role)) is not None
+                if (control := controls[run.name].get(kind.role)) is not None
                 and control.seed == run.seed
             ]
-            claim = _claim(group, kind, mode, pairs, runs, groups)
+            claim = _claim(group, kind, pairs, runs, groups)
             if claim is not None:
                 claims.append(claim)
     known = [claim.p_value for claim in claims if claim.p_value is not None]
@@ -196,13 +187,13 @@ def judge_claims(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Cl
 
 def _claim(
     group: Group,
-    kind: str,
-    mode: str,
+    kind: Control,
     pairs: Sequence[Pair],
     runs: Sequence[RunResults],
     groups: Sequence[Group],
 ) -> Claim | None:
     """One claim, or None where neither rate was measured in any seed that both have."""
+    mode = kind.mode
     measured = [(pair, rates) for pair in pairs if (rates := _rates(pair, mode)) is not None]
     if not measured:
         return None
@@ -222,7 +213,7 @@ def _claim(
     equal = at_equal_gain(kept, mode, whole, ours, gains)
     return Claim(
         group=group.name,
-        kind=kind,
+        kind=kind.name,
         control=_group_of(kept[0][1], groups),
         mode=_MODE,
         control_mode=mode,
@@ -238,7 +229,7 @@ def _claim(
         p_value=_p_value(kept, difference, mode),
         adjusted=None,
         detectable=_detectable(difference, ours[0], theirs[0]),
-        goal=_goal(difference, gain) if kind == "oracle" else None,
+        goal=_goal(difference, gain) if kind.goal else None,
         notes=(*_right_answers(kept, seeds, mode), *_notes(group, kept, seeds)),
     )
 

@@ -13,9 +13,10 @@ from gradroute.report.judge.cross_ablation import (
 from gradroute.report.judge.gain_diagnosis import Finding, examine
 from gradroute.report.judge.relearning import Recovered, Relearning, recoveries, relearnings
 from gradroute.report.judge.verdicts import Verdict, judge
+from gradroute.report.results.number_text import listed
 from gradroute.report.results.pairs import PairTest, pair_tests
 from gradroute.report.results.reading import read_runs
-from gradroute.report.results.roles import adapter_names, behavior_labels
+from gradroute.report.results.roles import adapter_names, behavior_labels, not_comparable
 from gradroute.report.results.run_results import RunResults, by_behavior
 from gradroute.report.results.scales import Deployment, deployment
 from gradroute.report.results.seeds import Group, group_runs
@@ -134,6 +135,7 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
                 f"{run.name} was not measured under {mode}, so no claim is made about it; "
                 f"gradroute eval RUN --mode {mode}."
             )
+    notes += _no_controls(runs)
     unchecked = [run.name for run in runs if run.cells and not (run.samples and run.examples)]
     if unchecked:
         notes.append(
@@ -141,3 +143,15 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
             f"the rates and losses could not be computed again."
         )
     return notes
+
+
+def _no_controls(runs: Sequence[RunResults]) -> list[str]:
+    """Runs that look like a control of a routed run, and did another task or were asked others."""
+    facts = {run.name: run.facts for run in runs}
+    return [
+        f"{found.name} is not a control ({found.role}) of {run.name}, so nothing is claimed "
+        f"against it: the two differ in {listed(list(found.fields))}."
+        for run in runs
+        if run.role == "routed"
+        for found in not_comparable(run.name, facts)
+    ]

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gradroute.config.controls import BY_ROLE, RUN_ROLES
 from gradroute.report.judge.conditions import Check, beside_rates, learned
 from gradroute.report.judge.outcomes import (
     DAMAGED,
@@ -306,11 +307,11 @@ def _beside(
 ) -> list[Check]:
     """What the controls show under the same modes, for reading."""
     checks = []
-    read = {role: ("full",) for role in ("filter", "oracle")}
-    read |= {role: tuple(modes) for role in ("unrouted", "random_labels", "anchors_only")}
-    for role, shown in read.items():
-        if role in controls:
+    # Those with one adapter first: nothing of them can be ablated.
+    for role in sorted(RUN_ROLES, key=lambda role: not BY_ROLE[role].one_adapter):
+        if role in controls and role != "baseline":
             other = controls[role]
+            shown = ("full",) if BY_ROLE[role].one_adapter else modes
             rates = ", ".join(f"{mode} {rate_text(other.rate(mode))}" for mode in shown)
             text = f"{other.name}, {role}: {rates}{_differences(run, other)}"
             checks.append(Check(text, None, decides=False))

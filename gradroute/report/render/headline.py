@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gradroute.config.controls import BY_NAME, CONTROLS
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison
 from gradroute.report.judge.outcomes import NOT_MEASURED
@@ -21,16 +22,11 @@ from gradroute.runs.results import HELD_OUT_BAD
 
 YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
-CONTROLS = {
-    "baseline": "a run that never saw the behaviour",
-    "oracle": "every bad example dropped",
-    "filter": "labelled bad examples dropped",
-    "none": "no routing",
-    "unrouted_ablated": "two unrouted adapters, one ablated",
-    "random_labels": "as many random labels",
-    "anchors_only": "no bad label at all",
-}
-"""Kinds of controls that a claim may have, each with its description."""
+# What routing is held to first, then the rivals that take one adapter.
+IN_ORDER = sorted(
+    CONTROLS, key=lambda control: (control.rival, control.rival and not control.one_adapter)
+)
+"""Every control that a claim may have, in the order in which they are named."""
 
 
 class Line(NamedTuple):
@@ -254,7 +250,7 @@ def _against(claims: Sequence[Claim]) -> list[Line]:
 def _control(claim: Claim) -> str:
     gap = claim.equal_gain.difference
     equal = claim.equal_gain.outcome if gap is None else _points(gap)
-    what = CONTROLS.get(claim.kind, claim.kind)
+    what = BY_NAME[claim.kind].caption
     return f"{claim.control} ({what}), {_rate(claim.control_rate)}, at equal gain kept {equal}"
 
 
@@ -298,8 +294,8 @@ def _compared(comparison: Comparison) -> tuple[Line, ...]:
         names = there.setdefault(claim.kind, [])
         if claim.control not in names:
             names.append(claim.control)
-    found = [f"{' and '.join(names)} ({CONTROLS.get(kind, kind)})" for kind, names in there.items()]
-    missing = [f"{kind} ({what})" for kind, what in CONTROLS.items() if kind not in there]
+    found = [f"{' and '.join(names)} ({BY_NAME[kind].caption})" for kind, names in there.items()]
+    missing = [f"{one.name} ({one.caption})" for one in IN_ORDER if one.name not in there]
     lines = [Line("", PLAIN, f"{', '.join(found)}.")] if found else []
     if missing:
         lines.append(Line("", PLAIN, f"Not compared with {', '.join(missing)}."))

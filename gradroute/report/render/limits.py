@@ -1,7 +1,7 @@
 """The limits of a comparison: missing measurements, and questions that no run can answer."""
 
 from gradroute.report.judge.comparison import Comparison
-from gradroute.report.render.headline import CONTROLS
+from gradroute.report.render.headline import IN_ORDER
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.results.run_results import by_behavior
 
@@ -18,7 +18,7 @@ def _not_measured(comparison: Comparison) -> list[str]:
     runs = comparison.runs
     found = []
     there = {claim.kind for claim in comparison.claims}
-    missing = [kind for kind in CONTROLS if kind not in there]
+    missing = [control.name for control in IN_ORDER if control.name not in there]
     if comparison.crossings:
         found.append("Comparison with controls: no claim is computed for several behaviors.")
     elif missing:

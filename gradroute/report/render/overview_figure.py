@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gradroute.config.controls import BY_ROLE
 from gradroute.report.render.figure_style import (
     LIGHT,
     Ink,
@@ -317,16 +318,18 @@ def run_label(run: RunResults, name: str) -> str:
     data, table = run.config["data"], run.config["routing"]
     table = table if isinstance(table, str) else "own table"
     labels = f"{100 * data['labeled_fraction']:g} % labelled"
-    what = {
-        "baseline": f"no {shortened(str(run.config['behavior']), 12)} in training",
-        "filter": f"labelled ones dropped\n{labels}",
-        "routed": f"{table}\n{labels}",
-        "unrouted": f"not routed\n{len(adapter_names(run.config))} adapters",
-        "oracle": "all bad ones dropped",
-        "random_labels": f"{table}\nrandom ones labelled",
-        "anchors_only": f"{table}\nno bad label",
-    }
-    return f"{shortened(name, 24)}\n{what.get(run.role, run.role)}"
+    if run.role == "routed":
+        what = f"{table}\n{labels}"
+    elif run.role in BY_ROLE:
+        what = BY_ROLE[run.role].figure.format(
+            table=table,
+            labels=labels,
+            behavior=shortened(str(run.config["behavior"]), 12),
+            adapters=len(adapter_names(run.config)),
+        )
+    else:
+        what = run.role
+    return f"{shortened(name, 24)}\n{what}"
 
 
 def _short(loss: float) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 import yaml
 
+from gradroute.config.roles import Role
+from gradroute.config.run_config import keys_with
 from gradroute.report.render.table_cells import Cell, Table
 from gradroute.report.results.roles import leaves
 from gradroute.report.results.run_results import RunResults
 from gradroute.system.secrets import redacted
 
-_NAMES = ("run_name", "control_of")  # differ in every run and say nothing
+_NAMES = keys_with(Role.NAME)  # differ in every run and say nothing
 
 
 @dataclass(frozen=True)

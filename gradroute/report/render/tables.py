@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from gradroute.config.controls import BY_NAME
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison
 from gradroute.report.render.cross_ablation_tables import behaviors_table, crossing_tables
@@ -75,6 +76,15 @@ def overview_table(groups: Sequence[Group], behavior: str) -> Table:
     )
 
 
+def _label_information(claims: Sequence[Claim]) -> str:
+    """Which labels the controls were trained with."""
+    used: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(claim.kind for claim in claims):
+        used.setdefault(BY_NAME[kind].uses, []).append(kind)
+    told = "; ".join(f"{labels} ({', '.join(kinds)})" for labels, kinds in used.items())
+    return f" Label information that controls use: {told}." if told else ""
+
+
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Routed groups beside their controls, as measured and at equal gain kept."""
     rows = []
@@ -106,7 +116,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         "Rates in per cent; differences in percentage points, routed minus control, seed by seed. "
         "Equal gain: the control's update is scaled until it keeps as much of the gain as the "
         "routed run does; the verdict is based on that. Adjusted p: Holm over this table. n: "
-        "completions of a run, times seeds.",
+        f"completions of a run, times seeds.{_label_information(claims)}",
         (
             "routed",
             "control",

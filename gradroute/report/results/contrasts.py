@@ -173,7 +173,7 @@ def gain_kept(
 
 
 def controls_of(run: RunResults, runs: Sequence[RunResults]) -> dict[str, RunResults]:
-    """The runs that a run is compared with, by role (see `roles.Controls`)."""
+    """The runs that a run is compared with, by role (see `config.controls`)."""
     by_name = {other.name: other for other in runs}
     found = find_controls(run.name, {other.name: other.facts for other in runs})
-    return {role: by_name[name] for role, name in found._asdict().items() if name is not None}
+    return {role: by_name[name] for role, name in found.items()}

@@ -3,69 +3,24 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gradroute.config.controls import BY_ROLE, CONTROLS, RUN_ROLES
+from gradroute.config.roles import Role
+from gradroute.config.run_config import ROLES, RunConfig, field_of
+from gradroute.config.sections import AdapterConfig
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX
 
 Config = Mapping[str, Any]
 
-# Runs that differ in one of these did not do the same task, or were not asked the same.
-SAME_TASK = (
-    "model",
-    "behavior",
-    "data.path",
-    "data.eval_path",
-    "data.max_length",
-    "data.template",
-    "evaluate.prompts",
-    "evaluate.prefix_words",
-    "evaluate.max_new_tokens",
-    "evaluate.temperature",
-    "evaluate.top_p",
-    "evaluate.seed",
-    "evaluate.score_thoughts",
-    "evaluate.held_out",
-)
+_DEFAULTS = RunConfig().model_dump()
+_ADAPTER = AdapterConfig().model_dump()
 
-# What a control may differ in: that is what makes it one.
-TREATMENT = (
-    "routing",
-    "adapters",
-    "evaluate",
-    "data.behavior_fraction",
-    "data.labeled_fraction",
-    "data.good_labeled_fraction",
-    "data.false_positive_rate",
-    "data.label_seed",
-    "data.drop",
-    "data.relabel",
-    "control",
-)
-
-
-# What changes no trained weight and no measured number.
-NO_MATTER = (
-    "run_name",
-    "controls",
-    "control_of",
-    "train.save_every",
-    "train.log_gradients_every",
-    "train.measure_every",
-    "train.measure_prompts",
-    "train.report_to",
-    "evaluate.modes",
-    "evaluate.batch_rows",
-)
-
-
-class Controls(NamedTuple):
-    """Names of the runs that a run is compared with; None where there is none."""
-
-    baseline: str | None = None
-    unrouted: str | None = None
-    filter: str | None = None
-    oracle: str | None = None
-    random_labels: str | None = None
-    anchors_only: str | None = None
+# A run that differs in a field of these roles did not do the same task, or was not asked the same.
+_SAME_IN_A_CONTROL = (Role.TASK, Role.MEASURING)
+# What a control may differ in without a word, and what it should not.
+_CONFOUNDING = (Role.TASK, Role.TRAINING)
+# What decides neither a trained weight nor a measured number.
+_NO_MATTER = (Role.RESOURCE, Role.RECORD, Role.NAME)
 
 
 def adapter_names(config: Config) -> list[str]:
@@ -98,21 +53,21 @@ def role_of(config: Config) -> str:
     """What a run is, from what it was trained on; names mean nothing.
 
     Returns:
-        `baseline` (no example shows the behaviour), `oracle` (all bad examples are dropped),
-        `filter` (those labelled bad are), `random_labels` (labels lie on random examples),
-        `anchors_only` (no example is labelled bad), `routed` (two adapters or more, and labels
+        That of a control, as `config.controls` has it, where the table routes or not and what is
+        changed in the data are those of its row; `routed` (two adapters or more, and labels
         decide), `unrouted` (two adapters or more, labels decide nothing) or `other`.
     """
     adapters, data = adapter_names(config), config["data"]
     several = len(adapters) > 1
     labels = behavior_labels(config)
-    if RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything:
-        role = {"random": "random_labels", "unlabel_bad": "anchors_only"}.get(data["relabel"])
-        return (role or "routed") if several else "other"
-    if data["behavior_fraction"] == 0:
-        return "baseline"
-    dropped = {"labeled_bad": "filter", "true_bad": "oracle"}.get(data["drop"])
-    return dropped or ("unrouted" if several else "other")
+    routes = RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything
+    for control in CONTROLS:
+        changed = control.data and all(data[key] == value for key, value in control.data.items())
+        if changed and routes == (control.routing != "none") and (several or not routes):
+            return control.role
+    if routes:
+        return "routed" if several else "other"
+    return "unrouted" if several else "other"
 
 
 class Facts(NamedTuple):
@@ -123,46 +78,81 @@ class Facts(NamedTuple):
 
 
 def facts_of(config: Config) -> Facts:
-    """The facts of a configuration; they take a moment, so they are worth keeping."""
+    """The facts of a configuration; they take a moment, so they are worth keeping.
+
+    A key that an older gradroute did not write yet has its default.
+    """
+    config = _complete(config)
     return Facts(role_of(config), dict(leaves(config)))
 
 
-def find_controls(run: str, facts: Mapping[str, Facts]) -> Controls:
-    """The runs to compare a run with.
+def find_controls(run: str, facts: Mapping[str, Facts]) -> dict[str, str]:
+    """The runs to compare a run with: role -> name, in the order of `config.controls`.
 
-    A control did the same task and was asked the same (`SAME_TASK`). Except for a baseline it
-    must also have seen as much of the behaviour; a filter and random labels as many labels `bad`,
-    anchors as many labels `good`. Of several, one of the same seed is taken, then one that was
-    made for this run, then the one whose configuration differs in the fewest fields.
+    A control did the same task and was asked the same: it differs in no field of the roles `task`
+    and `measuring` (see `config.roles`), and was shown as much of the behaviour and of the labels
+    as its row of `config.controls` asks for.
+    Of several, one of the same seed is taken, then one that was made for this run, then the one
+    whose configuration differs in the fewest fields.
 
     Args:
         run: Its name.
         facts: Of this run and all others, by name.
     """
+    found = {role: _nearest(run, role, facts) for role in RUN_ROLES}
+    return {role: near[0] for role, near in found.items() if near and not near[1]}
+
+
+class NotComparable(NamedTuple):
+    """A run that would be a control of another one if it had done the same task.
+
+    Attributes:
+        name: Of the run.
+        role: The control that it would be.
+        fields: In which it differs although a control must not.
+    """
+
+    name: str
+    role: str
+    fields: tuple[str, ...]
+
+
+def not_comparable(run: str, facts: Mapping[str, Facts]) -> list[NotComparable]:
+    """By role the run that comes nearest, where a run has no control of that role and its seed."""
     own = facts[run].leaves
+    missing = []
+    for role in RUN_ROLES:
+        control = _nearest(run, role, facts)
+        if control and not control[1] and _differs("seed", own, facts[control[0]].leaves):
+            others = {
+                name: one for name, one in facts.items() if not _differs("seed", own, one.leaves)
+            }
+            control = _nearest(run, role, others)
+        if control and control[1]:
+            missing.append(NotComparable(control[0], role, control[1]))
+    return missing
 
-    def nearest(role: str, *same: str) -> str | None:
-        found = []
-        for name, (other, leaves) in facts.items():
-            if name == run or other != role:
-                continue
-            if all(leaves.get(key) == own.get(key) for key in (*SAME_TASK, *same)):
-                seed = leaves.get("seed") != own.get("seed")
-                stranger = leaves.get("control_of") != own.get("run_name")
-                differences = sum(leaves.get(key) != own.get(key) for key in {*own, *leaves})
-                found.append((seed, stranger, differences, name))
-        return min(found)[3] if found else None
 
-    seen = "data.behavior_fraction"
-    labels = (seen, "data.labeled_fraction", "data.false_positive_rate")
-    return Controls(
-        baseline=nearest("baseline"),
-        unrouted=nearest("unrouted", seen),
-        filter=nearest("filter", *labels),
-        oracle=nearest("oracle", seen),
-        random_labels=nearest("random_labels", *labels),
-        anchors_only=nearest("anchors_only", seen, "data.good_labeled_fraction"),
-    )
+def _nearest(run: str, role: str, facts: Mapping[str, Facts]) -> tuple[str, tuple[str, ...]] | None:
+    """The run of a role that is most like a run, and the fields that keep it from being a control.
+
+    One that is a control goes before all that are not.
+    """
+    own, alike = facts[run].leaves, BY_ROLE[role].shown_alike
+    found = []
+    for name, (other, leaves) in facts.items():
+        if name == run or other != role or any(_differs(key, own, leaves) for key in alike):
+            continue
+        differing = [key for key in dict.fromkeys([*own, *leaves]) if _differs(key, own, leaves)]
+        barred = tuple(key for key in differing if config_role(key) in _SAME_IN_A_CONTROL)
+        stranger = leaves.get("control_of") != own.get("run_name")
+        seed = _differs("seed", own, leaves)
+        found.append((bool(barred), seed, stranger, len(differing), name, barred))
+    return min(found)[4:] if found else None
+
+
+def _differs(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.get(key) != other.get(key)
 
 
 def confounders(first: Config, second: Config) -> list[str]:
@@ -171,9 +161,31 @@ def confounders(first: Config, second: Config) -> list[str]:
     return [
         key
         for key in dict.fromkeys([*one, *two])
-        if one.get(key) != two.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in (*TREATMENT, *NO_MATTER))
+        if _differs(key, one, two) and config_role(key) in _CONFOUNDING
     ]
+
+
+def config_role(key: str) -> Role:
+    """The role of a setting; one that is not known here may have decided how a run was trained."""
+    return ROLES.get(field_of(key), Role.TRAINING)
+
+
+def decides(key: str) -> bool:
+    """Whether a setting decides a trained weight or a measured number."""
+    return config_role(key) not in _NO_MATTER
+
+
+def _complete(config: Config) -> dict[str, Any]:
+    """The configuration with every key, those that are missing with their defaults."""
+    full = _DEFAULTS | dict(config)
+    for section, value in _DEFAULTS.items():
+        if section != "adapters" and isinstance(value, dict):
+            full[section] = value | dict(full[section])
+    full["adapters"] = {
+        name: adapter if adapter is None else _ADAPTER | dict(adapter)
+        for name, adapter in full["adapters"].items()
+    }
+    return full
 
 
 def leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradroute.report.results.contrasts import GainKept, gain_kept, gain_reference
-from gradroute.report.results.roles import NO_MATTER
+from gradroute.report.results.roles import decides
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.runs.results import PREFIX
 from gradroute.system.statistics import t_interval
@@ -97,14 +97,14 @@ def group_runs(runs: Sequence[RunResults]) -> list[Group]:
     """Sort runs into groups, in the order of their first run.
 
     Runs of one group differ in seed, label seed and name, and in nothing else that decides a
-    result (`roles.NO_MATTER`). Two runs of one seed and one label seed would be one run counted
+    result (`roles.decides`). Two runs of one seed and one label seed would be one run counted
     twice, so the second begins another group.
     """
     sorted_runs: list[tuple[Mapping[str, Any], dict[Draw, RunResults]]] = []
     for run in runs:
         leaves = run.facts.leaves
         draw = _draw(leaves)
-        same = {key: value for key, value in leaves.items() if key not in _NOT_COMPARED}
+        same = {key: value for key, value in leaves.items() if key not in _DRAW and decides(key)}
         for other, members in sorted_runs:
             if other == same and draw not in members:
                 members[draw] = run
@@ -187,13 +187,13 @@ def gain_over_seeds(seeds: Sequence[int], gains: Sequence[GainKept | None]) -> O
 
 
 _NO_INTERVAL = (math.nan, math.nan)
-_NOT_COMPARED = (*NO_MATTER, "seed", "data.label_seed")
-Draw = tuple[int, int]  # seed, label seed
+_DRAW = ("seed", "data.label_seed")
+Draw = tuple[int, int]  # the two of them
 
 
 def _draw(leaves: Mapping[str, Any]) -> Draw:
-    own = leaves.get("data.label_seed")
-    return int(leaves["seed"]), int(leaves["seed"] if own is None else own)
+    seed, own = leaves[_DRAW[0]], leaves[_DRAW[1]]
+    return int(seed), int(seed if own is None else own)
 
 
 def _shared_name(names: Sequence[str]) -> str:

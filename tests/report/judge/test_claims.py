@@ -5,6 +5,7 @@ import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, collect_seeds, with_numbers
 
 from gradroute.report.judge.claims import Claim, judge_claims
+from gradroute.report.judge.comparison import comparison_of
 from gradroute.report.results.run_results import Rate, RunResults
 from gradroute.report.results.seeds import group_runs
 from gradroute.system.statistics import holm, mcnemar_counts, t_interval, t_test, wilson
@@ -183,6 +184,21 @@ def test_fields_in_which_a_control_differs_though_it_should_not_are_named() -> N
     changes = {**REFERENCE["filter_0.5"].changes, "train.max_steps": 50}
     made = {**ALL, "filter_0.5": replace(REFERENCE["filter_0.5"], changes=changes)}
     assert "the two differ in train.max_steps too" in alone(made)[HALF, "filter"].sentence
+
+
+@pytest.mark.parametrize(
+    "change", [{"quantize": "4bit"}, {"data.template": "none"}, {"evaluate.bos_samples": 7}]
+)
+def test_no_claim_is_made_against_a_run_of_another_task_and_it_is_named(change: dict) -> None:
+    changes = {**REFERENCE["filter_0.5"].changes, **change}
+    made = {**ALL, "filter_0.5": replace(REFERENCE["filter_0.5"], changes=changes)}
+    assert (HALF, "filter") in alone() and (HALF, "filter") not in alone(made)
+    (note,) = (one for one in comparison_of(collect(made)).notes if "not a control" in one)
+    assert note == (
+        f"filter_0.5 is not a control (filter) of {HALF}, so nothing is claimed against it: the "
+        f"two differ in {next(iter(change))}."
+    )
+    assert not any("not a control" in one for one in comparison_of(collect(ALL)).notes)
 
 
 def test_a_run_without_the_mode_of_its_claim_makes_none() -> None:

@@ -36,6 +36,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group_under_their_name() -
         {"train.save_every": 7},
         {"train.measure_every": 5},
         {"train.log_gradients_every": 0},
+        {"train.reuse_gib": 2.0},
         {"evaluate.modes": ["full"]},
         {"evaluate.batch_rows": 1},
         {"data.label_seed": 9},

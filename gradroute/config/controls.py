@@ -1,0 +1,135 @@
+"""Every run that a routed run is compared with: what it is, made of what, read how. One row each.
+
+The configuration, the trainer of controls and the report read this table. A new rival method is
+a row here, and the code of whatever its configuration asks for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+_SHARE = "data.behavior_fraction"
+_FLAGS = (_SHARE, "data.labeled_fraction", "data.false_positive_rate")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A run that a routed run is compared with, and the mode in which it is read.
+
+    Attributes:
+        name: As `controls` in a configuration and a claim of a report name it.
+        role: Of its run in a report; two controls of one role are two modes of one run.
+        caption: What it is, in a few words.
+        uses: The label information that its training uses.
+        figure: What is written below it in a figure; {table}, {labels}, {behavior} and {adapters}
+            are filled in.
+        mode: The ablation mode that would ship, so that it is read under it.
+        trains: Name of the control that is trained for it; empty for a run of its own.
+        routing: The table that it is trained with; None keeps that of the run.
+        one_adapter: Whether one adapter of the total rank takes the place of all.
+        data: Settings of `data` that make it one.
+        shown_alike: Keys in which its run must equal the routed one, so that it was shown as much.
+        rival: Whether routing is meant to do better; others are what it is held to.
+        goal: Whether the goal is held against it.
+    """
+
+    name: str
+    role: str
+    caption: str
+    uses: str
+    figure: str
+    mode: str = "full"
+    trains: str = ""
+    routing: str | None = "none"
+    one_adapter: bool = False
+    data: Mapping[str, str | float] = field(default_factory=lambda: MappingProxyType({}))
+    shown_alike: tuple[str, ...] = (_SHARE,)
+    rival: bool = True
+    goal: bool = False
+
+
+CONTROLS = (
+    Control(
+        name="baseline",
+        role="baseline",
+        caption="a run that never saw the behaviour",
+        uses="none",
+        figure="no {behavior} in training",
+        data={"behavior_fraction": 0.0},
+        shown_alike=(),
+        rival=False,
+    ),
+    Control(
+        name="none",
+        role="unrouted",
+        caption="no routing",
+        uses="none",
+        figure="not routed\n{adapters} adapters",
+        trains="none",
+    ),
+    Control(
+        name="unrouted_ablated",
+        role="unrouted",
+        caption="two unrouted adapters, one ablated",
+        uses="none",
+        figure="not routed\n{adapters} adapters",
+        mode="bad_ablated",
+        trains="none",
+    ),
+    Control(
+        name="filter",
+        role="filter",
+        caption="labelled bad examples dropped",
+        uses="flags",
+        figure="labelled ones dropped\n{labels}",
+        trains="filter",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        shown_alike=_FLAGS,
+    ),
+    Control(
+        name="oracle",
+        role="oracle",
+        caption="every bad example dropped",
+        uses="true labels",
+        figure="all bad ones dropped",
+        trains="oracle",
+        one_adapter=True,
+        data={"drop": "true_bad"},
+        rival=False,
+        goal=True,
+    ),
+    Control(
+        name="random_labels",
+        role="random_labels",
+        caption="as many random labels",
+        uses="number of labels",
+        figure="{table}\nrandom ones labelled",
+        mode="bad_ablated",
+        trains="random_labels",
+        routing=None,
+        data={"relabel": "random"},
+        shown_alike=_FLAGS,
+    ),
+    Control(
+        name="anchors_only",
+        role="anchors_only",
+        caption="no bad label at all",
+        uses="known good",
+        figure="{table}\nno bad label",
+        mode="bad_ablated",
+        trains="anchors_only",
+        routing=None,
+        data={"relabel": "unlabel_bad"},
+        shown_alike=(_SHARE, "data.good_labeled_fraction"),
+    ),
+)
+"""Every control, in the order in which a report finds them."""
+
+BY_NAME = {control.name: control for control in CONTROLS}
+TRAINABLE = tuple(control.name for control in CONTROLS if control.trains)
+"""What `controls` in a configuration may name."""
+BY_ROLE = {control.role: control for control in reversed(CONTROLS)}
+"""Role of a run -> the first control of it."""
+RUN_ROLES = tuple(dict.fromkeys(control.role for control in CONTROLS))
+"""The roles of their runs, in order."""
