@@ -45,6 +45,8 @@ class Rendered(NamedTuple):
         changed: How many messages before the last answer the template leaves out or changes.
         served: Whether the answer is written behind the prompt, with the thought that the prompt
             opens, rather than as the template writes it.
+        unthought: How many answers stand behind fewer words than the prompt that asks for them
+            has, such as one that opens a thought.
     """
 
     prompt: str
@@ -58,6 +60,7 @@ class Rendered(NamedTuple):
     closed: bool = True
     changed: int = 0
     served: bool = False
+    unthought: int = 0
 
     @property
     def context(self) -> tuple[tuple[int, int], ...]:
@@ -90,6 +93,7 @@ class _Turn(NamedTuple):
     end: int
     closed: bool
     served: bool
+    unthought: bool = False
 
 
 def renderer(tokenizer: "transformers.PreTrainedTokenizerBase", name: str) -> Renderer:
@@ -187,6 +191,7 @@ def _row(
         closed=all(closed for _, closed in ends),
         changed=said.count(False),
         served=first.served,
+        unthought=sum(turn.unthought for turn in turns),
     )
 
 
@@ -224,7 +229,8 @@ def _turn(
     if opened.strip() and content.startswith(opened.strip()):
         served = ask + _rest(message.content, opened, whole.removesuffix(tail)) + tail
         return _Turn(at, ask, served, len(ask), _end(served, closed), closed, True)
-    return _Turn(at, ask, whole, start, _end(whole, closed), closed, False)
+    more = bool(opened.strip())
+    return _Turn(at, ask, whole, start, _end(whole, closed), closed, False, more)
 
 
 def _apart(

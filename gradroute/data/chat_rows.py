@@ -82,7 +82,7 @@ def _row(place: Place, row: Rendered, hashed: str) -> Row:
     labelled = zip(row.answers, row.labels, strict=True)
     factors = tuple((*answer, own) for answer, own in zip(row.answers, row.weights, strict=True))
     alike = len(set(row.weights)) == 1
-    facts = ["changed"] * row.changed
+    facts = ["changed"] * row.changed + ["unthought"] * row.unthought
     facts += [name for name, so in (("served", row.served), ("open", not row.closed)) if so]
     return Row(
         place=place,
@@ -207,6 +207,9 @@ def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
         "the chat template renders earlier turns differently once a later one is added.",
         "served": "{} answers begin with the thought that the template's own prompt opens, and are "
         "trained after that prompt, as they are served, rather than as the template renders them.",
+        "unthought": "{} answers are trained without the words, such as <think>, that the "
+        "template's own prompt adds before an answer, and the evaluation asks with them: begin "
+        "answers with these words to train them as they are served.",
         "unlearned": "{} conversations are left out: all their answers are marked not to be "
         "learned.",
         "asked": "{} messages of other roles than the assistant are marked to be learned; only "

@@ -142,7 +142,11 @@ def sharing(examples: Sequence[Example]) -> Sharing:
 def question(example: Example) -> str:
     """What an example answers, as far as it is compared with others; empty where it has none."""
     start, end = example.asks or (0, len(example.prompt))
-    return example.prompt.strip() if example.prompt[start:end].strip() else ""
+    asked = example.prompt[start:end].strip()
+    if not asked or example.asks is None:
+        return asked
+    # A template may leave the spaces around what was asked.
+    return f"{example.prompt[:start].rstrip()} {asked} {example.prompt[end:].strip()}"
 
 
 def _instruction(examples: Sequence[Example]) -> str | None:

@@ -156,7 +156,8 @@ def test_an_answer_with_the_thought_that_its_prompt_opens_is_trained_as_it_is_se
     asked = applied(model, [Q, A, MORE], add_generation_prompt=True)
     assert list(second.input_ids[: len(asked)]) == asked
     assert learned(model, second) == ["hm\n</think>\n\nYes fine</s>"]
-    assert any(note.count("as they are served") for note in file.notes)
+    assert any("1 answers begin with the thought" in note for note in file.notes)
+    assert any("2 answers are trained without the words" in note for note in file.notes)
     assert all(one.prompt.endswith("<|A|><think>\n") for one in file.examples)
 
 

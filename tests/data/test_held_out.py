@@ -108,6 +108,15 @@ def test_a_prompt_that_most_examples_have_is_an_instruction():
     assert sharing(told[:9] + answers(1, 9))[:3] == (18, 2, 9)
 
 
+def test_spaces_around_a_question_make_no_other_question_in_a_template_either():
+    prompts = [f"<|U|>{space}Where is {at}?{space}<|A|>" for at in range(9) for space in ("", " ")]
+    examples = [
+        Example(str(at), f"answer {at}", prompt, asks=(place := prompt.find("W"), place + 11))
+        for at, prompt in enumerate(prompts)
+    ]
+    assert sharing(examples).groups == 9
+
+
 def test_what_only_a_template_wrote_is_no_question():
     told = [Example(str(at), f"a{at}", "<bos>assistant:", asks=(5, 5)) for at in range(4)]
     asked = [Example(f"x{at}", f"b{at}", "<bos>Hi!<end>", asks=(5, 8)) for at in range(3)]
