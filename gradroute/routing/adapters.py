@@ -308,6 +308,11 @@ def _check_names(names: Sequence[str]) -> None:
                 f"an adapter cannot be called {name!r}; use letters, digits, _ and -, a letter "
                 "first, and not full or base, which are modes."
             )
+        if name in dir(nn.ModuleDict()):
+            raise ConfigError(
+                f"an adapter cannot be called {name!r}, which the modules of PyTorch that PEFT "
+                f"keeps adapters in have for themselves; give it another name, such as {name}_1."
+            )
 
 
 def _check_paths(base: nn.Module, names: Iterable[str], targets: Sequence[str]) -> None:

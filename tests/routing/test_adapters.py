@@ -119,6 +119,12 @@ def test_a_model_without_layers_needs_layers_all():
         ({"full": AdapterSpec()}, "cannot be called 'full'"),
         ({"a.b": AdapterSpec()}, "cannot be called 'a.b'"),
         ({"": AdapterSpec()}, "cannot be called ''"),
+        ({"update": AdapterSpec()}, "cannot be called 'update', which the modules of PyTorch"),
+        (
+            {"good": AdapterSpec(), "train": AdapterSpec()},
+            "called 'train'.* another name, .*train_1",
+        ),
+        ({"training": AdapterSpec()}, "cannot be called 'training'"),
         ({}, "no adapter was given"),
         ({"good": AdapterSpec(rank=0)}, "has rank 0"),
         ({"good": AdapterSpec(alpha=0.0)}, "has alpha 0.0"),
