@@ -70,7 +70,7 @@ def _one(
         except MachineError as error:
             wrong = None if both else f"refused altogether: {error}"
     notes = [str(note.message) for note in said]
-    if wrong is None and not any(newest.name in note and "passed over" in note for note in notes):
+    if wrong is None and not any(newest.name in note and "is skipped" in note for note in notes):
         wrong = f"the newest was passed over without a word, but for {notes}"
     for path, files in whole.items():
         _restore(path, files)
@@ -208,7 +208,7 @@ def _command(
     if both:
         wrong = one_line_error(child, 4)
         return [f"{what}: {wrong}"] if wrong else []
-    if child.code or "passed over" not in child.said:
+    if child.code or "is skipped" not in child.said:
         return [f"{what}: ended with {child.code}: {child.said[-300:]}"]
     different = unequal(run, quiet.finals)
     return [f"{what}: then differs in {', '.join(different)}"] if different else []

@@ -304,7 +304,7 @@ def _conditions(half: _Half) -> list[str]:
     provenance["hardware"]["threads"] = 99
     write_lines(run / "sessions.jsonl", [*earlier, last])
     code, said = half.train()
-    if code or said.count("its may differ") != 1:
+    if code or said.count("not be bit-identical") != 1:
         return [f"another torch and thread count: ended with {code}: {said[-400:]}"]
     *_, now = read_lines(run / "sessions.jsonl")
     changed = sorted(now["changed"])

@@ -24,7 +24,7 @@ def labelling_text(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["with_true_label"]:
         yield f"against the true_label of {report['with_true_label']} rows:"
-        yield f"  precision of bad  {_of(report['precision'], 'row is labelled bad')}"
+        yield f"  precision of bad  {_of(report['precision'], 'row is labeled bad')}"
         yield f"  recall of bad     {_of(report['recall'], 'row is truly bad')}"
         if report["bad_among_good"]:
             yield f"  bad among good    {_of(report['bad_among_good'], '')}"

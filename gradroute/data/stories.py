@@ -2,7 +2,7 @@
 
 The grammar is two text files beside this module: `words.txt` (word groups) and `plots.txt` (plots
 as lists of sentence templates). Some words and some plots are held out of pre-training, so that
-fine-tuning the embedded model has more to learn than a behaviour. Every draw is a function of
+fine-tuning the embedded model has more to learn than a behavior. Every draw is a function of
 (split, seed, index) alone: the same on every machine, in every process.
 """
 
@@ -188,7 +188,7 @@ def story_sentences(split: str, index: int, seed: int = 0) -> list[str]:
 
 
 def task_item(index: int, split: str, seed: int = 0) -> tuple[str, str]:
-    """One question with one right answer: adding up to twenty, or remembering a colour.
+    """One question with one right answer: adding up to twenty, or remembering a color.
 
     Questions fall into "tune" and "test" by their hash like stories; "pretrain" has both sides.
 

@@ -73,7 +73,7 @@ def test_a_public_repository_must_be_asked_for(hub, tmp_path):
 
 @pytest.mark.parametrize("repo", ["stories", "a/b/c", "me/..", "me/a b"])
 def test_a_name_that_is_none_is_refused_before_anything_is_built(online, repo):
-    with pytest.raises(ConfigError, match=r"--push .*: (no name of|an owner and a name)"):
+    with pytest.raises(ConfigError, match=r"--push .*: (not the name of|an owner and a name)"):
         check_push(repo)
 
 

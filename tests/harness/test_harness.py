@@ -266,7 +266,7 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
             ConfigError,
             "is not one of lm-eval's own; it would be",
         ),
-        ("exact_match,", "exact_match, hf_evaluate: true,", ConfigError, "a program fetched from"),
+        ("exact_match,", "exact_match, hf_evaluate: true,", ConfigError, "a program from"),
         ("test_split", "unsafe_code: true\ntest_split", ConfigError, "runs code that the model wr"),
         ("stories.jsonl", "none.jsonl", ConfigError, r"cannot be set up \(FileNotFoundError"),
         ("{{story}}", "{{nothing}}", ConfigError, "'nothing' is undefined"),

@@ -127,7 +127,7 @@ def test_rows_that_are_there_are_left_as_they_are(tmp_path: Path, capsys):
     rows.write_text('{"text": "mine"}\n')
     assert main(["init", "jsonl", "--out", str(tmp_path / "own.yaml")]) == 0
     assert rows.read_text() == '{"text": "mine"}\n'
-    assert "left as it is" in capsys.readouterr().err
+    assert "left unchanged" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, capsys):

@@ -154,7 +154,7 @@ def forget_one_twice(batch: Batch) -> Batch:
         (change_one_token, r"the row of example 'r\d+' holds other tokens"),
         (swap_ids_and_labels, r"the row of example 'r\d+' holds other tokens"),
         (rename_one, "'stranger' is not an example of this run"),
-        (forget_one_twice, "not those of this step"),
+        (forget_one_twice, "not the examples of this step"),
     ],
 )
 def test_a_misaligned_batch_is_caught_in_its_step(fault, words, tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_misaligned_batch_is_caught_in_its_step(fault, words, tmp_path, monkey
     run, _ = audited(tmp_path)
     with pytest.raises(DataError, match=rf"x, step 7: audit: .*{words}") as caught:
         train(run)
-    assert caught.match("last good checkpoint is that of step 4")
+    assert caught.match("last good checkpoint is from step 4")
     assert [line["step"] for line in read_lines(run.folder.audit)] == list(range(1, 7))
 
 

@@ -191,7 +191,7 @@ def huge_base(bench):
         (nan_in_base, "base model holds weights that are not finite .*lm_head"),
         (inf_in_bad, "weights of adapter 'bad' are not finite"),
         (huge_bad, "comes from adapter 'bad': its weights are finite, but too large"),
-        (huge_base, "comes from the base model, by itself"),
+        (huge_base, "comes from the base model alone"),
     ],
 )
 def test_a_loss_that_is_not_finite_names_its_rows_and_where_it_comes_from(fault, words):
@@ -281,9 +281,7 @@ def test_the_last_good_checkpoint_is_kept_and_named(tmp_path):
         return output
 
     run.model.get_base_model().register_forward_hook(spoil)
-    with pytest.raises(
-        NumericError, match=r"x, step 6: .*1 example .*checkpoint is that of step 4"
-    ):
+    with pytest.raises(NumericError, match=r"x, step 6: .*1 example .*checkpoint is from step 4"):
         train(run)
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step-000004"]
 

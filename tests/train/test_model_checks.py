@@ -55,7 +55,7 @@ def test_a_glance_at_the_example_before_is_seen_however_small():
         mask.masked_fill_(torch.ones(width, width).triu(1).bool(), float("-inf"))
         return kwargs | {"attention_mask": mask[None, None]}
 
-    with pytest.raises(ConfigError, match="sees the one before it in its row"):
+    with pytest.raises(ConfigError, match="attends to the one before it in its row"):
         check_packing(calling(tiny_routed(), faint), ROWS, 0)
 
 
@@ -64,7 +64,7 @@ def test_positions_that_do_not_begin_anew_are_seen():
         positions = kwargs.get("position_ids")
         return kwargs if positions is None else kwargs | {"position_ids": positions + 3}
 
-    with pytest.raises(ConfigError, match="computes other numbers than by itself"):
+    with pytest.raises(ConfigError, match="gives other numbers than alone"):
         check_packing(calling(tiny_routed(kind="gpt2"), onwards), ROWS, 0)
 
 

@@ -147,7 +147,7 @@ def test_memory_that_runs_out_in_the_optimizer_stops_the_run_and_steps_never_twi
 
     monkeypatch.setattr(torch.optim.AdamW, "step", short)
     run, _ = training(tmp_path / "short")
-    with pytest.raises(MachineError, match=r"x, step 6: .*optimizer .*that of step 4"):
+    with pytest.raises(MachineError, match=r"x, step 6: .*optimizer .*from step 4"):
         train(run)
     assert len(steps) == 6
     again, _ = training(tmp_path / "short")

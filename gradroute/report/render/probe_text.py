@@ -39,7 +39,7 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     Args:
         runs: name and `relearn.json` of each; of one behaviour or several.
     """
-    heads = ["run", "shipped as", "behaviour", "at first", "own learning rate", "a third of it"]
+    heads = ["run", "shipped as", "behavior", "at first", "own learning rate", "a third of it"]
     lines = [heads]
     for name, record in runs:
         curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
