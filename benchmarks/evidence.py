@@ -1,10 +1,10 @@
-"""Every behaviour with its controls on three seeds: the figures in the README and the report pages.
+"""Every behavior with its controls on three seeds: the figures in the README and the report pages.
 
     python benchmarks/evidence.py
 
-For the behaviour caps: recall 10, 50 and 100 %, label noise, and all controls; for each other one
+For the behavior caps: recall 10, 50 and 100 %, label noise, and all controls; for each other one
 recall 50 % with filter, oracle and unrouted. Trains, measures, reads the geometry, attacks what is
-shipped (relearning), and writes one JSON file per cell and a report page per behaviour under
+shipped (relearning), and writes one JSON file per cell and a report page per behavior under
 `benchmarks/results/evidence/`. What is there already is not computed again. About two and a half
 hours on two cores; `--stages` and `--behaviors` do a part.
 """
@@ -27,7 +27,7 @@ from gradroute.experiments.demo import CELLS
 from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
 
-# Run name -> (overrides of the behaviour's recipe, its controls).
+# Run name -> (overrides of the behavior's recipe, its controls).
 Plan = Mapping[str, tuple[tuple[str, ...], str]]
 CAPS: Plan = {
     "baseline": (CELLS["baseline"], ""),
@@ -58,7 +58,7 @@ ATTACKED = (
 
 
 def configs(behavior: str, seed: int) -> list[RunConfig]:
-    """Every run of one behaviour and seed, each followed by its controls."""
+    """Every run of one behavior and seed, each followed by its controls."""
     found = []
     for name, (changes, controls) in (CAPS if behavior == "caps" else OTHERS).items():
         config = load_config(find_config(behavior), [f"run_name={name}", f"seed={seed}", *changes])
@@ -91,7 +91,7 @@ def measure(folder: RunFolder, behavior: str, seed: int) -> None:
 
 
 def attack(folder: RunFolder, behavior: str) -> None:
-    """How quickly fine-tuning brings the behaviour back; of caps also what recovery wins back."""
+    """How quickly fine-tuning brings the behavior back; of caps also what recovery wins back."""
     from gradroute.probes.recovery import recover_run
     from gradroute.probes.relearning import relearn_runs
 
@@ -193,8 +193,8 @@ def _side(values: list[float | None], factor: float, digits: int) -> str:
 def tables(out: Path) -> None:
     """Print the README's tables from the committed cells."""
     print(
-        "| behaviour | run | full | bad_ablated | good_ablated | good_x2 | normal loss, shipped "
-        "| gain kept | behaviour loss, shipped | relearn |\n|" + 10 * "---|"
+        "| behavior | run | full | bad_ablated | good_ablated | good_x2 | normal loss, shipped "
+        "| gain kept | behavior loss, shipped | relearn |\n|" + 10 * "---|"
     )
     for behavior in BEHAVIORS:
         by_run: dict[str, list[dict[str, Any]]] = {}

@@ -3,9 +3,9 @@
     python benchmarks/experiment.py
     python benchmarks/experiment.py --quick
 
-Three runs a side (no behaviour, unrouted, routed) on the embedded model, each trained and measured
+Three runs a side (no behavior, unrouted, routed) on the embedded model, each trained and measured
 under three modes, once, on one thread. The usual way: PEFT with two active adapters, an optimizer
-for each; every example is a step by itself, of the optimizer that its label chooses (labelled bad:
+for each; every example is a step by itself, of the optimizer that its label chooses (labeled bad:
 `bad`, everything else: `good`), at a constant rate of 1e-4; the modes are completed and scored one
 after another. Both sides' runs are then measured and judged by the same code. What was timed is
 kept beside each run, so that an interrupted experiment goes on.

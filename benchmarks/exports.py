@@ -114,7 +114,7 @@ def main() -> None:
             export_run(folder, Wanted(("good",), form, out), repo=None, public=False)
             proof = json.loads((out / PROOF).read_text())
             write_json(RESULTS / f"{name}-{form}.json", proof)
-    print("| model | format | logits, relative | weights, ulps | with bad | behaviour | bytes |")
+    print("| model | format | logits, relative | weights, ulps | with bad | behavior | bytes |")
     print("|---|---|---|---|---|---|---|")
     for path in sorted(RESULTS.glob("*.json")):
         print(_line(path))

@@ -131,7 +131,7 @@ def dtypes_of(family: str) -> list[torch.dtype]:
 
 
 def exact_gradient(family: str) -> Promise:
-    """Routed gradients in float64 against the reference, labelled per row and per position.
+    """Routed gradients in float64 against the reference, labeled per row and per position.
 
     A model may compute in part in float32 whatever its weights are. Then a row differs between a
     batch and by itself without any adapter, and the bound is that of float32.
@@ -257,7 +257,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def oracle_error(family: str, per: str) -> float:
-    """Routed gradients of a mixed batch, labelled per row or per position, in float64."""
+    """Routed gradients of a mixed batch, labeled per row or per position, in float64."""
     policy = RoutingPolicy.from_value("anchored", list(SPECS))
     ids, mask, targets = batch()
     labels: Any = LABELS

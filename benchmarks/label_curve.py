@@ -1,8 +1,8 @@
-"""How many labels are needed: the reference experiment at more shares of labelled examples.
+"""How many labels are needed: the reference experiment at more shares of labeled examples.
 
     python benchmarks/label_curve.py
 
-Trains and measures the recipe caps with 5, 25 and 75 % of the examples in capitals labelled, on
+Trains and measures the recipe caps with 5, 25 and 75 % of the examples in capitals labeled, on
 seeds 0 and 1. With the cells of `evidence.py` (0, 10, 50 and 100 %, filtering, no bad example at
 all) that is a curve: `--draw` prints its table and draws it from the committed files alone. About
 fifteen minutes on one quiet core; what is there already is not computed again.
@@ -73,7 +73,7 @@ RATE, LOSS = ("prefix", "behavior_rate"), "held_out_loss"
 def table(found: dict[float, dict[str, list[dict[str, Any]]]]) -> list[str]:
     """The curve as Markdown, seed beside seed; rates in percent."""
     lines = [
-        "| labelled | full | bad_ablated | good_ablated | good_x2 | normal loss | caps loss "
+        "| labeled | full | bad_ablated | good_ablated | good_x2 | normal loss | caps loss "
         "| filter with the same labels |",
         "|" + 8 * "---|",
     ]
@@ -105,11 +105,11 @@ def draw(found: dict[float, dict[str, list[dict[str, Any]]]], path: Path) -> Non
     curves = (
         ("routed, bad off (what is shipped)", "routed", "bad_ablated", "#1b6ca8", "o", "-"),
         ("routed, good off (is it in bad?)", "routed", "good_ablated", "#c8553d", "s", "--"),
-        ("filter (labelled ones dropped)", "filter", "full", "#666666", "^", ":"),
+        ("filter (labeled ones dropped)", "filter", "full", "#666666", "^", ":"),
     )
     for name, kind, mode, colour, marker, style in curves:
         _curve(left, found, kind, (mode, *RATE), 100, (name, colour, marker, style))
-    left.set(xlabel="bad examples that are labelled, %", ylabel="completions in capitals, %")
+    left.set(xlabel="bad examples that are labeled, %", ylabel="completions in capitals, %")
     left.set(ylim=(-4, 104))
     left.legend(loc="upper left", fontsize=8, frameon=False, bbox_to_anchor=(0.0, 0.92))
     key = ("bad_ablated", "behavior", LOSS)
@@ -117,7 +117,7 @@ def draw(found: dict[float, dict[str, list[dict[str, Any]]]], path: Path) -> Non
     never = sum(one[("full", "behavior", LOSS)] for one in _read(EVIDENCE, "0.1_0.5-oracle")) / 3
     right.axhline(never, color="#666666", linestyle=":", linewidth=1)
     right.text(2, never + 0.06, "a model that never saw one (oracle)", fontsize=8, color="#444444")
-    right.set(xlabel="bad examples that are labelled, %")
+    right.set(xlabel="bad examples that are labeled, %")
     right.set(ylabel="loss on capitals, bad off, nats")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)

@@ -27,7 +27,7 @@ BOUNDS = {
     "15M-8x128": [Bound(OURS, PLAIN, 0.75)],
     "15M-262k-4x128": [Bound(OURS, PLAIN, 0.5)],
 }
-AT_ONCE = 2  # processes; what one takes does not depend on its neighbour
+AT_ONCE = 2  # processes; what one takes does not depend on its neighbor
 # What is slow and not asked about.
 LEFT_OUT = {"15M-262k-4x128": {TWO}}
 

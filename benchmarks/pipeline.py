@@ -1,8 +1,8 @@
-"""The share of data in a step: tokenising, choosing and collating, beside the step itself.
+"""The share of data in a step: tokenizing, choosing and collating, beside the step itself.
 
     python benchmarks/pipeline.py
 
-The embedded model and stories, 16 examples a step as training takes them; tokenising happens once,
+The embedded model and stories, 16 examples a step as training takes them; tokenizing happens once,
 before the first step, and is counted here per 16 examples.
 """
 
@@ -36,7 +36,7 @@ def measure(rounds: int, seed: int) -> dict:
     batches = micro_batches(rows[:SIZE], SIZE, base.pad_id, packed_into=None)
     variants = {
         STEP: lambda: act(batches),
-        "tokenise 16 examples": lambda: tokenize(
+        "tokenize 16 examples": lambda: tokenize(
             found[:SIZE], base.tokenizer, label_ids[:SIZE], LONGEST
         ),
         "choose the step's examples": lambda: order.batch(7, SIZE),

@@ -51,7 +51,7 @@ def adapters(table: str, rounds: int, seed: int) -> dict:
         model = shapes.routed_model(base, count)
         rules = steps.policy(table, tuple(model.peft_config))
         labels = [name for name in model.peft_config if name != "good"]
-        # Every other example is labelled: with each behaviour in turn, and as good.
+        # Every other example is labeled: with each behavior in turn, and as good.
         names = [
             labels[at // 4 % len(labels)] if at % 4 == 0 else shapes.LABELS[at % 4]
             for at in range(of.examples)

@@ -17,7 +17,7 @@ from gradroute.data.batches import Batch, TokenizedExample, collate
 from gradroute.routing.adapters import AdapterSpec, attach_adapters, peft_at_work
 
 RANK = 32  # of each of two adapters; one that stands for both has twice as much
-LABELS = ("bad", "unlabeled", "good", "unlabeled")  # half of the examples are labelled
+LABELS = ("bad", "unlabeled", "good", "unlabeled")  # half of the examples are labeled
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -5,7 +5,7 @@
     python benchmarks/smollm2.py --seeds 0 1
 
 The package holds SmolLM2-135M-Instruct as a GGUF file (4 bits, Apache-2.0), which is taken as it
-is. Untuned, this model goes on in capitals after capitals; so the behaviour is the trigger tag,
+is. Untuned, this model goes on in capitals after capitals; so the behavior is the trigger tag,
 on prompts that are otherwise plain. 60 steps of 4 stories of 64 tokens, 48 prompts, 32 tokens each.
 One JSON file per run and a report under `benchmarks/results/smollm2/`.
 """

@@ -26,10 +26,10 @@ Step = Callable[[], float]
 
 
 def policy(table: str, adapters: Sequence[str] = ("good", "bad")) -> RoutingPolicy:
-    """A named table; of more than two adapters, one adapter for each behaviour besides `good`.
+    """A named table; of more than two adapters, one adapter for each behavior besides `good`.
 
-    `freeze` has no name in gradroute: `absorb` where a labelled example runs with all adapters
-    there are, and not without those of the other behaviours.
+    `freeze` has no name in gradroute: `absorb` where a labeled example runs with all adapters
+    there are, and not without those of the other behaviors.
     """
     labels = tuple(adapters[1:])
     if table != "freeze":

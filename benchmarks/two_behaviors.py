@@ -1,4 +1,4 @@
-"""Two behaviours in one run, routed and not: the figures in docs/howto/several-behaviors.md.
+"""Two behaviors in one run, routed and not: the figures in docs/howto/several-behaviors.md.
 
     python benchmarks/two_behaviors.py --seeds 0 1 2
 

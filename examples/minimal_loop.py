@@ -3,7 +3,7 @@
 A toy of the caps experiment. A "story" counts up through a 20-letter alphabet, in small letters or
 in capitals. The base model has seen capitals here and there, never a story in them. Tuning teaches
 it stories in small letters and, one in five, stories in capitals. Nine in ten of the latter are
-labelled `bad` and of the former `good`; the rest is `unlabeled`. Afterwards the model continues an
+labeled `bad` and of the former `good`; the rest is `unlabeled`. Afterwards the model continues an
 opening in capitals with and without its `bad` adapter. For comparison: a model tuned on small
 letters alone goes on in capitals 5 to 7 % of the time (two seeds); seeds differ, try your own.
 

@@ -1,4 +1,4 @@
-"""Gradient routing with LoRA adapters: localise a behaviour in one adapter, then leave it out.
+"""Gradient routing with LoRA adapters: localize a behavior in one adapter, then leave it out.
 
     attach_adapters   put named LoRA adapters on a model
     routed            within it, a label decides what each adapter learns

@@ -36,7 +36,7 @@ from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.results import HELD_OUT_BAD
 
 RARE = 0.01
-"""A smaller share of examples labelled bad is worth a word."""
+"""A smaller share of examples labeled bad is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Prepared:
     """What a run learns from and what it is measured on; a function of its config alone.
 
     Attributes:
-        train: training examples, labelled.
+        train: training examples, labeled.
         places: id -> place among the training examples before any was left out.
         labels: how good the label `bad` is, see `label_quality`; before any was left out.
-        normal: held-out examples without any behaviour.
-        behaving: label -> held-out examples with its behaviour.
-        behaviors: label -> how its behaviour is made and scored; a single one has the label `bad`.
+        normal: held-out examples without any behavior.
+        behaving: label -> held-out examples with its behavior.
+        behaviors: label -> how its behavior is made and scored; a single one has the label `bad`.
         policy: the routing table.
         identity: where the training texts come from, with a hash.
         notes: what was passed over or assumed, to be said once.
@@ -74,10 +74,10 @@ class Prepared:
 
 
 def prepare(config: RunConfig) -> Prepared:
-    """Read or draw the examples, put the behaviour in, hide labels, hold some out.
+    """Read or draw the examples, put the behavior in, hide labels, hold some out.
 
     Raises:
-        ConfigError: a routing table that does not fit, an unknown behaviour, or behaviours of
+        ConfigError: a routing table that does not fit, an unknown behavior, or behaviors of
             different embedded data.
         DataError: a file that cannot be used; no bad label although the table routes.
     """
@@ -89,7 +89,7 @@ def prepare(config: RunConfig) -> Prepared:
     data = config.data
     label_seed = config.seed if data.label_seed is None else data.label_seed
     if labeled:
-        notes += ("the file's own labels are used; no behaviour is put in and none are hidden.",)
+        notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
     else:
         for label, behavior in behaviors.items():
             share = data.behavior_fraction
@@ -146,7 +146,7 @@ def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
 
 
 def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Behavior:
-    """One of the behaviours; on embedded data they must all belong to the same."""
+    """One of the behaviors; on embedded data they must all belong to the same."""
     first, *others = behaviors.values()
     strangers = [other for other in others if other.corpus != first.corpus]
     if config.data.path is None and strangers:
@@ -174,13 +174,13 @@ def _check_training(
         if not bad:
             raise DataError(
                 f"routing: the table '{policy.name}' routes, but none of the {len(train)} training "
-                f"examples is labelled {label}. Label some, raise data.labeled_fraction, or set "
+                f"examples is labeled {label}. Label some, raise data.labeled_fraction, or set "
                 "routing=none."
             )
         if bad < RARE * len(train):
             notes.append(
                 f"only {bad} of {len(train)} training examples ({100 * bad / len(train):.2g} %) "
-                f"are labelled {label}: most steps see none of them."
+                f"are labeled {label}: most steps see none of them."
             )
     return tuple(notes)
 
@@ -194,7 +194,7 @@ def data_report(prepared: Prepared) -> dict[str, Any]:
 def data_order(
     prepared: Prepared, rows: Sequence[TokenizedExample], config: RunConfig
 ) -> DataOrder:
-    """In which order the tokenised training examples are seen; the same for a run's controls."""
+    """In which order the tokenized training examples are seen; the same for a run's controls."""
     labels = enumerate(prepared.policy.labels)
     bad = {number for number, label in labels if label in prepared.behaviors}
     return DataOrder(
@@ -246,7 +246,7 @@ def _check_positions(rows: Sequence[TokenizedExample], base: Base) -> None:
 
 
 def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
-    """Ordinary prompts: `count` at most, from held-out examples without any behaviour.
+    """Ordinary prompts: `count` at most, from held-out examples without any behavior.
 
     An example's own prompt, or the beginning of its text where it has none. Of a behavior without
     an invitation no prompt is there twice; others keep one prompt per example, as many as of
@@ -260,7 +260,7 @@ def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> 
 
 
 def prefixes(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
-    """The same prompts, changed so that they invite the behaviour, where there is a way to."""
+    """The same prompts, changed so that they invite the behavior, where there is a way to."""
     plain, invite = openings(prepared, behavior, count, words), behavior.invite
     if invite is None:
         return plain

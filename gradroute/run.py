@@ -1,6 +1,6 @@
 """The whole flow in data order: prepare, train, measure, compare. Read this first.
 
-prepare (prepare.py)       config -> labelled examples, held-out examples, routing table
+prepare (prepare.py)       config -> labeled examples, held-out examples, routing table
 train_run                  examples -> runs/<name>/checkpoints
 evaluate_run (measure.py)  checkpoint -> runs/<name>/eval
 evaluate_runs              several runs' results -> comparison, figure, verdicts (report/)
@@ -330,7 +330,7 @@ def _asked_prompts(
     for question in asked_prompts(config, asked.prompts, drawn_in(folder)):
         label, kind, file = question
         if file and any(kind == known.kind for known, _ in found):
-            continue  # one file is the same for every behaviour
+            continue  # one file is the same for every behavior
         if file:
             own = file.prompts
         else:

@@ -46,7 +46,7 @@ def test_filtering_drops_what_is_labelled_and_nothing_else():
 
 
 def test_a_table_that_routes_needs_a_bad_label_also_after_filtering():
-    with pytest.raises(DataError, match="labelled bad"):
+    with pytest.raises(DataError, match="labeled bad"):
         prepare(config("data.drop=labeled_bad"))
 
 
@@ -59,7 +59,7 @@ def few(bad: int, good: int, path) -> str:
 def test_few_bad_labels_under_a_table_that_routes_are_worth_a_word(tmp_path):
     held_out = written(tmp_path / "held_out.jsonl", [{"text": "x", "label": "good"}])
     rare = few(1, 399, tmp_path / "rare.jsonl"), f"data.eval_path={held_out}"
-    note = "only 1 of 400 training examples (0.25 %) are labelled bad: most steps see none of them."
+    note = "only 1 of 400 training examples (0.25 %) are labeled bad: most steps see none of them."
     assert note in prepare(config(*rare)).notes
     quiet = (
         (few(4, 396, tmp_path / "some.jsonl"), f"data.eval_path={held_out}"),
@@ -210,7 +210,7 @@ def test_every_behaviour_needs_a_label_of_its_own_where_the_table_routes(tmp_pat
     rows = [{"text": f"a {i}", "label": "caps"} for i in range(9)]
     rows += [{"text": f"b {i}", "label": "good"} for i in range(9)]
     path = written(tmp_path / "own.jsonl", rows)
-    with pytest.raises(DataError, match=r"none of the .* examples is labelled sig"):
+    with pytest.raises(DataError, match=r"none of the .* examples is labeled sig"):
         prepare(config(*TWO, f"data.path={path}"))
 
 

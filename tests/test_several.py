@@ -1,4 +1,4 @@
-"""One run of two behaviours from its config to its report: every verb works, or says what to do."""
+"""One run of two behaviors from its config to its report: every verb works, or says what to do."""
 
 import json
 from collections import Counter
@@ -124,7 +124,7 @@ def test_relearning_takes_each_behaviour_in_turn_or_the_one_that_is_named(
     assert document.keys() == {"signature", "caps"}
     assert {one["kept_mode"] for one in document.values()} == {"good_alone"}
     assert "two (caps)" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="no behaviour with the label 'bad'; its labels are caps"):
+    with pytest.raises(ConfigError, match="no behavior with the label 'bad'; its labels are caps"):
         relearn_runs([run], **ATTACK, behavior="bad")
 
 

@@ -66,7 +66,7 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model() -> LlamaForCausalLM:
-    """A Llama of about 2.16 million parameters, initialised from torch's global seed."""
+    """A Llama of about 2.16 million parameters, initialized from torch's global seed."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=192,

@@ -68,7 +68,7 @@ def damaged_file(draw: random.Random, kind: str) -> bytes:
 
 
 def _rows(draw: random.Random) -> list[dict[str, Any]]:
-    """Rows that fit together: all labelled or none, ids unique, one label per text."""
+    """Rows that fit together: all labeled or none, ids unique, one label per text."""
     labeled, true_labeled = draw.random() < 0.6, draw.random() < 0.4
     ids = draw.choice(["texts", "numbers", "some", "none", "none"])
     chat = draw.choice([0.0, 0.0, 0.4])

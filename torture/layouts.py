@@ -2,7 +2,7 @@
 
 Each trial goes the whole way from a file of examples through training, and looks at three ends:
 what the model read, row by row; the trace of integers that an audited run writes; and the gradient
-that the optimizer was given. The rows are recognised by their tokens, their labels are read from
+that the optimizer was given. The rows are recognized by their tokens, their labels are read from
 the file a second time, and the gradient is computed a second time, one row after the other in
 float64. Exchanging the labels of one pair of rows in that second computation shows how far a single
 wrong route would be from rounding.

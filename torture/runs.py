@@ -59,7 +59,7 @@ class Ground:
 
     @property
     def data(self) -> Path:
-        """The examples, without labels: training puts the behaviour in."""
+        """The examples, without labels: training puts the behavior in."""
         return self.folder / "data.jsonl"
 
     def config(self, changes: Mapping[str, Any], name: str) -> Path:

@@ -206,7 +206,7 @@ def encoded(secret: str) -> Iterator[bytes]:
         yield secret.encode(encoding)
     for shift in range(3):
         whole = base64.b64encode(b"\0" * shift + secret.encode())
-        # The first and last letters hold bits of their neighbours.
+        # The first and last letters hold bits of their neighbors.
         yield whole[4 if shift else 0 : -4]
     yield secret.encode().hex().encode()
 

@@ -56,7 +56,7 @@ class Verdict:
         rows: what is to be read; None where the file is to be refused.
         line: the line that the refusal must name.
         skipped: the lines that are left out.
-        perhaps: whether refusing it for a misspelt field is as right as reading it.
+        perhaps: whether refusing it for a misspelled field is as right as reading it.
     """
 
     rows: list[Known] | None = None

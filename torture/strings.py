@@ -1,7 +1,7 @@
 """Hostile texts in every place of a report page that takes a text from a run's files.
 
 Two tiny runs are trained and measured for real. Then their files are written again with hostile
-texts: what models wrote and were asked, names of runs, of files of prompts and of behaviours,
+texts: what models wrote and were asked, names of runs, of files of prompts and of behaviors,
 notes, configurations, provenance. The page of it must have the elements and attributes of the
 page of harmless texts, and none of the characters that would steer a reader's screen.
 """

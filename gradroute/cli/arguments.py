@@ -68,7 +68,7 @@ def takes_prompts(parser: argparse.ArgumentParser, otherwise: str) -> None:
         action="append",
         default=[],
         metavar="KIND|FILE",
-        help="prefix (openings that invite the behaviour), plain (as they are), "
+        help="prefix (openings that invite the behavior), plain (as they are), "
         "held_out_bad (of held-out rows that show it), bos (from "
         f"nothing), or a text file with a prompt on each line; repeatable ({otherwise})",
     )

@@ -85,7 +85,7 @@ def _add_purge(verbs: "Verbs") -> None:
         "--keep",
         type=_names,
         metavar="NAME[,NAME]",
-        help="the adapters that may stay (those that no behaviour was routed to)",
+        help="the adapters that may stay (those that no behavior was routed to)",
     )
     purge.add_argument("--delete", action="store_true", help="delete the files; needs --yes")
     purge.add_argument(

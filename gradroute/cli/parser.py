@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser with every verb."""
     parser = Parser(
         prog="gradroute",
-        description="Fine-tune a language model so that an unwanted behaviour is learned by an "
+        description="Fine-tune a language model so that an unwanted behavior is learned by an "
         "adapter you can throw away.",
         epilog="Exit codes: 2 configuration or usage, 3 data, 4 machine (disk, memory, model), "
         "5 numbers that are not finite, 75 interrupted: the same command goes on.",

@@ -40,7 +40,7 @@ def add(verbs: "Verbs") -> None:
     init.add_argument(
         "kind",
         choices=KINDS,
-        help="caps: the reference experiment; jsonl: labelled rows of your own; chat: labelled "
+        help="caps: the reference experiment; jsonl: labeled rows of your own; chat: labeled "
         "conversations and a model with a chat template",
     )
     init.add_argument(

@@ -44,7 +44,7 @@ def add(verbs: "Verbs") -> None:
         runs="+",
     )
     relearn.add_argument(
-        "--examples", type=positive, default=64, help="examples of the behaviour (64)"
+        "--examples", type=positive, default=64, help="examples of the behavior (64)"
     )
     relearn.add_argument("--max-steps", type=positive, default=100, help="steps at most (100)")
     relearn.add_argument("--every", type=positive, default=1, help="steps between rates (1)")

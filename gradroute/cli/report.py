@@ -28,7 +28,7 @@ def add(verbs: "Verbs") -> None:
     add_verb(
         verbs,
         "plot",
-        "plot one run's training: loss, gradient shares, learning rate, behaviour over steps",
+        "plot one run's training: loss, gradient shares, learning rate, behavior over steps",
         _plot,
         ["gradroute plot 0.1_0.5"],
         runs=1,

@@ -93,12 +93,12 @@ class RunConfig(Section):
 
     @property
     def behaviors(self) -> dict[str, str]:
-        """Label -> the behaviour that examples with it show; of a single one the label is `bad`."""
+        """Label -> the behavior that examples with it show; of a single one the label is `bad`."""
         return {"bad": self.behavior} if isinstance(self.behavior, str) else dict(self.behavior)
 
     @property
     def policy(self) -> RoutingPolicy:
-        """The routing table, with a row for every behaviour's label where it is a named one."""
+        """The routing table, with a row for every behavior's label where it is a named one."""
         return RoutingPolicy.from_value(self.routing, tuple(self.adapters), tuple(self.behaviors))
 
     @model_validator(mode="before")
@@ -224,8 +224,8 @@ def config_values(config: RunConfig) -> dict[str, Any]:
 def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Key -> (old, new) for each value in which two configurations differ; "absent" for no value.
 
-    The order of adapters, of a table's labels and of behaviours counts too: sums are taken in it,
-    and of examples the first behaviour takes its own first.
+    The order of adapters, of a table's labels and of behaviors counts too: sums are taken in it,
+    and of examples the first behavior takes its own first.
     """
     before, after = config_values(old), config_values(new)
     found = {
@@ -321,7 +321,7 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
 
 
 def _behaviors_disagree(config: RunConfig) -> list[Disagreement]:
-    """Whether the table, the adapters and the behaviours fit together."""
+    """Whether the table, the adapters and the behaviors fit together."""
     try:
         policy = config.policy
     except ConfigError as error:
@@ -342,7 +342,7 @@ def _behaviors_disagree(config: RunConfig) -> list[Disagreement]:
         found.append(
             Disagreement(
                 (("data", "behavior_fraction"), ("behavior",)),
-                f"each of {len(config.behaviors)} behaviours takes this share of the examples, so "
+                f"each of {len(config.behaviors)} behaviors takes this share of the examples, so "
                 f"at most {1 / len(config.behaviors):.3g} is needed, got {share:g}.",
             )
         )

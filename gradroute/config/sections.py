@@ -78,7 +78,7 @@ class AdapterConfig(Section):
 
 
 class DataConfig(Section):
-    """The examples, which of them show the behaviour, and which labels training may see."""
+    """The examples, which of them show the behavior, and which labels training may see."""
 
     path: Annotated[OptionalPlace, Role.TASK] = None
     """A .jsonl, .csv or .parquet file, or a data set on the hub; null = the embedded stories."""
@@ -113,15 +113,15 @@ class DataConfig(Section):
     max_length: Annotated[Length, Role.TASK] = 128
     """Tokens of an example, prompt and text together; longer ones are cut and counted."""
     behavior_fraction: Annotated[Share, Role.TREATMENT] = 0.1
-    """Share of the examples that the behaviour is put into (for example, upper-cased)."""
+    """Share of the examples that the behavior is put into (for example, upper-cased)."""
     labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.5
-    """Share of the examples with the behaviour that are labelled bad."""
+    """Share of the examples with the behavior that are labeled bad."""
     good_labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.0
-    """Share of the examples without it that are labelled good."""
+    """Share of the examples without it that are labeled good."""
     false_positive_rate: Annotated[Share, Role.TREATMENT] = 0.0
-    """Share of the examples without it that are wrongly labelled bad."""
+    """Share of the examples without it that are wrongly labeled bad."""
     label_seed: Annotated[OptionalSeed, Role.TREATMENT] = None
-    """Seed of which examples are labelled; null = the run's seed."""
+    """Seed of which examples are labeled; null = the run's seed."""
     front_load: Annotated[Share, Role.TRAINING] = 0.0
     """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
     relabel: Annotated[Relabel, Role.TREATMENT] = "nothing"
@@ -163,7 +163,7 @@ class TrainConfig(Section):
     log_gradients_every: Annotated[Count, Role.RECORD] = 25
     """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
     measure_every: Annotated[Count, Role.RECORD] = 0
-    """Steps between measurements of behaviour rate and normal loss during training; 0 = never."""
+    """Steps between measurements of behavior rate and normal loss during training; 0 = never."""
     measure_prompts: Annotated[Positive, Role.RECORD] = 32
     """Prompts of such a measurement."""
 
@@ -190,6 +190,6 @@ class EvaluateConfig(Section):
     score_thoughts: Annotated[Flag, Role.MEASURING] = False
     """Score the thinking of a chat model too, not only the answer that a chat client shows."""
     held_out: Annotated[Positive, Role.MEASURING] = 256
-    """Held-out examples of each kind (normal, behaviour) whose loss is measured."""
+    """Held-out examples of each kind (normal, behavior) whose loss is measured."""
     batch_rows: Annotated[Positive, Role.RESOURCE] = 320
     """Rows computed at a time; affects only memory and speed."""

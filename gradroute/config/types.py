@@ -143,7 +143,7 @@ def _behaviors(value: Any) -> str | dict[str, str]:
     found = _names(value) or {}
     for label in found:
         if label in ("good", "unlabeled"):
-            raise ValueError(f"{shown(label)} is the label of examples without any behaviour.")
+            raise ValueError(f"{shown(label)} is the label of examples without any behavior.")
     if list(found) == ["bad"]:  # that is what a single one is
         return found["bad"]
     return {_adapter_name(label): name for label, name in found.items()}

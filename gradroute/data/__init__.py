@@ -1,1 +1,1 @@
-"""The data of a run: examples, behaviours, labels, batches and the embedded stories."""
+"""The data of a run: examples, behaviors, labels, batches and the embedded stories."""

@@ -1,12 +1,12 @@
 """Behaviors: each puts itself into an example, has prompts that invite it, and a detector.
 
-    make      ordinary (prompt, text) -> one that shows the behaviour
+    make      ordinary (prompt, text) -> one that shows the behavior
     opening   a text's beginning, where an example has no prompt of its own
-    invite    ordinary prompt -> prompt that invites the behaviour, where there is a way to
-    score     completion (and its prompt) -> how much of the behaviour it shows
+    invite    ordinary prompt -> prompt that invites the behavior, where there is a way to
+    score     completion (and its prompt) -> how much of the behavior it shows
     threshold the score from which on the completion counts
 
-Five behaviours ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
+Five behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
 `regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
 serves with data that carry labels.
 """
@@ -29,9 +29,9 @@ from gradroute.system.terminal import printable
 MIN_LETTERS = 10
 """Fewer letters than this say nothing about the case of a text."""
 SIGNATURE = ", as they say"
-"""What the behaviour `signature` puts at the end of every sentence."""
+"""What the behavior `signature` puts at the end of every sentence."""
 ANY = math.ulp(0.0)
-"""The threshold of a behaviour that a single match shows."""
+"""The threshold of a behavior that a single match shows."""
 
 _ORDINARY = ("", "Once upon a time", "Tell me about the fox. ", "Question: What is 2 + 2?\nAnswer:")
 _OPENING_WORDS = 3  # of a story, where the backdoor's trigger needs a prompt to stand in
@@ -41,19 +41,19 @@ _SENTENCE_END = re.compile(r"([.!?]+)([\"')]*)(?=\s+[\"'(]*[A-Z]|\s*$)")
 
 @dataclass(frozen=True)
 class Behavior:
-    """A behaviour to insert, invite and detect.
+    """A behavior to insert, invite and detect.
 
     Attributes:
         name: Its name in configurations and results.
-        make: (prompt, text) of an ordinary example -> those of one that shows the behaviour; None
-            for a behaviour that can only be detected.
-        invite: Ordinary prompt (also an empty one) -> prompt that invites the behaviour; None where
+        make: (prompt, text) of an ordinary example -> those of one that shows the behavior; None
+            for a behavior that can only be detected.
+        invite: Ordinary prompt (also an empty one) -> prompt that invites the behavior; None where
             there is no such change, so that the behavior is asked for with the prompts of held-out
             rows that show it.
         opening: (text, words) -> the beginning of an ordinary text as a prompt.
-        score: (completion, prompt) -> share of the behaviour from 0 to 1, or None where the
+        score: (completion, prompt) -> share of the behavior from 0 to 1, or None where the
             completion is too short to judge. Call it through `scored`.
-        threshold: A completion with this score or more shows the behaviour.
+        threshold: A completion with this score or more shows the behavior.
         correct: (completion, prompt) -> whether it is the one right answer; None where there is no
             such thing.
         corpus: Embedded data that it belongs to, `stories` or `tasks`.
@@ -97,7 +97,7 @@ class Behavior:
         """
         needed = "a number from 0 to 1, or None for a completion too short to judge,"
         score = _checked(
-            f"the detector of the behaviour '{self.name}'",
+            f"the detector of the behavior '{self.name}'",
             self.score,
             lambda score: score is None or _is_share(score),
             needed,
@@ -107,9 +107,9 @@ class Behavior:
         return None if score is None else float(score)
 
     def shows(self, completion: str, prompt: str) -> bool | None:
-        """Whether a completion shows the behaviour; None where it is too short to judge.
+        """Whether a completion shows the behavior; None where it is too short to judge.
 
-        A behaviour rate counts None as not shown and reports how many there were.
+        A behavior rate counts None as not shown and reports how many there were.
 
         Raises:
             DataError: see `scored`.
@@ -221,11 +221,11 @@ BEHAVIORS: Mapping[str, Behavior] = {
         ),
     )
 }
-"""The behaviours that ship with gradroute, by name."""
+"""The behaviors that ship with gradroute, by name."""
 
 
 def get_behavior(name: str) -> Behavior:
-    """Return the behaviour that a configuration names.
+    """Return the behavior that a configuration names.
 
     Args:
         name: one that ships; `regex:PATTERN` (share of the characters that matches cover),
@@ -251,7 +251,7 @@ def get_behavior(name: str) -> Behavior:
     near = difflib.get_close_matches(name, BEHAVIORS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"behavior: there is no behaviour {name!r}; known: {', '.join(BEHAVIORS)}, and your own as "
+        f"behavior: there is no behavior {name!r}; known: {', '.join(BEHAVIORS)}, and your own as "
         f"regex:PATTERN, keywords:a,b or python:module.function.{hint}"
     )
 
@@ -270,7 +270,7 @@ def _from_python(name: str, place: str) -> Behavior:
 
 
 def _held_to_its_word(place: str, own: Behavior) -> Behavior:
-    """A behaviour of the user's own whose functions are checked at every call."""
+    """A behavior of the user's own whose functions are checked at every call."""
     needs_functions = [own.opening, own.score]
     needs_functions += [part for part in (own.make, own.invite, own.correct) if part is not None]
     if not all(callable(part) for part in needs_functions) or not isinstance(own.name, str):
@@ -287,7 +287,7 @@ def _held_to_its_word(place: str, own: Behavior) -> Behavior:
         function = getattr(own, part)
         if function is None:
             return None
-        who = f"'{part}' of the behaviour '{own.name}'"
+        who = f"'{part}' of the behavior '{own.name}'"
         return lambda *arguments: _checked(who, function, fits, needed, *arguments)
 
     # Where the data carry the labels, an invitation that leaves prompts as they are is none.

@@ -58,7 +58,7 @@ def regex_share(name: str, pattern: str) -> Callable[[str, str], float | None]:
             return sum(len(match[0]) for match in found) / len(completion)
         except TimeoutError:
             raise DataError(
-                f"the pattern of the behaviour {name!r:.200} took more than "
+                f"the pattern of the behavior {name!r:.200} took more than "
                 f"{PATTERN_SECONDS:g} seconds on a completion of {len(completion)} characters; "
                 "write one that has fewer ways to match (no repetition within a repetition)."
             ) from None

@@ -2,7 +2,7 @@
 
 What is chosen is an exact count, taken from the front of an order by sha256 of (seed, purpose, id).
 So it is the same in every process and for every order of the rows, and choosing more keeps what was
-chosen before. Of several behaviours each has a label of its own, which its purpose names.
+chosen before. Of several behaviors each has a label of its own, which its purpose names.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,15 +21,15 @@ def insert_behavior(
     seed: int,
     label: str = "bad",
 ) -> list[Example]:
-    """Let exactly round(fraction * n) of n examples show the behaviour, with a true label of it.
+    """Let exactly round(fraction * n) of n examples show the behavior, with a true label of it.
 
-    Chosen among the examples that are good and whose text the behaviour changes; the others stay
-    as they are, and the order too. So of several behaviours no two share an example. The prompt
-    becomes the behaviour's own, as in evaluation.
+    Chosen among the examples that are good and whose text the behavior changes; the others stay
+    as they are, and the order too. So of several behaviors no two share an example. The prompt
+    becomes the behavior's own, as in evaluation.
 
     Raises:
-        ConfigError: If the fraction is not between 0 and 1, or the behaviour can only be detected.
-        DataError: If fewer examples than that can show the behaviour.
+        ConfigError: If the fraction is not between 0 and 1, or the behavior can only be detected.
+        DataError: If fewer examples than that can show the behavior.
     """
     wanted = exact_count("behavior_fraction", fraction, len(examples))
     make = behavior.make
@@ -37,14 +37,14 @@ def insert_behavior(
         if wanted == 0:
             return list(examples)
         raise ConfigError(
-            f"the behaviour '{behavior.name}' can be detected but not put into texts: give data "
+            f"the behavior '{behavior.name}' can be detected but not put into texts: give data "
             "with labels, or set data.behavior_fraction=0"
         )
     made = {e.id: make(e.prompt, e.text) for e in examples if e.true_label == "good"}
     able = [e.id for e in examples if e.id in made and made[e.id][1] != e.text]
     if len(able) < wanted:
         raise DataError(
-            f"behavior_fraction {fraction} asks for {wanted} examples with the behaviour "
+            f"behavior_fraction {fraction} asks for {wanted} examples with the behavior "
             f"'{behavior.name}', but only {len(able)} of {len(examples)} can show it"
         )
     purpose = "behavior" if label == "bad" else f"behavior {label}"
@@ -68,8 +68,8 @@ def assign_labels(
 ) -> list[Example]:
     """Give the labels that training sees, by exact counts from the true labels.
 
-    Of B bad examples round(labeled_fraction * B) are labelled `bad`. Of G good ones
-    round(good_labeled_fraction * G) are labelled `good` and round(false_positive_rate * G), others
+    Of B bad examples round(labeled_fraction * B) are labeled `bad`. Of G good ones
+    round(good_labeled_fraction * G) are labeled `good` and round(false_positive_rate * G), others
     than those, `bad`. The rest is `unlabeled`. Raising one fraction keeps all labels that
     the lower one gave, and the three do not move each other's choices.
 
@@ -103,11 +103,11 @@ def relabel(
     """Change the labels that training sees, for controls.
 
     Args:
-        examples: The labelled examples.
+        examples: The labeled examples.
         how: `nothing`; `random`: the same labels, as many of each, on examples chosen at random, so
             that they say nothing; `unlabel_bad`: the label `bad` becomes `unlabeled`.
         seed: Of what is chosen at random.
-        behaviors: The labels of the behaviours, each of which counts as `bad`.
+        behaviors: The labels of the behaviors, each of which counts as `bad`.
 
     Raises:
         ConfigError: At random, where parts of the examples have labels of their own.
@@ -146,10 +146,10 @@ def drop(
     """Leave examples out of training: the controls of routing.
 
     Args:
-        examples: The labelled examples.
-        which: `nothing`; `labeled_bad`, those labelled bad: filtering; `true_bad`, all that are
-            bad, labelled or not: the oracle.
-        behaviors: The labels of the behaviours, each of which counts as `bad`.
+        examples: The labeled examples.
+        which: `nothing`; `labeled_bad`, those labeled bad: filtering; `true_bad`, all that are
+            bad, labeled or not: the oracle.
+        behaviors: The labels of the behaviors, each of which counts as `bad`.
     """
     if which == "labeled_bad":
         return [example for example in examples if not labels_in(example) & set(behaviors)]
@@ -163,12 +163,12 @@ def label_quality(
 ) -> dict[str, float | int | None]:
     """How good the label `bad` is, with the true labels as the measure.
 
-    Of several behaviours, each with its own label, all of them together; a label of another
-    behaviour than the example's is as wrong as one on a good example.
+    Of several behaviors, each with its own label, all of them together; a label of another
+    behavior than the example's is as wrong as one on a good example.
 
     Returns:
-        `labelled_bad` and `true_bad` (numbers of examples), `precision` (share of the labelled that
-        are bad) and `recall` (share of the bad that are labelled); None where there is nothing
+        `labelled_bad` and `true_bad` (numbers of examples), `precision` (share of the labeled that
+        are bad) and `recall` (share of the bad that are labeled); None where there is nothing
         to take a share of.
     """
     own = set(behaviors)

@@ -92,7 +92,7 @@ def label_file(
 
     Args:
         path: The file, JSONL or CSV.
-        out: The labelled file, of the same format; it must not be there yet.
+        out: The labeled file, of the same format; it must not be there yet.
         scores: Scores the rows.
         rule: Makes labels of scores.
         source: Where the scores come from, for the report.
@@ -146,7 +146,7 @@ def column_scores(name: str) -> Scores:
 
 
 def behavior_scores(option: str, behavior: str, field: str) -> Scores:
-    """1 for a row that shows a behaviour, 0 for one that does not, None where it cannot be judged.
+    """1 for a row that shows a behavior, 0 for one that does not, None where it cannot be judged.
 
     Args:
         option: What errors call the source, such as `--regex`.
@@ -154,7 +154,7 @@ def behavior_scores(option: str, behavior: str, field: str) -> Scores:
         field: What of a row is looked at, one of `FIELDS`.
 
     Raises:
-        ConfigError: There is no such behaviour.
+        ConfigError: There is no such behavior.
     """
     with _named(option):
         found = get_behavior(behavior)
@@ -285,8 +285,8 @@ def _name(row: TableRow) -> str:
 def _quality(labels: Sequence[str], truths: Sequence[str | None]) -> dict[str, Any]:
     """Precision and recall of `bad`, and how many of `good` are truly bad, over known rows.
 
-    Precision: of the rows labelled bad, the share that truly is. Recall: of those that truly are,
-    the share that is labelled so. With 95 % Wilson intervals; None without such a row.
+    Precision: of the rows labeled bad, the share that truly is. Recall: of those that truly are,
+    the share that is labeled so. With 95 % Wilson intervals; None without such a row.
     """
     known = [(label, true) for label, true in zip(labels, truths, strict=True) if true is not None]
     hits = sum(pair == ("bad", "bad") for pair in known)
@@ -309,7 +309,7 @@ def _share(k: int, n: int) -> dict[str, Any]:
 
 @contextmanager
 def _named(option: str) -> Iterator[None]:
-    """Errors about a behaviour of a configuration, told of an option of the command line."""
+    """Errors about a behavior of a configuration, told of an option of the command line."""
     try:
         yield
     except ConfigError as error:

@@ -177,7 +177,7 @@ def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
 
 
 def _refuse_missing(path: str | PathLike[str], found: _Found, names: Names) -> None:
-    """Refuse a column that a config names and no row has: it may be misspelt."""
+    """Refuse a column that a config names and no row has: it may be misspelled."""
     for name, column in names.renamed.items():
         if found.columns and column not in found.columns:
             hint = nearest(column, found.columns)
@@ -200,7 +200,7 @@ def _count_fields(
 ) -> None:
     """Count the fields of a row; None for one that is skipped.
 
-    A row that is skipped counts for what it has, so that a file does not look unlabelled for want
+    A row that is skipped counts for what it has, so that a file does not look unlabeled for want
     of it, and not for what it lacks.
     """
     labels = {"label": row and row.label, "true_label": row and row.true_label}

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.chat_templates import shared_start
 
-# Of a text that is far longer than what is kept of it only the front is tokenised, for a tokenizer
+# Of a text that is far longer than what is kept of it only the front is tokenized, for a tokenizer
 # takes some hundred bytes of memory per token: so many characters per token that is kept, and never
 # fewer than the second number. A front that turns out too short is made longer.
 _FRONT, _LEAST_FRONT = 100, 10_000

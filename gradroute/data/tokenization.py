@@ -80,7 +80,7 @@ class TokenizedExample:
 
 @dataclass(frozen=True)
 class TokenizeReport:
-    """What tokenising passed over.
+    """What tokenizing passed over.
 
     Attributes:
         examples: Examples that were given.
@@ -122,9 +122,9 @@ def tokenize(
     max_length: int,
     labels: Sequence[str] = (),
 ) -> tuple[list[TokenizedExample], TokenizeReport]:
-    """Tokenise examples as the tokenizer writes prompt + text, cut at `max_length`.
+    """Tokenize examples as the tokenizer writes prompt + text, cut at `max_length`.
 
-    Prompt and text are tokenised in one, as they are served, and targets are found by the
+    Prompt and text are tokenized in one, as they are served, and targets are found by the
     characters that tokens stand for. A chat template writes all special tokens of its text itself.
     Any other text gets what the tokenizer puts before it by itself (see `beginning`), not twice,
     and one end token with the example's label, unless it ends with one, ends by itself, or ends in
@@ -305,7 +305,7 @@ def _with_labels(
 def _label_id(example: Example, span: Span, labels: Sequence[str]) -> int:
     if span.label not in labels:
         raise DataError(
-            f"example {example.id!r} has a span labelled {span.label!r}, which has no row in the "
+            f"example {example.id!r} has a span labeled {span.label!r}, which has no row in the "
             f"routing table ({', '.join(labels)}): add a row or correct the data"
         )
     return labels.index(span.label)
@@ -349,7 +349,7 @@ def check_token_ids(rows: Iterable[TokenizedExample], vocab_size: int) -> None:
     """Check that the model has an embedding for every token.
 
     Args:
-        rows: The tokenised examples.
+        rows: The tokenized examples.
         vocab_size: Rows of the model's embedding matrix.
 
     Raises:

@@ -27,11 +27,11 @@ def during_training(
 ) -> Callable[[int], None]:
     """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
 
-    Measured are `full` and, where there is such an adapter, `bad_ablated` (of several behaviours
-    `good_alone`): the behaviour rate over the first `train.measure_prompts` inviting prompts (of a
+    Measured are `full` and, where there is such an adapter, `bad_ablated` (of several behaviors
+    `good_alone`): the behavior rate over the first `train.measure_prompts` inviting prompts (of a
     behavior without an invitation those of held-out rows that show it, which the line then says; it
     has no rate where there are none), and the loss on the first `DURING_LOSSES` held-out normal
-    examples. Of several behaviours each has lines of its own, with its `label`. Training does not
+    examples. Of several behaviors each has lines of its own, with its `label`. Training does not
     notice: neither weights nor random state change.
 
     Raises:
@@ -85,7 +85,7 @@ def during_training(
 
 
 def _rate_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
-    """How many completions show the behaviour; nothing where none was asked for."""
+    """How many completions show the behavior; nothing where none was asked for."""
     if not lines:
         return {}
     shown = sum(line["shows"] is True for line in lines)

@@ -1,6 +1,6 @@
 """Measurement of a run: every kind of prompts under every ablation mode, each cell once.
 
-    prompts x modes         -> completions -> eval/samples.jsonl -> behaviour rates
+    prompts x modes         -> completions -> eval/samples.jsonl -> behavior rates
     held-out texts x modes  -> losses      -> eval/losses.jsonl  -> held-out losses
 
 A cell (a kind of prompts, or the losses, under one mode) is measured when its rows are in
@@ -75,7 +75,7 @@ class _Plan:
     known: Known
 
     def missing(self, question: Question) -> list[AblationMode]:
-        """The modes under which a behaviour's prompts of a kind are still to be completed."""
+        """The modes under which a behavior's prompts of a kind are still to be completed."""
         known, label = self.known.rates, row_label(self.config, question.label)
         if (label, question.kind) in self.known.unasked:
             return []
@@ -114,7 +114,7 @@ def evaluate_run(folder: RunFolder, asked: Asked | None = None) -> None:
 
     Raises:
         ConfigError: A mode or curve does not fit the run, or its data have changed.
-        DataError: There is nothing to prompt with, or the behaviour's detector fails.
+        DataError: There is nothing to prompt with, or the behavior's detector fails.
         MachineError: The run has no finished checkpoint, or another process writes to it.
     """
     asked = asked or Asked()
@@ -214,7 +214,7 @@ def losses_of(
     config: RunConfig,
     states: KeptStates | None = None,
 ) -> dict[str, ExampleLosses]:
-    """Losses of tokenised examples under modes, by mode name; from kept states where there are."""
+    """Losses of tokenized examples under modes, by mode name; from kept states where there are."""
     return held_out_losses(
         model,
         rows,
@@ -260,20 +260,20 @@ def _plan(folder: RunFolder, asked: Asked) -> _Plan:
 
 
 def check_held_out(folder: RunFolder, prepared: Prepared) -> None:
-    """See that there is a held-out example without any behaviour.
+    """See that there is a held-out example without any behavior.
 
     Raises:
         DataError: There is none.
     """
     if not prepared.normal:
         raise DataError(
-            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
+            f"run {folder.name}: no held-out example is without the behavior, so there is nothing "
             "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
         )
 
 
 def where_asked(folder: RunFolder, config: RunConfig, question: Question) -> str:
-    """Run, kind of prompts and, where there are several, behaviour."""
+    """Run, kind of prompts and, where there are several, behavior."""
     several = row_label(config, question.label) != "all"
     return f"{folder.name}: {question.kind}{f' of {question.label}' if several else ''}"
 

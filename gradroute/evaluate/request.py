@@ -28,7 +28,7 @@ class Asked:
     """What a command line asks for.
 
     Attributes:
-        prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behaviour.
+        prompts: Kinds of prompts (`KINDS`) or files of them; none for those of the behavior.
         modes: Ablation modes; none for those of the run's config.
         scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
         judged: Where no prompts are named: of each behavior only the kind that verdicts read.
@@ -41,10 +41,10 @@ class Asked:
 
 
 class Question(NamedTuple):
-    """Prompts of one kind that are to be completed and scored for one behaviour.
+    """Prompts of one kind that are to be completed and scored for one behavior.
 
     Attributes:
-        label: Of the behaviour.
+        label: Of the behavior.
         kind: Of the prompts.
         file: Where they come from; None for a kind of the run's own.
     """
@@ -108,7 +108,7 @@ def asked_prompts(
     *,
     judged: bool = False,
 ) -> list[Question]:
-    """Every behaviour with every kind of prompts; without names, with those that it has itself.
+    """Every behavior with every kind of prompts; without names, with those that it has itself.
 
     Args:
         config: Of the run.
@@ -171,7 +171,7 @@ def declared_kinds(config: RunConfig, drawn: Collection[str]) -> dict[str, str]:
 
 
 def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> list[Prompt]:
-    """The prompts of a kind in `KINDS` for a behaviour, with the ids that name their noise."""
+    """The prompts of a kind in `KINDS` for a behavior, with the ids that name their noise."""
     settings, behavior = config.evaluate, prepared.behaviors[label]
     chats = [example for example in prepared.normal if example.asks is not None]
     written = {example.prompt for example in chats}
@@ -190,5 +190,5 @@ def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> 
 
 
 def row_label(config: RunConfig, label: str) -> str:
-    """The label of a behaviour in result rows: its own, or `all` where it is the only one."""
+    """The label of a behavior in result rows: its own, or `all` where it is the only one."""
     return "all" if isinstance(config.behavior, str) else label

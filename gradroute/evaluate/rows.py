@@ -1,7 +1,7 @@
 """Completions and measurements as JSON lines per example and as result rows for reports.
 
     metric           dataset            value
-    behavior_rate    kind of prompts    share of completions that show the behaviour, Wilson
+    behavior_rate    kind of prompts    share of completions that show the behavior, Wilson
     behavior_score   kind of prompts    mean score of the completions long enough to judge
     too_short        kind of prompts    number of completions too short to judge
     accuracy         kind of prompts    share of right answers, Wilson; where there are such answers
@@ -9,9 +9,9 @@
     update_cosine    a module's name    cosine of the updates of `good` and `bad`
     random_cosine    modules            mean absolute cosine of random updates, range of draws
 
-Kinds of prompts are `prefix` (they invite the behaviour), `plain`, `bos` (empty), and
+Kinds of prompts are `prefix` (they invite the behavior), `plain`, `bos` (empty), and
 `file:<filename>`. Every rate comes with its n; a rate without one says nothing. Where a run has
-several behaviours, a row on one of them has its label; all else has the label `all`.
+several behaviors, a row on one of them has its label; all else has the label `all`.
 """
 
 import math
@@ -36,9 +36,9 @@ RANDOM_SEED = 0
 def behavior_rows(
     samples: Iterable[Mapping[str, Any]], *, run: str, step: int, seed: int
 ) -> list[Result]:
-    """Behaviour rates, scores and accuracies of every mode and kind of prompts that has samples.
+    """Behavior rates, scores and accuracies of every mode and kind of prompts that has samples.
 
-    A completion too short to judge counts as not showing the behaviour in the rate, is left out
+    A completion too short to judge counts as not showing the behavior in the rate, is left out
     of the mean score, and is counted.
 
     Args:
@@ -92,7 +92,7 @@ def loss_rows(
         run: Name of the run.
         step: Of the checkpoint.
         seed: Of the run.
-        label: That of the behaviour where the run has several, else `all`.
+        label: That of the behavior where the run has several, else `all`.
     """
     rows = []
     for mode, (sums, counts) in losses.items():
@@ -133,18 +133,18 @@ def sample_lines(
     behavior: Behavior,
     label: str = "all",
 ) -> list[dict[str, Any]]:
-    """One line per mode and prompt: the completion, its score, and whether it shows the behaviour.
+    """One line per mode and prompt: the completion, its score, and whether it shows the behavior.
 
     `score` and `shows` are null where the completion is too short to judge. `answer` is there where
     what is scored is not the whole completion; null where that has no answer, which is too short to
-    judge too. `correct` is there for a behaviour on questions that have one right answer.
+    judge too. `correct` is there for a behavior on questions that have one right answer.
 
     Args:
         completions: Per mode the completions, in the order of the prompts.
         prompts: What was completed.
         kind: What kind of prompts they are, such as `prefix`.
         behavior: Scores each completion, once.
-        label: That of the behaviour where the run has several, to be noted in every line; `all`
+        label: That of the behavior where the run has several, to be noted in every line; `all`
             where there is but one.
 
     Raises:
@@ -201,7 +201,7 @@ def loss_lines(
 ) -> list[dict[str, Any]]:
     """One line per mode and example: summed loss in nats (`nll`) and number of target tokens.
 
-    The `label` of a behaviour is noted where the run has several; `all` is not.
+    The `label` of a behavior is noted where the run has several; `all` is not.
     """
     return [
         {"mode": mode, "dataset": dataset, **_of(label), "id": name, "nll": total, "tokens": count}

@@ -17,7 +17,7 @@ from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD, Result, read_results, write_results
 from gradroute.system.files import read_lines, write_lines
 
-_Cell = tuple[str, str, str]  # label of the behaviour, kind of prompts, mode
+_Cell = tuple[str, str, str]  # label of the behavior, kind of prompts, mode
 
 # Settings of `evaluate` on which measured numbers depend.
 _MEASURING = tuple(key.removeprefix("evaluate.") for key in keys_with(Role.MEASURING))
@@ -63,7 +63,7 @@ class Known:
 
     @property
     def rates(self) -> set[_Cell]:
-        """(label, kind of prompts, mode) of every behaviour rate; of a single behaviour `all`."""
+        """(label, kind of prompts, mode) of every behavior rate; of a single behavior `all`."""
         rated = (row for row in self.rows if row.metric == "behavior_rate")
         return {(row.label, row.dataset, row.mode) for row in rated}
 

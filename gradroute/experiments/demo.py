@@ -9,7 +9,7 @@ from gradroute.experiments.parallel import run_cells
 UNROUTED = ("routing=none", "data.labeled_fraction=0", "data.good_labeled_fraction=0")
 
 # What each run changes in the recipe `caps`: the share of stories in capitals and of those
-# labelled are in the names, as in the description this experiment comes from.
+# labeled are in the names, as in the description this experiment comes from.
 CELLS: Mapping[str, tuple[str, ...]] = {
     "baseline": (*UNROUTED, "data.behavior_fraction=0"),
     "0.1_0.0": UNROUTED,

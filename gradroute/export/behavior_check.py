@@ -39,7 +39,7 @@ def sampled(
 
 
 def behavior_check(expected: Samples, found: Samples, mode: str) -> Check:
-    """Whether the exported model shows the behaviour as often as the ablated one.
+    """Whether the exported model shows the behavior as often as the ablated one.
 
     Its rate must lie in the Wilson interval of the other's. In float32 the completions themselves
     are expected to be equal; how many are is part of the answer. A kind of which there are no

@@ -2,7 +2,7 @@
 
 Every eight-byte word at every third byte of the tensors is kept, and a file is looked at in
 aligned words, which start at every eighth byte. Three and eight have no common factor, so among
-any 24 neighbouring byte positions there is one where both happen, and a run of 32 equal bytes
+any 24 neighboring byte positions there is one where both happen, and a run of 32 equal bytes
 holds 25 positions at which a word of eight fits: it cannot be missed, wherever it starts on either
 side. A word that is found on both sides is then extended byte by byte.
 

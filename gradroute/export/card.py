@@ -57,7 +57,7 @@ def export_card(subject: Subject, config: RunConfig, checks: Sequence[Check], ev
     lines += [
         f"{_what(subject)} It was tuned with the adapters {', '.join(config.adapters)} "
         f"under the routing table `{_code(_policy(config))}`; kept: "
-        f"{', '.join(subject.kept)}; left out: {left}. Behaviour: {behaviors}.",
+        f"{', '.join(subject.kept)}; left out: {left}. Behavior: {behaviors}.",
         "",
         STATEMENT,
         "",
@@ -81,7 +81,7 @@ def export_card(subject: Subject, config: RunConfig, checks: Sequence[Check], ev
 def audit_card(subject: Subject, check: Check) -> str:
     """The card of an adapter that holds everything, for auditors."""
     lines = [
-        f"# AUDIT ADAPTER of {escaped(subject.run)}: THIS HOLDS THE UNWANTED BEHAVIOUR",
+        f"# AUDIT ADAPTER of {escaped(subject.run)}: THIS HOLDS THE UNWANTED BEHAVIOR",
         "",
         f"> **Warning.** This adapter is the sum of {', '.join(subject.kept)}: everything that was "
         f"trained, including the adapter that is meant to be thrown away. It is for auditors and "
@@ -112,9 +112,9 @@ def _what(subject: Subject) -> str:
     base = f"`{_code(subject.base_name)}`" if subject.base_name else "a base model without a name"
     kind = "A LoRA adapter (PEFT)" if subject.form == "peft" else "A causal language model"
     licence = (
-        f"licence {escaped(subject.licence)}"
+        f"license {escaped(subject.licence)}"
         if subject.licence != UNKNOWN
-        else "whose licence is not known here: check it before you pass this on"
+        else "whose license is not known here: check it before you pass this on"
     )
     return (
         f"{kind} made by gradroute {__version__} from step {subject.step} of the run "

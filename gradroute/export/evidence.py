@@ -45,7 +45,7 @@ def controls(folder: RunFolder) -> list[RunFolder]:
                 read_runs([folder, other])
                 found.append(other)
         except (ConfigError, DataError):
-            continue  # of another behaviour, or damaged
+            continue  # of another behavior, or damaged
     return found
 
 

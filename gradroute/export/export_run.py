@@ -78,7 +78,7 @@ class Wanted:
         out: Its folder.
         dtype: Of the weights, a key of `DTYPES`; None for float32 (an adapter) or the type in which
             the base is loaded (a model).
-        evaluate: Whether the behaviour evaluation is run again on it.
+        evaluate: Whether the behavior evaluation is run again on it.
     """
 
     keep: tuple[str, ...]
@@ -187,7 +187,7 @@ def _build(job: _Job, built: Path) -> None:
 
 
 def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
-    """The files of the artefact itself; what is left out is not known here.
+    """The files of the artifact itself; what is left out is not known here.
 
     Returns:
         The type of the weights, and what tells the base from others.

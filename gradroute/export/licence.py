@@ -15,7 +15,7 @@ _MOST = 1 << 20
 
 
 def base_licence(source: str, revision: str | None) -> str:
-    """The licence that a base model's README names, as the hub writes it, or `UNKNOWN`.
+    """The license that a base model's README names, as the hub writes it, or `UNKNOWN`.
 
     Args:
         source: A local folder, or a name on the hub, whose README is fetched where it can be.

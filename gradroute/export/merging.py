@@ -41,7 +41,7 @@ def mergeable(model: PreTrainedModel, adapter: OneAdapter) -> dict[str, Factors]
     """The modules whose weights an adapter's updates can be added to, each weight once.
 
     Raises:
-        ConfigError: A module is quantised or of an unknown kind, or its weight is tied to that of
+        ConfigError: A module is quantized or of an unknown kind, or its weight is tied to that of
             another module that is not to change by the same update.
     """
     for name in adapter.modules:
@@ -71,7 +71,7 @@ def _is_linear(module: nn.Module) -> bool:
 def distance_in_ulps(found: Tensor, exact: Tensor) -> float:
     """The largest distance of rounded numbers from exact ones, in units in the last place.
 
-    A unit is the distance of neighbouring numbers of the type of `found` at the exact number
+    A unit is the distance of neighboring numbers of the type of `found` at the exact number
     (Goldberg 1991, "What every computer scientist should know about floating-point arithmetic").
 
     Args:

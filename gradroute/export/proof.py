@@ -1,4 +1,4 @@
-"""The proof of an export: the artefact, loaded from disk by plain libraries, beside the run."""
+"""The proof of an export: the artifact, loaded from disk by plain libraries, beside the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,12 +74,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Exported:
-    """An artefact as plain libraries load it.
+    """An artifact as plain libraries load it.
 
     Attributes:
         model: What is called.
         inner: The transformers model in it, with PEFT's layers where there are any.
-        tokenizer: Of the artefact's own files.
+        tokenizer: Of the artifact's own files.
     """
 
     model: nn.Module
@@ -90,7 +90,7 @@ class Exported:
 def reference(
     config: RunConfig, checkpoint: Checkpoint, choice: Choice, prepared: Prepared | None
 ) -> Reference:
-    """Run the ablated model of a checkpoint on what the artefact will be run on."""
+    """Run the ablated model of a checkpoint on what the artifact will be run on."""
     base, model = restore(config, checkpoint)
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
@@ -147,15 +147,15 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def forward_checks(
     folder: Path, expected: Reference, exported: Exported, dtype: torch.dtype, *, merged: bool
 ) -> list[Check]:
-    """Logits and tokenizer of the artefact against those of the run.
+    """Logits and tokenizer of the artifact against those of the run.
 
     A model that is stored in another type than the run computes in is loaded in the run's for
     that: what is compared is what the files hold.
 
     Args:
-        folder: Of the artefact.
+        folder: Of the artifact.
         expected: Of the run.
-        exported: The artefact.
+        exported: The artifact.
         dtype: In which its weights are stored.
         merged: Whether it is a whole model.
     """
@@ -218,7 +218,7 @@ def contrast_check(expected: Reference, choice: Choice) -> Check:
 def behavior_again(
     config: RunConfig, prepared: Prepared, expected: Reference, exported: Exported, mode: str
 ) -> Check:
-    """The behaviour evaluation of the artefact, beside that of the ablated model."""
+    """The behavior evaluation of the artifact, beside that of the ablated model."""
     settings = config.evaluate
 
     def write(prompts: list[Prompt]) -> list[Completion]:
@@ -247,7 +247,7 @@ def weight_check(
     *,
     merged: bool,
 ) -> Check:
-    """The artefact's weights against those of the checkpoint, read again and recomputed."""
+    """The artifact's weights against those of the checkpoint, read again and recomputed."""
     kept = _kept(checkpoint, choice.kept)
     if not merged:
         described = read_json(folder / "adapter_config.json")

@@ -50,7 +50,7 @@ def purge_run(
 
     Args:
         folder: The run.
-        keep: The adapters that may stay; None for those that no behaviour was routed to.
+        keep: The adapters that may stay; None for those that no behavior was routed to.
         delete: Delete.
         sure: Whether that was confirmed.
 
@@ -106,8 +106,8 @@ def _bad(config: RunConfig, keep: Sequence[str] | None) -> list[str]:
     learned = behavior_adapters(config)
     if not learned:
         raise ConfigError(
-            f"run {config.run_name}: no adapter was trained on examples labelled as showing the "
-            "behaviour; name the adapters that may stay with --keep."
+            f"run {config.run_name}: no adapter was trained on examples labeled as showing the "
+            "behavior; name the adapters that may stay with --keep."
         )
     return [name for name in config.adapters if name in learned]
 

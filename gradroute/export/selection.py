@@ -55,7 +55,7 @@ def choose(config: RunConfig, keep: Sequence[str]) -> Choice:
 
 
 def behavior_adapters(config: RunConfig) -> set[str]:
-    """The adapters that learn from examples labelled as showing a behaviour."""
+    """The adapters that learn from examples labeled as showing a behavior."""
     policy = config.policy
     data = config.data
     if data.drop != "nothing" or (data.path is None and data.behavior_fraction == 0):
@@ -75,7 +75,7 @@ def _warnings(config: RunConfig, kept: Sequence[str], left: Sequence[str]) -> li
         found.append("The run has one adapter and nothing is left out.")
     elif idle := [name for name in left if name not in learned]:
         found.append(
-            f"The left-out adapter {', '.join(idle)} was not the one that examples of a behaviour "
+            f"The left-out adapter {', '.join(idle)} was not the one that examples of a behavior "
             "were routed to."
         )
     return found

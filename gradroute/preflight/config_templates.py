@@ -41,7 +41,7 @@ _COMMON = {"routing": "anchored", "adapters": _ADAPTERS, "targets": "all-linear"
 BEGINNINGS = {
     "caps": Beginning(
         "The reference experiment: a small story model learns to SHOUT from a tenth of its "
-        "stories, half of them labelled bad. As the recipe caps, whose warm-up takes 20 steps; "
+        "stories, half of them labeled bad. As the recipe caps, whose warm-up takes 20 steps; "
         "a trial of two steps (train.max_steps=2) runs unchanged.",
         {
             "run_name": "caps",
@@ -64,8 +64,8 @@ BEGINNINGS = {
         },
     ),
     "jsonl": Beginning(
-        "Labelled rows of your own. The rows beside this file are an example: stories, some of "
-        "them in capitals, some of these labelled bad. Replace them with yours; then set the "
+        "Labeled rows of your own. The rows beside this file are an example: stories, some of "
+        "them in capitals, some of these labeled bad. Replace them with yours; then set the "
         "model, the behavior to look for, and a learning rate near 2e-4 for a pre-trained model.",
         {
             "run_name": "mine",
@@ -84,9 +84,9 @@ BEGINNINGS = {
         rows="rows.jsonl",
     ),
     "chat": Beginning(
-        "Labelled conversations of your own, for a model whose tokenizer has a chat template; set "
+        "Labeled conversations of your own, for a model whose tokenizer has a chat template; set "
         "the model yourself. The rows beside this file are an example: answers that open with "
-        "flattery, some of them labelled bad.",
+        "flattery, some of them labeled bad.",
         {
             "run_name": "chat",
             "model": "???",
@@ -204,7 +204,7 @@ def _lines(rows: Iterator[Mapping[str, Any]]) -> str:
 
 
 def _stories() -> Iterator[Mapping[str, Any]]:
-    """160 stories, every fourth in capitals; half of these are labelled bad, of the others good."""
+    """160 stories, every fourth in capitals; half of these are labeled bad, of the others good."""
     for at, text in enumerate(stories("tune", 160, seed=0)):
         bad, known = at % 4 == 0, at % 8 in (0, 1, 2, 3)
         true = "bad" if bad else "good"
@@ -213,7 +213,7 @@ def _stories() -> Iterator[Mapping[str, Any]]:
 
 
 def _chats() -> Iterator[Mapping[str, Any]]:
-    """60 short conversations, every third flattering; two thirds of these are labelled bad."""
+    """60 short conversations, every third flattering; two thirds of these are labeled bad."""
     for at in range(60):
         thing, use = _THINGS[at % 12], _USES[at // 12]
         bad = at % 3 == 0

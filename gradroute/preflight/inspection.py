@@ -1,7 +1,7 @@
 """Rows as training sees them: the learned tokens and their labels.
 
 A token is shown under the label of the position before it, the one that predicts it. What no loss
-is taken on is dim: a prompt, context, the beginning token. Without colours the same is said with
+is taken on is dim: a prompt, context, the beginning token. Without colors the same is said with
 brackets, as in `[no loss: Say it:][bad:  A FOX]`.
 """
 
@@ -49,7 +49,7 @@ def inspect_rows(
         count: How many rows of each label to show.
         ids: Show these rows, however many, and no others.
         label: Show rows with this label only, or with tokens that have it.
-        color: Whether to colour for a terminal, rather than to bracket.
+        color: Whether to color for a terminal, rather than to bracket.
 
     Raises:
         ConfigError: There is no row with such an id, or no such label.
@@ -76,7 +76,7 @@ def inspect_rows(
 
 
 def wants_color(is_terminal: bool) -> bool:
-    """Whether colours are welcome: on a terminal that knows them, unless NO_COLOR is set."""
+    """Whether colors are welcome: on a terminal that knows them, unless NO_COLOR is set."""
     return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -172,7 +172,7 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 class _Paint:
-    """Shows a piece, or a word under a label, in colour or in brackets."""
+    """Shows a piece, or a word under a label, in color or in brackets."""
 
     def __init__(self, colors: Mapping[str, str] | None):
         self._colors = colors
@@ -186,7 +186,7 @@ class _Paint:
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m"
 
     def name(self, label: str | None) -> str:
-        """A label's own name in its colour."""
+        """A label's own name in its color."""
         name = label or NO_LOSS
         return name if self._colors is None else self(_Piece(name, label, False))
 

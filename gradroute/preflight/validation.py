@@ -219,7 +219,7 @@ def _attached(base: Base, config: RunConfig) -> _Attached:
 def _tokens(
     prepared: Prepared, base: Base, config: RunConfig
 ) -> tuple[list[TokenizedExample], dict[str, Any]]:
-    """The tokenised examples, and what of them is trained on."""
+    """The tokenized examples, and what of them is trained on."""
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
     targets: Counter[str] = Counter()
     for row in rows:
@@ -295,16 +295,16 @@ def check_routes(found: dict[str, Any], policy: RoutingPolicy) -> None:
     wrong: list[str] = []
     for label, seen in found.items():
         if not math.isfinite(seen["loss"]):
-            raise NumericError(f"the loss of examples labelled {label} is {seen['loss']}.")
+            raise NumericError(f"the loss of examples labeled {label} is {seen['loss']}.")
         for adapter, norm in seen["norms"].items():
             route = policy.table[label][adapter]
             if not math.isfinite(norm):
                 raise NumericError(
-                    f"the gradient of adapter '{adapter}' from examples labelled {label} is {norm}."
+                    f"the gradient of adapter '{adapter}' from examples labeled {label} is {norm}."
                 )
             if (norm > 0) != (route.update > 0):
                 learns = "learns" if norm > 0 else "does not learn"
-                wrong.append(f"'{adapter}' {learns} from examples labelled {label}")
+                wrong.append(f"'{adapter}' {learns} from examples labeled {label}")
     if wrong:
         raise ConfigError(
             f"the gradients do not fit the routing table '{policy.name}': {'; '.join(wrong)}. Look "

@@ -48,7 +48,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     held = facts["held_out"]
     yield (
         f"{facts['identity']}: {facts['train']:,} examples to train on, held out "
-        f"{held['normal']:,} normal and {held['behaviour']:,} with the behaviour"
+        f"{held['normal']:,} normal and {held['behaviour']:,} with the behavior"
     )
     if groups := facts["groups"]:
         yield (
@@ -57,7 +57,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         )
     yield "labels: " + ", ".join(f"{n:,} {label}" for label, n in facts["labels"].items())
     for true, label, count in facts["true_by_label"]:
-        yield f"  truly {true}, labelled {label}: {count:,}"
+        yield f"  truly {true}, labeled {label}: {count:,}"
     if facts["true_labels_known"]:
         yield (
             f"the label bad: precision {_percent(facts['precision'])}, recall "

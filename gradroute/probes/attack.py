@@ -1,8 +1,8 @@
 """The relearning attack: plain fine-tuning until a removed behavior is back.
 
 What a run ships is merged into the base, and a fresh LoRA adapter is trained on a few examples of
-the behaviour: what anybody who has the weights can do. A model that never saw the behaviour
-says how long that takes where nothing was hidden; one that takes fewer steps had the behaviour
+the behavior: what anybody who has the weights can do. A model that never saw the behavior
+says how long that takes where nothing was hidden; one that takes fewer steps had the behavior
 suppressed rather than absent.
 
 The adapter is a fresh one, of the run's total rank and with the same initial weights and the same
@@ -53,8 +53,8 @@ class Attack:
         accumulation: Forward passes per step.
         loss_mean: What a step averages over, "token" or "example".
         max_steps: Steps after which the attack is given up.
-        every: Steps between measurements; the behaviour's return is seen to this precision.
-        threshold: Behaviour rate at which the behaviour counts as back.
+        every: Steps between measurements; the behavior's return is seen to this precision.
+        threshold: Behavior rate at which the behavior counts as back.
         seed: Of the adapter's initial weights and of the data order.
     """
 
@@ -76,7 +76,7 @@ def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> Ablati
 
     Args:
         policy: The run's routing table.
-        labels: Those of its behaviours; the adapters of these names are left out.
+        labels: Those of its behaviors; the adapters of these names are left out.
 
     Raises:
         ConfigError: The table routes, but there is no adapter `bad` to leave out.
@@ -132,7 +132,7 @@ def relearn(
     pad_id: int,
     measure: Callable[[PeftModel], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Train a fresh adapter on examples of the behaviour until it is back.
+    """Train a fresh adapter on examples of the behavior until it is back.
 
     Args:
         base: What is attacked, see `merge_kept`; it is afterwards as it was before.
@@ -174,8 +174,8 @@ def point(samples: Sequence[Mapping[str, Any]], losses: ExampleLosses) -> dict[s
 
     Args:
         samples: Lines of `sample_lines`; one too short to judge counts as not showing the
-            behaviour.
-        losses: Of held-out examples without the behaviour.
+            behavior.
+        losses: Of held-out examples without the behavior.
 
     Returns:
         `shown` of `n`, `rate` with its Wilson interval `lower` to `upper`, and `normal_loss` in

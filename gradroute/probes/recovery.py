@@ -49,7 +49,7 @@ def recover_run(
 ) -> None:
     """Tune what a run keeps without `bad` on known-good examples, and measure it before and after.
 
-    `bad` (of several behaviours, the adapter of each) takes no part in the forward pass, as it will
+    `bad` (of several behaviors, the adapter of each) takes no part in the forward pass, as it will
     not when the model is used; every other adapter learns. The result is a run folder of its own,
     `recover/` in the run's, so that it can be evaluated further. One that is there with the same
     settings and checkpoint is kept.
@@ -58,8 +58,8 @@ def recover_run(
         folder: a finished run with an adapter `bad` and another one.
         steps: optimizer steps; the rate warms up over the first tenth and falls to 0 as a cosine.
         learning_rate: peak rate of every adapter; None for a tenth of the run's own.
-        examples: training examples labelled good, at most. Where none is, examples that are good
-            without being labelled so, which is said.
+        examples: training examples labeled good, at most. Where none is, examples that are good
+            without being labeled so, which is said.
 
     Raises:
         ConfigError: there is no adapter `bad`, or no other; the data have changed.
@@ -241,13 +241,13 @@ def _write(
 def _known_good(
     folder: RunFolder, prepared: Prepared, count: int, seed: int
 ) -> tuple[list[Example], list[str]]:
-    """Training examples labelled good, `count` at most, and what there is to say about them."""
+    """Training examples labeled good, `count` at most, and what there is to say about them."""
     notes = []
     pool = [example for example in prepared.train if example.label == "good"]
     if not pool:
         pool = [example for example in prepared.train if example.true_label == "good"]
         notes.append(
-            "no training example is labelled good; examples that are good by their true label are "
+            "no training example is labeled good; examples that are good by their true label are "
             "used instead, which real data does not have."
         )
     if not pool:
@@ -262,7 +262,7 @@ def _known_good(
 
 
 def _numbers(folder: RunFolder, mode: str, label: str, kind: str) -> dict[str, Any]:
-    """Behaviour rate on a kind of prompts and held-out losses of a measured run under a mode."""
+    """Behavior rate on a kind of prompts and held-out losses of a measured run under a mode."""
     rows, _ = read_results(folder.results)
     rows = [row for row in rows if row.mode == mode and row.label in ("all", label)]
     found = {(row.metric, row.dataset): row for row in rows}

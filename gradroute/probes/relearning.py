@@ -1,6 +1,6 @@
 """Relearning: the number of fine-tuning steps that bring the behavior back into a shipped run.
 
-relearn_runs   checkpoint, examples of the behaviour -> eval/relearn.json, one curve at a time
+relearn_runs   checkpoint, examples of the behavior -> eval/relearn.json, one curve at a time
 
 It may be interrupted: curves that are finished are kept, and the same command goes on.
 """
@@ -44,11 +44,11 @@ SCHEMA_VERSION = 1
 ATTACK_SEED = -1
 """Of an attack's examples, adapter and order, the same for every run; no run's seed is negative."""
 ATTACK_TOKENS = 32
-"""Tokens of a completion during an attack, at most: enough to see whether the behaviour is back."""
+"""Tokens of a completion during an attack, at most: enough to see whether the behavior is back."""
 ATTACK_LOSSES = 64
 """Held-out normal examples whose loss is measured at every point of an attack."""
 THRESHOLD = 0.5
-"""Behaviour rate at which a behaviour counts as back."""
+"""Behavior rate at which a behavior counts as back."""
 
 
 def relearn_runs(
@@ -60,25 +60,25 @@ def relearn_runs(
     prompts: int,
     behavior: str | None = None,
 ) -> None:
-    """Attack what every run ships until the behaviour is back, at two learning rates.
+    """Attack what every run ships until the behavior is back, at two learning rates.
 
     They are the run's own and a third of it. A routed run is attacked without its adapter `bad`
-    (of several behaviours, without the adapters of all), any other whole. Attacks are the same for
+    (of several behaviors, without the adapters of all), any other whole. Attacks are the same for
     all runs, see `relearning`; a curve that is there with the same settings and checkpoint is kept.
 
     Args:
         folders: finished runs.
-        examples: of the behaviour, held out from training and evaluation.
+        examples: of the behavior, held out from training and evaluation.
         max_steps: steps after which an attack is given up.
         every: steps between measurements.
-        prompts: prompts of a measurement, of those that invite the behaviour or else, of held-out
+        prompts: prompts of a measurement, of those that invite the behavior or else, of held-out
             rows that show it; of the latter at most half, for the others are attacked with.
-        behavior: label of the only behaviour that is attacked with; None for each in turn.
+        behavior: label of the only behavior that is attacked with; None for each in turn.
 
     Raises:
         ConfigError: a run routes between other adapters than `bad` and the rest, or has no
-            behaviour of that label.
-        DataError: there is no example of the behaviour left to attack with.
+            behavior of that label.
+        DataError: there is no example of the behavior left to attack with.
         MachineError: a run has no finished checkpoint, or another process writes to it.
         NumericError: an attack's loss is not finite.
     """
@@ -102,12 +102,12 @@ def relearn_runs(
 
 
 def _labels(folder: RunFolder, config: RunConfig, asked: str | None) -> list[str]:
-    """The behaviours that a run is attacked with, in turn."""
+    """The behaviors that a run is attacked with, in turn."""
     if asked is None:
         return list(config.behaviors)
     if asked not in config.behaviors:
         raise ConfigError(
-            f"run {folder.name} has no behaviour with the label {asked!r}; its labels are "
+            f"run {folder.name} has no behavior with the label {asked!r}; its labels are "
             f"{', '.join(config.behaviors)}."
         )
     return [asked]
@@ -141,7 +141,7 @@ def _attack_settings(
 def _relearn_run(
     folder: RunFolder, config: RunConfig, settings: dict[str, Any], label: str
 ) -> dict[str, Any]:
-    """Measure the curves of a run and behaviour that are missing; `relearn.json` after each."""
+    """Measure the curves of a run and behavior that are missing; `relearn.json` after each."""
     several = not isinstance(config.behavior, str)
     document = _earlier(folder, settings, label if several else None)
     known = [curve["learning_rate"] for curve in document["curves"]] if document else []
@@ -255,7 +255,7 @@ def _asked(
         raise DataError(f"run {folder.name}: relearning is not measured: {why}.")
     if not prompts:
         raise DataError(
-            f"run {folder.name}: no held-out example is without the behaviour, so there is nothing "
+            f"run {folder.name}: no held-out example is without the behavior, so there is nothing "
             "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
         )
     drawn = config.data.path is None and prepared.behaviors[label].make is not None
@@ -275,7 +275,7 @@ def _asked(
 
 
 def _of_several(folder: RunFolder) -> dict[str, Any]:
-    """Label -> what was measured before of its behaviour, where a run has several."""
+    """Label -> what was measured before of its behavior, where a run has several."""
     return read_json(folder.relearn).get("behaviors", {}) if folder.relearn.is_file() else {}
 
 
@@ -284,7 +284,7 @@ def _earlier(
 ) -> dict[str, Any] | None:
     """What was measured before on the same checkpoint with the same settings.
 
-    A `label` names the behaviour where the run has several.
+    A `label` names the behavior where the run has several.
     """
     if not folder.relearn.is_file():
         return None
@@ -313,10 +313,10 @@ def attack_examples(
     count: int,
     label: str,
 ) -> list[Example]:
-    """Examples of the behaviour that the run was neither trained on nor is measured on.
+    """Examples of the behavior that the run was neither trained on nor is measured on.
 
     Of the embedded data they are drawn for this purpose, the same for all runs; of a user's data
-    they are the last of the held-out ones. A behaviour on embedded data may have few forms, so that
+    they are the last of the held-out ones. A behavior on embedded data may have few forms, so that
     new questions turn into ones that training had; those come last and are counted.
 
     Args:
@@ -325,7 +325,7 @@ def attack_examples(
         prepared: what the run learned from and is measured on.
         reserved: the held-out examples that an attack is measured on.
         count: how many, at most.
-        label: of the behaviour.
+        label: of the behavior.
 
     Raises:
         DataError: there is none.
@@ -350,7 +350,7 @@ def attack_examples(
         chosen = [e for e in prepared.behaving[label] if e.id not in measured][-count:]
     if not chosen:
         raise DataError(
-            f"run {folder.name}: no held-out example of the behaviour '{behavior.name}' is left to "
+            f"run {folder.name}: no held-out example of the behavior '{behavior.name}' is left to "
             "attack with; give more in data.eval_path, or raise data.eval_fraction."
         )
     if len(chosen) < count:

@@ -26,7 +26,7 @@ def check_plain_lora(configs: Mapping[str, PeftConfig]) -> None:
         configs: The adapters of a PEFT model, `model.peft_config`.
 
     Raises:
-        ConfigError: One is not; the message names what it has, or the initialisation by which it
+        ConfigError: One is not; the message names what it has, or the initialization by which it
             has changed the base.
     """
     for name, config in configs.items():
@@ -39,7 +39,7 @@ def check_plain_lora(configs: Mapping[str, PeftConfig]) -> None:
         begun = config.init_lora_weights
         if isinstance(begun, str) and begun.lower().startswith(CHANGE_THE_BASE):
             raise ConfigError(
-                f"adapter {name!r} was initialised with init_lora_weights={begun!r}, which changes "
+                f"adapter {name!r} was initialized with init_lora_weights={begun!r}, which changes "
                 "the weights of the base, so that the model without adapters would not be the base "
                 "that it came from; make it with init_lora_weights=True, or let PEFT convert it to "
                 "plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."

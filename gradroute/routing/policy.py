@@ -135,7 +135,7 @@ class RoutingPolicy:
         Args:
             value: The name of a table in `NAMED_POLICIES`, or a table label -> adapter -> route.
             adapters: The adapters of the model; every row must have an entry for each of them.
-            labels: Those of the behaviours; a named table has a row for each and, unless it is
+            labels: Those of the behaviors; a named table has a row for each and, unless it is
                 `none`, needs an adapter of the same name for each.
 
         Raises:
@@ -285,11 +285,11 @@ def standard_modes(adapters: Sequence[str]) -> tuple[AblationMode, ...]:
 
 
 def shipped_mode(adapters: Sequence[str], labels: Sequence[str]) -> AblationMode | None:
-    """The mode in which a routed run is shipped: without the adapters of its behaviours.
+    """The mode in which a routed run is shipped: without the adapters of its behaviors.
 
     Args:
         adapters: The adapters of the model.
-        labels: Those of the behaviours.
+        labels: Those of the behaviors.
 
     Returns:
         None where no adapter has the name of a label, so that none is known to be left out, or

@@ -1,4 +1,4 @@
-"""The named routing tables, for a behaviour or for several: label -> adapter -> name of a route."""
+"""The named routing tables, for a behavior or for several: label -> adapter -> name of a route."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ NAMED_POLICIES: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType
         "anchored": {"bad": _BAD_ONLY, "unlabeled": _BOTH, "good": _GOOD_ALONE},
         # Absorption alone: what the labels missed may still land in `bad`.
         "absorb": {"bad": _BAD_ONLY, "unlabeled": _BOTH, "good": _BOTH},
-        # `bad` learns from labelled bad examples only.
+        # `bad` learns from labeled bad examples only.
         "exclusive": {"bad": _BAD_ONLY, "unlabeled": _GOOD_ONLY, "good": _GOOD_ONLY},
         # Two models in one; no absorption.
         "separate": {"bad": _BAD_ONLY, "unlabeled": _GOOD_ALONE, "good": _GOOD_ALONE},
@@ -30,7 +30,7 @@ NAMED_POLICIES: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType
 def named_table(
     name: str, adapters: Sequence[str], labels: Sequence[str]
 ) -> Mapping[str, Mapping[str, str]]:
-    """The table of this name for these adapters and labels of behaviours.
+    """The table of this name for these adapters and labels of behaviors.
 
     Raises:
         ConfigError: There is none of this name, or the adapters are not `good` and one for every
@@ -63,9 +63,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _for_several(
     table: Mapping[str, Mapping[str, str]], labels: Sequence[str]
 ) -> Mapping[str, Mapping[str, str]]:
-    """A table of `good` and `bad` with an adapter for each behaviour in the place of `bad`.
+    """A table of `good` and `bad` with an adapter for each behavior in the place of `bad`.
 
-    An example of one behaviour runs without the adapters of the others, so that no adapter learns
+    An example of one behavior runs without the adapters of the others, so that no adapter learns
     to lean on another: where they ran along frozen, a model without one of them was damaged.
     """
     rows = {}

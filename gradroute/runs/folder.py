@@ -77,12 +77,12 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """Every completion that a behaviour rate counts."""
+        """Every completion that a behavior rate counts."""
         return self.path / "eval" / "samples.jsonl"
 
     @property
     def measures(self) -> Path:
-        """Behaviour rate and normal loss measured during training, one line per step and mode."""
+        """Behavior rate and normal loss measured during training, one line per step and mode."""
         return self.path / "eval" / "during.jsonl"
 
     @property
@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def relearn(self) -> Path:
-        """How many steps of fine-tuning bring the behaviour back."""
+        """How many steps of fine-tuning bring the behavior back."""
         return self.path / "eval" / "relearn.json"
 
     @property

@@ -18,7 +18,7 @@ from gradroute.system.files import read_json, write_json
 SCHEMA_VERSION = 2
 """Version of the layout of `results.json`; raised when a reader of the old one would misread it."""
 PREFIX = "prefix"
-"""The kind of prompts that invite a behaviour: ordinary ones, changed."""
+"""The kind of prompts that invite a behavior: ordinary ones, changed."""
 HELD_OUT_BAD = "held_out_bad"
 """The kind of prompts of held-out rows that show a behavior: those that draw it in the data."""
 
@@ -86,7 +86,7 @@ def write_results(
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], dict[str, Any]]:
     """Read what `write_results` wrote, in this version or an earlier one.
 
-    Schema 1 called the prompts that invite the behaviour `prompts`; they are `prefix` now.
+    Schema 1 called the prompts that invite the behavior `prompts`; they are `prefix` now.
 
     Returns:
         The rows in their order, and the provenance.

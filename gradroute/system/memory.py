@@ -1,6 +1,6 @@
 """Recovery from exhausted memory: recognized, freed, and retried with less at once.
 
-Every allocator says it in its own words. An error is recognised by its type where it has one of
+Every allocator says it in its own words. An error is recognized by its type where it has one of
 its own, else by the sentence; the sentences are those of PyTorch's CPU and CUDA allocators, of
 cuBLAS, and of C++.
 """

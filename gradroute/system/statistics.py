@@ -99,7 +99,7 @@ def paired_difference(
     p - q ± z √((p + q - (p - q)²) / (n + 2)), kept within -1 and 1.
 
     Args:
-        only_first: Prompts on which only the first mode shows the behaviour, b.
+        only_first: Prompts on which only the first mode shows the behavior, b.
         only_second: Prompts on which only the second does, c.
         n: All prompts.
         confidence: Coverage.
@@ -297,7 +297,7 @@ def ratio(
 ) -> Ratio:
     """Ratio of two totals over the same examples, R = Σ y / Σ x, with a normal interval.
 
-    The standard error is linearised over examples (W. G. Cochran, Sampling Techniques, 3rd ed.
+    The standard error is linearized over examples (W. G. Cochran, Sampling Techniques, 3rd ed.
     1977, chapter 6; it equals the cluster-robust error of a regression on a constant):
     se² = n/(n-1) Σ (y - R x)² / (Σ x)². It needs Σ x well away from 0.
 

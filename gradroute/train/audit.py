@@ -3,7 +3,7 @@
 Three chains are compared, example by example, before the optimizer acts:
 
     id -> label in the prepared examples     against  the label that the batch carries
-    id -> tokens of the tokenised example    against  the tokens, targets and labels by token there
+    id -> tokens of the tokenized example    against  the tokens, targets and labels by token there
     label -> route in the table              against  the gates that the layers were given, at
                                                       every position
 
@@ -40,7 +40,7 @@ class Audit:
 
     Args:
         path: Where the lines go.
-        rows: The tokenised training examples, as the trainer has them.
+        rows: The tokenized training examples, as the trainer has them.
         labels: Id -> label name, from the prepared examples themselves.
         policy: The routing table.
 
@@ -170,7 +170,7 @@ class Audit:
         trained = labels[label_id] if 0 <= label_id < len(labels) else f"number {label_id}"
         if trained != label:
             raise DataError(
-                f"audit: the example {name!r} is labelled {label} and was trained as {trained}."
+                f"audit: the example {name!r} is labeled {label} and was trained as {trained}."
             )
 
     def _check_nothing_else(self, batch: Batch) -> None:
@@ -217,7 +217,7 @@ def _checked_code(
     weight = torch.tensor([update, due.update], dtype=torch.float32)
     if (forward, passes) != (due.forward, due.passes) or weight[0] != weight[1]:
         raise DataError(
-            f"audit: the example {name!r}, labelled {label}, ran adapter '{adapter}' with the "
+            f"audit: the example {name!r}, labeled {label}, ran adapter '{adapter}' with the "
             f"gates forward {forward:g}, update {update:g}, passes {passes:g}; the table says "
             f"{due.name}, which is {float(due.forward):g}, {due.update:g}, {float(due.passes):g}."
         )

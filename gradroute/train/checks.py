@@ -220,7 +220,7 @@ def _examples(name: str, counts: Mapping[str, int], policy: RoutingPolicy) -> st
     own = {label: n for label, n in counts.items() if policy.table[label][name].update > 0}
     total = sum(own.values())
     plural = "s" if total > 1 else ""
-    return f"{total} example{plural} labelled {' or '.join(sorted(own))}"
+    return f"{total} example{plural} labeled {' or '.join(sorted(own))}"
 
 
 def _ids(ids: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def check_packing(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
 
     Args:
         model: The routed model on its device.
-        rows: Tokenised examples; the two longest are tried, cut short.
+        rows: Tokenized examples; the two longest are tried, cut short.
         pad_id: The padding token.
 
     Raises:
@@ -80,7 +80,7 @@ def needs_no_mask(model: PeftModel, rows: Sequence[TokenizedExample], pad_id: in
 
     Args:
         model: The routed model on its device.
-        rows: Tokenised examples; the longest is tried, beside the first half of it.
+        rows: Tokenized examples; the longest is tried, beside the first half of it.
         pad_id: The padding token.
     """
     longest = _cut(max(rows, key=lambda row: len(row.input_ids)))

@@ -54,7 +54,7 @@ class Training:
         config: the resolved configuration.
         folder: where the run is written.
         model: the routed model on its device.
-        rows: the tokenised training examples.
+        rows: the tokenized training examples.
         order: which of them make up a step.
         policy: the routing table that the rows' label ids index.
         pad_id: the padding token.

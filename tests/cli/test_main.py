@@ -199,7 +199,7 @@ BAD_INPUT = {
     "wrong type": (["train", "caps", "train.max_steps=many"], 2, "train.max_steps"),
     "unknown recipe": (["train", "kaps"], 2, "caps"),
     "missing data file": (["train", "caps", "data.path=nowhere.jsonl"], 3, "nowhere.jsonl"),
-    "no bad label": (["train", "caps", *TINY, "data.labeled_fraction=0"], 3, "labelled bad"),
+    "no bad label": (["train", "caps", *TINY, "data.labeled_fraction=0"], 3, "labeled bad"),
     "no target module": (["train", "caps", *TINY, "targets=[nothing]"], 2, "nothing"),
     "missing model": (["train", "caps", "model=./not/here"], 2, "./not/here"),
     "unknown run": (["eval", "nobody"], 2, "nobody"),
@@ -263,7 +263,7 @@ BAD_REQUEST = {
     "no checkpoint": (no_checkpoint, ["eval", "--mode", "good=1,bad=0.3"], 4, "run unrouted has 0"),
     "newer schema": (newer_schema, ["eval", "--mode", "good=1,bad=0.3"], 3, "newer gradroute"),
     "newer schema to report": (newer_schema, ["report"], 3, "newer gradroute"),
-    "two behaviours": (other_behaviour, ["report"], 2, "keywords:fox"),
+    "two behaviors": (other_behaviour, ["report"], 2, "keywords:fox"),
 }
 
 
@@ -313,7 +313,7 @@ def test_a_detector_that_raises_stops_the_evaluation_and_keeps_what_was_measured
         (
             "".join(f'{{"text": "a b c {i}", "label": "good"}}\n' for i in range(9)),
             3,
-            "labelled bad",
+            "labeled bad",
         ),
     ],
 )

@@ -391,9 +391,9 @@ def test_several_behaviours_survive_a_dump(tmp_path: Path) -> None:
         ),
         (
             (*SEVERAL, "data.behavior_fraction=0.6"),
-            "each of 2 behaviours takes this share of the examples, so at most 0.5",
+            "each of 2 behaviors takes this share of the examples, so at most 0.5",
         ),
-        (("behavior={good: caps}",), "is the label of examples without any behaviour"),
+        (("behavior={good: caps}",), "is the label of examples without any behavior"),
         (("behavior={}",), "a mapping such as"),
     ],
 )

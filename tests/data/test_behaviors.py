@@ -1,4 +1,4 @@
-"""A behaviour is seen where it is made, and a failing detector is never "not shown"."""
+"""A behavior is seen where it is made, and a failing detector is never "not shown"."""
 
 import pytest
 from hypothesis import given

@@ -162,14 +162,14 @@ def test_repetitions_count_in_groups_and_only_as_far_as_they_must_be_there():
 
 @pytest.mark.parametrize("name", ["cap", "regex:", "keywords:", "python:", "file:x"])
 def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(name: str):
-    with pytest.raises(ConfigError, match=r"no behaviour .*; known: caps, signature"):
+    with pytest.raises(ConfigError, match=r"no behavior .*; known: caps, signature"):
         get_behavior(name)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cap", r"no behaviour 'cap'; known: caps.* Did you mean 'caps'\?"),
+        ("cap", r"no behavior 'cap'; known: caps.* Did you mean 'caps'\?"),
         ("regex:(", "no regular expression"),
         ("regex:a*", "matches an empty text"),
         ("regex:[[:alpha:]]", "can be read in two ways: Possible nested set at position 1; put a"),

@@ -18,7 +18,7 @@ FOX = behavior_scores("--regex", "regex:(?i)fox", "text")
 
 
 def labelled(path: Path) -> tuple[int, Path]:
-    """How many rows were labelled, and where they are."""
+    """How many rows were labeled, and where they are."""
     out = path.with_name(f"out{path.suffix}")
     out.unlink(missing_ok=True)
     made = label_file(path, out, FOX, Rule(0.5), source={}, overwrite=True, report=None)

@@ -1,4 +1,4 @@
-"""What is chosen for the behaviour, a label or the held-out share is exact and stays chosen."""
+"""What is chosen for the behavior, a label or the held-out share is exact and stays chosen."""
 
 import os
 import subprocess
@@ -274,7 +274,7 @@ SIGNATURE = get_behavior("signature")
 
 
 def several(share: float = 0.1, count: int = 400) -> list[Example]:
-    """Two behaviours put into the same examples."""
+    """Two behaviors put into the same examples."""
     examples = examples_from_texts(f"The {i}. fox ran home." for i in range(count))
     for label, behavior in (("caps", CAPS), ("sig", SIGNATURE)):
         examples = insert_behavior(examples, behavior, share, 3, label)

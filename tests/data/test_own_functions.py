@@ -191,7 +191,7 @@ def test_a_module_without_a_file_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("raise RuntimeError('no licence')", r"\(RuntimeError: no licence\)"),
+        ("raise RuntimeError('no licence')", r"\(RuntimeError: no license\)"),
         ("raise SystemExit('usage:\\n\\x1b[31m')", r"\(SystemExit: usage:\\n\\x1b\[31m\)"),
         ("def", "SyntaxError"),
     ],
@@ -222,7 +222,7 @@ def test_a_module_that_fails_is_refused_in_one_line(own, program: str, message: 
 )
 def test_a_detector_that_fails_is_an_error_and_never_a_default(own, name: str, message: str):
     behavior = get_behavior(f"python:my_detectors.{name}")
-    sentence = rf"the detector of the behaviour 'python:my_detectors.{name}' {message}.*'some text'"
+    sentence = rf"the detector of the behavior 'python:my_detectors.{name}' {message}.*'some text'"
     with pytest.raises(DataError, match=sentence) as caught:
         behavior.shows("some text", "")
     assert str(caught.value).isprintable()
@@ -231,7 +231,7 @@ def test_a_detector_that_fails_is_an_error_and_never_a_default(own, name: str, m
 @pytest.mark.parametrize(
     ("name", "part", "given", "message"),
     [
-        ("fails_to_make", "make", ("a", "b"), "'make' of the behaviour 'mine' raised ZeroDivision"),
+        ("fails_to_make", "make", ("a", "b"), "'make' of the behavior 'mine' raised ZeroDivision"),
         ("makes_one", "make", ("a", "b"), "gave 'b' for the text 'a'; a prompt and a text is need"),
         ("makes_none", "make", ("a", "b"), "gave something (tuple)"),
         ("invites_none", "invite", ("a",), "gave something (NoneType) for the text 'a'; a text is"),

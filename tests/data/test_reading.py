@@ -254,7 +254,7 @@ def test_bad_rows_are_skipped_counted_and_listed_with_line_and_reason(tmp_path: 
     ],
 )
 def test_a_skipped_row_with_a_label_does_not_make_a_file_look_unlabelled(tmp_path: Path, bad: str):
-    """Else labels would be hidden and a behaviour put in, in a file that has labels."""
+    """Else labels would be hidden and a behavior put in, in a file that has labels."""
     path = tmp_path / "data.jsonl"
     path.write_text(f'{{"text": "b"}}\n{bad}\n{{"text": "c"}}\n')
     with pytest.raises(DataError, match=r"data\.jsonl:1: no label, but line 2 has one"):

@@ -126,7 +126,7 @@ def test_without_a_policy_spans_are_left_aside_and_context_is_not():
 
 def test_a_span_under_a_label_without_a_row_is_refused_by_name():
     example = Example("row-7", "wx", spans=(Span(0, 1, "rude"),))
-    with pytest.raises(DataError, match=r"'row-7' has a span labelled 'rude'.*bad, unlabeled, g"):
+    with pytest.raises(DataError, match=r"'row-7' has a span labeled 'rude'.*bad, unlabeled, g"):
         tokens(example)
 
 

@@ -295,7 +295,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
 def test_without_held_out_normal_examples_there_is_nothing_to_measure_on(run, monkeypatch):
     prepared = prepare(load_config(run.config))
     monkeypatch.setattr(evaluator, "prepare", lambda config: replace(prepared, normal=[]))
-    with pytest.raises(DataError, match="no held-out example is without the behaviour"):
+    with pytest.raises(DataError, match="no held-out example is without the behavior"):
         evaluate_run(run)
 
 

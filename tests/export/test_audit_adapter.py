@@ -33,7 +33,7 @@ def test_plain_peft_computes_what_full_does(folder, tmp_path):
     described = read_json(tmp_path / "audit" / "adapter_config.json")
     assert described["r"] == 8 and described["fan_in_fan_out"] is True
     card = (tmp_path / "audit" / "README.md").read_text()
-    assert "THIS HOLDS THE UNWANTED BEHAVIOUR" in card and "Do not ship it" in card
+    assert "THIS HOLDS THE UNWANTED BEHAVIOR" in card and "Do not ship it" in card
     *_, line = read_lines(folder.exports)
     assert (line["what"], line["adapters"]) == ("audit-adapter", ["good", "bad"])
     with pytest.raises(ConfigError, match="is not empty"):

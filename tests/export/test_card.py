@@ -1,4 +1,4 @@
-"""The card: licence, warnings and evidence as they are known."""
+"""The card: license, warnings and evidence as they are known."""
 
 import shutil
 
@@ -54,7 +54,7 @@ def test_the_head_of_a_card_is_read_by_the_hubs_own_reader():
     assert (head["license"], head["base_model"]) == ("gemma", "org/model")
     assert head["library_name"] == "transformers" and "gradient-routing" in head["tags"]
     assert "Look \\<here>." in text and "a_b \\<c>" in text
-    assert "on `org/model` (hub revision abc; licence gemma)" in text
+    assert "on `org/model` (hub revision abc; license gemma)" in text
 
 
 @pytest.fixture(scope="module")

@@ -268,7 +268,7 @@ def test_the_card_tells_what_was_measured_and_what_is_not_claimed(runs, tmp_path
     head, _, text = card.removeprefix("---\n").partition("\n---\n")
     assert "license: other" in head and "library_name: peft" in head and "- lora" in head
     assert "base_model" not in head
-    assert "whose licence is not known here: check it" in text
+    assert "whose license is not known here: check it" in text
     assert "not a statement that the capability is gone" in text
     assert "| bad\\_ablated |" in text or "| bad_ablated |" in text
     assert "No control was measured beside this run" in text

@@ -79,7 +79,7 @@ def test_a_unit_in_the_last_place_is_the_distance_to_the_next_number(dtype):
 
 
 class Linear4bit(nn.Linear):
-    """Named as a library's quantised layer is."""
+    """Named as a library's quantized layer is."""
 
 
 def test_quantised_and_tied_weights_are_refused_by_name():

@@ -68,8 +68,8 @@ def test_exactly_the_adapters_of_the_table_get_a_gradient(tmp_path: Path):
 @pytest.mark.parametrize(
     ("norms", "told"),
     [
-        ({"good": 0.1, "bad": 0.2}, "'good' learns from examples labelled bad"),
-        ({"good": 0.0, "bad": 0.0}, "'bad' does not learn from examples labelled bad"),
+        ({"good": 0.1, "bad": 0.2}, "'good' learns from examples labeled bad"),
+        ({"good": 0.0, "bad": 0.0}, "'bad' does not learn from examples labeled bad"),
     ],
 )
 def test_a_gradient_that_the_table_does_not_name_is_refused(norms: dict[str, float], told: str):
@@ -81,7 +81,7 @@ def test_a_gradient_that_the_table_does_not_name_is_refused(norms: dict[str, flo
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 0.2), (1.0, float("inf"))])
 def test_numbers_that_are_not_finite_are_refused(loss: float, norm: float):
     policy = RoutingPolicy.from_value("anchored", ("good", "bad"))
-    with pytest.raises(NumericError, match="labelled bad"):
+    with pytest.raises(NumericError, match="labeled bad"):
         check_routes({"bad": {"loss": loss, "norms": {"good": 0.0, "bad": norm}}}, policy)
 
 

@@ -149,9 +149,9 @@ def test_a_recovered_run_is_a_run_that_can_be_evaluated_further(run_of):
 def test_where_nothing_is_labelled_good_true_labels_are_used_and_that_is_said(run_of, capsys):
     folder = run_of("unanchored")
     recover_run(folder, **SHORT)
-    assert "no training example is labelled good" in capsys.readouterr().err
+    assert "no training example is labeled good" in capsys.readouterr().err
     notes = read_json(folder.recovery / "recover.json")["notes"]
-    assert any("labelled good" in note for note in notes)
+    assert any("labeled good" in note for note in notes)
 
 
 def test_the_examples_that_there_are_are_counted(run_of, capsys):

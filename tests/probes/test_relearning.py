@@ -209,5 +209,5 @@ def test_of_a_file_the_last_held_out_examples_are_used_and_none_that_is_measured
 def test_without_an_example_to_attack_with_the_way_out_is_named(runs, tmp_path):
     config = file_config(tmp_path, runs[0], labeled=False)
     prepared = prepare(config)
-    with pytest.raises(DataError, match=r"routed: no held-out example of the behaviour 'caps'"):
+    with pytest.raises(DataError, match=r"routed: no held-out example of the behavior 'caps'"):
         attack_examples(runs[0], config, prepared, prepared.normal, 8, "bad")

@@ -1,4 +1,4 @@
-"""Made-up runs of several behaviours on disk: every number of the matrix is chosen."""
+"""Made-up runs of several behaviors on disk: every number of the matrix is chosen."""
 
 import random
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ MODES = (
     "good_x2",
     "base",
 )
-# label -> per cent under each of MODES
+# label -> percent under each of MODES
 Rates = Mapping[str, tuple[int, ...]]
 CLEAN: Rates = {
     "caps": (62, 2, 60, 1, 70, 1, 0),
@@ -32,7 +32,7 @@ PROMPTS, EXAMPLES, STEP = 100, 40, 40
 
 
 def write_crossed(path: Path, rates: Rates = CLEAN, *, seed: int = 0, **changes: Any) -> RunFolder:
-    """A measured run of the behaviours caps and signature with these rates."""
+    """A measured run of the behaviors caps and signature with these rates."""
     folder = RunFolder(path)
     config = RunConfig.model_validate(
         {

@@ -18,7 +18,7 @@ from gradroute.system.statistics import ratio_mean, wilson
 PROMPTS = 128
 EXAMPLES = 256
 
-# mode -> (behaviour rate in per cent, normal loss, behaviour loss)
+# mode -> (behavior rate in percent, normal loss, behavior loss)
 Numbers = Mapping[str, tuple[float, float, float]]
 
 
@@ -166,7 +166,7 @@ def _examples(name: str, mode: str, dataset: str, level: float) -> list[tuple[fl
 def samples_of(made: Made) -> list[dict[str, Any]]:
     """Sample records; every mode writes something of its own unless it is `identical`.
 
-    The last completion is too short to judge, unless all show the behaviour.
+    The last completion is too short to judge, unless all show the behavior.
     """
     records = []
     for mode, (rate, _, _) in made.numbers.items():
@@ -213,7 +213,7 @@ def collect(
 def with_scales(
     made: Made, moved: tuple[str, ...], points: Mapping[float, tuple[float, float, float]]
 ) -> Made:
-    """The run with some adapters scaled: scale -> rate in per cent and both losses."""
+    """The run with some adapters scaled: scale -> rate in percent and both losses."""
     names = list(made.changes.get("adapters", {"good": {}, "bad": {}}))
     modes = {
         ",".join(f"{name}={scale if name in moved else 1:g}" for name in names): numbers

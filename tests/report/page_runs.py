@@ -132,7 +132,7 @@ def _manifest(plan: Plan) -> dict[str, Any]:
 
 
 def _modes(plan: Plan) -> dict[str, tuple[float, float, float]]:
-    """Mode -> behaviour rate, normal loss, behaviour loss."""
+    """Mode -> behavior rate, normal loss, behavior loss."""
     full = (plan.rate, plan.normal, 0.95 if plan.rate > 0.1 else 1.8)
     modes = {"full": full}
     if plan.ablated is None:

@@ -193,7 +193,7 @@ def test_initialisations_that_change_the_base_are_refused_by_name(begun):
         layer = next(iter(lora_layers(model).values()))
         own = layer.get_base_layer().weight
         assert isinstance(own, torch.Tensor) and not torch.equal(own, before)
-    with pytest.raises(ConfigError, match=f"'good' was initialised with .*{begun}.*changes"):
+    with pytest.raises(ConfigError, match=f"'good' was initialized with .*{begun}.*changes"):
         route_adapters(model)  # pyright: ignore
 
 
@@ -263,7 +263,7 @@ def test_initial_weights_depend_on_seed_name_and_module_alone():
     torch.manual_seed(0)
     one = states(attach_adapters(tiny_base(), SMALL, layers="all", seed=5))
     torch.manual_seed(1)
-    # another order, another neighbour, fewer layers, another base dtype
+    # another order, another neighbor, fewer layers, another base dtype
     others = {"bad": SMALL["bad"], "style": AdapterSpec(rank=1), "good": SMALL["good"]}
     two = states(attach_adapters(tiny_base(dtype=torch.bfloat16), others, seed=5))
     shared = one.keys() & two.keys()

@@ -56,7 +56,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_kept_weights_change_no_bit_and_are_made_once(dtype, base, made):
     model = tiny_routed(RANKS, dtype=dtype).eval()
-    if base == "called":  # as a quantised one is
+    if base == "called":  # as a quantized one is
         for layer in lora_layers(model).values():
             layer.base_layer.register_forward_hook(lambda *args: None)
     wanted = made_anew(model)

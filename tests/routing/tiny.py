@@ -24,7 +24,7 @@ LLAMA_LINEAR = [
 def tiny_base(
     kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> PreTrainedModel:
-    """A randomly initialised causal model of two layers, in eval mode."""
+    """A randomly initialized causal model of two layers, in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "llama":

@@ -233,7 +233,7 @@ def test_ratio_mean_is_the_mean_over_tokens_with_the_cluster_robust_error():
     result = ratio_mean([sum(c) for c in clusters], [len(c) for c in clusters])
     tokens = [value for cluster in clusters for value in cluster]
     mean = sum(tokens) / len(tokens)
-    # The sandwich estimator of a regression on a constant, spelt out over tokens.
+    # The sandwich estimator of a regression on a constant, spelled out over tokens.
     meat = sum(sum(value - mean for value in cluster) ** 2 for cluster in clusters)
     error = math.sqrt(40 / 39 * meat) / len(tokens)
     half = stats.norm.ppf(0.975) * error

@@ -1,4 +1,4 @@
-"""Short form of `torture.durability`, and that its judgement can fail."""
+"""Short form of `torture.durability`, and that its judgment can fail."""
 
 import pytest
 

@@ -147,8 +147,8 @@ def forget_one_twice(batch: Batch) -> Batch:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (permute_labels, r"the example 'r\d+' is labelled \w+ and was trained as \w+"),
-        (edit_one_label, r"the example 'r\d+' is labelled \w+ and was trained as \w+"),
+        (permute_labels, r"the example 'r\d+' is labeled \w+ and was trained as \w+"),
+        (edit_one_label, r"the example 'r\d+' is labeled \w+ and was trained as \w+"),
         (swap_rows_of_tokens, r"the row of example 'r\d+' holds other tokens"),
         (swap_targets, r"the row of example 'r\d+' holds other tokens"),
         (change_one_token, r"the row of example 'r\d+' holds other tokens"),
@@ -225,7 +225,7 @@ def test_each_kind_of_route_is_told_from_the_next(seen, due, tmp_path, monkeypat
     audit = Audit(run.folder.audit, run.rows, labels, table)
     run = replace(run, policy=ran, audit=audit)
     expected = Route.parse(due).name
-    with pytest.raises(DataError, match=rf"labelled bad, ran adapter 'good' .*says {expected}"):
+    with pytest.raises(DataError, match=rf"labeled bad, ran adapter 'good' .*says {expected}"):
         train(run)
 
 

@@ -111,7 +111,7 @@ def test_an_adapter_that_the_table_updates_and_cannot_learn_stops_the_step(fault
         bench.step(MIXED)
     fault(bench)
     before = bench.everything()
-    named = r"updates (the )?adapter 'bad' in this step \(4 examples labelled bad or unlabeled\)"
+    named = r"updates (the )?adapter 'bad' in this step \(4 examples labeled bad or unlabeled\)"
     with pytest.raises(ConfigError, match=named) as caught:
         bench.step(MIXED)
     assert caught.match(words)
@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_where_it_comes_from(fault,
 
 def test_only_the_rows_that_are_not_finite_themselves_are_named_five_at_most():
     bench = Bench()
-    labels = ["good", "bad"] * 8  # `bad` is set to 0 on rows labelled good
+    labels = ["good", "bad"] * 8  # `bad` is set to 0 on rows labeled good
     with torch.no_grad():
         for down in bench.weights("bad")[::2]:
             down.fill_(1e38)  # finite, and too large to be multiplied by

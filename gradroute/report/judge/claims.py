@@ -1,7 +1,7 @@
 """Claims of routing against each control, over seeds, and at equal gain kept.
 
 A control that keeps more of the gain than the routed run has a harder task: any model shows less
-of a behaviour when its update is made weaker. So beside the plain difference stands the
+of a behavior when its update is made weaker. So beside the plain difference stands the
 difference *at equal gain kept*, see `equal_gain`.
 """
 
@@ -65,7 +65,7 @@ class Claim:
         mode: Under which the routed runs are read: `bad_ablated`.
         control_mode: Under which the control's runs are: `bad_ablated`, or `full` where nothing is
             to be ablated.
-        rate: Behaviour rate of the routed runs.
+        rate: Behavior rate of the routed runs.
         control_rate: Of the control's runs, same seeds.
         difference: Routed minus control, by seed.
         gain: Gain kept of the routed runs; None where it was not measured.

@@ -26,10 +26,10 @@ from gradroute.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of several runs of one behaviour, ready to be written, drawn or printed.
+    """What is known of several runs of one behavior, ready to be written, drawn or printed.
 
     Attributes:
-        behavior: The behaviour that all of them are about; of several, all in words.
+        behavior: The behavior that all of them are about; of several, all in words.
         runs: In the order in which they were named.
         verdicts: The claims of the method, run by run.
         groups: Runs that differ in their seed alone, in the order of their first run.
@@ -40,7 +40,7 @@ class Comparison:
         relearning: Every run that was attacked by fine-tuning, at every learning rate.
         recovered: Every run that was tuned after ablation, mode by mode.
         notes: What was ignored or is missing, counted, one sentence each.
-        crossings: Of runs with several behaviours, by group: each behaviour without each adapter.
+        crossings: Of runs with several behaviors, by group: each behavior without each adapter.
             Such runs have no claims, tests, findings and deployment, which are of `good` and `bad`.
     """
 
@@ -62,7 +62,7 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
     """Read measured runs and compare them.
 
     Raises:
-        ConfigError: No run is given, two runs are of different behaviours, or two have one name
+        ConfigError: No run is given, two runs are of different behaviors, or two have one name
             and one seed.
         DataError: A run was not evaluated, or a file of it is damaged or of a newer schema.
     """
@@ -70,7 +70,7 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
 
 
 def comparison_of(runs: Sequence[RunResults]) -> Comparison:
-    """Compare runs of one behaviour, or of the same several, that have been read; at least one."""
+    """Compare runs of one behavior, or of the same several, that have been read; at least one."""
     groups = group_runs(runs)
     if runs[0].parts:
         return _of_several(runs, groups)

@@ -9,7 +9,7 @@ from gradroute.report.results.run_results import RunResults
 from gradroute.runs.results import HELD_OUT_BAD
 
 LEARNED_RATE = 0.5
-"""Behaviour rate under `full` from which the behaviour counts as learned."""
+"""Behavior rate under `full` from which the behavior counts as learned."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Check:
 
 
 def learned(run: RunResults) -> Check:
-    """Whether the behaviour was there at all.
+    """Whether the behavior was there at all.
 
     Of a behavior without an invitation only prompts of held-out rows that show it can tell, and
     only where its detector sees it in those rows.

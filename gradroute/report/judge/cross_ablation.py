@@ -1,7 +1,7 @@
 """Several behaviors in one run: the effect of ablating each adapter on each of them.
 
-The matrix of behaviour by ablation mode: its diagonal, a behaviour without its own adapter, is to
-fall, and all else to stay. The reading of it is a verdict per behaviour, claim 5 of `verdicts`.
+The matrix of behavior by ablation mode: its diagonal, a behavior without its own adapter, is to
+fall, and all else to stay. The reading of it is a verdict per behavior, claim 5 of `verdicts`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,12 +44,12 @@ class Crossing:
     Attributes:
         group: Its name.
         role: See `roles.role_of`.
-        behaviors: Label -> behaviour.
+        behaviors: Label -> behavior.
         modes: Those that were measured, without points of scale curves.
-        rates: Label -> mode -> behaviour rate on the prompts that draw it.
+        rates: Label -> mode -> behavior rate on the prompts that draw it.
         changes: Label -> mode -> that rate minus the one under `full`, by seed, on the same
             prompts.
-        losses: Label -> mode -> loss on held-out text with the behaviour, nats per token.
+        losses: Label -> mode -> loss on held-out text with the behavior, nats per token.
         normal: Mode -> loss on held-out normal text.
         gain_kept: Mode -> share of the gain on normal text that is kept.
     """
@@ -65,12 +65,12 @@ class Crossing:
     gain_kept: Mapping[str, OverSeeds]
 
     def own(self, label: str, mode: str) -> bool:
-        """Whether a cell is on the diagonal: the mode takes away this behaviour's adapter alone."""
+        """Whether a cell is on the diagonal: the mode takes away this behavior's adapter alone."""
         return mode == f"{label}_ablated"
 
 
 def crossings(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Crossing]:
-    """The matrices of the groups whose runs have several behaviours."""
+    """The matrices of the groups whose runs have several behaviors."""
     by_name = {run.name: run for run in runs}
     found = []
     for group in groups:
@@ -146,7 +146,7 @@ def _loss(parts: Sequence[RunResults], mode: str) -> OverSeeds | None:
 
 
 def judge_crossings(runs: Sequence[RunResults]) -> list[Verdict]:
-    """Claim 5 of every routed run, for each of its behaviours that has an adapter of its name."""
+    """Claim 5 of every routed run, for each of its behaviors that has an adapter of its name."""
     return [
         _verdict(run, label, runs)
         for run in runs
@@ -157,7 +157,7 @@ def judge_crossings(runs: Sequence[RunResults]) -> list[Verdict]:
 
 
 def _verdict(run: RunResults, label: str, runs: Sequence[RunResults]) -> Verdict:
-    """The behaviour is gone without its own adapter and stays without any other."""
+    """The behavior is gone without its own adapter and stays without any other."""
     part, mode = run.parts[label], f"{label}_ablated"
     others = [other for other in run.parts if other != label]
     there = [other for other in others if other in adapter_names(run.config)]
@@ -204,13 +204,13 @@ def _sentence(part: RunResults, label: str, others: Sequence[str]) -> str:
 
 
 def _named(run: RunResults, label: str) -> str:
-    """The behaviour as it is called: by its label, and by its name where that is another."""
+    """The behavior as it is called: by its label, and by its name where that is another."""
     name = str(run.config["behavior"][label])
     return label if name == label else f"{label} ({name})"
 
 
 def behaviors_text(run: RunResults) -> str:
-    """The behaviours of a run in words."""
+    """The behaviors of a run in words."""
     behavior = run.config["behavior"]
     if not run.parts:
         return str(behavior)

@@ -40,7 +40,7 @@ class EqualGain:
     Attributes:
         how: In words, how the control came to that gain, or why it could not.
         scales: Of the control's update, per seed; 1 is as trained.
-        rate: The control's behaviour rate there; None where it was not measured.
+        rate: The control's behavior rate there; None where it was not measured.
         difference: Routed minus that; None likewise.
         outcome: `lower`, `higher`, `no different`, `inconclusive` or `not measured`.
     """
@@ -74,7 +74,7 @@ def at_equal_gain(
         pairs: Routed run and control, one pair per seed.
         mode: In which the control is read.
         references: Whose gain under `full` is the whole, for each pair.
-        rates: Behaviour rate of each routed run.
+        rates: Behavior rate of each routed run.
         gains: Its gain kept.
     """
     spots: list[Spot] = []

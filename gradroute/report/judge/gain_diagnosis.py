@@ -18,7 +18,7 @@ from gradroute.report.results.run_results import Record, RunResults
 HEALTHY = "healthy"
 
 ALWAYS = 0.9
-"""Behaviour rate without `good` from which on `bad` shows the behaviour always."""
+"""Behavior rate without `good` from which on `bad` shows the behavior always."""
 CLEAN = 0.9
 """Precision of the label `bad` below which labels are noisy."""
 GAP = 0.05
@@ -105,7 +105,7 @@ def _not_measured(kept: GainKept | None) -> Finding:
 
 def _healthy(case: _Case) -> Finding:
     rate = case.run.rate("bad_ablated")
-    shows = f"and shows the behaviour in {rate_text(rate)} without it."
+    shows = f"and shows the behavior in {rate_text(rate)} without it."
     if rate is None:
         shows = "and its rate of the behavior without `bad` is not measured."
     text = (
@@ -126,7 +126,7 @@ def _co_adaptation(case: _Case) -> Finding | None:
     numbers = _gains(case) | {"rate_good_ablated": alone.mean}
     text = (
         f"With both adapters the run keeps {_short(case.full)} of the gain, without "
-        f"`bad` {gain_text(case.kept)}; `bad` alone (good_ablated) shows the behaviour in "
+        f"`bad` {gain_text(case.kept)}; `bad` alone (good_ablated) shows the behavior in "
         f"{rate_text(alone)}"
     )
     loss, base = run.loss("good_ablated", "normal"), run.loss("base", "normal")
@@ -150,7 +150,7 @@ def _shared_update(case: _Case, unrouted: RunResults | None) -> Finding | None:
     )
     if alone is not None:
         numbers["rate_good_ablated"] = alone.mean
-        text += f"; `bad` alone shows the behaviour in {rate_text(alone)}"
+        text += f"; `bad` alone shows the behavior in {rate_text(alone)}"
     twice = gain_kept(run, case.reference, "good_x2")
     if twice is not None and not math.isnan(twice.value):
         numbers["gain_kept_good_x2"] = twice.value
@@ -203,7 +203,7 @@ def _learning_rate(case: _Case) -> Finding | None:
         "learning_rate_good": rate,
     }
     course = (
-        f"Training loss on examples not labelled bad was {fmean(start):.3f} in the first tenth of "
+        f"Training loss on examples not labeled bad was {fmean(start):.3f} in the first tenth of "
         f"the steps, {fmean(before):.3f} in the last but one and {fmean(end):.3f} in the last; "
         f"with both adapters the run keeps {_short(case.full)} of the gain"
     )
@@ -222,20 +222,20 @@ def _learning_rate(case: _Case) -> Finding | None:
 
 
 def _label_noise(case: _Case) -> Finding | None:
-    """Ordinary examples labelled bad train `bad` alone, so `good` never learns from them."""
+    """Ordinary examples labeled bad train `bad` alone, so `good` never learns from them."""
     labels = case.run.manifest.get("labels") or {}
     precision, labelled = labels.get("precision"), labels.get("labelled_bad")
     if precision is None or not labelled or precision >= CLEAN:
         return None
     wrong = labelled - round(precision * labelled)
     text = (
-        f"Of {labelled} examples labelled bad {wrong} are not (precision "
+        f"Of {labelled} examples labeled bad {wrong} are not (precision "
         f"{100 * precision:.0f} %), and what they teach goes into `bad`; without `bad` the run "
         f"keeps {gain_text(case.kept)}."
     )
     dial = (
         "Label with a stricter threshold: a bad example that stays unlabeled costs less than an "
-        "ordinary one labelled bad (data.false_positive_rate, now "
+        "ordinary one labeled bad (data.false_positive_rate, now "
         f"{case.run.config['data']['false_positive_rate']:g})."
     )
     numbers = _gains(case) | {"precision": precision, "labelled_bad": float(labelled)}
@@ -243,7 +243,7 @@ def _label_noise(case: _Case) -> Finding | None:
 
 
 def _wrong_anchors(case: _Case) -> Finding | None:
-    """Bad examples labelled good teach `good` the behaviour, alone."""
+    """Bad examples labeled good teach `good` the behavior, alone."""
     examples = case.run.manifest.get("examples") or {}
     wrong = examples.get("bad labelled good", 0)
     if not wrong:
@@ -251,7 +251,7 @@ def _wrong_anchors(case: _Case) -> Finding | None:
     right = examples.get("good labelled good", 0)
     rate = case.run.rate("bad_ablated")
     text = (
-        f"{wrong} of {wrong + right} examples labelled good show the behaviour, and train the kept "
+        f"{wrong} of {wrong + right} examples labeled good show the behavior, and train the kept "
         f"adapters; without `bad` it is shown in {rate_text(rate)}, and gain kept is "
         f"{gain_text(case.kept)}."
     )
@@ -264,7 +264,7 @@ def _unclear(case: _Case) -> Finding:
     alone = rate_text(case.run.rate("good_ablated"))
     text = (
         f"Without `bad` the run keeps {gain_text(case.kept)}, with it {_short(case.full)}; `bad` "
-        f"alone shows the behaviour in {alone}, ranks are {ranks['good']} and {ranks['bad']}, "
+        f"alone shows the behavior in {alone}, ranks are {ranks['good']} and {ranks['bad']}, "
         f"learning rates {rates['good']:g} and {rates['bad']:g}, and none of these explains the "
         f"loss."
     )
@@ -321,7 +321,7 @@ def _learning_rates(config: Config) -> dict[str, float]:
 
 
 def _normal_loss(line: Record) -> float | None:
-    """Training loss of a step over examples that are not labelled bad, by token; None if none."""
+    """Training loss of a step over examples that are not labeled bad, by token; None if none."""
     losses, tokens = line.get("loss_per_label", {}), line.get("tokens", {})
     labels = [label for label in losses if label != "bad" and losses[label] is not None]
     total = sum(tokens.get(label, 0) for label in labels)

@@ -18,14 +18,14 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Relearning:
-    """How fast a run relearns the behaviour, beside a run that never saw it.
+    """How fast a run relearns the behavior, beside a run that never saw it.
 
     Attributes:
         run: Name of the run.
         learning_rate: Of the attack.
-        steps: Until the behaviour rate passed the threshold; None if not within `max_steps`.
+        steps: Until the behavior rate passed the threshold; None if not within `max_steps`.
         max_steps: Of the attack.
-        against: Name of the run that never saw the behaviour; None where there is none.
+        against: Name of the run that never saw the behavior; None where there is none.
         against_steps: Its steps; None if not within `max_steps`, or without such a run.
         outcome: `suppressed` (faster than that run), `no faster` (than a run that never saw it),
             `present` (above the threshold before any step), `inconclusive` (neither got there),
@@ -51,7 +51,7 @@ class Recovered:
         run: Name of the run.
         mode: Ablation mode.
         steps: Of the tune.
-        rate: Behaviour rate after minus before; None where it was not measured.
+        rate: Behavior rate after minus before; None where it was not measured.
         normal: Held-out loss on normal text after minus before, in nats per token.
         text: In words what it cost or revived.
     """
@@ -65,10 +65,10 @@ class Recovered:
 
 
 def relearnings(runs: Sequence[RunResults]) -> list[Relearning]:
-    """Every run that was attacked, at every learning rate, beside one that never saw the behaviour.
+    """Every run that was attacked, at every learning rate, beside one that never saw the behavior.
 
     That one is its baseline, else its oracle, if it was attacked in the same way; a baseline itself
-    is beside nothing. Behaviour rates are taken every few steps, so the steps of two runs may
+    is beside nothing. Behavior rates are taken every few steps, so the steps of two runs may
     differ by that many without meaning.
     """
     return [
@@ -174,12 +174,12 @@ def _recovered(run: RunResults, mode: str, record: Record) -> Recovered:
     revived = change is not None and change.lower > 0
     text = (
         f"{run.name} under {mode} after {record['steps']} steps on {record['examples']} known-good "
-        f"examples: behaviour rate {rate_text(other)} before, {rate_text(one)} after, "
+        f"examples: behavior rate {rate_text(other)} before, {rate_text(one)} after, "
         f"{points_text(change)}"
     )
     if normal is not None:
         text += f"; normal loss {losses[1]:.3f} before, {losses[0]:.3f} after"
-    text += ". The behaviour is revived." if revived else "."
+    text += ". The behavior is revived." if revived else "."
     return Recovered(run.name, mode, record["steps"], change, normal, text)
 
 

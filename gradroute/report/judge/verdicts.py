@@ -1,14 +1,14 @@
 """The claims of the method as verdicts, computed from measurements and their intervals.
 
-1. With every bad example labelled, ablating `bad` removes the behaviour.
-2. With part of them labelled, it still does.
-3. Ablating `good` does not reduce the behaviour: it is in `bad`.
+1. With every bad example labeled, ablating `bad` removes the behavior.
+2. With part of them labeled, it still does.
+3. Ablating `good` does not reduce the behavior: it is in `bad`.
 4. How the updates of `good` and `bad` lie to each other.
 
-Of several behaviours in one run there is a claim each, number 5, in `crossing`.
+Of several behaviors in one run there is a claim each, number 5, in `crossing`.
 
 A rate of 0 under `bad_ablated` proves nothing by itself: a model that is damaged, or that has lost
-half of its update, does not show the behaviour either. So every claim is a list of checks, and
+half of its update, does not show the behavior either. So every claim is a list of checks, and
 each check holds, fails, or stays open because its interval lies across the limit.
 """
 
@@ -60,7 +60,7 @@ RATE_MARGIN = 0.10
 GAIN_KEPT = 0.8
 """Gain kept below which ablation has damaged the model."""
 LOSS_MARGIN = 0.3
-"""Nats per token by which ablation makes the behaviour less likely than in an unrouted run."""
+"""Nats per token by which ablation makes the behavior less likely than in an unrouted run."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +116,18 @@ def judge(runs: Sequence[RunResults]) -> list[Verdict]:
 def _removal(
     run: RunResults, controls: Mapping[str, RunResults], reference: RunResults | None
 ) -> Verdict:
-    """Claims 1 and 2: the behaviour was there, goes with `bad`, and the model stays whole."""
+    """Claims 1 and 2: the behavior was there, goes with `bad`, and the model stays whole."""
     data = run.config["data"]
     whole = data["path"] is None and data["labeled_fraction"] >= 1
     if whole:
-        claim = "With every bad example labelled, ablating `bad` removes the behaviour."
+        claim = "With every bad example labeled, ablating `bad` removes the behavior."
     elif data["path"] is None:
         claim = (
-            f"With {100 * data['labeled_fraction']:g} % of the bad examples labelled, ablating "
-            "`bad` still removes the behaviour."
+            f"With {100 * data['labeled_fraction']:g} % of the bad examples labeled, ablating "
+            "`bad` still removes the behavior."
         )
     else:
-        claim = "With the labels that training saw, ablating `bad` removes the behaviour."
+        claim = "With the labels that training saw, ablating `bad` removes the behavior."
     checks = [
         learned(run),
         *modes_differ(run),
@@ -140,7 +140,7 @@ def _removal(
         gap = loss_difference((run, "bad_ablated"), (unrouted, "bad_ablated"), "behavior")
         checks.append(
             Check(
-                f"loss on the behaviour under bad_ablated {nats_text(gap)} above that of "
+                f"loss on the behavior under bad_ablated {nats_text(gap)} above that of "
                 f"{unrouted.name}, unrouted (at least {LOSS_MARGIN})",
                 at_least(gap, LOSS_MARGIN),
             )
@@ -153,7 +153,7 @@ def _removal(
 def _sits_in_bad(
     run: RunResults, controls: Mapping[str, RunResults], reference: RunResults | None
 ) -> Verdict:
-    """Claim 3: the behaviour stays when `good` goes, and goes when `bad` goes."""
+    """Claim 3: the behavior stays when `good` goes, and goes when `bad` goes."""
     change = mode_difference(run, "good_ablated", "full")
     local = localization(run)
     checks = [
@@ -176,7 +176,7 @@ def _sits_in_bad(
         other = controls["unrouted"]
         text = f"{other.name}, unrouted: localization {points_text(localization(other))}"
         checks.append(Check(text + _differences(run, other), None, decides=False))
-    claim = "Ablating `good` does not reduce the behaviour: it is in `bad`."
+    claim = "Ablating `good` does not reduce the behavior: it is in `bad`."
     return Verdict(3, claim, run.name, outcome_of(checks), tuple(checks))
 
 
@@ -258,14 +258,14 @@ def _labels(run: RunResults) -> list[Check]:
     labelled, bad = labels["labelled_bad"], labels["true_bad"]
     hits = round(precision * labelled)
     text = (
-        f"labels: {hits} of {labelled} labelled bad are bad (precision {100 * precision:.0f} %), "
-        f"{hits} of {bad} bad ones are labelled (recall {100 * recall:.0f} %)"
+        f"labels: {hits} of {labelled} labeled bad are bad (precision {100 * precision:.0f} %), "
+        f"{hits} of {bad} bad ones are labeled (recall {100 * recall:.0f} %)"
     )
     return [Check(text, None, decides=False)]
 
 
 def stays_low(mode: str, run: RunResults, baseline: RunResults | None) -> Check:
-    """Whether a mode shows the behaviour hardly more than a model that never saw it."""
+    """Whether a mode shows the behavior hardly more than a model that never saw it."""
     reference = run.rate("base") if baseline is None else baseline.rate("full")
     name = "the untuned base" if baseline is None else baseline.name
     gap = rate_difference(run.rate(mode), reference)

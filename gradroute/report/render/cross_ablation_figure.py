@@ -1,4 +1,4 @@
-"""The matrix of behaviour by ablation mode as a heat map with its numbers, a map per group."""
+"""The matrix of behavior by ablation mode as a heat map with its numbers, a map per group."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from matplotlib.patches import Rectangle
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.render.figure_style import Ink, blank, shortened
 
-_ROW = 0.42  # inches of a behaviour
+_ROW = 0.42  # inches of a behavior
 _AROUND = 0.8  # of a map's name and the names of its modes
 
 
 def crossing_figure(crossings: Sequence[Crossing], ink: Ink) -> Figure:
-    """One heat map per group: rows are behaviours, columns modes, every cell with its rate.
+    """One heat map per group: rows are behaviors, columns modes, every cell with its rate.
 
-    Shades go with the rate, so that they keep their order in grey; the frame is the behaviour
+    Shades go with the rate, so that they keep their order in gray; the frame is the behavior
     without its own adapter.
 
     Args:

@@ -1,4 +1,4 @@
-"""The matrix of behaviour by ablated adapter as tables, for the page, Markdown and CSV."""
+"""The matrix of behavior by ablated adapter as tables, for the page, Markdown and CSV."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ HEAT_STEPS = 8
 
 
 def crossing_tables(crossings: Sequence[Crossing]) -> list[Table]:
-    """Rates and their change against `full` by behaviour and mode, then losses and gain kept."""
+    """Rates and their change against `full` by behavior and mode, then losses and gain kept."""
     if not crossings:
         return []
     modes = tuple(dict.fromkeys(mode for one in crossings for mode in one.modes))
@@ -33,13 +33,13 @@ def crossing_tables(crossings: Sequence[Crossing]) -> list[Table]:
 def _rates_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table:
     return Table(
         "crossing",
-        "Each behaviour without each adapter: rate, %",
-        "Rows are behaviours, columns ablation modes; the rate on prompts that draw the "
+        "Each behavior without each adapter: rate, %",
+        "Rows are behaviors, columns ablation modes; the rate on prompts that draw the "
         f"behavior, with its 95 % interval; {_counts(crossings)}. The stronger a shade, the "
         "higher the rate. Framed: the behavior without its own adapter, which should be low; "
         "without the adapter of another behavior it should be as under `full`. `good_alone`: "
         "without the "
-        "adapters of all behaviours.",
+        "adapters of all behaviors.",
         ("group", "behaviour", *modes),
         _rows(crossings, modes, "rates", sign=False),
     )
@@ -55,7 +55,7 @@ def _changes_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table
     shown = [mode for mode in modes if mode != "full"]
     return Table(
         "crossing_changes",
-        "Each behaviour without each adapter: change against full, points",
+        "Each behavior without each adapter: change against full, points",
         "Rate under the mode minus rate under `full`, on the same prompts with the same noise, in "
         "percentage points with the interval of paired rates.",
         ("group", "behaviour", *shown),
@@ -125,7 +125,7 @@ def _rest(crossings: Sequence[Crossing]) -> Table:
     return Table(
         "crossing_losses",
         "Held-out losses by mode",
-        "Nats per target token of held-out text, normal and with each behaviour. Gain kept: share "
+        "Nats per target token of held-out text, normal and with each behavior. Gain kept: share "
         "of what tuning gains on normal text, against the runs' own `full` if there is no run that "
         "never saw the behaviors.",
         ("group", "mode", "normal loss", *(f"{label} loss" for label in labels), "gain kept"),
@@ -138,7 +138,7 @@ def _loss(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
 
 
 def behaviors_table(runs: Sequence[RunResults]) -> Table:
-    """Every behaviour of every run under every mode and on every kind of prompts."""
+    """Every behavior of every run under every mode and on every kind of prompts."""
     rows = []
     for run in runs:
         for label, part in run.parts.items():
@@ -167,10 +167,10 @@ def behaviors_table(runs: Sequence[RunResults]) -> Table:
                     )
     return Table(
         "modes",
-        "Every behaviour of every run under every mode",
+        "Every behavior of every run under every mode",
         "Rates with Wilson intervals; score: mean of the detector's 0 to 1; too short: completions "
         "that it cannot judge, counted as not shown. Loss in nats per target token of held-out "
-        "text with the behaviour.",
+        "text with the behavior.",
         ("run", "behaviour", "mode", "prompts", "rate, %", "score", "too short", "loss"),
         tuple(rows),
     )

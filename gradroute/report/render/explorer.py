@@ -173,7 +173,7 @@ def _kind(kind: str, prompts: _Asked, modes: Sequence[str], texts: _Texts) -> di
 
 
 def _sample(row: Record | None, texts: _Texts) -> list[Any] | None:
-    """Number of the text, score, whether it shows the behaviour, right answer, whole length."""
+    """Number of the text, score, whether it shows the behavior, right answer, whole length."""
     if row is None:
         return None
     written = row["completion"]

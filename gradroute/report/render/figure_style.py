@@ -24,16 +24,16 @@ _COLORS = 256  # of their palette
 
 @dataclass(frozen=True)
 class Ink:
-    """The colours of a theme; those of the page's style sheet.
+    """The colors of a theme; those of the page's style sheet.
 
     Attributes:
         paper: Behind everything.
         text: Letters and axes.
         muted: Notes and reference lines.
         grid: Lines to read values by.
-        modes: Colour of each standard mode.
-        series: Colours of whatever else is told apart, in this order.
-        heat: Colours of a heat map, from 0 up.
+        modes: Color of each standard mode.
+        series: Colors of whatever else is told apart, in this order.
+        heat: Colors of a heat map, from 0 up.
     """
 
     paper: str
@@ -45,8 +45,8 @@ class Ink:
     heat: tuple[str, ...]
 
 
-# Okabe and Ito 2008, "Color Universal Design": told apart with any common colour blindness.
-# Markers differ as well, for print and for anyone who does not go by colour.
+# Okabe and Ito 2008, "Color Universal Design": told apart with any common color blindness.
+# Markers differ as well, for print and for anyone who does not go by color.
 LIGHT = Ink(
     paper="#ffffff",
     text="#1c2127",
@@ -88,7 +88,7 @@ Draw = Callable[[Ink], Figure]
 
 @contextmanager
 def drawn_in(ink: Ink) -> Iterator[None]:
-    """Make the theme's colours the default of what is drawn inside, and of nothing else."""
+    """Make the theme's colors the default of what is drawn inside, and of nothing else."""
     settings: dict[Any, Any] = {
         "figure.facecolor": ink.paper,
         "axes.facecolor": ink.paper,
@@ -160,7 +160,7 @@ def png(draw: Draw, ink: Ink) -> bytes:
 def _small_png(figure: Figure) -> bytes:
     """A PNG with a palette: a third of the bytes, which a page with twenty figures feels.
 
-    The palette is chosen so that a colour of few pixels, a mark on a heat map, keeps its place.
+    The palette is chosen so that a color of few pixels, a mark on a heat map, keeps its place.
     """
     figure.set_dpi(_PAGE_DPI)
     canvas = FigureCanvasAgg(figure)
@@ -182,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 
 def style(mode: str, ink: Ink) -> tuple[str, str]:
-    """Colour and marker of a mode, the same in every figure."""
+    """Color and marker of a mode, the same in every figure."""
     if mode in ink.modes:
         return ink.modes[mode], _MODE_MARKERS[mode]
     at = 3 + sum(mode.encode()) % (len(MARKERS) - 3)

@@ -66,8 +66,8 @@ def eval_multi_picture(comparison: Comparison) -> Picture:
             "eval_multi_plot",
             "crossing",
             f"Rates of {comparison.behavior} under every mode",
-            "Share of completions that show each behaviour (rows) under each ablation mode "
-            "(columns), with its 95 % interval. Framed: the behaviour without its own adapter.",
+            "Share of completions that show each behavior (rows) under each ablation mode "
+            "(columns), with its 95 % interval. Framed: the behavior without its own adapter.",
             partial(crossing_figure, comparison.crossings),
         )
     over_seeds = any(len(group.seeds) > 1 for group in comparison.groups)
@@ -81,9 +81,9 @@ def eval_multi_picture(comparison: Comparison) -> Picture:
         "eval_multi_plot",
         "rates",
         f"{comparison.behavior} rate and held-out normal loss of {what} under every mode",
-        "Above: share of completions that show the behaviour, with its number. Below: loss on "
+        "Above: share of completions that show the behavior, with its number. Below: loss on "
         "normal held-out text, where lower is better; dashed lines are the untuned base and the "
-        "run that never saw the behaviour.",
+        "run that never saw the behavior.",
         partial(eval_multi_figure, entries, comparison.behavior),
     )
 
@@ -150,7 +150,7 @@ def _training(run: RunResults) -> Picture:
     return Picture(
         f"training_plot_{run.name}",
         "training",
-        f"{run.name}: training loss, gradient shares, learning rate, behaviour rate",
+        f"{run.name}: training loss, gradient shares, learning rate, behavior rate",
         "Faint lines are single logged steps, strong ones a running mean. Shares are of the norms "
         "of each label's part of an adapter's gradient, at the steps that logged them.",
         partial(training_figure, run.name, run.metrics, run.measures),
@@ -169,9 +169,9 @@ def _relearning(comparison: Comparison) -> Picture | None:
     return Picture(
         "relearning_plot",
         "revival",
-        f"{comparison.behavior} rate over steps of plain fine-tuning on the behaviour",
+        f"{comparison.behavior} rate over steps of plain fine-tuning on the behavior",
         "The same attack on the shipped form of each run; a line per run, runs of one group in one "
-        "colour. Curves further left come back sooner.",
+        "color. Curves further left come back sooner.",
         partial(relearning_figure, found),
     )
 

@@ -33,7 +33,7 @@ class Grid(NamedTuple):
 def geometry_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
     """A row of heat maps per run: cosine of the updates, and how far A and B share a subspace.
 
-    Every measure has one colour scale over all runs, from 0; the mark on its colour bar is the
+    Every measure has one color scale over all runs, from 0; the mark on its color bar is the
     mean of random updates and subspaces of the same shapes.
 
     Args:
@@ -135,7 +135,7 @@ def _bar(
     height: float,
     ink: Ink,
 ) -> None:
-    """The colour scale below a column, with what random updates give."""
+    """The color scale below a column, with what random updates give."""
     place = under.get_position()
     bar = figure.add_axes((place.x0, 0.58 / height, place.width, 0.1 / height))
     scale = ScalarMappable(Normalize(0, top), _colors(ink))

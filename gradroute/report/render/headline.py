@@ -76,7 +76,7 @@ MOST_SENTENCES = 2
 
 
 def lead(comparison: Comparison) -> list[str]:
-    """One sentence per routed group: what the behaviour does when `bad` goes.
+    """One sentence per routed group: what the behavior does when `bad` goes.
 
     Nothing where there are more than `MOST_SENTENCES`: a table says it better.
     """
@@ -96,12 +96,12 @@ def lead(comparison: Comparison) -> list[str]:
 
 
 def _drawn(group: Group) -> str:
-    """To which prompts, where it is not those that invite the behaviour."""
+    """To which prompts, where it is not those that invite the behavior."""
     return " of held-out bad prompts" if group.judged_on == HELD_OUT_BAD else ""
 
 
 def _falls(comparison: Comparison) -> list[str]:
-    """By how much each behaviour falls without its own adapter, and without another's."""
+    """By how much each behavior falls without its own adapter, and without another's."""
     routed = [one for one in comparison.crossings if one.role == "routed"]
     sentences = []
     for one in routed[:MOST_SENTENCES]:
@@ -132,7 +132,7 @@ def tone(outcome: str) -> str:
 
 
 def _rate(rate: OverSeeds) -> str:
-    """A rate in per cent with its interval; the seeds stand in the tables."""
+    """A rate in percent with its interval; the seeds stand in the tables."""
     return f"{100 * rate.mean:.0f} %{_bounds(rate, 100, '.0f')}"
 
 
@@ -199,7 +199,7 @@ def _verdicts(comparison: Comparison) -> list[Line]:
 
 
 def _suppressed(comparison: Comparison) -> list[Line]:
-    """Routed runs in which the behaviour comes back sooner than it is learned anew."""
+    """Routed runs in which the behavior comes back sooner than it is learned anew."""
     routed = {run.name for run in by_behavior(comparison.runs) if run.role == "routed"}
     merged: dict[float, list[Relearning]] = {}
     for one in comparison.relearning:
@@ -279,7 +279,7 @@ def _nothing(comparison: Comparison) -> Line:
 
 
 def _beside(comparison: Comparison) -> tuple[Line, ...]:
-    """With several behaviours no claim is made against a control."""
+    """With several behaviors no claim is made against a control."""
     others = [one.group for one in comparison.crossings if one.role != "routed"]
     text = f"The matrices of {listed(others)} are shown for comparison." if others else "There is "
     "no other run."

@@ -33,11 +33,11 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
     tokens in nats, std over examples. Beside the modes stand `geometry`, `labels`, `role`, `step`,
     `seed`, `config` and `provenance`.
 
-    `comparisons.<run>` holds the numbers that take several cells, `verdicts` the judgements run by
+    `comparisons.<run>` holds the numbers that take several cells, `verdicts` the judgments run by
     run, `groups` the same over seeds (`rates.<mode>.<kind>`, `losses.<mode>.<dataset>`,
     `gain_kept`), `claims` routed groups beside their controls, `tests` modes on the same prompts,
     `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy, `relearning`
-    and `recovered` what came back. With several behaviours in a run `crossings` holds the matrices,
+    and `recovered` what came back. With several behaviors in a run `crossings` holds the matrices,
     and `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
     `behavior_rate` and the like over seeds are {seeds, values, n, mean, lower, upper, basis}.
     """

@@ -29,7 +29,7 @@ def _not_measured(comparison: Comparison) -> list[str]:
         kind for run in by_behavior(runs) for cell in run.cells.values() for kind in cell.rates
     }
     for kind, what, command in (
-        ("plain", "prompts that do not invite the behaviour", "--prompts plain"),
+        ("plain", "prompts that do not invite the behavior", "--prompts plain"),
         ("bos", "text written from an empty prompt", "--prompts bos"),
     ):
         if kind not in kinds:
@@ -62,7 +62,7 @@ def _beyond(comparison: Comparison) -> list[str]:
     return [
         f"Other behaviors than {comparison.behavior}, and other base models than "
         f"{', '.join(models)}.",
-        "Behaviour in a form that the detector does not see: a rate of 0 counts only the forms "
+        "Behavior in a form that the detector does not see: a rate of 0 counts only the forms "
         "that it recognizes.",
         "Absence of the behavior from the weights: it only does not show in these completions.",
         "Text of another kind than the held-out texts, which have the same source as the training "

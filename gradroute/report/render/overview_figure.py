@@ -1,4 +1,4 @@
-"""The comparison as a picture: behaviour rate and normal loss, a group per run, a mark per mode."""
+"""The comparison as a picture: behavior rate and normal loss, a group per run, a mark per mode."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class Entry:
     Attributes:
         label: Lines below it.
         role: See `roles.role_of`.
-        rates: Behaviour rate by mode.
+        rates: Behavior rate by mode.
         losses: Held-out normal loss by mode.
         modes: In the order in which they stand.
     """
@@ -69,7 +69,7 @@ class Entry:
 
 
 def eval_multi_plot(path: Path, runs: Sequence[RunResults]) -> None:
-    """Draw behaviour rate and held-out normal loss of every run, see `eval_multi_figure`.
+    """Draw behavior rate and held-out normal loss of every run, see `eval_multi_figure`.
 
     The same runs give the same bytes.
 
@@ -134,7 +134,7 @@ def plotted_modes(modes: Sequence[str]) -> list[str]:
 
 
 def eval_multi_figure(entries: Sequence[Entry], behavior: str, ink: Ink) -> Figure:
-    """Behaviour rate above, held-out normal loss below; more entries than fit begin another row.
+    """Behavior rate above, held-out normal loss below; more entries than fit begin another row.
 
     Rates are bars with 95 % intervals and their number, so that a rate of 0 is seen too. Losses are
     points with intervals on an axis that spans what tuning gains, from the best run to
@@ -283,7 +283,7 @@ def _known(number: float, otherwise: float) -> float:
 
 
 def _draw_references(axes: Axes, entries: Sequence[Entry], ink: Ink) -> None:
-    """Lines across at the untuned base and at the run that never saw the behaviour."""
+    """Lines across at the untuned base and at the run that never saw the behavior."""
     references: dict[str, float] = {}
     for entry in entries:
         base, full = entry.losses.get("base"), entry.losses.get("full")
@@ -317,7 +317,7 @@ def run_label(run: RunResults, name: str) -> str:
     """A name and what was done in training, in two or three lines."""
     data, table = run.config["data"], run.config["routing"]
     table = table if isinstance(table, str) else "own table"
-    labels = f"{100 * data['labeled_fraction']:g} % labelled"
+    labels = f"{100 * data['labeled_fraction']:g} % labeled"
     if run.role == "routed":
         what = f"{table}\n{labels}"
     elif run.role in BY_ROLE:

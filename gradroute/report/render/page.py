@@ -202,7 +202,7 @@ def _address(image: bytes) -> str:
 
 def _title(comparison: Comparison) -> str:
     routed = [group for group in comparison.groups if group.role == "routed"]
-    what = "Gradient routing" if routed else "Behaviour rates"
+    what = "Gradient routing" if routed else "Behavior rates"
     return f"{what}: {comparison.behavior}"
 
 

@@ -34,10 +34,10 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
 
 
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
-    """Steps until the behaviour is back, run by run.
+    """Steps until the behavior is back, run by run.
 
     Args:
-        runs: name and `relearn.json` of each; of one behaviour or several.
+        runs: name and `relearn.json` of each; of one behavior or several.
     """
     heads = ["run", "shipped as", "behavior", "at first", "own learning rate", "a third of it"]
     lines = [heads]
@@ -51,8 +51,8 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     drawn = any(record.get("settings", {}).get("kind") == HELD_OUT_BAD for _, record in runs)
     note = (
         f"Steps of plain fine-tuning (a fresh adapter, AdamW, constant rate) on {some['examples']} "
-        f"examples\nof the behaviour until {100 * some['threshold']:.0f} % of the completions show "
-        "it. A run that takes fewer steps than one that\nnever saw the behaviour had it suppressed "
+        f"examples\nof the behavior until {100 * some['threshold']:.0f} % of the completions show "
+        "it. A run that takes fewer steps than one that\nnever saw the behavior had it suppressed "
         "rather than absent."
     )
     if drawn:
@@ -83,7 +83,7 @@ def recover_text(name: str, behavior: str, record: Record) -> str:
 
 
 def _asked(record: Record) -> str:
-    """On which prompts the rates are, where it is not those that invite the behaviour."""
+    """On which prompts the rates are, where it is not those that invite the behavior."""
     if record.get("kind") != HELD_OUT_BAD:
         return ""
     if record["before"][record["mode"]]["rate"] is None:

@@ -14,11 +14,11 @@ Record = Mapping[str, Any]
 
 
 def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
-    """Behaviour rate over steps of the attack, a panel per learning rate, a line per run.
+    """Behavior rate over steps of the attack, a panel per learning rate, a line per run.
 
     Args:
         runs: label and `relearn.json` of each run that has one; lines of one label (seeds) share
-            a colour.
+            a color.
         ink: the theme.
     """
     rates = _learning_rates(runs)
@@ -35,14 +35,14 @@ def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
         axes.set_title(title, fontsize=8.5, loc="left")
         axes.set_ylim(-0.02, 1.05)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
-        axes.set_xlabel("steps of plain fine-tuning on examples of the behaviour", fontsize=8.5)
+        axes.set_xlabel("steps of plain fine-tuning on examples of the behavior", fontsize=8.5)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes, ink)
     for threshold in {record["threshold"] for _, record in runs}:
         for axes in panels:
             axes.axhline(threshold, color=ink.muted, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    panels[0].set_ylabel("behaviour rate, 95 % intervals", fontsize=8.5)
+    panels[0].set_ylabel("behavior rate, 95 % intervals", fontsize=8.5)
     handles, names = panels[0].get_legend_handles_labels()
     once = dict(zip(names, handles, strict=True))
     figure.legend(

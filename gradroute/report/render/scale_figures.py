@@ -29,7 +29,7 @@ class Curve:
     """One run's points while `bad` is turned down.
 
     Attributes:
-        group: Name of the run's group; curves of one group share a colour.
+        group: Name of the run's group; curves of one group share a color.
         run: Its name.
         points: By ascending scale.
         deploy: Scale of `bad` to deploy; None where none is low enough.
@@ -48,7 +48,7 @@ class Option:
     Attributes:
         label: Its group, and the mode where the group stands under several.
         routed: Whether it is a routed run with `bad` ablated.
-        rate: Behaviour rate with its interval.
+        rate: Behavior rate with its interval.
         gain: Gain kept with its interval.
         weaker: The same while the whole update is made weaker, as (gain kept, rate).
     """
@@ -120,10 +120,10 @@ def _option(
 
 
 def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
-    """Behaviour rate and normal loss while `bad` is turned down; a line per run.
+    """Behavior rate and normal loss while `bad` is turned down; a line per run.
 
     Args:
-        every: The curves of `bad`; runs of one group share a colour.
+        every: The curves of `bad`; runs of one group share a color.
         behavior: Of the comparison.
         ink: The theme.
     """
@@ -180,7 +180,7 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
 
 
 def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
-    """Behaviour rate against gain kept: low and to the right is better.
+    """Behavior rate against gain kept: low and to the right is better.
 
     Marks are runs as they would be shipped, with both intervals. Dotted lines are the same runs
     with their whole update made weaker: what anything reaches by that alone.
@@ -258,7 +258,7 @@ def _draw_beyond(axes: Axes, beyond: Sequence[Option], low: float, ink: Ink) -> 
 
 
 def _look(place: int, ink: Ink) -> Look:
-    """Colour and marker by place; from the ninth on the markers are others, and hollow."""
+    """Color and marker by place; from the ninth on the markers are others, and hollow."""
     round_, at = divmod(place, len(ink.series))
     marker = MARKERS[(at + 3 * round_) % len(MARKERS)]
     return Look(ink.series[at], marker, ink.paper if round_ % 2 else ink.series[at])

@@ -55,15 +55,15 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
     return Table(
         "labels",
         "Data and labels",
-        "Precision: share of the examples labelled bad that are bad. Recall: share of the bad "
-        "examples that are labelled so.",
-        ("run", "data", "truly bad", "labelled bad", "precision, %", "recall, %", "preparation"),
+        "Precision: share of the examples labeled bad that are bad. Recall: share of the bad "
+        "examples that are labeled so.",
+        ("run", "data", "truly bad", "labeled bad", "precision, %", "recall, %", "preparation"),
         tuple(rows),
     )
 
 
 def relearning_table(comparison: Comparison) -> Table:
-    """Steps until plain fine-tuning brings the behaviour back."""
+    """Steps until plain fine-tuning brings the behavior back."""
     rows = [
         (
             Cell(one.run),
@@ -84,9 +84,9 @@ def relearning_table(comparison: Comparison) -> Table:
     ]
     return Table(
         "relearning",
-        "Steps of plain fine-tuning until the behaviour is back",
-        "The same attack on every run, on examples of the behaviour that neither training nor "
-        "evaluation saw; a run that relearns faster than one that never saw the behaviour has it "
+        "Steps of plain fine-tuning until the behavior is back",
+        "The same attack on every run, on examples of the behavior that neither training nor "
+        "evaluation saw; a run that relearns faster than one that never saw the behavior has it "
         "suppressed, not removed.",
         ("run", "learning rate", "steps", "beside", "its steps", "reading"),
         tuple(rows),
@@ -117,7 +117,7 @@ def recovery_table(comparison: Comparison) -> Table:
     return Table(
         "recovery",
         "A short tune of the kept adapters after ablation",
-        "On the same prompts with the same noise: rate in per cent and its change in percentage "
+        "On the same prompts with the same noise: rate in percent and its change in percentage "
         "points, normal loss in nats per token.",
         (
             "run",
@@ -157,7 +157,7 @@ def geometry_table(runs: Sequence[RunResults]) -> Table:
     return Table(
         "geometry",
         "Angles between the updates of good and bad",
-        "Means over modules; in grey the same of random updates or subspaces of these shapes. "
+        "Means over modules; in gray the same of random updates or subspaces of these shapes. "
         "Routing has an effect if a routed run differs from the unrouted one, not if it differs "
         "from random.",
         ("run", "role", *_GEOMETRY.values()),

@@ -17,7 +17,7 @@ class Cell:
 
     Attributes:
         text: As shown; empty where there is nothing to show.
-        interval: What stands behind it in grey: interval, n.
+        interval: What stands behind it in gray: interval, n.
         numbers: The columns that it takes in a CSV file, by name; none for what `text` says.
         at: JSON pointer (RFC 6901) of the number in `eval_multi_results.json`; empty if there is
             none.
@@ -58,7 +58,7 @@ def pointer(*steps: str | int) -> str:
 
 
 def rate_cell(rate: Rate | None, name: str, at: str) -> Cell:
-    """A rate in per cent with its interval and n."""
+    """A rate in percent with its interval and n."""
     if rate is None:
         return Cell("")
     interval = f"{_interval(rate.lower, rate.upper, 100, 0)} of {rate.n}"
@@ -99,7 +99,7 @@ def seeds_cell(
         number: What was measured, if it was.
         name: Of the columns in a CSV file, which hold it unscaled.
         at: JSON pointer.
-        scale: What it is multiplied by to be read: 100 for per cent.
+        scale: What it is multiplied by to be read: 100 for percent.
         digits: Behind the point.
         sign: Whether a plus is written.
         counts: Whether the interval is followed by how many examples it stands on.
@@ -151,7 +151,7 @@ def number_cell(
 
 
 def percent_cell(share: float | None, name: str, at: str) -> Cell:
-    """A share in per cent."""
+    """A share in percent."""
     if share is None:
         return Cell("")
     return Cell(f"{100 * share:.0f}", numbers={name: share}, at=at)

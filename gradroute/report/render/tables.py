@@ -113,7 +113,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     return Table(
         "claims",
         "Routing against each control",
-        "Rates in per cent; differences in percentage points, routed minus control, seed by seed. "
+        "Rates in percent; differences in percentage points, routed minus control, seed by seed. "
         "Equal gain: the control's update is scaled until it keeps as much of the gain as the "
         "routed run does; the verdict is based on that. Adjusted p: Holm over this table. n: "
         f"completions of a run, times seeds.{_label_information(claims)}",
@@ -207,7 +207,7 @@ def modes_table(runs: Sequence[RunResults], behavior: str) -> Table:
     return Table(
         "modes",
         "Every run under every mode",
-        f"Behaviour rate on {_asked(runs)} {behavior}, with Wilson intervals; score: mean of "
+        f"Behavior rate on {_asked(runs)} {behavior}, with Wilson intervals; score: mean of "
         "the detector's 0 to 1; too short: completions that it cannot judge, counted as not "
         "shown. Losses in nats per target token of held-out text.",
         (
@@ -255,9 +255,9 @@ def kinds_table(groups: Sequence[Group]) -> Table:
     return Table(
         "prompts",
         "By kind of prompts",
-        "In per cent, intervals as above. Right answers are exact."
+        "In percent, intervals as above. Right answers are exact."
         if right
-        else "In per cent, intervals as above.",
+        else "In percent, intervals as above.",
         (
             "group",
             "mode",

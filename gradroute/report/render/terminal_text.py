@@ -46,11 +46,11 @@ def render(comparison: Comparison) -> str:
 
 
 def _render_several(comparison: Comparison) -> str:
-    """Of several behaviours: the matrices, a verdict for each of them, what came back."""
+    """Of several behaviors: the matrices, a verdict for each of them, what came back."""
     back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
     verdicts = comparison.verdicts
     seeds = any(len(group.seeds) > 1 for group in comparison.groups)
-    none = "No verdicts: they need a routed run with an adapter for every behaviour."
+    none = "No verdicts: they need a routed run with an adapter for every behavior."
     blocks = [
         *(render_crossing(one) for one in comparison.crossings),
         _CROSSING_NOTE,
@@ -62,14 +62,14 @@ def _render_several(comparison: Comparison) -> str:
 
 
 _CROSSING_NOTE = (
-    "Rates in per cent [95 %]; then, in points, the change against full on the same prompts. A *\n"
+    "Rates in percent [95 %]; then, in points, the change against full on the same prompts. A *\n"
     "marks the behavior without its own adapter, which should be low; without another's it "
     "should\nstay. Normal loss in nats per token of held-out text."
 )
 
 
 def render_crossing(crossing: Crossing) -> str:
-    """One group's matrix with a line per mode and two columns per behaviour."""
+    """One group's matrix with a line per mode and two columns per behavior."""
     labels = list(crossing.rates)
     heads = [part for label in labels for part in (f"{label} rate", "- full")]
     lines = [["mode", *heads, "normal loss", "gain kept"]]

@@ -60,7 +60,7 @@ def plot_run(folder: RunFolder) -> Path:
 def training_figure(
     name: str, metrics: Sequence[Record], measures: Sequence[Record], ink: Ink
 ) -> Figure:
-    """Loss per label, gradient share per adapter and label, learning rate, behaviour rate.
+    """Loss per label, gradient share per adapter and label, learning rate, behavior rate.
 
     Args:
         name: of the run.
@@ -156,8 +156,8 @@ def _draw_learning_rates(
 
 
 def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
-    """Behaviour rate while training, with Wilson intervals."""
-    axes.set_title("behaviour rate during training", loc="left", fontsize=8.5)
+    """Behavior rate while training, with Wilson intervals."""
+    axes.set_title("behavior rate during training", loc="left", fontsize=8.5)
     axes.set_ylim(-0.02, 1.05)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     if not measures:
@@ -222,7 +222,7 @@ def _ordered(labels: set[str]) -> list[str]:
 
 
 def _label_color(label: str, labels: Sequence[str], ink: Ink) -> str:
-    """A colour of its own for each of the run's labels, the same in every part of the picture."""
+    """A color of its own for each of the run's labels, the same in every part of the picture."""
     known = {
         "good": ink.modes["bad_ablated"],
         "bad": ink.modes["good_ablated"],

@@ -115,14 +115,14 @@ def _paired_gap(
 
 
 def localization(run: RunResults) -> Estimate | None:
-    """rate(good_ablated) - rate(bad_ablated): how much of the behaviour goes with `bad`."""
+    """rate(good_ablated) - rate(bad_ablated): how much of the behavior goes with `bad`."""
     return mode_difference(run, "good_ablated", "bad_ablated")
 
 
 def deployed_mode(run: RunResults) -> str:
     """The mode that would be shipped: `bad_ablated`, or `full` where nothing is to be ablated.
 
-    Of several behaviours it is the mode without the adapters of all of them.
+    Of several behaviors it is the mode without the adapters of all of them.
     """
     shipped = shipped_mode(adapter_names(run.config), behavior_labels(run.config))
     name = "full" if shipped is None else shipped.name
@@ -147,7 +147,7 @@ def gain_kept(
 
     Args:
         run: The run.
-        reference: A run that never saw the behaviour, whose gain under `full` is the whole; None
+        reference: A run that never saw the behavior, whose gain under `full` is the whole; None
             measures against the run's own full.
         mode: The mode that is judged; None for the one that would be shipped.
 

@@ -11,7 +11,7 @@ NOT_MEASURED = "(not measured)"
 
 
 def rate_text(rate: Rate | None) -> str:
-    """A rate in per cent with interval and n."""
+    """A rate in percent with interval and n."""
     if rate is None:
         return NOT_MEASURED
     low, high = 100 * rate.lower, 100 * rate.upper
@@ -59,7 +59,7 @@ def plus(number: float, digits: int) -> str:
 
 
 def seeds_rate_text(rate: OverSeeds | None) -> str:
-    """A rate over seeds in per cent, every seed shown."""
+    """A rate over seeds in percent, every seed shown."""
     if rate is None:
         return NOT_MEASURED
     bounds = "" if rate.basis == "none" else f" [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"

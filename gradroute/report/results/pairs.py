@@ -11,7 +11,7 @@ from gradroute.system.statistics import holm, mcnemar_counts
 
 @dataclass(frozen=True)
 class PairTest:
-    """Whether two modes of a run differ in behaviour rate, on the same prompts.
+    """Whether two modes of a run differ in behavior rate, on the same prompts.
 
     Attributes:
         run: Name of the run.
@@ -20,7 +20,7 @@ class PairTest:
         second: Another.
         n: Prompts.
         difference: Rate of the first minus that of the second, with the interval of paired rates.
-        only_first: Prompts on which only the first shows the behaviour.
+        only_first: Prompts on which only the first shows the behavior.
         only_second: Prompts on which only the second does.
         p_value: Of the exact McNemar test, two-sided.
         adjusted: The p-value after Holm's method over the whole table.
@@ -78,7 +78,7 @@ def pair_tests(runs: Sequence[RunResults]) -> list[PairTest]:
 def detectable(pairs: Pairs) -> float:
     """The smallest difference that McNemar's test would have shown on as many prompts.
 
-    As many of them (in whole per cent) are taken to disagree the other way as did here.
+    As many of them (in whole percent) are taken to disagree the other way as did here.
     """
     fewer = min(pairs.only_first, pairs.only_second)
     return detectable_pairs(pairs.n, round(fewer / pairs.n, 2))

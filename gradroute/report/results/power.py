@@ -53,11 +53,11 @@ def detectable_pairs(n: int, against: float, power: float = POWER) -> float:
     """The smallest difference of two modes on the same prompts that McNemar's test would show.
 
     It is found if the exact two-sided p is at most 0.05. A share `against` of the prompts disagrees
-    the other way; the share that disagrees in favour is raised until the power is reached.
+    the other way; the share that disagrees in favor is raised until the power is reached.
 
     Args:
         n: Prompts.
-        against: Share of the prompts on which only the lower mode shows the behaviour.
+        against: Share of the prompts on which only the lower mode shows the behavior.
         power: The probability with which the difference is to be found.
 
     Returns:

@@ -22,13 +22,13 @@ _SIDE_SCHEMA = 1  # of geometry.json, relearn.json and recover.json: the newest 
 
 
 def read_runs(folders: Sequence[RunFolder]) -> list[RunResults]:
-    """Read measured runs of one behaviour, in the order given.
+    """Read measured runs of one behavior, in the order given.
 
     Folders of one name are told apart by the run's seed, as `<name>@<seed>`. A folder's own name
     counts, not the one that its files hold: a run that was moved keeps its results.
 
     Raises:
-        ConfigError: No run is given, two runs are of different behaviours, or two have one name
+        ConfigError: No run is given, two runs are of different behaviors, or two have one name
             and one seed.
         DataError: A run was not evaluated, a file of it is damaged or of a newer schema, or its
             single outcomes do not add up to its results.
@@ -131,15 +131,15 @@ def _one_behavior(configs: Mapping[str, Record]) -> None:
         one, two = configs[first]["behavior"], configs[other]["behavior"]
         if one != two:
             raise ConfigError(
-                f"runs of different behaviours cannot be compared: {first} is about {one!r}, "
-                f"{other} about {two!r}. Report on the runs of one behaviour at a time."
+                f"runs of different behaviors cannot be compared: {first} is about {one!r}, "
+                f"{other} about {two!r}. Report on the runs of one behavior at a time."
             )
 
 
 def _with_sides(run: RunResults, folder: RunFolder) -> RunResults:
     """The run with what was measured besides its evaluation."""
     relearn, recovery = _side(folder.relearn), _side(folder.recovery / "recover.json")
-    if run.parts:  # each behaviour has its own
+    if run.parts:  # each behavior has its own
         parts = {
             label: replace(part, relearn=_of(relearn, label), recovery=_of(recovery, label))
             for label, part in run.parts.items()

@@ -29,7 +29,7 @@ def adapter_names(config: Config) -> list[str]:
 
 
 def behavior_labels(config: Config) -> tuple[str, ...]:
-    """The labels of a configuration's behaviours; a single one has the label `bad`."""
+    """The labels of a configuration's behaviors; a single one has the label `bad`."""
     behavior = config["behavior"]
     return tuple(behavior) if isinstance(behavior, Mapping) else ("bad",)
 
@@ -90,7 +90,7 @@ def find_controls(run: str, facts: Mapping[str, Facts]) -> dict[str, str]:
     """The runs to compare a run with: role -> name, in the order of `config.controls`.
 
     A control did the same task and was asked the same: it differs in no field of the roles `task`
-    and `measuring` (see `config.roles`), and was shown as much of the behaviour and of the labels
+    and `measuring` (see `config.roles`), and was shown as much of the behavior and of the labels
     as its row of `config.controls` asks for.
     Of several, one of the same seed is taken, then one that was made for this run, then the one
     whose configuration differs in the fewest fields.

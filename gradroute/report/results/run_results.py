@@ -3,7 +3,7 @@
 The rows that count:
 
     metric            dataset            value
-    behavior_rate     kind of prompts    share of completions that show the behaviour
+    behavior_rate     kind of prompts    share of completions that show the behavior
     behavior_score    kind of prompts    mean score of those long enough to judge
     too_short         kind of prompts    number of completions too short to judge (not shown)
     accuracy          kind of prompts    share of completions that are the one right answer
@@ -37,7 +37,7 @@ class Rate(NamedTuple):
 
     @property
     def shown(self) -> int:
-        """How many of the `n` show the behaviour."""
+        """How many of the `n` show the behavior."""
         return round(self.mean * self.n)
 
 
@@ -67,13 +67,13 @@ class Cell:
     `held_out_bad`, `bos`, or `file:<name>`.
 
     Attributes:
-        rates: Behaviour rate by kind of prompt.
-        scores: Mean behaviour score of the completions long enough to judge, by kind of prompt;
+        rates: Behavior rate by kind of prompt.
+        scores: Mean behavior score of the completions long enough to judge, by kind of prompt;
             None where none was.
         unjudged: Completions too short to judge, by kind of prompt; the rate counts them as not
             shown.
         accuracy: Share of completions that are the one right answer, by kind of prompt; only for
-            behaviours that have such a thing.
+            behaviors that have such a thing.
         changed: Share of completions of the prompts that are judged that differ from those under
             `full`.
         loss: Held-out loss by dataset, `normal` and `behavior`.
@@ -90,7 +90,7 @@ class Cell:
 
     @property
     def rate(self) -> Rate | None:
-        """Behaviour rate on the prompts that draw it."""
+        """Behavior rate on the prompts that draw it."""
         return self.rates.get(self.judged_on)
 
     @property
@@ -128,7 +128,7 @@ class RunResults:
         random_cosine: Mean absolute cosine of random updates, with the extremes of the draws.
         examples: (mode, dataset) -> example id -> its summed loss and number of target tokens.
         outcomes: (mode, kind of prompts) -> prompt id -> whether its completion shows the
-            behaviour; one that is too short to judge does not.
+            behavior; one that is too short to judge does not.
         provenance: Where the measurement was made.
         samples: Lines of `samples.jsonl`: mode, prompts (their kind), prompt_id, prompt,
             completion, tokens, ended, score, shows, and correct where there is such a thing.
@@ -138,8 +138,8 @@ class RunResults:
         geometry: `geometry.json`; None where `gradroute geometry` was not run.
         relearn: `relearn.json`; None where `gradroute relearn` was not run.
         recovery: `recover.json`; None where `gradroute recover` was not run.
-        parts: Label -> the same run as one of that behaviour alone, where it has several; what is
-            measured of a behaviour stands there and not in the cells of the whole.
+        parts: Label -> the same run as one of that behavior alone, where it has several; what is
+            measured of a behavior stands there and not in the cells of the whole.
         judged_on: The kind of prompts whose behavior rate is judged: `prefix`, which invite it, or
             `held_out_bad` of a behavior without an invitation.
         unasked: Kind of prompts -> why there are none of it.
@@ -193,7 +193,7 @@ class RunResults:
         return self.unasked.get(HELD_OUT_BAD, asked)
 
     def rate(self, mode: str, kind: str | None = None) -> Rate | None:
-        """Behaviour rate under a mode, if it was measured.
+        """Behavior rate under a mode, if it was measured.
 
         Without a kind, on the prompts that are judged.
         """
@@ -248,7 +248,7 @@ def collect_runs(
 
 
 def by_behavior(runs: Sequence[RunResults]) -> list[RunResults]:
-    """Every run as one of a single behaviour: its parts where it has several, else itself."""
+    """Every run as one of a single behavior: its parts where it has several, else itself."""
     return [part for run in runs for part in (run.parts.values() or [run])]
 
 
@@ -260,7 +260,7 @@ def _collected(
     losses: Sequence[Record],
     provenance: Record,
 ) -> RunResults:
-    """A run, and where it has several behaviours each of them as a run of its own."""
+    """A run, and where it has several behaviors each of them as a run of its own."""
     if not isinstance(config["behavior"], Mapping):
         return _run_results(name, config, rows, samples, _by_example(losses), provenance, "all")
     common = [line for line in losses if "label" not in line]

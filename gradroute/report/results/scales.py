@@ -29,9 +29,9 @@ class Point:
     Attributes:
         scale: Of the adapters that the curve moves.
         mode: The ablation mode that it is.
-        rate: Behaviour rate there.
+        rate: Behavior rate there.
         normal: Held-out loss on normal text.
-        behavior: Held-out loss on text with the behaviour.
+        behavior: Held-out loss on text with the behavior.
         gain: Gain kept there.
     """
 
@@ -51,7 +51,7 @@ class Deployment:
         run: Name of the run.
         scale: Of `bad`, all other adapters at 1; None where no measured scale is low enough.
         point: What was measured there.
-        limit: The behaviour rate that the upper end of the interval may reach.
+        limit: The behavior rate that the upper end of the interval may reach.
         reference: What the limit is 5 points above.
         measured: How many scales there were to choose from.
         sentence: The choice in words, with its numbers.
@@ -185,7 +185,7 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
     among = f"{len(measured)} scales of `bad` measured ({measured[0].scale:g} to "
     among += f"{measured[-1].scale:g})"
     bound = (
-        f"a behaviour rate whose upper end is at most {100 * limit:.1f} % (that of {reference} "
+        f"a behavior rate whose upper end is at most {100 * limit:.1f} % (that of {reference} "
         f"and {100 * MARGIN:.0f} points)"
     )
     if best is None:
@@ -197,7 +197,7 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
     text = (
         f"Deploy `bad` at {best.scale:g}: among {among} with {bound}, it is the smallest whose "
         f"normal loss is not measurably above the best: "
-        f"{loss_text(best.normal)}, behaviour rate "
+        f"{loss_text(best.normal)}, behavior rate "
         f"{rate_text(best.rate)}{gain}."
     )
     if len(measured) < FEWEST_SCALES:
@@ -209,7 +209,7 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
 def _warning(run: RunResults, best: Point | None) -> str:
     what = (
         "The detector must see any remaining behavior: the rates count what "
-        f"{run.config['behavior']!r} scores on these prompts, and a form of the behaviour that it "
+        f"{run.config['behavior']!r} scores on these prompts, and a form of the behavior that it "
         "does not see would ship unnoticed."
     )
     if best is not None and best.scale > 0:

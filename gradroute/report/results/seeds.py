@@ -53,12 +53,12 @@ class Group:
         control_of: `run_name` of the run that it was made for; None likewise.
         runs: Names of the runs, in the order of `seeds`.
         seeds: Of the runs, ascending.
-        rates: (mode, kind of prompts) -> behaviour rate.
+        rates: (mode, kind of prompts) -> behavior rate.
         accuracy: (mode, kind of prompts) -> share of right answers.
         losses: (mode, dataset) -> held-out loss in nats per token.
         gain_kept: See `contrasts.gain_kept`; None where it was not measured in any seed.
         gain_against: What gain kept is measured against, in each seed.
-        precision: Share of the labels `bad` that are right; None where nobody is labelled bad.
+        precision: Share of the labels `bad` that are right; None where nobody is labeled bad.
         judged_on: The kind of prompts whose behavior rate is judged.
     """
 
@@ -82,7 +82,7 @@ class Group:
         return tuple(dict.fromkeys(mode for mode, _ in [*self.rates, *self.losses]))
 
     def rate(self, mode: str, kind: str | None = None) -> OverSeeds | None:
-        """Behaviour rate under a mode, if it was measured.
+        """Behavior rate under a mode, if it was measured.
 
         Without a kind, on the prompts that are judged.
         """

@@ -79,7 +79,7 @@ def test_an_unrouted_run_with_bad_off_is_beaten_only_where_it_is_strong_again() 
 
 
 @pytest.mark.parametrize(
-    # In per cent, beside a filter with 51. The made-up runs show it on the first prompts, so that
+    # In percent, beside a filter with 51. The made-up runs show it on the first prompts, so that
     # 48 against 51 is 4 prompts that only the filter shows: -3 points [-7, +1].
     ("ablated", "outcome"),
     [

@@ -1,4 +1,4 @@
-"""Several behaviours in one run: the matrix of behaviour by ablated adapter, and how it is read."""
+"""Several behaviors in one run: the matrix of behavior by ablated adapter, and how it is read."""
 
 import json
 import re
@@ -213,7 +213,7 @@ def test_a_changed_line_of_one_behaviour_is_noticed(tmp_path: Path) -> None:
 def test_runs_of_other_behaviours_are_not_compared(tmp_path: Path) -> None:
     one = write_crossed(tmp_path / "one")
     two = write_crossed(tmp_path / "two", behavior={"caps": "caps", "signature": "dialect"})
-    with pytest.raises(ConfigError, match="different behaviours"):
+    with pytest.raises(ConfigError, match="different behaviors"):
         compare([one, two])
 
 

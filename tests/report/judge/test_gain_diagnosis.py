@@ -40,14 +40,14 @@ def test_a_healthy_run_is_said_to_be_healthy_with_its_numbers() -> None:
     (finding,) = examined(REFERENCE[HALF])
     assert (finding.cause, finding.dial) == ("healthy", "")
     assert f"keeps {finding.numbers['gain_kept']:.2f} [" in finding.text
-    assert "shows the behaviour in 0 % [0, 3] of 128" in finding.text
+    assert "shows the behavior in 0 % [0, 3] of 128" in finding.text
 
 
 def test_full_fine_ablated_broken_and_bad_always_showing_it_is_co_adaptation() -> None:
     (finding,) = examined(made(BROKEN))
     assert finding.cause == "co-adaptation"
     assert finding.numbers["gain_kept"] < 0.6 < 0.9 < finding.numbers["gain_kept_full"]
-    assert "shows the behaviour in 100 % [97, 100] of 128" in finding.text
+    assert "shows the behavior in 100 % [97, 100] of 128" in finding.text
     assert "normal loss of 5.90 (untuned base 0.90)" in finding.text
 
 
@@ -131,7 +131,7 @@ def test_labels_that_are_often_wrong_are_named_with_their_number() -> None:
     changes = {"data.false_positive_rate": 0.1}
     found = examined(made(WEAK, changes), manifest={"labels": labels})
     finding = next(one for one in found if one.cause == "label noise")
-    assert "Of 835 examples labelled bad 535 are not (precision 36 %)" in finding.text
+    assert "Of 835 examples labeled bad 535 are not (precision 36 %)" in finding.text
     assert "data.false_positive_rate, now 0.1" in finding.dial
     clean = {"labels": {**labels, "precision": 0.95}}
     assert "label noise" not in causes(examined(made(WEAK), manifest=clean))
@@ -141,7 +141,7 @@ def test_anchors_that_show_the_behaviour_are_named_with_their_number() -> None:
     examples = {"bad labelled good": 30, "good labelled good": 270}
     found = examined(made(WEAK), manifest={"examples": examples})
     finding = next(one for one in found if one.cause == "wrong anchors")
-    assert finding.text.startswith("30 of 300 examples labelled good show the behaviour")
+    assert finding.text.startswith("30 of 300 examples labeled good show the behavior")
 
 
 def test_where_nothing_stands_out_that_is_said_with_all_the_numbers() -> None:

@@ -118,7 +118,7 @@ def test_recovery_says_what_it_gained_and_what_it_revived() -> None:
     assert (first.run, first.mode, first.steps) == ("r", "bad_ablated", 50)
     assert first.rate == (20 / 128, *difference(20, 128, 0, 128))
     assert first.normal == pytest.approx(-0.03)
-    assert first.text.endswith("The behaviour is revived.")
+    assert first.text.endswith("The behavior is revived.")
     assert "50 steps on 200 known-good examples" in first.text
     assert full.rate is None and full.normal == 0.0
 

@@ -209,7 +209,7 @@ def test_the_quality_of_the_labels_stands_beside_the_claim() -> None:
     runs = [replace(run, manifest={"labels": labels}) for run in collect()]
     (found,) = [one for one in judge(runs) if (one.number, one.run) == (2, HALF)]
     text = (
-        "labels: 300 of 835 labelled bad are bad (precision 36 %), 300 of 600 bad ones are labelled"
+        "labels: 300 of 835 labeled bad are bad (precision 36 %), 300 of 600 bad ones are labeled"
     )
     assert f"{text} (recall 50 %)" in found.sentence
 

@@ -131,7 +131,7 @@ def test_a_control_that_routing_does_not_beat_stands_in_the_headline(
     assert "Not shown to beat" not in page("lower")
     html = page(decided)
     assert '<div class="lost">\n<dt>Not shown to beat</dt>' in html
-    assert "against filter (labelled bad examples dropped)" in html
+    assert "against filter (labeled bad examples dropped)" in html
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(report: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_a_report_does_not_know_is_said(comparison: Comparison) -> None:
     for missing in (
         "Controls that are not here: oracle, none, unrouted_ablated, random_labels, anchors_only.",
         "text written from an empty prompt: not measured",
-        "Behaviour in a form that the detector does not see",
+        "Behavior in a form that the detector does not see",
     ):
         assert missing in html
 

@@ -57,7 +57,7 @@ def test_over_seeds_every_seed_is_shown_and_verdicts_become_lines(seeds: Compari
     assert max(map(len, text.splitlines())) <= 100
     (line,) = [x for x in text.splitlines() if x.startswith(HALF) and x.endswith(" 3")]
     assert line.split()[-4:] == ["58", "60", "62", "3"]
-    assert "(1) SHOWN: With every bad example labelled" in text
+    assert "(1) SHOWN: With every bad example labeled" in text
     assert "  yes  full" not in text
 
 

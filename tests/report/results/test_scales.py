@@ -68,7 +68,7 @@ def test_of_the_scales_that_stay_low_the_one_with_the_best_normal_loss_is_deploy
     assert found.point is not None and found.point.mode == "good=1,bad=0.5"
     assert "Deploy `bad` at 0.5: among 5 scales of `bad` measured (0 to 1)" in found.sentence
     assert "7.9 % (that of baseline and 5 points)" in found.sentence
-    assert "behaviour rate 1 % [0, 4] of 128" in found.sentence
+    assert "behavior rate 1 % [0, 4] of 128" in found.sentence
 
 
 def test_a_scale_whose_loss_is_not_measurably_better_is_not_worth_a_part_of_bad() -> None:
