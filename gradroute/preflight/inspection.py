@@ -215,7 +215,7 @@ def _counts(
     train: Sequence[Example], rows: Sequence[TokenizedExample], policy: RoutingPolicy
 ) -> Iterator[str]:
     kinds = ", ".join(
-        f"{n:,} {true} labelled {label}" for (true, label), n in label_counts(train).items()
+        f"{n:,} {true} labeled {label}" for (true, label), n in label_counts(train).items()
     )
     yield f"{len(train):,} training rows: {kinds}"
     totals: Counter[str] = Counter()

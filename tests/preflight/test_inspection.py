@@ -51,7 +51,7 @@ def test_every_token_is_shown_under_the_label_that_it_is_learned_under(lines):
 def test_a_row_that_nothing_is_left_of_is_shown_as_such_and_all_is_counted(lines):
     text = "\n".join(lines())
     assert "long: label bad, true label bad; left out: no token of its text is left" in text
-    assert "4 training rows: 2 bad labelled bad, 1 good labelled good, 1 good labeled unl" in text
+    assert "4 training rows: 2 bad labeled bad, 1 good labeled good, 1 good labeled unl" in text
     tokens, targets = map(int, re.findall(r"(\d+) tokens, (\d+) of them targets:", text)[0])
     shown = re.findall(r"(\d+) tokens, (\d+) of them targets \(", text)
     assert (tokens, targets) == tuple(sum(int(row[at]) for row in shown) for at in (0, 1))

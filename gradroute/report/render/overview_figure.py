@@ -80,7 +80,7 @@ def eval_multi_plot(path: Path, runs: Sequence[RunResults]) -> None:
     Raises:
         MachineError: The file cannot be written.
     """
-    behavior = str(runs[0].config["behavior"]) if runs else "behaviour"
+    behavior = str(runs[0].config["behavior"]) if runs else "behavior"
     draw = partial(eval_multi_figure, run_entries(runs), behavior)
     write_bytes(path, png(draw, LIGHT))
 
