@@ -106,9 +106,9 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
         "import sys, time\n"
         "from functools import partial\n"
         "from pathlib import Path\n"
-        "from gradroute import cells\n"
-        "from test_cells import waits\n"
-        "kept = [cells._start(n, partial(waits, Path(sys.argv[1]) / n)) for n in ('one', 'two')]\n"
+        "from gradroute.experiments import parallel\n"
+        "from experiments.test_parallel import waits\n"
+        "kept = [parallel._start(n, partial(waits, Path(sys.argv[1]) / n)) for n in ('one', 'two')]\n"
         "time.sleep(60)\n"
     )
     path = os.pathsep.join(sys.path)
