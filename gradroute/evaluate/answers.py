@@ -91,12 +91,12 @@ class AnswerFinder:
         """By the tokenizer's own parser; None where it has none, or fails on this completion."""
         if self._parser is None:
             return None
-        begun = _anchored(self._parser, prompt)
         try:
+            begun = _anchored(self._parser, prompt)
             # Of a prompt without the beginning of an answer the parser would take all for one.
             parser = self._tokenizer.get_response_parser(prefix=prompt if begun else "")
             events = [*parser.initial_events, *parser.feed(marked), *parser.finalize()[1]]
-        except (ValueError, TypeError, AttributeError):  # of a tool call cut in half, say
+        except (ValueError, TypeError, AttributeError, re.error):  # a tool call cut in half, say
             return None
         # Not of the message that it returns: there white space behind an answer, or the next turn,
         # takes the answer's place.

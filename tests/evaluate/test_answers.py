@@ -258,6 +258,15 @@ def test_the_tokenizers_own_parser_comes_first(template, parser, marked, answer)
     assert finder.find("Once upon a time", " the rabbit", " the rabbit") is None
 
 
+@pytest.mark.parametrize("parser", [{"start_anchor": 5}, {"start_anchor_pattern": "("}, {}])
+def test_a_parser_that_is_broken_leaves_the_answer_to_be_found_by_the_template(parser: dict):
+    tokenizer = chat_tokenizer(CHATML)
+    tokenizer.response_template = parser
+    marked = f"<think>there</think>{TEXT}"
+    found = AnswerFinder(tokenizer, thoughts=False).find(prompt_of(tokenizer), marked, marked)
+    assert found == Answer(TEXT)
+
+
 def test_a_template_that_hangs_or_fails_leaves_known_thoughts_to_be_found(monkeypatch):
     monkeypatch.setattr(answer_frames, "MAX_SECONDS", 0.05)
     for template in (ENDLESS, "{{ raise_exception('no') }}"):
