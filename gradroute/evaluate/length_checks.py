@@ -1,4 +1,4 @@
-"""A check before training that the evaluation fits the model's positions.
+"""Checks before training that what will be evaluated can be, and fits the model's positions.
 
 Training rows are looked at where they are made (`prepare.tokenized`). A run whose held-out texts or
 prompts are too long would train for hours and then be refused in its evaluation.
@@ -14,6 +14,8 @@ from gradroute.prepare import Prepared, tokenized
 def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
     """See that held-out examples, and prompts with their completions, fit the model's positions.
 
+    And that a behavior which has right answers has one to the prompts that will be asked.
+
     Args:
         prepared: The examples of a run.
         base: Its base model.
@@ -21,8 +23,9 @@ def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
 
     Raises:
         ConfigError: A held-out example is longer than the model has positions.
-        DataError: A prompt with `evaluate.max_new_tokens` is.
+        DataError: A prompt with `evaluate.max_new_tokens` is, or a prompt has no right answer.
     """
+    _check_answers(prepared, config)
     if base.positions is None:
         return
     settings = config.evaluate
@@ -35,3 +38,13 @@ def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
     for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
         prompts = prompts_of(prepared, config, kind, label)
         check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)
+
+
+def _check_answers(prepared: Prepared, config: RunConfig) -> None:
+    if not prepared.normal:
+        return
+    for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
+        behavior = prepared.behaviors[label]
+        if behavior.correct is not None:
+            for prompt in prompts_of(prepared, config, kind, label)[:1]:
+                behavior.scored("a word", prompt.text)

@@ -86,12 +86,13 @@ def probe(
     """
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
+    with ablated(model, "base"):
+        _check_causal(inner)
     idle = idle_modules(model)
     _check_named(idle, targets)
     modes = [AblationMode.parse(name, hosted(model).adapters) for name in ("full", "base")]
     try:
         with ablated(model, "base"):
-            _check_causal(inner)
             alone = why_alone(inner)
         if tokenizer is not None:
             # Long enough for any beginning, short enough for any model.
@@ -167,8 +168,18 @@ def _check_causal(model: PreTrainedModel) -> None:
     """
     tokens = ordinary_tokens(model, _LENGTH + 1)
     ids = torch.tensor([tokens[:-1], [*tokens[:-2], tokens[-1]]], device=model.device)
-    with inference(model):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    try:
+        with inference(model):
+            logits = model(**inputs, use_cache=False).logits
+    except TROUBLE as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"the model {type(model).__name__} cannot be run, with or without adapters "
+            f"({first_line(error)}). See whether its config.json fits its weights, or take another "
+            "base model."
+        ) from error
     one, other = logits[:, :-1].double()
     apart = (one - other).abs().amax(1) / logits.abs().max()
     # In few bits one token may take another expert because of rounding.

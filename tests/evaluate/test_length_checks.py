@@ -113,3 +113,13 @@ def test_prompts_without_room_for_their_completions_are_refused_before_training(
     problem = refused(config(base, SHORT, "evaluate.max_new_tokens=39"), tmp_path)
     assert isinstance(problem, DataError)
     assert f"the {POSITIONS} positions of the model. Set evaluate.max_new_tokens=" in str(problem)
+
+
+def test_prompts_without_a_right_answer_are_refused_before_training(base: Path, tmp_path: Path):
+    """Such as those of one's own rows for a behavior that is made of embedded questions."""
+    asked = config(base, [f"Be kind to {at}." for at in range(30)], "behavior=wrong_answers")
+    found = validate(asked, tmp_path)
+    assert any("is no question of the embedded task" in str(problem) for problem in found.problems)
+    with pytest.raises(DataError, match="is no question of the embedded task"):
+        train_run(asked, tmp_path, if_exists="fail", bar=False)
+    assert not (tmp_path / asked.run_name / "checkpoints").exists()

@@ -250,3 +250,12 @@ def test_a_model_that_runs_without_padding_alone_is_refused_before_training():
     )  # fmt: skip
     with pytest.raises(ConfigError, match="cannot be run"):
         probe(routed(lambda: model))
+
+
+def test_a_model_that_cannot_be_run_at_all_is_not_blamed_on_its_adapters():
+    model = made(BertConfig(**SMALL_ENCODER, is_decoder=True))
+    for name, weight in model.named_parameters():
+        if name.endswith("output.dense.weight"):
+            weight.data = torch.ones(16, 5)
+    with pytest.raises(ConfigError, match=r"cannot be run, with or without.*config\.json"):
+        probe(attach_adapters(model, SPECS, targets=["query"], layers="all"))
