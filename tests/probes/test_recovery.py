@@ -159,7 +159,10 @@ def test_the_examples_that_there_are_are_counted(run_of, capsys):
     recover_run(folder, **SHORT | {"examples": 5000})
     used = read_json(folder.recovery / "recover.json")["examples"]
     assert 0 < used < 60
-    assert f"only {used} examples are known to be good, of 5000" in capsys.readouterr().err
+    assert (
+        f"only {used} of the 5000 requested examples are known to be good"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_run_of_one_adapter_has_nothing_to_leave_out(run_of):

@@ -201,7 +201,9 @@ def test_of_a_file_the_last_held_out_examples_are_used_and_none_that_is_measured
     assert examples == free[-8:]
     every = attack_examples(runs[0], config, prepared, reserved, 100, "bad")
     assert every == free
-    assert f"only {len(free)} examples to attack with, of 100" in capsys.readouterr().err
+    assert (
+        f"only {len(free)} of the 100 requested examples to attack with" in capsys.readouterr().err
+    )
     trained = {(e.prompt, e.text.lower()) for e in prepared.train}
     assert trained.isdisjoint((e.prompt, e.text.lower()) for e in every)
 

@@ -30,7 +30,9 @@ def test_a_family_whose_masks_ignore_positions_is_refused_by_name():
     base = AutoModelForCausalLM.from_config(config)
     model = attach_adapters(base, dict.fromkeys(("good", "bad"), AdapterSpec(rank=2)))
     randomise(model)
-    with pytest.raises(ConfigError, match="FalconForCausalLM an example sees the one before it"):
+    with pytest.raises(
+        ConfigError, match="FalconForCausalLM an example attends to the one before it"
+    ):
         check_packing(model, ROWS, 0)
 
 
