@@ -179,7 +179,7 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
         return found
 
     monkeypatch.setattr(export_run, "load_merged", spoiled)
-    with pytest.raises(MachineError, match="llama is not exported: of 9 checks logits, weights"):
+    with pytest.raises(MachineError, match="llama is not exported: these of the 9 checks above failed: logits, weights"):
         export(runs["llama"], tmp_path / "out", "merged")
     assert list(tmp_path.iterdir()) == []
     assert "FAILED  logits" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_bytes_of_bad_in_any_file_stop_an_export(runs, tmp_path, monkeypatch):
         (folder / "vocab.txt").write_bytes(b"xyz" + row)
 
     monkeypatch.setattr(export_run, "write_tokenizer", leaking)
-    with pytest.raises(MachineError, match="of 9 checks bytes failed"):
+    with pytest.raises(MachineError, match="of the 9 checks above failed: bytes"):
         export(runs["llama"], tmp_path / "out", "peft")
     assert list(tmp_path.iterdir()) == []
 

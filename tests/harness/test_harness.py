@@ -311,7 +311,7 @@ def test_unknown_tasks_are_named_with_the_nearest_and_files_are_no_names(tasks: 
 
 def test_a_group_that_changes_a_task_does_not_stand_beside_it(tasks: Path):
     (tasks / "group.yaml").write_text("group: g\ntask: [{task: story_endings, description: 'A.'}]")
-    with pytest.raises(ConfigError, match="task story_endings is not the same in g than in story"):
+    with pytest.raises(ConfigError, match="task story_endings is not the same in g and in story"):
         load_tasks(Asked(("story_endings", "g"), tasks))
 
 
