@@ -179,7 +179,10 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
         return found
 
     monkeypatch.setattr(export_run, "load_merged", spoiled)
-    with pytest.raises(MachineError, match="llama is not exported: these of the 9 checks above failed: logits, weights"):
+    with pytest.raises(
+        MachineError,
+        match="llama is not exported: these of the 9 checks above failed: logits, weights",
+    ):
         export(runs["llama"], tmp_path / "out", "merged")
     assert list(tmp_path.iterdir()) == []
     assert "FAILED  logits" in capsys.readouterr().out
