@@ -108,7 +108,8 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
         "from pathlib import Path\n"
         "from gradroute.experiments import parallel\n"
         "from experiments.test_parallel import waits\n"
-        "kept = [parallel._start(n, partial(waits, Path(sys.argv[1]) / n)) for n in ('one', 'two')]\n"
+        "places = [Path(sys.argv[1]) / name for name in ('one', 'two')]\n"
+        "kept = [parallel._start(place.name, partial(waits, place)) for place in places]\n"
         "time.sleep(60)\n"
     )
     path = os.pathsep.join(sys.path)
