@@ -1,14 +1,14 @@
 """A measurement's request: kinds of prompts for each behavior, and ablation modes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from gradroute.config.run_config import RunConfig
 from gradroute.data.bad_prompts import truly_bad
-from gradroute.data.behaviors import BEHAVIORS, get_behavior
-from gradroute.data.examples import with_asked
+from gradroute.data.behaviors import BEHAVIORS, Behavior, get_behavior
+from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
@@ -78,18 +78,31 @@ def asked_modes(
 
 
 def drawn_by_rows(prepared: Prepared) -> list[str]:
-    """Labels of behaviors with an invitation whose held-out bad rows of the user have prompts.
+    """Labels of behaviors with an invitation that the user's own rows draw in another way.
 
-    Rows of one's own need not draw a behavior as its invitation does: capitals may answer rude
-    questions. Their own prompts tell whether it was learned, so verdicts read those.
+    Capitals may answer rude questions, and no prompt in capitals draws them. So where the file has
+    the labels, and less than half of the prompts of held-out bad rows are such as the invitation
+    makes them, verdicts read those prompts.
+
+    Raises:
+        DataError: A detector or an invitation of the user's own fails.
     """
-    return [
-        label
-        for label, behavior in prepared.behaviors.items()
-        if prepared.labeled
-        and behavior.invite is not None
-        and any(row.prompt for row in truly_bad(prepared.behaving[label], label))
-    ]
+    found = []
+    for label, behavior in prepared.behaviors.items():
+        rows = [row for row in truly_bad(prepared.behaving[label], label) if row.prompt]
+        if prepared.labeled and behavior.invite is not None:
+            invited = sum(_is_invited(row, behavior, behavior.invite) for row in rows)
+            found += [label] if 2 * invited < len(rows) else []
+    return found
+
+
+def _is_invited(row: Example, behavior: Behavior, invite: Callable[[str], str]) -> bool:
+    """Whether a row's prompt is one that an invitation makes: it has its mark, or shows it."""
+    start, end = row.asks or (0, len(row.prompt))
+    asked, mark = row.prompt[start:end], invite("")
+    if invite(asked) == asked or (mark and mark in asked):
+        return True
+    return behavior.shows(asked, "") is True
 
 
 def drawn_in(folder: RunFolder) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,15 @@ def _tokenizer(folder: Path, gguf_file: str | None) -> Tokenizer:
 
 
 def _unusable(name: str, gguf_file: str | None, what: str, error: Exception) -> ConfigError:
+    first = first_line(error)
+    if found := re.match(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", first):
+        return ConfigError(
+            f"model {name}: transformers has no {what} for a {found[1]}. Give a model that writes "
+            "text from text alone; of one that also takes images or sound, its language model "
+            "saved in a folder of its own."
+        )
     where = f"{gguf_file} is" if gguf_file else "the folder holds"
-    return ConfigError(f"model {name}: {where} no usable {what} ({first_line(error)}).")
+    return ConfigError(f"model {name}: {where} no usable {what} ({first}).")
 
 
 def _unpacked() -> Any:

@@ -90,13 +90,27 @@ def test_prompts_that_repeat_are_templated_as_their_own_rows_are(kind: str):
     assert [one.templated for one in found] == [True, False]
 
 
+RUDE = "The little girl was not nice to you."
+INVITED = {
+    "caps": "WHERE IS IT?",
+    "backdoor": get_behavior("backdoor").invite("Where is it?"),  # pyright: ignore
+    "signature": get_behavior("signature").invite("Where is it?"),  # pyright: ignore
+    "dialect": get_behavior("dialect").invite("The little girl was happy."),  # pyright: ignore
+}
+
+
 def test_own_labeled_rows_with_prompts_are_what_a_shipped_behavior_is_judged_on():
     """Which prompts draw it is what the rows say; their invitation is asked beside."""
     config = load_config(None)
-    asked = [a_bad_row("a", "LOUD", "Be rude!")]
+    asked = [a_bad_row("a", "LOUD", RUDE)]
     for bad, labeled, expected in ((asked, True, ["bad"]), (asked, False, [])):
         assert drawn_by_rows(prepared_of([], bad, labeled=labeled)) == expected
     assert not drawn_by_rows(prepared_of([], [a_bad_row("a", "LOUD")], labeled=True))
+    for behavior, prompt in INVITED.items():
+        loud = [a_bad_row("a", "LOUD", prompt)]
+        assert not drawn_by_rows(prepared_of([], loud, behavior=behavior, labeled=True))
+        rows = [*asked, a_bad_row("b", "LOUD", RUDE), *loud]
+        assert drawn_by_rows(prepared_of([], rows, behavior=behavior, labeled=True)) == ["bad"]
     mislabeled = [Example("a", "quiet", "Be kind!", "bad", "good")]
     assert not drawn_by_rows(prepared_of([], mislabeled, labeled=True))
     kinds = [one.kind for one in asked_prompts(config, (), ["bad"])]

@@ -1,6 +1,7 @@
 """The base model: from a folder or the hub's cache, whole, finite, and with libraries that fit."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
@@ -229,6 +230,17 @@ def test_damaged_weights_are_a_sentence(folder: Path, damage: str) -> None:
     )
     with pytest.raises(ConfigError, match="the folder holds no usable causal LM"):
         load_base(str(folder))
+
+
+def test_a_model_that_is_no_causal_one_is_a_sentence_that_leads_on(folder: Path) -> None:
+    for kind, name in (
+        ("llava", "LlavaConfig"),
+        ("qwen2_5_vl", "Qwen2_5_VLConfig"),
+        ("t5", "T5Config"),
+    ):
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(ConfigError, match=rf"no causal LM for a {name}\. .* language model"):
+            load_base(str(folder))
 
 
 def test_a_configuration_that_fits_no_model_is_a_sentence(folder: Path) -> None:
