@@ -105,7 +105,7 @@ def test_a_file_with_spans_is_labelled_and_what_they_show_is_true_of_the_row(tmp
         ([[0, 1]], "spans must hold objects with start, end and label, or lists"),
         ([{"start": 0, "end": 1, "note": 1}], "spans must hold objects with start"),
         ([[0, 1, "bad"], 7], "spans must hold objects with start, end and label, or lists [start"),
-        ([[0, 1.0, "bad"]], "spans must begin and end at whole numbers; number 1 has the number 1"),
+        ([[0, 1.5, "bad"]], "spans must begin and end at whole numbers; number 1 has the number 1"),
         ([[False, 1, "bad"]], "spans must begin and end at whole numbers; number 1 has false"),
         ([[0, 4, "bad"]], "spans must lie in the text, which has 3 characters"),
         ([[0, 10**400, "bad"]], "spans must lie in the text, which has 3 characters"),

@@ -191,7 +191,7 @@ def test_a_module_without_a_file_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("raise RuntimeError('no licence')", r"\(RuntimeError: no license\)"),
+        ("raise RuntimeError('no license')", r"\(RuntimeError: no license\)"),
         ("raise SystemExit('usage:\\n\\x1b[31m')", r"\(SystemExit: usage:\\n\\x1b\[31m\)"),
         ("def", "SyntaxError"),
     ],

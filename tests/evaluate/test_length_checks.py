@@ -119,7 +119,9 @@ def test_prompts_without_a_right_answer_are_refused_before_training(base: Path, 
     """Such as those of one's own rows for a behavior that is made of embedded questions."""
     asked = config(base, [f"Be kind to {at}." for at in range(30)], "behavior=wrong_answers")
     found = validate(asked, tmp_path)
-    assert any("is no question of the embedded task" in str(problem) for problem in found.problems)
-    with pytest.raises(DataError, match="is no question of the embedded task"):
+    assert any(
+        "is not a question of the embedded task" in str(problem) for problem in found.problems
+    )
+    with pytest.raises(DataError, match="is not a question of the embedded task"):
         train_run(asked, tmp_path, if_exists="fail", bar=False)
     assert not (tmp_path / asked.run_name / "checkpoints").exists()
