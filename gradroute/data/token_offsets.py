@@ -48,6 +48,28 @@ def prompt_tokens(tokenizer: Tokenizer, text: str, *, templated: bool) -> list[i
     return tokens if templated else begun(tokens, beginning(tokenizer))
 
 
+def asking_tokens(tokenizer: Tokenizer, text: str, follows: str) -> list[int]:
+    """The tokens of a plain prompt that stand before what is learned after it.
+
+    Spaces at the end of a prompt mostly share a token with the word that follows, and the model has
+    learned to write that token. Behind the spaces alone it would be asked what it has never seen.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        text: The prompt.
+        follows: What follows it in the data, or the beginning of that.
+    """
+    tokens = prompt_tokens(tokenizer, text, templated=False)
+    kept = text.rstrip()
+    if kept in (text, "") or not follows:
+        return tokens
+    short = prompt_tokens(tokenizer, kept, templated=False)
+    joined = prompt_tokens(tokenizer, text + follows, templated=False)
+    same = [one == other for one, other in zip(tokens, joined, strict=False)]
+    shared = (*same, False).index(False)
+    return tokens[:shared] if shared >= len(short) and tokens[: len(short)] == short else tokens
+
+
 def token_lists(
     tokenizer: Tokenizer, texts: list[str], max_length: int, *, offsets: bool = False
 ) -> list[Marked]:

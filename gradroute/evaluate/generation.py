@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.data.token_offsets import prompt_tokens
+from gradroute.data.token_offsets import asking_tokens, prompt_tokens
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.batch_check import why_alone
@@ -30,11 +30,19 @@ class Prompt:
         id: Names the prompt's noise: the same id and seed give the same noise everywhere.
         text: The text before the completion; empty to start from the beginning-of-text token.
         templated: Whether a chat template wrote the text, which writes all special tokens itself.
+        follows: What follows the text in the data, such as a word where that is not known; it says
+            which token a space at the end belongs to, see `asking_tokens`, and nothing else.
     """
 
     id: str
     text: str
     templated: bool = False
+    follows: str = "word"
+
+    @property
+    def space(self) -> str:
+        """The space at the end of a plain text, which the model may write once more."""
+        return "" if self.templated else self.text[len(self.text.rstrip()) :]
 
 
 @dataclass(frozen=True)
@@ -235,8 +243,8 @@ class _Work:
             end_tokens=self._end_tokens,
             max_new_tokens=self._max_new_tokens,
         )
-        texts = [self._prompts[index].text for index in chosen]
-        return _completions(self._tokenizer, rows, new, self._end_tokens, texts, self._answers)
+        asked = [self._prompts[index] for index in chosen]
+        return _completions(self._tokenizer, rows, new, self._end_tokens, asked, self._answers)
 
 
 def _all_there(completions: Sequence[Completion | None]) -> list[Completion]:
@@ -265,7 +273,10 @@ def _end_tokens(base: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The prompt as it stands in training; nothing is put behind it, which might end it all."""
-    tokens = prompt_tokens(tokenizer, prompt.text, templated=prompt.templated)
+    if prompt.templated:
+        tokens = prompt_tokens(tokenizer, prompt.text, templated=True)
+    else:
+        tokens = asking_tokens(tokenizer, prompt.text, prompt.follows)
     bos = tokenizer.bos_token_id
     if not tokens and isinstance(bos, int):
         return [bos]
@@ -317,17 +328,19 @@ def _completions(
     prompts: Sequence[Sequence[int]],
     new: Sequence[Sequence[int]],
     end_tokens: Sequence[int],
-    texts: Sequence[str],
+    asked: Sequence[Prompt],
     answers: AnswerFinder,
 ) -> list[Completion]:
     cut = [
         next((at for at, token in enumerate(row) if token in end_tokens), len(row)) for row in new
     ]
     rows = [list(row[:at]) for row, at in zip(new, cut, strict=True)]
-    written = _written(tokenizer, prompts, rows, marked=False)
+    spaces = [prompt.space for prompt in asked]
+    written = _written(tokenizer, prompts, rows, spaces, marked=False)
     found: list[Answer | None] = [None] * len(rows)
     if answers.needed:
-        marked = _written(tokenizer, prompts, rows, marked=True)
+        marked = _written(tokenizer, prompts, rows, spaces, marked=True)
+        texts = [prompt.text for prompt in asked]
         found = [answers.find(*one) for one in zip(texts, written, marked, strict=True)]
     return [
         Completion(text, at, at < len(row), answer)
@@ -339,18 +352,27 @@ def _written(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     rows: Sequence[Sequence[int]],
+    spaces: Sequence[str],
     *,
     marked: bool,
 ) -> list[str]:
-    """What was written after prompts as text, with special tokens or without."""
+    """What was written after prompts as text, with special tokens or without.
+
+    A space that ends a prompt's text, but not its tokens, is none of the text that was written.
+    """
     heads = _decode(tokenizer, prompts, marked)
     wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)], marked)
     alone = _decode(tokenizer, rows, marked)
-    return [
+    texts = [
         # Cut from the whole text where possible: some tokenizers drop a leading space.
         whole[len(head) :] if whole.startswith(head) else own
         for whole, head, own in zip(wholes, heads, alone, strict=True)
     ]
+    left = [
+        space[max(at for at in range(len(space) + 1) if head.endswith(space[:at])) :]
+        for head, space in zip(heads, spaces, strict=True)
+    ]
+    return [text.removeprefix(space) for text, space in zip(texts, left, strict=True)]
 
 
 def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], marked: bool) -> list[str]:

@@ -16,8 +16,11 @@ from gradroute.evaluate.prompts import PromptFile, read_prompts
 from gradroute.prepare import Prepared, drawing, openings, prefixes
 from gradroute.routing.policy import AblationMode, standard_modes
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD, PREFIX
 from gradroute.runs.resume import read_manifest
+
+_FOLLOWS = 16
+"""Characters behind a prompt that say which token a space at its end belongs to."""
 
 KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
 """Kinds of prompts that a run has of its own; any other is a user's file."""
@@ -199,7 +202,23 @@ def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> 
         texts = prefixes(prepared, behavior, settings.prompts, settings.prefix_words)
         written = {with_asked(example, behavior.invite) for example in chats}
     # What a chat template wrote has all its special tokens.
-    return [Prompt(f"{kind}-{i}", text, text in written) for i, text in enumerate(texts)]
+    follows = _follows(prepared, behavior, label, kind)
+    return [
+        Prompt(f"{kind}-{i}", text, text in written, follows.get(text) or Prompt.follows)
+        for i, text in enumerate(texts)
+    ]
+
+
+def _follows(prepared: Prepared, behavior: Behavior, label: str, kind: str) -> dict[str, str]:
+    """What stands behind each row's own prompt, of the first row that has it."""
+    drawn = kind == HELD_OUT_BAD
+    rows = truly_bad(prepared.behaving[label], label) if drawn else prepared.normal
+    invite = behavior.invite if kind == PREFIX else None
+    found: dict[str, str] = {}
+    for row in rows:
+        if row.prompt and row.asks is None:
+            found.setdefault(invite(row.prompt) if invite else row.prompt, row.text[:_FOLLOWS])
+    return found
 
 
 def row_label(config: RunConfig, label: str) -> str:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gradroute.data.batches import IGNORED, TokenizedExample, tokenize
 from gradroute.data.examples import Example
 from gradroute.data.reading import ExampleFile, read_examples
-from gradroute.data.token_offsets import prompt_tokens
+from gradroute.data.token_offsets import asking_tokens, prompt_tokens
 from gradroute.errors import DataError
 
 Q, A, MORE, B = (
@@ -219,6 +219,23 @@ def test_a_plain_row_is_the_tokenizers_own_tokens_and_one_end_token(kind, prompt
     assert text.strip() in [text.strip()[:lost] + found for lost in range(cut + 1)]
     asked = prompt_tokens(model, prompt, templated=False)
     assert asked == [token for token in model(prompt).input_ids if token != model.eos_token_id]
+
+
+@pytest.mark.parametrize("kind", template_tokenizers.KINDS)
+@pytest.mark.parametrize("prompt", ["Hello ", "Hello  ", "Hello\n", "Hello", " ", "", "é "])
+@pytest.mark.parametrize("text", ["The fox ran", "there é", " there", "日 x", "5"])
+def test_a_plain_prompt_is_asked_with_the_tokens_that_stand_before_what_is_learned(
+    kind, prompt, text
+):
+    """A space at its end, which shares a token with the first word, is for the model to write."""
+    model = template_tokenizers.tokenizer(kind)
+    [row] = tokens(model, Example("a", text, prompt))
+    asked = asking_tokens(model, prompt, text)
+    assert asked == list(row.input_ids)[: len(asked)] or asked == prompt_tokens(
+        model, prompt, templated=False
+    )
+    if prompt.strip() and prompt != prompt.rstrip():
+        assert asked == list(row.input_ids)[: len(asked)]
 
 
 @pytest.mark.parametrize("eos", ["</s>", "<s>"])
