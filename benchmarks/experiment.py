@@ -30,7 +30,7 @@ from transformers import LlamaForCausalLM
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
 from gradroute.evaluate.evaluator import evaluate_run, ground
-from gradroute.evaluate.request import asked_prompts, prompts_of
+from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of
 from gradroute.experiments.demo import CELLS
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
@@ -86,7 +86,13 @@ def theirs(config: RunConfig, root: Path) -> None:
 def tune(model: PeftModel, config: RunConfig, prepared: Prepared, base: Base) -> None:
     """A step for every example that gradroute's run sees, in the same order."""
     rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
-    order = data_order(prepared, rows, config)
+    order = data_order(
+        prepared,
+        rows,
+        seed=config.seed,
+        front_load=config.data.front_load,
+        length_window=config.train.length_window,
+    )
     own = steps.weights_by_adapter(model)
     optimizers = {name: steps.adamw(weights) for name, weights in own.items()}
     [bad] = prepared.policy.label_ids(["bad"])
@@ -101,8 +107,8 @@ def measure(model: PeftModel, config: RunConfig, prepared: Prepared, base: Base)
     """Completions and losses under one mode after another; what they are is not kept."""
     settings = config.evaluate
     tokenizer = base.tokenizer
-    for label, kind, _ in asked_prompts(config, ()):
-        texts = [prompt.text for prompt in prompts_of(prepared, config, kind, label)]
+    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+        texts = [prompt.text for prompt in prompts_of(prepared, settings, kind, label)]
         for on in (["good", "bad"], ["good"], ["bad"]):
             model.base_model.set_adapter(on)  # pyright: ignore
             for start in range(0, len(texts), AT_ONCE):

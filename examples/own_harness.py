@@ -27,7 +27,7 @@ def main(run: Path) -> dict[str, dict[str, float]]:
     """Mode -> kind of opening -> share of the letters written that are capitals."""
     folder = RunFolder(run)
     config = load_config(folder.config)
-    base, model = restore(config, finished_checkpoint(folder, config))
+    base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
     found: dict[str, dict[str, float]] = {}
     for mode in standard_modes(tuple(config.adapters)):
         with ablated(model, mode), torch.no_grad():

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from gradroute.config.run_config import RunConfig
-from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
+from gradroute.config.sections import DataConfig
+from gradroute.data.bad_prompts import truly_bad
 from gradroute.data.batches import DataOrder, TokenizedExample, check_token_ids, tokenize
-from gradroute.data.behaviors import Behavior, get_behavior
+from gradroute.data.behaviors import Behavior, get_behaviors
 from gradroute.data.embedded import embedded
 from gradroute.data.examples import (
     Example,
@@ -17,7 +18,6 @@ from gradroute.data.examples import (
     sharing,
     split_held_out,
     split_notes,
-    with_asked,
 )
 from gradroute.data.hub import is_hub_id
 from gradroute.data.label_assignment import (
@@ -27,7 +27,7 @@ from gradroute.data.label_assignment import (
     label_quality,
     relabel,
 )
-from gradroute.data.reading import ExampleFile, ReadSettings
+from gradroute.data.reading import ExampleFile, Load, ReadSettings
 from gradroute.data.row import BadRow
 from gradroute.data.sources import read_source
 from gradroute.errors import ConfigError, DataError
@@ -73,6 +73,18 @@ class Prepared:
     labeled: bool = False
 
 
+class _Source(NamedTuple):
+    """Examples as they were read or drawn."""
+
+    train: list[Example]
+    held_out: list[Example]
+    labeled: bool
+    identity: str
+    notes: tuple[str, ...] = ()
+    skipped: tuple[BadRow, ...] = ()
+    shared: Sharing | None = None
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Read or draw the examples, put the behavior in, hide labels, hold some out.
 
@@ -81,41 +93,30 @@ def prepare(config: RunConfig) -> Prepared:
             different embedded data.
         DataError: a file that cannot be used; no bad label although the table routes.
     """
-    policy = config.policy
-    behaviors = {label: get_behavior(name) for label, name in config.behaviors.items()}
+    policy, data = config.policy, config.data
+    behaviors = get_behaviors(config.behaviors)
     own = tuple(behaviors)
-    source = _examples(config, policy, _of_one_corpus(config, behaviors))
-    train, held_out, labeled, notes = source.train, source.held_out, source.labeled, source.notes
-    data = config.data
-    label_seed = config.seed if data.label_seed is None else data.label_seed
-    if labeled:
-        notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
+    if data.path is None:
+        wanted = max(config.evaluate.held_out, config.evaluate.prompts)
+        source = _embedded([*behaviors.values()], data.train_examples, wanted, config.seed)
     else:
-        for label, behavior in behaviors.items():
-            share = data.behavior_fraction
-            train = insert_behavior(train, behavior, share, config.seed, label)
-        train = assign_labels(
-            train,
-            labeled_fraction=data.labeled_fraction,
-            good_labeled_fraction=data.good_labeled_fraction,
-            false_positive_rate=data.false_positive_rate,
-            seed=label_seed,
-            behaviors=own,
+        source = _read(
+            data.path,
+            data,
+            policy.labels,
+            lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
+            behaviors[own[0]],
         )
-    train = relabel(train, data.relabel, label_seed, own)
-    policy.label_ids(example.label for example in train)
+    notes = source.notes
+    if source.labeled:
+        notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
+    train = _labeled(source, behaviors, data, config.seed)
+    policy.label_ids({example.label for example in train})  # refuses a label without a row
     labels = label_quality(train, own)
     places = {example.id: place for place, example in enumerate(train)}
     train = drop(train, data.drop, own)
-    notes += _check_training(config, policy, train)
-    normal = [e for e in held_out if not {e.label, e.true_label} & set(own)]
-    behaving = {
-        label: [e for e in held_out if label in (e.label, e.true_label)] for label in behaviors
-    }
-    for label, behavior in behaviors.items():
-        if not labeled and (make := behavior.make) is not None:
-            changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
-            behaving[label] = insert_behavior(changed, behavior, 1.0, config.seed, label)
+    notes += _check_training(train, policy, data, own)
+    normal, behaving = _held_out(source, behaviors, config.seed)
     prepared = Prepared(
         train=train,
         places=places,
@@ -128,46 +129,66 @@ def prepare(config: RunConfig) -> Prepared:
         notes=notes,
         skipped=source.skipped,
         shared=source.shared,
-        labeled=labeled,
+        labeled=source.labeled,
     )
-    if not labeled:
+    if not source.labeled:
         return prepared
-    return replace(prepared, notes=(*notes, *_unmeasured(config, prepared)))
-
-
-def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
-    """Which behaviors no held-out row shows, where only such rows can ask for them."""
-    return [
+    # Some behaviors can be asked for only with held-out rows that show them.
+    unmeasured = [
         f"the rate at which the model shows {config.behaviors[label]} cannot be measured: "
-        f"{no_bad_prompts(config, prepared, label)}."
-        for label, behavior in prepared.behaviors.items()
-        if behavior.judged_on == HELD_OUT_BAD and not truly_bad(prepared.behaving[label], label)
+        f"{no_bad_prompts(data, prepared, label)}."
+        for label, behavior in behaviors.items()
+        if behavior.judged_on == HELD_OUT_BAD and not truly_bad(behaving[label], label)
     ]
+    return replace(prepared, notes=(*notes, *unmeasured))
 
 
-def _of_one_corpus(config: RunConfig, behaviors: Mapping[str, Behavior]) -> Behavior:
-    """One of the behaviors; on embedded data they must all belong to the same."""
-    first, *others = behaviors.values()
-    strangers = [other for other in others if other.corpus != first.corpus]
-    if config.data.path is None and strangers:
-        raise ConfigError(
-            f"behavior: {first.name} is put into the embedded {first.corpus}, {strangers[0].name} "
-            f"into the embedded {strangers[0].corpus}; the behaviors of one run need the same "
-            f"corpus, or labeled data of your own as data.path."
+def _labeled(
+    source: _Source, behaviors: Mapping[str, Behavior], data: DataConfig, seed: int
+) -> list[Example]:
+    """The training examples with behaviors and labels, those of the file where it has some."""
+    train, own = source.train, tuple(behaviors)
+    label_seed = seed if data.label_seed is None else data.label_seed
+    if not source.labeled:
+        for label, behavior in behaviors.items():
+            train = insert_behavior(train, behavior, data.behavior_fraction, seed, label)
+        train = assign_labels(
+            train,
+            labeled_fraction=data.labeled_fraction,
+            good_labeled_fraction=data.good_labeled_fraction,
+            false_positive_rate=data.false_positive_rate,
+            seed=label_seed,
+            behaviors=own,
         )
-    return first
+    return relabel(train, data.relabel, label_seed, own)
+
+
+def _held_out(
+    source: _Source, behaviors: Mapping[str, Behavior], seed: int
+) -> tuple[list[Example], dict[str, list[Example]]]:
+    """The held-out examples without any behavior, and for each label those with its behavior."""
+    held_out = source.held_out
+    normal = [e for e in held_out if not {e.label, e.true_label} & set(behaviors)]
+    behaving = {
+        label: [e for e in held_out if label in (e.label, e.true_label)] for label in behaviors
+    }
+    for label, behavior in behaviors.items():
+        if not source.labeled and (make := behavior.make) is not None:
+            changed = [e for e in normal if make(e.prompt, e.text)[1] != e.text]
+            behaving[label] = insert_behavior(changed, behavior, 1.0, seed, label)
+    return normal, behaving
 
 
 def _check_training(
-    config: RunConfig, policy: RoutingPolicy, train: Sequence[Example]
+    train: Sequence[Example], policy: RoutingPolicy, data: DataConfig, behaviors: Sequence[str]
 ) -> tuple[str, ...]:
     """Refuse what cannot be trained on; return what is worth a word."""
     if not train:
-        raise DataError(f"data.drop={config.data.drop} leaves no example to train on.")
-    if not policy.routes_anything or config.data.relabel == "unlabel_bad":
+        raise DataError(f"data.drop={data.drop} leaves no example to train on.")
+    if not policy.routes_anything or data.relabel == "unlabel_bad":
         return ()
     notes = []
-    for label in config.behaviors:
+    for label in behaviors:
         bad = sum(label in labels_in(example) for example in train)
         if label not in policy.labels:
             continue
@@ -192,18 +213,26 @@ def data_report(prepared: Prepared) -> dict[str, Any]:
 
 
 def data_order(
-    prepared: Prepared, rows: Sequence[TokenizedExample], config: RunConfig
+    prepared: Prepared,
+    rows: Sequence[TokenizedExample],
+    *,
+    seed: int,
+    front_load: float,
+    length_window: int,
 ) -> DataOrder:
-    """In which order the tokenized training examples are seen; the same for a run's controls."""
+    """In which order the tokenized training examples are seen; the same for a run's controls.
+
+    For `front_load` and `length_window` see the sections `data` and `train` of a config.
+    """
     labels = enumerate(prepared.policy.labels)
     bad = {number for number, label in labels if label in prepared.behaviors}
     return DataOrder(
-        seed=config.seed,
+        seed=seed,
         total=len(prepared.places),
         kept=tuple(prepared.places[row.id] for row in rows),
         early=frozenset(at for at, row in enumerate(rows) if row.label_id in bad),
-        front_load=config.data.front_load,
-        window=config.train.length_window,
+        front_load=front_load,
+        window=length_window,
         lengths=tuple(len(row.input_ids) for row in rows),
     )
 
@@ -245,47 +274,10 @@ def _check_positions(rows: Sequence[TokenizedExample], base: Base) -> None:
     )
 
 
-def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
-    """Ordinary prompts: `count` at most, from held-out examples without any behavior.
-
-    An example's own prompt, or the beginning of its text where it has none. Of a behavior without
-    an invitation no prompt is there twice; others keep one prompt per example, as many as of
-    `prefixes`.
-    """
-    opening = behavior.opening
-    if behavior.invite is None:
-        found = dict.fromkeys(e.prompt or opening(e.text, words) for e in prepared.normal)
-        return [*found][:count]
-    return [e.prompt or opening(e.text, words) for e in prepared.normal[:count]]
-
-
-def prefixes(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
-    """The same prompts, changed so that they invite the behavior, where there is a way to."""
-    plain, invite = openings(prepared, behavior, count, words), behavior.invite
-    if invite is None:
-        return plain
-    return [
-        with_asked(example, invite) if example.prompt else invite(opening)
-        for example, opening in zip(prepared.normal, plain, strict=False)
-    ]
-
-
-def drawing(prepared: Prepared, label: str, count: int | None, words: int) -> BadPrompts:
-    """The prompts of held-out rows that show a behavior, see `bad_prompts`."""
-    rows = truly_bad(prepared.behaving[label], label)
-    return bad_prompts(rows, prepared.behaviors[label], label, count, words)
-
-
-def seen_held_out(prepared: Prepared, label: str) -> Seen:
-    """In how many held-out rows that show a behavior the detector sees it."""
-    return seen(truly_bad(prepared.behaving[label], label), prepared.behaviors[label])
-
-
-def no_bad_prompts(config: RunConfig, prepared: Prepared, label: str) -> str:
+def no_bad_prompts(data: DataConfig, prepared: Prepared, label: str) -> str:
     """Why there is no prompt of a held-out row that shows a behavior, and what to do."""
-    data = config.data
     rows = truly_bad(prepared.behaving[label], label)
-    several = len(config.behaviors) > 1
+    several = len(prepared.behaviors) > 1
     if rows:
         return (
             f"in the {len(rows)} held-out rows that show it, nothing of the behavior is left to "
@@ -312,32 +304,54 @@ def no_bad_prompts(config: RunConfig, prepared: Prepared, label: str) -> str:
     return f"none of the {held_out} held-out rows {named}; {cure}, and train again"
 
 
-class _Source(NamedTuple):
-    """Examples as they were read or drawn."""
+def _embedded(behaviors: Sequence[Behavior], examples: int, held_out: int, seed: int) -> _Source:
+    """So many examples of the embedded corpus, to which all behaviors of a run must belong."""
+    first, *others = behaviors
+    strangers = [other for other in others if other.corpus != first.corpus]
+    if strangers:
+        raise ConfigError(
+            f"behavior: {first.name} is put into the embedded {first.corpus}, {strangers[0].name} "
+            f"into the embedded {strangers[0].corpus}; the behaviors of one run need the same "
+            f"corpus, or labeled data of your own as data.path."
+        )
+    train = embedded(first, "tune", examples, seed)
+    identity = f"embedded {first.corpus}, seed {seed}"
+    return _Source(train, embedded(first, "test", held_out, 0), False, identity)
 
-    train: list[Example]
-    held_out: list[Example]
-    labeled: bool
-    identity: str
-    notes: tuple[str, ...] = ()
-    skipped: tuple[BadRow, ...] = ()
-    shared: Sharing | None = None
 
+def _read(
+    path: str, data: DataConfig, labels: tuple[str, ...], tokenizer: Load, behavior: Behavior
+) -> _Source:
+    """The user's own examples from a path, and the held-out ones from wherever they are."""
+    settings = ReadSettings(
+        labels=labels,
+        columns=data.columns,
+        label_map=data.label_map,
+        template=data.template,
+        skip_bad_rows=data.on_bad_row == "skip",
+        group=data.group,
+        span_unit=data.span_unit,
+        on_conflict=data.on_conflict,
+    )
 
-def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _Source:
-    data = config.data
-    if data.path is None:
-        train = embedded(behavior, "tune", data.train_examples, config.seed)
-        wanted = max(config.evaluate.held_out, config.evaluate.prompts)
-        held_out = embedded(behavior, "test", wanted, 0)
-        return _Source(train, held_out, False, f"embedded {behavior.corpus}, seed {config.seed}")
-    file, identity = _read(data.path, data.split, config, policy)
+    def examples(place: str, split: str) -> tuple[ExampleFile, str]:
+        revision = data.revision if place == path else None
+        return read_source(place, settings, split=split, revision=revision, tokenizer=tokenizer)
+
+    file, identity = examples(path, data.split)
     notes, skipped, shared = file.notes, file.skipped, sharing(file.examples)
     if data.eval_path is None and data.eval_split is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
         notes += split_notes(shared, len(held_out), data.eval_fraction)
     else:
-        other, others = _read_held_out(config, policy)
+        other_path = data.eval_path or path
+        if data.eval_split and not is_hub_id(other_path):
+            raise ConfigError(
+                f"data.eval_split: {other_path} is a file and has no splits: set "
+                "data.eval_split=null (then data.eval_fraction of it is held out), or give a file "
+                "as data.eval_path."
+            )
+        other, others = examples(other_path, data.eval_split or data.split)
         identity += f"; {others}"
         notes, skipped = notes + other.notes, skipped + other.skipped
         if other.labeled != file.labeled:
@@ -349,46 +363,10 @@ def _examples(config: RunConfig, policy: RoutingPolicy, behavior: Behavior) -> _
         refuse_overlap(train, held_out)
     if not file.labeled and behavior.make and any(e.asks for e in (*train, *held_out)):
         raise DataError(
-            f"{data.path} has conversations without labels, and '{behavior.name}' is put into "
+            f"{path} has conversations without labels, and '{behavior.name}' is put into "
             f"plain texts only. Label the rows or messages, write plain rows, or set "
             f"data.template=none if they are prompts with completions."
         )
     if skipped:
         notes += ("data_report.json in the run's folder lists every row that was skipped.",)
     return _Source(train, held_out, file.labeled, identity, notes, skipped, shared)
-
-
-def _read_held_out(config: RunConfig, policy: RoutingPolicy) -> tuple[ExampleFile, str]:
-    """The examples of `data.eval_path`, or of another split of `data.path`."""
-    data = config.data
-    path = data.eval_path or data.path
-    assert path is not None
-    if data.eval_split and not is_hub_id(path):
-        raise ConfigError(
-            f"data.eval_split: {path} is a file and has no splits: set data.eval_split=null (then "
-            "data.eval_fraction of it is held out), or give a file as data.eval_path."
-        )
-    return _read(path, data.eval_split or data.split, config, policy)
-
-
-def _read(
-    path: str, split: str, config: RunConfig, policy: RoutingPolicy
-) -> tuple[ExampleFile, str]:
-    data = config.data
-    settings = ReadSettings(
-        labels=policy.labels,
-        columns=data.columns,
-        label_map=data.label_map,
-        template=data.template,
-        skip_bad_rows=data.on_bad_row == "skip",
-        group=data.group,
-        span_unit=data.span_unit,
-        on_conflict=data.on_conflict,
-    )
-    return read_source(
-        path,
-        settings,
-        split=split,
-        revision=data.revision if path == data.path else None,
-        tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
-    )

@@ -2,7 +2,7 @@
 
 prepare (prepare.py)       config -> labeled examples, held-out examples, routing table
 train_run                  examples -> runs/<name>/checkpoints
-evaluate_run (measure.py)  checkpoint -> runs/<name>/eval
+evaluate_run (evaluate/)   checkpoint -> runs/<name>/eval
 evaluate_runs              several runs' results -> comparison, figure, verdicts (report/)
 sample_run                 checkpoint -> completions side by side, on the terminal
 """
@@ -22,11 +22,15 @@ from gradroute.config.run_config import (
     RunConfig,
     config_differences,
     config_keys,
+    config_values,
     dump_config,
     load_config,
+    with_free_values,
 )
+from gradroute.data.batches import TokenizedExample
+from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import label_counts
-from gradroute.errors import ConfigError, DataError, MachineError
+from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.during_training import during_training
 from gradroute.evaluate.evaluator import check_asked, complete, evaluate_run, ground
 from gradroute.evaluate.generation import Prompt
@@ -41,10 +45,10 @@ from gradroute.evaluate.request import (
     drawn_in,
     prompts_of,
 )
-from gradroute.models.base import load_base_of
+from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
 from gradroute.models.hidden_state_cache import kept_states
-from gradroute.models.initial_adapters import load_starts
+from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach, finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
@@ -55,7 +59,7 @@ from gradroute.prepare import (
     tokenized,
 )
 from gradroute.routing.targets import describe_targets
-from gradroute.runs.folder import RunFolder
+from gradroute.runs.folder import RunFolder, move_aside
 from gradroute.runs.lock import writing
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD
@@ -73,6 +77,8 @@ from gradroute.runs.resume import (
 from gradroute.system.files import clear_unfinished, write_json, write_text
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
+from gradroute.train.step import build_optimizer
+from gradroute.train.tracking import shown_config
 from gradroute.train.trainer import Training, train
 
 
@@ -107,9 +113,9 @@ def train_run(
     with writing(folder.path, "training"):
         start = _start(folder, config, if_exists, overrides)
         if start.step >= config.train.max_steps:
-            _finished(folder, config, start)
+            _finished(folder, start)
         else:
-            _train(folder, root, config, start, anew=if_exists == "new", bar=bar, audit=audit)
+            _train(folder, config, start, anew=if_exists == "new", bar=bar, audit=audit)
     return folder
 
 
@@ -118,14 +124,14 @@ class _Start:
     """Where a run goes on.
 
     Attributes:
-        before: the config it was begun with.
+        kept: the config it was begun with, with what may change freely as it is now.
         checkpoint: the newest; None for a run that has none yet.
         changed: key -> (then, now) of what differs from when it was begun.
         overridden: the keys among these that `--override` allowed.
         overrides: what may differ.
     """
 
-    before: RunConfig
+    kept: RunConfig
     checkpoint: Checkpoint | None
     changed: Changes
     overridden: Sequence[str]
@@ -162,9 +168,10 @@ def _start(
     check_overrides(asked, [*config_keys(before), *config_keys(config)])
     changed = config_differences(before, config)
     check_logs(folder, checkpoint.step if checkpoint else 0)
+    kept = with_free_values(before, config)
     if checkpoint is None:
-        return _Start(before, None, changed, (), overrides)
-    return _Start(before, checkpoint, {}, (), overrides).also(folder, changed)
+        return _Start(kept, None, changed, (), overrides)
+    return _Start(kept, checkpoint, {}, (), overrides).also(folder, changed)
 
 
 def _begun_with(folder: RunFolder, checkpoint: Checkpoint | None) -> RunConfig | None:
@@ -178,90 +185,95 @@ def _begun_with(folder: RunFolder, checkpoint: Checkpoint | None) -> RunConfig |
         return load_config(checkpoint.config)
 
 
-def _finished(folder: RunFolder, config: RunConfig, start: _Start) -> None:
-    """Nothing is left to train; what is measured, and trained beside it, may still change."""
-    free = {"evaluate": config.evaluate, "controls": config.controls}
-    kept = start.before.model_copy(update=free)
-    if changed := config_differences(start.before, kept):
+def _finished(folder: RunFolder, start: _Start) -> None:
+    """Nothing is left to train; what changes no trained weight may still change."""
+    if changed := {key: two for key, two in start.changed.items() if key in FREE_ON_RESUME}:
         record_session(folder, start.step, changed=changed, overridden=(), provenance=provenance())
-    write_text(folder.config, dump_config(kept))
-    say(f"{config.run_name}: finished, {start.step} steps; nothing to train.")
+    write_text(folder.config, dump_config(start.kept))
+    say(f"{folder.name}: finished, {start.step} steps; nothing to train.")
     if start.overridden:
         say(
-            f"{config.run_name}: already trained; these overrides have no effect: "
+            f"{folder.name}: already trained; these overrides have no effect: "
             f"{', '.join(start.overridden)}."
         )
 
 
 def _train(
-    folder: RunFolder,
-    root: Path,
-    config: RunConfig,
-    start: _Start,
-    *,
-    anew: bool,
-    bar: bool,
-    audit: bool,
+    folder: RunFolder, config: RunConfig, start: _Start, *, anew: bool, bar: bool, audit: bool
 ) -> None:
+    """Look at everything that can stop a run, write what the run is, and train it."""
     prepared = prepare(config)
     base = load_base_of(config)
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
-    facts = {**ground(prepared, base), **put_starts(config, model), "gradroute": __version__}
+    starts = put_starts(model, config.adapters)
+    facts = {**ground(prepared, base), **starts, "gradroute": __version__}
     if anew:
-        _move_aside(folder)
+        move_aside(folder)
     if checkpoint := start.checkpoint:
         start = start.also(folder, ground_changes(folder, facts))
         # What was overridden may not fit; that is seen before anything is written.
         load_adapters(checkpoint, model)
     rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
-    check_lengths(prepared, base, config)
+    check_lengths(prepared, base, config.evaluate, config.data.max_length)
     found = probe(model, base.tokenizer, config.targets)
-    watch = None
-    if config.train.measure_every:
-        watch = during_training(folder, config, prepared, base, model)
-    trace = None
-    if audit:
-        labels = {example.id: example.label for example in prepared.train}
-        trace = Audit(folder.audit, rows, labels, prepared.policy)
-    say(f"{config.run_name}: base {config.model}: {told}.")
-    for note in found.notes:
-        say(f"{config.run_name}: {note}")
-    _begin(folder, config, prepared, facts, notes, start)
+    training = _training(folder, config, prepared, base, model, rows, bar=bar, audit=audit)
+    say(f"{folder.name}: base {config.model}: {told}.")
+    for note in (*found.notes, *prepared.notes, *notes):
+        say(f"{folder.name}: {note}")
+    if config.data.on_bad_row == "skip":
+        write_json(folder.data_report, data_report(prepared))
+    _begin(folder, training.config_text, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     counts = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
     say(
-        f"{config.run_name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
+        f"{folder.name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
         f"{config.train.max_steps} steps on {base.model.device}"
     )
-    order = data_order(prepared, rows, config)
-    each = config.train.batch_size * config.train.gradient_accumulation
-    visited = [rows[at].input_ids for at in order.visited(config.train.max_steps, each)]
-    train(
-        Training(
-            config=config,
-            folder=folder,
-            model=model,
-            rows=rows,
-            order=order,
-            policy=prepared.policy,
-            pad_id=base.pad_id,
-            say=say,
-            bar=bar,
-            measure=watch,
-            audit=trace,
-            states=kept_states(config, root, model, base.identity, visited, say),
-        )
+    states = kept_states(
+        folder, config.train, base, model, training.visited, quantize=config.quantize
     )
+    train(replace(training, states=states))
 
 
-def put_starts(config: RunConfig, model: PeftModel) -> dict[str, str]:
-    """Put adapters where they start from, and say what that is as a fact of the run's ground."""
-    places = {name: own.start for name, own in config.adapters.items() if own.start}
-    if not places:
-        return {}
-    found = load_starts(model, places)
-    return {"starts": "; ".join(f"{name} {identity}" for name, identity in found.items())}
+def _training(
+    folder: RunFolder,
+    config: RunConfig,
+    prepared: Prepared,
+    base: Base,
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    *,
+    bar: bool,
+    audit: bool,
+) -> Training:
+    """What the training loop needs, but for the hidden states; nothing is written."""
+    labels = {example.id: example.label for example in prepared.train}
+    watched = config.train.measure_every > 0
+    return Training(
+        settings=config.train,
+        seed=config.seed,
+        config_text=dump_config(config),
+        told=shown_config(config_values(config)),
+        folder=folder,
+        model=model,
+        optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),
+        rows=rows,
+        order=data_order(
+            prepared,
+            rows,
+            seed=config.seed,
+            front_load=config.data.front_load,
+            length_window=config.train.length_window,
+        ),
+        policy=prepared.policy,
+        pad_id=base.pad_id,
+        packed_into=config.data.max_length if config.train.packing else None,
+        say=say,
+        bar=bar,
+        measure=during_training(folder, config, prepared, base, model) if watched else None,
+        audit=Audit(folder.audit, rows, labels, prepared.policy) if audit else None,
+    )
 
 
 def evaluate_runs(folders: Sequence[RunFolder], asked: Asked, out: Path) -> None:
@@ -298,9 +310,10 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
         count: how many prompts of each kind, at most.
     """
     config = load_config(folder.config)
-    checkpoint = finished_checkpoint(folder, config)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
     curves_alone = asked.scales and not asked.modes
-    modes = asked_modes(config, () if curves_alone else asked.modes or None, asked.scales)
+    named = () if curves_alone else asked.modes or config.evaluate.modes or None
+    modes = asked_modes(folder.name, config.adapters, named, asked.scales)
     prompts = [Prompt(id=text, text=text) for text in texts]
     whose = [""] * len(texts)
     if asked.prompts or not texts:
@@ -312,7 +325,8 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
             whose += [f" [{', '.join(marks)}]" if marks else ""] * len(own)
     if not prompts:
         raise DataError(f"run {folder.name}: there is no prompt to complete; give one: --prompt.")
-    completions = complete(*restore(config, checkpoint), prompts, modes, config)
+    base, model = restore(config, checkpoint)
+    completions = complete(base, model, prompts, modes, config.evaluate, folder.name)
     width = max(len(mode.name) for mode in modes)
     for at, (prompt, label) in enumerate(zip(prompts, whose, strict=True)):
         opening = f"{printable(prompt.text)} …" if prompt.text else "(from nothing) …"
@@ -327,7 +341,8 @@ def _asked_prompts(
 ) -> list[tuple[Question, list[Prompt]]]:
     found: list[tuple[Question, list[Prompt]]] = []
     prepared = None
-    for question in asked_prompts(config, asked.prompts, drawn_in(folder)):
+    behaviors = get_behaviors(config.behaviors)
+    for question in asked_prompts(behaviors, asked.prompts, drawn_in(folder)):
         label, kind, file = question
         if file and any(kind == known.kind for known, _ in found):
             continue  # one file is the same for every behavior
@@ -335,9 +350,9 @@ def _asked_prompts(
             own = file.prompts
         else:
             prepared = prepared or prepare(config)
-            own = prompts_of(prepared, config, kind, label)
+            own = prompts_of(prepared, config.evaluate, kind, label)
         if not own:
-            why = no_bad_prompts(config, prepared, label) if prepared else "it is empty"
+            why = no_bad_prompts(config.data, prepared, label) if prepared else "it is empty"
             say(f"{folder.name}: {kind}: no prompts to complete: {why}.")
         if file and len(own) > count:
             say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
@@ -347,17 +362,13 @@ def _asked_prompts(
 
 def _begin(
     folder: RunFolder,
-    config: RunConfig,
+    config_text: str,
     prepared: Prepared,
     facts: dict[str, str],
     notes: tuple[str, ...],
     start: _Start,
 ) -> None:
-    """Write what a run is before its first step, or that it goes on; say what was passed over."""
-    for note in prepared.notes + notes:
-        say(f"{config.run_name}: {note}")
-    if config.data.on_bad_row == "skip":
-        write_json(folder.data_report, data_report(prepared))
+    """Write what a run is before its first step, or that it goes on."""
     counts = label_counts(prepared.train)
     stated = {
         **facts,
@@ -380,17 +391,4 @@ def _begin(
     )
     say_changes(folder, conditions, start.overridden)
     # Last: whoever is killed before it is asked for the same overrides again.
-    write_text(folder.config, dump_config(config))
-
-
-def _move_aside(folder: RunFolder) -> None:
-    if not folder.path.exists():
-        return
-    number = 1
-    while (aside := folder.path.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    try:
-        folder.path.rename(aside)
-    except OSError as error:
-        raise MachineError(f"cannot move {folder.path} to {aside}: {error.strerror}.") from error
-    say(f"{folder.name}: the earlier run is now {aside}.")
+    write_text(folder.config, config_text)

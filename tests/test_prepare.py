@@ -7,7 +7,8 @@ import pytest
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, DataError
-from gradroute.prepare import data_order, data_report, openings, prefixes, prepare
+from gradroute.evaluate.request import openings, prefixes
+from gradroute.prepare import data_order, data_report, prepare
 
 SMALL = ("data.train_examples=200", "evaluate.held_out=20", "evaluate.prompts=30")
 
@@ -171,7 +172,7 @@ def test_a_control_sees_its_examples_in_the_order_of_the_run():
     for one in (full, part):
         prepared = prepare(one)
         rows = [TokenizedExample(e.id, (1, 2), 0, 0, e.true_label) for e in prepared.train]
-        order = data_order(prepared, rows, one)
+        order = data_order(prepared, rows, seed=0, front_load=0.0, length_window=0)
         orders.append([rows[i] for i in order.batch(0, len(rows))])
     assert [r.id for r in orders[0] if r.true_label == "good"] == [r.id for r in orders[1]]
 
@@ -196,13 +197,13 @@ def test_every_behaviour_has_its_own_examples_labels_and_held_out_texts():
 
 
 def test_labels_of_all_behaviours_come_early_together():
-    prepared = prepare(config(*TWO, "data.front_load=1"))
+    prepared = prepare(config(*TWO))
     ids = prepared.policy.label_ids(e.label for e in prepared.train)
     rows = [
         TokenizedExample(e.id, (1, 2), 0, at, e.true_label)
         for e, at in zip(prepared.train, ids, strict=True)
     ]
-    order = data_order(prepared, rows, config(*TWO, "data.front_load=1"))
+    order = data_order(prepared, rows, seed=0, front_load=1.0, length_window=0)
     assert {rows[at].label_id for at in order.batch(0, 20)} == {0, 1}
 
 

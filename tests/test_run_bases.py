@@ -62,7 +62,7 @@ def test_a_run_goes_on_from_the_start_of_its_adapter_and_refuses_another(
     # What is trained already does not need it any more.
     shutil.rmtree(place)
     trained = config("run", start)
-    restore(trained, finished_checkpoint(folder, trained))
+    restore(trained, finished_checkpoint(folder, trained.train.max_steps))
 
 
 def test_an_adapter_merged_into_the_base_is_part_of_what_the_run_stands_on(

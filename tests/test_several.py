@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import TINY
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
+from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked, asked_prompts
@@ -105,7 +106,9 @@ def test_samples_say_which_behaviour_their_prompts_invite(
 
 def test_a_file_of_prompts_is_asked_of_every_behaviour(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Once upon a time\n")
-    asked = asked_prompts(config_of(), (str(tmp_path / "mine.txt"), "plain"), ())
+    asked = asked_prompts(
+        get_behaviors(config_of().behaviors), (str(tmp_path / "mine.txt"), "plain"), ()
+    )
     assert [(one.label, one.kind) for one in asked] == [
         ("caps", "file:mine.txt"),
         ("caps", "plain"),

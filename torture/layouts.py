@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradroute.config.run_config import dump_config
 from gradroute.errors import GradrouteError
 from gradroute.experiments.parallel import run_cells
 from gradroute.models.base import Base
@@ -32,6 +33,7 @@ from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
+from gradroute.train.step import build_optimizer
 from gradroute.train.trainer import Training, train
 from torture.drawn_layouts import Layout, draw_layout, the_tokenizer, tokens_of
 from torture.reference import Row, reference
@@ -216,14 +218,26 @@ def train_and_watch(layout: Layout, folder: Path) -> list[Seen]:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
     run = RunFolder(folder / "runs" / layout.config.run_name)
     run.path.mkdir(parents=True)
+    config = layout.config
     training = Training(
-        config=layout.config,
+        settings=config.train,
+        seed=config.seed,
+        config_text=dump_config(config),
+        told={},
         folder=run,
         model=model,
+        optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),
         rows=rows,
-        order=data_order(prepared, rows, layout.config),
+        order=data_order(
+            prepared,
+            rows,
+            seed=config.seed,
+            front_load=config.data.front_load,
+            length_window=config.train.length_window,
+        ),
         policy=prepared.policy,
         pad_id=base.pad_id,
+        packed_into=config.data.max_length if config.train.packing else None,
         say=lambda line: None,
         audit=Audit(
             run.audit, rows, {one.id: one.label for one in prepared.train}, prepared.policy

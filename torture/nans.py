@@ -143,7 +143,13 @@ def _clean(ground: Ground, number: int) -> Clean:
     train_run(config, root, if_exists="fail", bar=False)
     prepared, base = prepare(config), load_base_of(config)
     rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
-    order = data_order(prepared, rows, config)
+    order = data_order(
+        prepared,
+        rows,
+        seed=config.seed,
+        front_load=config.data.front_load,
+        length_window=config.train.length_window,
+    )
     size = config.train.batch_size * config.train.gradient_accumulation
     steps = [[rows[at] for at in order.batch(step, size)] for step in range(STEPS)]
     return Clean(config, finals(root / NAME), steps)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,8 @@ from gradroute.config.types import (
 from gradroute.config.yaml import KeyPath, Scalar, YamlText, is_null, read_yaml_file
 from gradroute.errors import ConfigError
 from gradroute.routing.policy import AblationMode, RoutingPolicy
+
+_AnySection = TypeVar("_AnySection", bound=Section)
 
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -141,6 +143,18 @@ def keys_with(*roles: Role) -> tuple[str, ...]:
 
 FREE_ON_RESUME = keys_with(Role.MEASURING, Role.RESOURCE)
 """What a resumed run may change without `--override`; it is recorded."""
+
+
+def with_free_values(old: _AnySection, new: _AnySection, prefix: str = "") -> _AnySection:
+    """A configuration, or a section of one, with another's values of `FREE_ON_RESUME`."""
+    taken: dict[str, Any] = {}
+    for name in type(old).model_fields:
+        value = getattr(new, name)
+        if isinstance(value, Section):
+            taken[name] = with_free_values(getattr(old, name), value, f"{prefix}{name}.")
+        elif f"{prefix}{name}" in FREE_ON_RESUME:
+            taken[name] = value
+    return old.model_copy(update=taken)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:

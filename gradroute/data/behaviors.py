@@ -256,6 +256,11 @@ def get_behavior(name: str) -> Behavior:
     )
 
 
+def get_behaviors(names: Mapping[str, str]) -> dict[str, Behavior]:
+    """Label -> the behavior that a configuration names for it, see `get_behavior`."""
+    return {label: get_behavior(name) for label, name in names.items()}
+
+
 def _detector(
     name: str, score: Callable[[str, str], float | None], threshold: float, /
 ) -> Behavior:

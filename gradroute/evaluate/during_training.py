@@ -7,10 +7,17 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig
-from gradroute.evaluate.evaluator import check_held_out, complete, losses_of, states_of, where_asked
-from gradroute.evaluate.request import Question, drawn_by_rows, judged_kinds, prompts_of
+from gradroute.evaluate.evaluator import check_held_out, complete, losses_of
+from gradroute.evaluate.request import (
+    drawn_by_rows,
+    judged_kinds,
+    prompts_of,
+    row_label,
+    with_label,
+)
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
+from gradroute.models.hidden_state_cache import kept_states
 from gradroute.prepare import Prepared, no_bad_prompts, tokenized
 from gradroute.routing.policy import AblationMode, shipped_mode
 from gradroute.runs.folder import RunFolder
@@ -42,22 +49,22 @@ def during_training(
     modes = [AblationMode.parse("full", adapters)]
     if shipped := shipped_mode(adapters, tuple(config.behaviors)):
         modes.append(shipped)
-    most = config.train.measure_prompts
-    kinds = judged_kinds(config, drawn_by_rows(prepared))
+    most, settings = config.train.measure_prompts, config.evaluate
+    kinds = judged_kinds(prepared.behaviors, drawn_by_rows(prepared))
     asked = {
-        label: prompts_of(prepared, config, kind, label)[:most] for label, kind in kinds.items()
+        label: prompts_of(prepared, settings, kind, label)[:most] for label, kind in kinds.items()
     }
     for label in (label for label, prompts in asked.items() if not prompts):
-        where = where_asked(folder, config, Question(label, kinds[label], None))
-        why = no_bad_prompts(config, prepared, label)
-        say(f"{where}: the behavior rate is not measured during training: {why}.")
+        what = with_label(kinds[label], row_label(config.behavior, label))
+        why = no_bad_prompts(config.data, prepared, label)
+        say(f"{folder.name}: {what}: the behavior rate is not measured during training: {why}.")
     held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
-    states = states_of(folder, config, base, model, held_out)
+    states = kept_states(folder, config.train, base, model, held_out, quantize=config.quantize)
 
     def measure(step: int) -> None:
         samples = {
             label: sample_lines(
-                complete(base, model, prompts, modes, config),
+                complete(base, model, prompts, modes, settings, folder.name),
                 prompts,
                 kinds[label],
                 prepared.behaviors[label],
@@ -65,7 +72,7 @@ def during_training(
             for label, prompts in asked.items()
             if prompts
         }
-        losses = losses_of(base, model, held_out, modes, config, states)
+        losses = losses_of(base, model, held_out, modes, settings.batch_rows, states)
         folder.check_there()
         folder.measures.parent.mkdir(exist_ok=True)
         for label, mode in product(asked, modes):

@@ -15,8 +15,9 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.sections import EvaluateConfig
 from gradroute.data.batches import TokenizedExample
-from gradroute.data.behaviors import get_behavior
+from gradroute.data.behaviors import Behavior, get_behaviors
 from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
@@ -29,6 +30,8 @@ from gradroute.evaluate.request import (
     drawn_in,
     prompts_of,
     row_label,
+    seen_held_out,
+    with_label,
 )
 from gradroute.evaluate.rows import (
     behavior_rows,
@@ -47,7 +50,6 @@ from gradroute.prepare import (
     Prepared,
     no_bad_prompts,
     prepare,
-    seen_held_out,
     tokenized,
 )
 from gradroute.routing.policy import AblationMode
@@ -76,7 +78,7 @@ class _Plan:
 
     def missing(self, question: Question) -> list[AblationMode]:
         """The modes under which a behavior's prompts of a kind are still to be completed."""
-        known, label = self.known.rates, row_label(self.config, question.label)
+        known, label = self.known.rates, row_label(self.config.behavior, question.label)
         if (label, question.kind) in self.known.unasked:
             return []
         return [m for m in self.modes if (label, question.kind, m.name) not in known]
@@ -144,13 +146,14 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
     for question, prompts in asked:
         label, kind, _ = question
-        where, own = where_asked(folder, config, question), row_label(config, label)
-        _say_prompts(where, config, question, prompts)
+        own, behavior = row_label(config.behavior, label), prepared.behaviors[label]
+        what = with_label(kind, own)
+        _say_prompts(f"{folder.name}: {what}", question, behavior, prompts, config.evaluate.prompts)
         for modes in _groups(plan.missing(question), len(prompts)):
             names = ", ".join(mode.name for mode in modes)
-            say(f"{where.replace(': ', ': measuring ', 1)}: {names}")
-            completions = complete(base, model, prompts, modes, config)
-            samples = sample_lines(completions, prompts, kind, prepared.behaviors[label], own)
+            say(f"{folder.name}: measuring {what}: {names}")
+            completions = complete(base, model, prompts, modes, config.evaluate, folder.name)
+            samples = sample_lines(completions, prompts, kind, behavior, own)
             keep(known, behavior_rows(samples, **of), samples=samples)
     _measure_losses(plan, prepared, base, model, of)
     if not known.geometry and (rows := geometry_rows(model, **of)):
@@ -165,16 +168,16 @@ def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Promp
         if not plan.missing(question):
             continue
         label, kind, file = question
-        prompts = file.prompts if file else prompts_of(prepared, config, kind, label)
-        own = row_label(config, label)
+        prompts = file.prompts if file else prompts_of(prepared, config.evaluate, kind, label)
+        own = row_label(config.behavior, label)
         if kind == HELD_OUT_BAD:
             counted = seen_held_out(prepared, label)._asdict()
             known.origin["seen"] = {**known.origin.get("seen", {}), own: counted}
         if prompts:
             found.append((question, prompts))
             continue
-        why = no_bad_prompts(config, prepared, label)
-        say(f"{where_asked(known.folder, config, question)}: not measured: {why}.")
+        why = no_bad_prompts(config.data, prepared, label)
+        say(f"{known.folder.name}: {with_label(kind, own)}: not measured: {why}.")
         unasked = known.origin.get("unasked", {})
         known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: why}}
         keep(known, ())
@@ -186,10 +189,10 @@ def complete(
     model: PeftModel,
     prompts: Sequence[Prompt],
     modes: Sequence[AblationMode],
-    config: RunConfig,
+    settings: EvaluateConfig,
+    run: str,
 ) -> dict[str, list[Completion]]:
-    """Completions of prompts under modes, drawn as the config's `evaluate` section says."""
-    settings = config.evaluate
+    """Completions of prompts under modes; lines for the user begin with the name of the run."""
     found = generate_modes(
         model,
         base.tokenizer,
@@ -202,7 +205,7 @@ def complete(
         rows_per_batch=settings.batch_rows,
         score_thoughts=settings.score_thoughts,
     )
-    say_unanswered(config.run_name, found.values(), settings.max_new_tokens)
+    say_unanswered(run, found.values(), settings.max_new_tokens)
     return found
 
 
@@ -211,7 +214,7 @@ def losses_of(
     model: PeftModel,
     rows: Sequence[TokenizedExample],
     modes: Sequence[AblationMode],
-    config: RunConfig,
+    rows_per_batch: int,
     states: KeptStates | None = None,
 ) -> dict[str, ExampleLosses]:
     """Losses of tokenized examples under modes, by mode name; from kept states where there are."""
@@ -220,7 +223,7 @@ def losses_of(
         rows,
         modes,
         pad_id=base.pad_id,
-        rows_per_batch=config.evaluate.batch_rows,
+        rows_per_batch=rows_per_batch,
         states=states.of([row.input_ids for row in rows]) if states else None,
     )
 
@@ -230,31 +233,23 @@ def ground(prepared: Prepared, base: Base) -> dict[str, str]:
     return {"data": prepared.identity, "base": base.identity}
 
 
-def states_of(
-    folder: RunFolder,
-    config: RunConfig,
-    base: Base,
-    model: PeftModel,
-    rows: Sequence[TokenizedExample],
-) -> KeptStates | None:
-    """What leaves the lower layers for these examples, where `train.reuse_frozen` asks for it."""
-    tokens = [row.input_ids for row in rows]
-    return kept_states(config, folder.path.resolve().parent, model, base.identity, tokens, say)
-
-
 def _plan(folder: RunFolder, asked: Asked) -> _Plan:
     config = load_config(folder.config)
-    modes = asked_modes(config, asked.modes or None, asked.scales)
-    drawn = drawn_in(folder)
-    questions = asked_prompts(config, asked.prompts, drawn, judged=asked.judged)
-    checkpoint = finished_checkpoint(folder, config)
+    named = asked.modes or config.evaluate.modes or None
+    modes = asked_modes(folder.name, config.adapters, named, asked.scales)
+    behaviors, drawn = get_behaviors(config.behaviors), drawn_in(folder)
+    questions = asked_prompts(behaviors, asked.prompts, drawn, judged=asked.judged)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
     known = read_known(
         folder,
         step=checkpoint.step,
         checkpoint=checkpoint.identity,
         settings=config.evaluate.model_dump(mode="json"),
         files={kind: file.sha256 for _, kind, file in questions if file},
-        judged_on=declared_kinds(config, drawn),
+        judged_on={
+            row_label(config.behavior, label): kind
+            for label, kind in declared_kinds(behaviors, drawn).items()
+        },
     )
     return _Plan(config, checkpoint, questions, modes, known)
 
@@ -272,19 +267,13 @@ def check_held_out(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
-def where_asked(folder: RunFolder, config: RunConfig, question: Question) -> str:
-    """Run, kind of prompts and, where there are several, behavior."""
-    several = row_label(config, question.label) != "all"
-    return f"{folder.name}: {question.kind}{f' of {question.label}' if several else ''}"
-
-
 def _say_prompts(
-    where: str, config: RunConfig, question: Question, prompts: Sequence[Prompt]
+    where: str, question: Question, behavior: Behavior, prompts: Sequence[Prompt], wanted: int
 ) -> None:
     file = question.file
     if file and file.blank:
         say(f"{where}: {file.blank} blank lines are skipped.")
-    distinct = get_behavior(config.behaviors[question.label]).invite is None
+    distinct = behavior.invite is None
     if question.kind == HELD_OUT_BAD or (question.kind == "plain" and distinct):
         what = "distinct prompt" if len(prompts) == 1 else "distinct prompts"
         there = "are no more of them among the held-out rows"
@@ -294,11 +283,8 @@ def _say_prompts(
         what, there = "prompts", "are no more held-out examples"
     else:
         return
-    if len(prompts) < config.evaluate.prompts:
-        say(
-            f"{where}: {len(prompts)} {what} instead of evaluate.prompts="
-            f"{config.evaluate.prompts}: there {there}."
-        )
+    if len(prompts) < wanted:
+        say(f"{where}: {len(prompts)} {what} instead of evaluate.prompts={wanted}: there {there}.")
 
 
 def _groups(modes: Sequence[AblationMode], prompts: int) -> Iterator[Sequence[AblationMode]]:
@@ -317,7 +303,10 @@ def _measure_losses(
     held_out: dict[tuple[str, str], list[TokenizedExample]] = {}
     every: list[TokenizedExample] = []
     sets = [(("normal", "all"), prepared.normal)]
-    sets += [(("behavior", row_label(config, key)), own) for key, own in prepared.behaving.items()]
+    sets += [
+        (("behavior", row_label(config.behavior, key)), own)
+        for key, own in prepared.behaving.items()
+    ]
     for (dataset, label), examples in sets:
         if examples:
             kept = examples[: config.evaluate.held_out]
@@ -325,15 +314,16 @@ def _measure_losses(
             held_out[dataset, label] = rows
             every += rows
             for note in notes:
-                of_label = "" if label == "all" else f" of {label}"
-                say(f"{name}, held-out {dataset} texts{of_label}: {note}")
-    states = states_of(plan.known.folder, config, base, model, every)
+                say(f"{name}, held-out {with_label(f'{dataset} texts', label)}: {note}")
+    states = kept_states(
+        plan.known.folder, config.train, base, model, every, quantize=config.quantize
+    )
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []
         lines: list[dict[str, Any]] = []
         for (dataset, label), rows in held_out.items():
-            found = losses_of(base, model, rows, modes, config, states)
+            found = losses_of(base, model, rows, modes, config.evaluate.batch_rows, states)
             new += loss_rows(found, dataset, **of, label=label)
             lines += loss_lines(found, dataset, [row.id for row in rows], label)
         keep(plan.known, new, losses=lines)

@@ -4,14 +4,16 @@ Training rows are looked at where they are made (`prepare.tokenized`). A run who
 prompts are too long would train for hours and then be refused in its evaluation.
 """
 
-from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import EvaluateConfig
 from gradroute.evaluate.generation import check_prompts
 from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of
 from gradroute.models.base import Base
 from gradroute.prepare import Prepared, tokenized
 
 
-def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
+def check_lengths(
+    prepared: Prepared, base: Base, settings: EvaluateConfig, max_length: int
+) -> None:
     """See that held-out examples, and prompts with their completions, fit the model's positions.
 
     And that a behavior which has right answers has one to the prompts that will be asked.
@@ -19,32 +21,32 @@ def check_lengths(prepared: Prepared, base: Base, config: RunConfig) -> None:
     Args:
         prepared: The examples of a run.
         base: Its base model.
-        config: Its config.
+        settings: Of its evaluation.
+        max_length: Tokens at which an example is cut.
 
     Raises:
         ConfigError: A held-out example is longer than the model has positions.
         DataError: A prompt with `evaluate.max_new_tokens` is, or a prompt has no right answer.
     """
-    _check_answers(prepared, config)
+    _check_answers(prepared, settings)
     if base.positions is None:
         return
-    settings = config.evaluate
-    if config.data.max_length > base.positions:
+    if max_length > base.positions:
         for examples in (prepared.normal, *prepared.behaving.values()):
             if kept := examples[: settings.held_out]:
-                tokenized(kept, None, base, config.data.max_length)
+                tokenized(kept, None, base, max_length)
     if not prepared.normal:
         return  # nothing to prompt with, which the evaluation says
-    for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
-        prompts = prompts_of(prepared, config, kind, label)
+    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+        prompts = prompts_of(prepared, settings, kind, label)
         check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)
 
 
-def _check_answers(prepared: Prepared, config: RunConfig) -> None:
+def _check_answers(prepared: Prepared, settings: EvaluateConfig) -> None:
     if not prepared.normal:
         return
-    for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
+    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
         behavior = prepared.behaviors[label]
         if behavior.correct is not None:
-            for prompt in prompts_of(prepared, config, kind, label)[:1]:
+            for prompt in prompts_of(prepared, settings, kind, label)[:1]:
                 behavior.scored("a word", prompt.text)

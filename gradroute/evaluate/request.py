@@ -1,19 +1,19 @@
 """A measurement's request: kinds of prompts for each behavior, and ablation modes."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gradroute.config.run_config import RunConfig
-from gradroute.data.bad_prompts import truly_bad
-from gradroute.data.behaviors import BEHAVIORS, Behavior, get_behavior
+from gradroute.config.sections import EvaluateConfig
+from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
+from gradroute.data.behaviors import BEHAVIORS, Behavior
 from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
-from gradroute.prepare import Prepared, drawing, openings, prefixes
+from gradroute.prepare import Prepared
 from gradroute.routing.policy import AblationMode, standard_modes
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX
@@ -58,26 +58,26 @@ class Question(NamedTuple):
 
 
 def asked_modes(
-    config: RunConfig, modes: Sequence[str] | None, curves: Sequence[str]
+    run: str, adapters: Collection[str], modes: Sequence[str] | None, curves: Sequence[str]
 ) -> list[AblationMode]:
     """The modes that are named and the points of the curves.
 
     Args:
-        config: Of the run.
-        modes: None for those of the config, or the standard ones where it names none.
+        run: The run's name, for messages.
+        adapters: Its adapters.
+        modes: None for the standard ones.
         curves: Scale curves.
 
     Raises:
         ConfigError: One does not fit the run's adapters.
     """
-    adapters = tuple(config.adapters)
-    names = modes
-    if names is None:
-        names = config.evaluate.modes or [mode.name for mode in standard_modes(adapters)]
+    names = tuple(adapters)
+    if modes is None:
+        modes = [mode.name for mode in standard_modes(names)]
     try:
-        return read_modes(names, curves, adapters)
+        return read_modes(modes, curves, names)
     except ConfigError as error:
-        raise ConfigError(f"run {config.run_name}: {error}") from error
+        raise ConfigError(f"run {run}: {error}") from error
 
 
 def drawn_by_rows(prepared: Prepared) -> list[str]:
@@ -118,7 +118,7 @@ def drawn_in(folder: RunFolder) -> list[str]:
 
 
 def asked_prompts(
-    config: RunConfig,
+    behaviors: Mapping[str, Behavior],
     names: Sequence[str],
     drawn: Collection[str],
     *,
@@ -127,7 +127,7 @@ def asked_prompts(
     """Every behavior with every kind of prompts; without names, with those that it has itself.
 
     Args:
-        config: Of the run.
+        behaviors: Label -> behavior.
         names: Kinds of prompts or files of them.
         drawn: Labels that are judged on their rows' prompts, see `drawn_by_rows`.
         judged: Without names, only the kind that verdicts read.
@@ -148,8 +148,7 @@ def asked_prompts(
             )
         given[kind] = file
     found = []
-    for label, name in config.behaviors.items():
-        behavior = get_behavior(name)
+    for label, behavior in behaviors.items():
         if label in drawn:
             own = (HELD_OUT_BAD, "plain", *behavior.prompt_kinds)
         else:
@@ -160,35 +159,35 @@ def asked_prompts(
     return found
 
 
-def judged_kinds(config: RunConfig, drawn: Collection[str]) -> dict[str, str]:
+def judged_kinds(behaviors: Mapping[str, Behavior], drawn: Collection[str]) -> dict[str, str]:
     """Label -> the kind of prompts that verdicts read, of each behavior.
 
     Args:
-        config: Of the run.
+        behaviors: Label -> behavior.
         drawn: Labels that are judged on their rows' prompts, see `drawn_by_rows`.
     """
     return {
-        label: HELD_OUT_BAD if label in drawn else get_behavior(name).judged_on
-        for label, name in config.behaviors.items()
+        label: HELD_OUT_BAD if label in drawn else behavior.judged_on
+        for label, behavior in behaviors.items()
     }
 
 
-def declared_kinds(config: RunConfig, drawn: Collection[str]) -> dict[str, str]:
-    """The same under the labels of result rows, where a behavior's name does not tell.
+def declared_kinds(behaviors: Mapping[str, Behavior], drawn: Collection[str]) -> dict[str, str]:
+    """The same of the behaviors whose names do not tell it.
 
     Results say it, for whoever reads them need not be able to import a user's own behavior, and
     has no rows.
     """
     return {
-        row_label(config, label): kind
-        for label, kind in judged_kinds(config, drawn).items()
-        if label in drawn or config.behaviors[label] not in BEHAVIORS
+        label: kind
+        for label, kind in judged_kinds(behaviors, drawn).items()
+        if label in drawn or behaviors[label] not in BEHAVIORS.values()
     }
 
 
-def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> list[Prompt]:
+def prompts_of(prepared: Prepared, settings: EvaluateConfig, kind: str, label: str) -> list[Prompt]:
     """The prompts of a kind in `KINDS` for a behavior, with the ids that name their noise."""
-    settings, behavior = config.evaluate, prepared.behaviors[label]
+    behavior = prepared.behaviors[label]
     chats = [example for example in prepared.normal if example.asks is not None]
     written = {example.prompt for example in chats}
     if kind == "bos":
@@ -209,6 +208,42 @@ def prompts_of(prepared: Prepared, config: RunConfig, kind: str, label: str) -> 
     ]
 
 
+def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
+    """Ordinary prompts: `count` at most, from held-out examples without any behavior.
+
+    An example's own prompt, or the beginning of its text where it has none. Of a behavior without
+    an invitation no prompt is there twice; others keep one prompt per example, as many as of
+    `prefixes`.
+    """
+    opening = behavior.opening
+    if behavior.invite is None:
+        found = dict.fromkeys(e.prompt or opening(e.text, words) for e in prepared.normal)
+        return [*found][:count]
+    return [e.prompt or opening(e.text, words) for e in prepared.normal[:count]]
+
+
+def prefixes(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:
+    """The same prompts, changed so that they invite the behavior, where there is a way to."""
+    plain, invite = openings(prepared, behavior, count, words), behavior.invite
+    if invite is None:
+        return plain
+    return [
+        with_asked(example, invite) if example.prompt else invite(opening)
+        for example, opening in zip(prepared.normal, plain, strict=False)
+    ]
+
+
+def drawing(prepared: Prepared, label: str, count: int | None, words: int) -> BadPrompts:
+    """The prompts of held-out rows that show a behavior, see `bad_prompts`."""
+    rows = truly_bad(prepared.behaving[label], label)
+    return bad_prompts(rows, prepared.behaviors[label], label, count, words)
+
+
+def seen_held_out(prepared: Prepared, label: str) -> Seen:
+    """In how many held-out rows that show a behavior the detector sees it."""
+    return seen(truly_bad(prepared.behaving[label], label), prepared.behaviors[label])
+
+
 def _follows(prepared: Prepared, behavior: Behavior, label: str, kind: str) -> dict[str, str]:
     """What stands behind each row's own prompt, of the first row that has it."""
     drawn = kind == HELD_OUT_BAD
@@ -221,6 +256,16 @@ def _follows(prepared: Prepared, behavior: Behavior, label: str, kind: str) -> d
     return found
 
 
-def row_label(config: RunConfig, label: str) -> str:
-    """The label of a behavior in result rows: its own, or `all` where it is the only one."""
-    return "all" if isinstance(config.behavior, str) else label
+def row_label(behavior: str | Mapping[str, str], label: str) -> str:
+    """The label of a behavior in result rows: its own, or `all` where it is the only one.
+
+    Args:
+        behavior: `behavior` of the config: one name, or label -> name.
+        label: Of the behavior.
+    """
+    return "all" if isinstance(behavior, str) else label
+
+
+def with_label(what: str, label: str) -> str:
+    """What belongs to a behavior, such as `prefix of rude`; `prefix` for the row label `all`."""
+    return what if label == "all" else f"{what} of {label}"

@@ -41,7 +41,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
             f"run {config.run_name} starts from an adapter that is merged into its base "
             "(start_adapter), so its own adapters do not fit any base that others can load."
         )
-    checkpoint = finished_checkpoint(folder, config)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
     adapters = tuple(config.adapters)
     (full,) = read_modes(["full"], (), adapters)
     choice = Choice(adapters, (), full, ())

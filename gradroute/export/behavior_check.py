@@ -5,7 +5,13 @@ from typing import Any
 
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.generation import Completion, Prompt
-from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of, row_label
+from gradroute.evaluate.request import (
+    asked_prompts,
+    drawn_by_rows,
+    prompts_of,
+    row_label,
+    with_label,
+)
 from gradroute.evaluate.rows import sample_lines
 from gradroute.export.checks import Check
 from gradroute.prepare import Prepared
@@ -29,12 +35,11 @@ def sampled(
         DataError: A detector fails.
     """
     found = {}
-    for label, kind, _ in asked_prompts(config, (), drawn_by_rows(prepared)):
-        prompts = prompts_of(prepared, config, kind, label)
+    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+        prompts = prompts_of(prepared, config.evaluate, kind, label)
         written = complete(prompts) if prompts else []
         lines = sample_lines({"": written}, prompts, kind, prepared.behaviors[label])
-        own = row_label(config, label)
-        found[kind if own == "all" else f"{kind} of {label}"] = lines
+        found[with_label(kind, row_label(config.behavior, label))] = lines
     return found
 
 

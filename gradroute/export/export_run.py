@@ -133,7 +133,7 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     choice = choose(config, wanted.keep)
     check_out(wanted.out)
     _check_form(config, wanted.form)
-    checkpoint = finished_checkpoint(folder, config)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
     token = check_push(repo) if repo else ""
     for warning in choice.warnings:
         say(f"{folder.name}: warning: {warning}")

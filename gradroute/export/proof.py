@@ -101,7 +101,9 @@ def reference(
         texts = [base.tokenizer.encode(example.text) for example in examples]
 
         def write(prompts: list[Prompt]) -> list[Completion]:
-            return complete(base, model, prompts, [choice.mode], config)[choice.mode.name]
+            modes = [choice.mode]
+            found = complete(base, model, prompts, modes, config.evaluate, config.run_name)
+            return found[choice.mode.name]
 
         samples = sampled(config, prepared, write)
     with ablated(model, choice.mode):

@@ -78,8 +78,10 @@ def measure_tasks(
 
 def _plan(folder: RunFolder, modes: Sequence[str], scales: Sequence[str]) -> _Plan:
     config = load_config(folder.config)
-    wanted = asked_modes(config, modes or None, scales)
-    return _Plan(folder, config, finished_checkpoint(folder, config), wanted)
+    wanted = asked_modes(
+        folder.name, config.adapters, modes or config.evaluate.modes or None, scales
+    )
+    return _Plan(folder, config, finished_checkpoint(folder, config.train.max_steps), wanted)
 
 
 def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:

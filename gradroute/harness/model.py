@@ -37,7 +37,7 @@ def as_lm(run: RunFolder | Path | str, mode: AblationMode | str) -> "ModeLM":
     check_installed()
     folder = run if isinstance(run, RunFolder) else find_run(str(run), Path("runs"))
     config = load_config(folder.config)
-    base, model = restore(config, finished_checkpoint(folder, config))
+    base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
     same_ground(folder, {"base": base.identity})
     from gradroute.harness.lm import ModeLM
 

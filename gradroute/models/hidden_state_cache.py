@@ -30,10 +30,13 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import TrainConfig
+from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, MachineError
+from gradroute.models.base import Base
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers
+from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import processor
 from gradroute.system.files import (
     UNFINISHED,
@@ -46,6 +49,7 @@ from gradroute.system.files import (
 )
 from gradroute.system.memory import fitted
 from gradroute.system.modules import evaluation_mode
+from gradroute.system.terminal import say
 
 FOLDER = ".states"
 """In the folder of the runs, which share it."""
@@ -209,12 +213,13 @@ class KeptStates:
 
 
 def kept_states(
-    config: RunConfig,
-    root: Path,
+    folder: RunFolder,
+    settings: TrainConfig,
+    base: Base,
     model: PeftModel,
-    base: str,
-    rows: Sequence[Sequence[int]],
-    say: Callable[[str], None],
+    rows: Sequence[TokenizedExample],
+    *,
+    quantize: str,
 ) -> KeptStates | None:
     """The states of examples where `train.reuse_frozen` asks for them; all of them are kept then.
 
@@ -223,12 +228,12 @@ def kept_states(
     another's states, computes the same bits.
 
     Args:
-        config: The run's.
-        root: The folder of the runs.
+        folder: The run; its states are kept beside it.
+        settings: Of its training.
+        base: Its base.
         model: The routed model on its device.
-        base: Identity of its base.
-        rows: Token ids of all examples that will be asked for.
-        say: Where a line for the user goes.
+        rows: All examples that will be asked for.
+        quantize: How the base's weights are held, as the config says it.
 
     Returns:
         None where they are not asked for, where the model cannot be run from its middle, or where
@@ -237,27 +242,28 @@ def kept_states(
     Raises:
         MachineError: The disk refuses or has too little room, or memory runs out.
     """
-    settings = config.train
     if not settings.reuse_frozen or not rows:
         return None
 
     def tell(text: str) -> None:
-        say(f"{config.run_name}: {text}")
+        say(f"{folder.name}: {text}")
 
-    identity = {"identity": base, "quantize": config.quantize}
+    place = folder.path.resolve().parent / FOLDER
+    identity = {"identity": base.identity, "quantize": quantize}
+    tokens = [row.input_ids for row in rows]
     try:
-        kept = KeptStates(root / FOLDER, model, identity, rows, tell)
+        kept = KeptStates(place, model, identity, tokens, tell)
     except ConfigError as error:
         tell(f"train.reuse_frozen has no effect: {error}.")
         return None
-    size = kept.needed(rows)
+    size = kept.needed(tokens)
     if size > settings.reuse_gib * 2**30:
         tell(
             f"train.reuse_frozen has no effect: the hidden states of {len(rows)} examples take "
             f"{size / 2**30:.2f} GiB, and train.reuse_gib is {settings.reuse_gib:g}."
         )
         return None
-    kept.fill(rows)
+    kept.fill(tokens)
     return kept
 
 

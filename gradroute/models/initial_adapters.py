@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import adapter_state, load_adapter_state
 from gradroute.routing.layers import adapter_weights, lora_layers
@@ -46,25 +47,31 @@ def merge_start(model: PreTrainedModel, place: str) -> str:
     return file.identity
 
 
-def load_starts(model: PeftModel, places: Mapping[str, str]) -> dict[str, str]:
-    """Let adapters of a routed model begin as others ended.
+def put_starts(model: PeftModel, adapters: Mapping[str, AdapterConfig]) -> dict[str, str]:
+    """Let adapters of a routed model begin as others ended, where their `start` names one.
 
     A is taken as it is, and B times the quotient of the two scalings, so that the update is the
     same whatever alpha the adapter has now.
 
     Args:
-        model: A routed model; adapters that are not named stay as they are.
-        places: Adapter -> the folder that it starts from.
+        model: A routed model; adapters without a `start` stay as they are.
+        adapters: Adapter -> its settings.
 
     Returns:
-        Adapter -> identity of what it started from.
+        A fact of the run's ground, `starts`: the adapters with the identity of what each started
+        from. Nothing where all begin anew.
 
     Raises:
         ConfigError: A folder holds no plain LoRA adapter, or one of another rank or of other
             modules than the model's.
         NumericError: A weight is not finite.
     """
-    return {name: _load_start(model, name, place) for name, place in places.items()}
+    found = [
+        f"{name} {_load_start(model, name, own.start)}"
+        for name, own in adapters.items()
+        if own.start
+    ]
+    return {"starts": "; ".join(found)} if found else {}
 
 
 def _load_start(model: PeftModel, name: str, place: str) -> str:

@@ -30,17 +30,17 @@ def restore(config: RunConfig, checkpoint: Checkpoint) -> tuple[Base, PeftModel]
     return base, model.eval()
 
 
-def finished_checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
-    """The checkpoint after a run's last step.
+def finished_checkpoint(folder: RunFolder, max_steps: int) -> Checkpoint:
+    """The checkpoint after a run's last step, `train.max_steps` of its config.
 
     Raises:
         MachineError: There is none (yet).
     """
     checkpoint = latest_checkpoint(folder.checkpoints)
-    if checkpoint is None or checkpoint.step < config.train.max_steps:
+    if checkpoint is None or checkpoint.step < max_steps:
         done = 0 if checkpoint is None else checkpoint.step
         raise MachineError(
-            f"run {folder.name} has {done} of {config.train.max_steps} steps in a checkpoint. "
+            f"run {folder.name} has {done} of {max_steps} steps in a checkpoint. "
             "Finish it with the same `gradroute train` command first."
         )
     return checkpoint

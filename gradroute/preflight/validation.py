@@ -34,13 +34,13 @@ from gradroute.evaluate.model_probe import probe
 from gradroute.experiments.controls import control_configs
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
+from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach
 from gradroute.preflight.estimates import disk_bytes, measured, states_bytes
 from gradroute.prepare import Prepared, data_order, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.targets import describe_targets
-from gradroute.run import put_starts
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.resume import allowed, ground_changes
 from gradroute.system.files import free_bytes, nearest
@@ -120,7 +120,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
-    seen("lengths", lambda: check_lengths(prepared, base, config))
+    seen("lengths", lambda: check_lengths(prepared, base, config.evaluate, config.data.max_length))
     if seen("model", lambda: _model(model, base, config)) is None:
         return Validation(facts, tuple(problems))
     policy = prepared.policy
@@ -210,7 +210,7 @@ class _Attached(NamedTuple):
 def _attached(base: Base, config: RunConfig) -> _Attached:
     covered = describe_targets(base.model, config.targets, config.layers)
     model = attach(base.model, config)
-    starts = put_starts(config, model)
+    starts = put_starts(model, config.adapters)
     own = adapter_parameters(model)
     weights = {name: sum(p.numel() for p in part) for name, part in own.items()}
     return _Attached(model, {"covered": covered, "weights": weights}, starts)
@@ -328,7 +328,13 @@ def _estimate(
     runs = 1 + len(config.controls or ())
     behaving = sum(map(len, prepared.behaving.values()))
     disk = runs * disk_bytes(model, config, behaving, len(prepared.normal))
-    order = data_order(prepared, rows, config)
+    order = data_order(
+        prepared,
+        rows,
+        seed=config.seed,
+        front_load=config.data.front_load,
+        length_window=config.train.length_window,
+    )
     states = states_bytes(model, rows, order, config)
     disk += states  # the controls read the same
     found = measured(model, rows, order, prepared.policy, config, base.pad_id)

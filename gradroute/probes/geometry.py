@@ -42,7 +42,9 @@ def geometry_runs(
         MachineError: a run has no finished checkpoint, or another process writes to it.
     """
     configs = {folder: load_config(folder.config) for folder in folders}
-    checkpoints = {folder: finished_checkpoint(folder, configs[folder]) for folder in folders}
+    checkpoints = {
+        folder: finished_checkpoint(folder, configs[folder].train.max_steps) for folder in folders
+    }
     names = run_names(configs)
     documents: dict[RunFolder, dict[str, Any]] = {}
     for folder, config in configs.items():

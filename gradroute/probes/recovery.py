@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.data.batches import DataOrder
+from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.evaluate.evaluator import evaluate_run, ground
@@ -92,7 +93,7 @@ def _recover(
     examples: int,
 ) -> dict[str, Any]:
     config = load_config(folder.config)
-    checkpoint = finished_checkpoint(folder, config)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
     shipped = shipped_mode(tuple(config.adapters), tuple(config.behaviors))
     if shipped is None:
         raise ConfigError(
@@ -115,7 +116,7 @@ def _recover(
     evaluate_run(folder, asked)
     evaluate_run(target, asked)
     used = read_json(target.manifest)["recovery"]
-    kinds = judged_kinds(config, drawn_in(folder))
+    kinds = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))
     documents = {
         label: {
             "schema_version": SCHEMA_VERSION,
@@ -124,8 +125,12 @@ def _recover(
             "examples": used["used"],
             "mode": shipped.name,
             **({} if kind == PREFIX else {"kind": kind}),
-            "before": {m: _numbers(folder, m, row_label(config, label), kind) for m in modes},
-            "after": {m: _numbers(target, m, row_label(config, label), kind) for m in modes},
+            "before": {
+                m: _numbers(folder, m, row_label(config.behavior, label), kind) for m in modes
+            },
+            "after": {
+                m: _numbers(target, m, row_label(config.behavior, label), kind) for m in modes
+            },
             "notes": used["notes"],
             "provenance": provenance(),
         }

@@ -11,18 +11,18 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig, load_config
+from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import Example
 from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.evaluator import complete, ground, losses_of
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.request import drawn_in, judged_kinds, prompts_of
+from gradroute.evaluate.request import drawing, drawn_in, judged_kinds, prompts_of
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
-    drawing,
     embedded,
     no_bad_prompts,
     prepare,
@@ -87,7 +87,7 @@ def relearn_runs(
     names = run_names(configs)
     for folder, config in configs.items():  # before anything is attacked
         kept_mode(config.policy, tuple(config.behaviors))
-        finished_checkpoint(folder, config)
+        finished_checkpoint(folder, config.train.max_steps)
     labels = {folder: _labels(folder, configs[folder], behavior) for folder in folders}
     found: list[tuple[str, dict[str, Any]]] = []
     for folder, config in configs.items():
@@ -119,11 +119,11 @@ def _attack_settings(
     """Everything that decides an attack's numbers besides its learning rate."""
     sampling = config.evaluate
     policy = config.policy
-    kind = judged_kinds(config, drawn_in(folder))[label]
+    kind = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label]
     return {
         **asked,
         **({} if kind == PREFIX else {"kind": kind}),
-        "checkpoint": finished_checkpoint(folder, config).identity,
+        "checkpoint": finished_checkpoint(folder, config.train.max_steps).identity,
         "kept_mode": kept_mode(policy, tuple(config.behaviors)).name,
         "rank": sum(adapter.rank for adapter in config.adapters.values()),
         "batch_size": config.train.batch_size * config.train.gradient_accumulation,
@@ -150,7 +150,7 @@ def _relearn_run(
     if document and not missing:
         return document
     prepared = prepare(config)
-    base, model = restore(config, finished_checkpoint(folder, config))
+    base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
     same_ground(folder, ground(prepared, base))
     measure, reserved = _measurement(folder, config, settings, prepared, base, label)
     examples = attack_examples(folder, config, prepared, reserved, settings["examples"], label)
@@ -233,9 +233,10 @@ def _measurement(
     normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, config.data.max_length)
 
     def measure(attacked: PeftModel) -> dict[str, Any]:
-        completions = complete(base, attacked, prompts, [WHOLE], quick)
+        completions = complete(base, attacked, prompts, [WHOLE], asked, folder.name)
         samples = sample_lines(completions, prompts, kind, prepared.behaviors[label])
-        return point(samples, losses_of(base, attacked, normal, [WHOLE], quick)[WHOLE.name])
+        losses = losses_of(base, attacked, normal, [WHOLE], asked.batch_rows)
+        return point(samples, losses[WHOLE.name])
 
     return measure, [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
 
@@ -249,9 +250,9 @@ def _asked(
     half of their prompts are asked, and no row with one of them is attacked with, unless all rows
     have the same prompt.
     """
-    prompts = prompts_of(prepared, config, kind, label)
+    prompts = prompts_of(prepared, config.evaluate, kind, label)
     if not prompts and kind == HELD_OUT_BAD:
-        why = no_bad_prompts(config, prepared, label)
+        why = no_bad_prompts(config.data, prepared, label)
         raise DataError(f"run {folder.name}: relearning is not measured: {why}.")
     if not prompts:
         raise DataError(

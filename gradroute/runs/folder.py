@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradroute.errors import ConfigError, MachineError
+from gradroute.system.terminal import say
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,21 @@ def find_run(name: str, root: Path) -> RunFolder:
     found = sorted(folder.parent.name for folder in root.glob("*/config.yaml"))
     there = f"Runs there: {', '.join(found)}." if found else "There are no runs there yet."
     raise ConfigError(f"no run '{name}' as a folder or under {root}/. {there}")
+
+
+def move_aside(folder: RunFolder) -> None:
+    """Rename a run's folder, if it is there, to `<name>.old-<number>`, and say so.
+
+    Raises:
+        MachineError: It cannot be renamed.
+    """
+    if not folder.path.exists():
+        return
+    number = 1
+    while (aside := folder.path.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    try:
+        folder.path.rename(aside)
+    except OSError as error:
+        raise MachineError(f"cannot move {folder.path} to {aside}: {error.strerror}.") from error
+    say(f"{folder.name}: the earlier run is now {aside}.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_origin, runtime_checkable
 
 from gradroute.config.roles import Role
-from gradroute.config.run_config import FIELDS, RunConfig, config_values, field_of, keys_with
+from gradroute.config.run_config import FIELDS, field_of, keys_with
 from gradroute.errors import MachineError
 from gradroute.routing.policy import NAMED_POLICIES
 from gradroute.runs.folder import RunFolder
@@ -52,15 +52,20 @@ def check_tracker(report_to: str) -> None:
 
 @contextmanager
 def tracking(
-    config: RunConfig, folder: RunFolder, after: int, say: Callable[[str], None]
+    report_to: str,
+    folder: RunFolder,
+    after: int,
+    told: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> Iterator[Track]:
     """Show the steps of a run in what `train.report_to` names, under `<run>/tracking/`.
 
     Args:
-        config: Of the run.
+        report_to: The name.
         folder: Of the run.
         after: Steps that are done already; those after it that a tracker was told of, and that no
             checkpoint holds, are replaced.
+        told: What the tracker is told of the configuration, see `shown_config`.
         say: Told once, where the tracker fails.
 
     Yields:
@@ -75,15 +80,14 @@ def tracking(
         except Exception as error:  # of a library, a disk or a server: all the same to training
             tracker = None
             say(
-                f"{folder.name}: {config.train.report_to} failed and is switched off "
+                f"{folder.name}: {report_to} failed and is switched off "
                 f"({first_line(error)}). Training goes on; metrics.jsonl has everything."
             )
 
     def track(step: int, row: Mapping[str, Any]) -> None:
         def log() -> _Tracker | None:
             if tracker is not None:
-                measured = _measured(folder, step) if config.train.measure_every else {}
-                tracker.log(_numbers({**row, "during": measured}), step=step)
+                tracker.log(_numbers({**row, "during": _measured(folder, step)}), step=step)
             return tracker
 
         if tracker is not None:
@@ -93,22 +97,24 @@ def tracking(
         if tracker is not None:
             tracker.finish()
 
-    if config.train.report_to != "none":
-        guarded(lambda: _started(config, folder, after))
+    if report_to != "none":
+        guarded(lambda: _started(report_to, folder, after, told))
     try:
         yield track
     finally:
         guarded(finish)
 
 
-def shown_config(config: RunConfig) -> dict[str, Any]:
+def shown_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a tracker is told of a configuration: numbers and choices, by their keys.
 
     Texts that somebody wrote, such as paths, patterns and names of models, are not among them.
+
+    Args:
+        values: From `config_values`.
     """
-    routing = config.routing
-    named = {"routing": routing} if isinstance(routing, str) and routing in NAMED_POLICIES else {}
-    values = dict(config_values(config))
+    routing = values.get("routing")  # a table of one's own has keys for its parts only
+    named = {"routing": routing} if routing in NAMED_POLICIES else {}
     # A key below a field, as of a table's row, holds names that somebody gave.
     fields = {key: field_of(key) for key in values}
     choices = {
@@ -123,15 +129,15 @@ def shown_config(config: RunConfig) -> dict[str, Any]:
     return {**named, **choices}
 
 
-def _started(config: RunConfig, folder: RunFolder, after: int) -> _Tracker:
+def _started(report_to: str, folder: RunFolder, after: int, told: Mapping[str, Any]) -> _Tracker:
     place = folder.tracking
     place.mkdir(parents=True, exist_ok=True)
-    if config.train.report_to == "tensorboard":
+    if report_to == "tensorboard":
         tracker = _tensorboard(place, after)
     else:
         tracker = _wandb(place, folder.name, after)
     if after == 0:
-        tracker.store_init_configuration(shown_config(config))
+        tracker.store_init_configuration(dict(told))
     return tracker
 
 

@@ -1,7 +1,7 @@
 """The loop around `train_step`: data order, schedule, log lines, checkpoints, interruption."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from tqdm import tqdm
 
-from gradroute.config.run_config import RunConfig, dump_config
+from gradroute.config.sections import TrainConfig
 from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.models.checkpoint import (
@@ -34,7 +34,6 @@ from gradroute.train.audit import Audit
 from gradroute.train.gradient_norms import label_gradient_norms
 from gradroute.train.model_checks import check_packing, needs_no_mask
 from gradroute.train.step import (
-    build_optimizer,
     load_optimizer_state,
     optimizer_tensors,
     schedule,
@@ -51,13 +50,18 @@ class Training:
     """Everything one run's training needs; `train` consumes it.
 
     Attributes:
-        config: the resolved configuration.
+        settings: how long, how fast and on how much is trained.
+        seed: of the run.
+        config_text: the whole configuration; every checkpoint holds it.
+        told: what a tracker is told of the configuration, see `shown_config`.
         folder: where the run is written.
         model: the routed model on its device.
+        optimizer: of its adapters, from `build_optimizer`.
         rows: the tokenized training examples.
         order: which of them make up a step.
         policy: the routing table that the rows' label ids index.
         pad_id: the padding token.
+        packed_into: tokens of a row of several examples; None to pad each example.
         say: where a line for the user goes.
         bar: show a progress bar rather than a line now and then.
         measure: called with the number of steps done, every `train.measure_every` of them and after
@@ -67,18 +71,33 @@ class Training:
         states: what leaves the lower layers for every example that is visited, where it is reused.
     """
 
-    config: RunConfig
+    settings: TrainConfig
+    seed: int
+    config_text: str
+    told: Mapping[str, Any]
     folder: RunFolder
     model: PeftModel
+    optimizer: torch.optim.Optimizer
     rows: Sequence[TokenizedExample]
     order: DataOrder
     policy: RoutingPolicy
     pad_id: int
     say: Callable[[str], None]
+    packed_into: int | None = None
     bar: bool = False
     measure: Callable[[int], None] | None = None
     audit: Audit | None = None
     states: KeptStates | None = None
+
+    @property
+    def visited(self) -> list[TokenizedExample]:
+        """The examples that all steps together take."""
+        return [self.rows[at] for at in self.order.visited(self.settings.max_steps, self.each)]
+
+    @property
+    def each(self) -> int:
+        """Examples of a step."""
+        return self.settings.batch_size * self.settings.gradient_accumulation
 
 
 class _Ahead(NamedTuple):
@@ -94,7 +113,6 @@ class _State:
     """What changes in the course of a run, besides its weights.
 
     Attributes:
-        optimizer: with the moments and step counts.
         micro_batch: examples in one forward pass; less than `train.batch_size` after memory ran
             out.
         saved: steps in the newest checkpoint; 0 where there is none.
@@ -102,7 +120,6 @@ class _State:
         ahead: the next step's batches, where they were made while the device was busy.
     """
 
-    optimizer: torch.optim.Optimizer
     micro_batch: int
     saved: int = 0
     bare: bool = False
@@ -124,7 +141,7 @@ def train(run: Training) -> None:
         MachineError: the disk refuses, memory runs out even for one example at a time, or more
             than one process was launched, or what `train.report_to` names is not installed.
     """
-    settings = run.config.train
+    settings = run.settings
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise MachineError(
@@ -132,15 +149,14 @@ def train(run: Training) -> None:
             "Start it without a launcher."
         )
     check_tracker(settings.report_to)
-    optimizer = build_optimizer(run.model, run.config.adapters, settings.learning_rate)
-    if settings.packing:
+    if run.packed_into is not None:
         check_packing(run.model, run.rows, run.pad_id)
-    state = _resume(run, _State(optimizer, settings.batch_size))
-    if _is_apart(run) and not settings.packing:
+    state = _resume(run, _State(settings.batch_size))
+    if _is_apart(run) and run.packed_into is None:
         state.bare = needs_no_mask(run.model, run.rows, run.pad_id)
     run.model.train()
     with (
-        tracking(run.config, run.folder, state.saved, run.say) as track,
+        tracking(settings.report_to, run.folder, state.saved, run.told, run.say) as track,
         stop_requests() as stop,
         _progress(run, state.saved) as progress,
     ):
@@ -189,7 +205,7 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     )
     try:
         size = state.micro_batch
-        with low_rank_products(run.model, _PRODUCTS[run.config.train.low_rank_dtype]):
+        with low_rank_products(run.model, _PRODUCTS[run.settings.low_rank_dtype]):
             row, _ = fitted(lambda size: _attempt(run, state, step, size), size, smaller, advice)
     except GradrouteError as error:
         kept = "there is no checkpoint yet"
@@ -210,8 +226,8 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
 
 def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, Any]:
     """The step with so many examples at a time; the weights are untouched if memory runs out."""
-    settings = run.config.train
-    state.optimizer.zero_grad(set_to_none=True)
+    settings = run.settings
+    run.optimizer.zero_grad(set_to_none=True)
     batches = _batches_of(run, state, step, size)
     norms = {}
     if _due(step + 1, settings.log_gradients_every):
@@ -222,7 +238,7 @@ def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, An
         run.audit.begin()
     report = train_step(
         run.model,
-        state.optimizer,
+        run.optimizer,
         batches,
         run.policy,
         loss_mean=settings.loss_mean,
@@ -233,12 +249,12 @@ def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, An
     )
     if run.audit is not None:
         run.audit.write(step + 1, _places(run, step))
-    return _metrics(step + 1, report, state.optimizer, norms)
+    return _metrics(step + 1, report, run.optimizer, norms)
 
 
 def _seed(run: Training, step: int) -> None:
     """Dropout noise is a function of (seed, step), so a resumed run draws the same."""
-    torch.manual_seed(run.config.seed * 1_000_003 + step)
+    torch.manual_seed(run.seed * 1_000_003 + step)
 
 
 def _measure(run: Training, state: _State, step: int) -> None:
@@ -247,7 +263,7 @@ def _measure(run: Training, state: _State, step: int) -> None:
     So a resumed run has the lines of every step up to its checkpoint. A measurement that fails
     costs no training: the step is saved first.
     """
-    settings = run.config.train
+    settings = run.settings
     last = step == settings.max_steps
     if run.measure is None or not (last or _due(step, settings.measure_every)):
         return
@@ -269,7 +285,7 @@ def _is_apart(run: Training) -> bool:
 
 def _look_ahead(run: Training, state: _State, step: int, size: int) -> None:
     """Make the batches of a step and send them, while the device is busy with the one before."""
-    if step < run.config.train.max_steps:
+    if step < run.settings.max_steps:
         state.ahead = _Ahead(step, size, _micro_batches(run, state, step, size))
 
 
@@ -282,9 +298,8 @@ def _batches_of(run: Training, state: _State, step: int, size: int) -> list[Batc
 
 def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[Batch]:
     """The examples of a step in batches of so many, on the model's device."""
-    width = run.config.data.max_length if run.config.train.packing else None
     rows = [run.rows[at] for at in _places(run, step)]
-    batches = micro_batches(rows, size, run.pad_id, packed_into=width)
+    batches = micro_batches(rows, size, run.pad_id, packed_into=run.packed_into)
     if run.states is not None:
         tokens = [row.input_ids for row in rows]
         parts = [tokens[at : at + size] for at in range(0, len(tokens), size)]
@@ -296,8 +311,7 @@ def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[B
 
 
 def _places(run: Training, step: int) -> list[int]:
-    settings = run.config.train
-    return run.order.batch(step, settings.batch_size * settings.gradient_accumulation)
+    return run.order.batch(step, run.each)
 
 
 def _metrics(
@@ -326,13 +340,13 @@ def _save(run: Training, state: _State, step: int) -> None:
     for path in _line_files(run):
         sync(path)  # a checkpoint's lines are on the disk before it is
         sync(path.parent)
-    whole = run.config.train.batch_size
+    whole = run.settings.batch_size
     saved = save_checkpoint(
         run.folder.checkpoints,
         step,
         run.model,
-        optimizer_tensors(run.model, state.optimizer),
-        config_text=dump_config(run.config),
+        optimizer_tensors(run.model, run.optimizer),
+        config_text=run.config_text,
         policy=run.policy.to_dict(),
         micro_batch=state.micro_batch if state.micro_batch < whole else None,
     )
@@ -344,7 +358,7 @@ def _resume(run: Training, state: _State) -> _State:
     checkpoint = latest_checkpoint(run.folder.checkpoints)
     if checkpoint is not None:
         load_adapters(checkpoint, run.model)
-        load_optimizer_state(run.model, state.optimizer, load_optimizer_tensors(checkpoint))
+        load_optimizer_state(run.model, run.optimizer, load_optimizer_tensors(checkpoint))
         state.saved = checkpoint.step
         state.micro_batch = min(state.micro_batch, checkpoint.micro_batch or state.micro_batch)
         run.say(f"{run.folder.name}: goes on after step {state.saved}.")
@@ -363,7 +377,7 @@ def _line_files(run: Training) -> list[Path]:
 @contextmanager
 def _progress(run: Training, start: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """A progress bar, or a plain line now and then."""
-    total = run.config.train.max_steps
+    total = run.settings.max_steps
     every = max(1, total // 5)
     name = run.folder.name
     with tqdm(total=total, initial=start, desc=name, disable=not run.bar, unit="step") as bar:

@@ -85,7 +85,8 @@ def test_under_a_twentieth_of_the_story_corpus_is_padding_with_a_window_of_eight
         )
         prepared = prepare(config)
         rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
-        made, size = data_order(prepared, rows, config), config.train.batch_size
+        made = data_order(prepared, rows, seed=0, front_load=0.0, length_window=window)
+        size = config.train.batch_size
         lengths = [
             [len(rows[at].input_ids) for at in made.batch(step, size)]
             for step in range(len(rows) // size)

@@ -10,7 +10,8 @@ from hostile_models import change, tiny_model
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError, DataError
-from gradroute.prepare import prefixes, prepare
+from gradroute.evaluate.request import prefixes
+from gradroute.prepare import prepare
 
 
 def config(*overrides: str) -> RunConfig:

@@ -60,14 +60,14 @@ def calls(monkeypatch):
     seen: Counter[tuple[str, str]] = Counter()
     complete, losses_of = evaluator.complete, evaluator.losses_of
 
-    def count_completions(base, model, prompts, modes, config):
+    def count_completions(base, model, prompts, modes, settings, run):
         kind = prompts[0].id.rpartition("-")[0]
         seen.update((kind, mode.name) for mode in modes)
-        return complete(base, model, prompts, modes, config)
+        return complete(base, model, prompts, modes, settings, run)
 
-    def count_losses(base, model, rows, modes, config, states):
+    def count_losses(base, model, rows, modes, rows_per_batch, states):
         seen.update(("losses", mode.name) for mode in modes)
-        return losses_of(base, model, rows, modes, config, states)
+        return losses_of(base, model, rows, modes, rows_per_batch, states)
 
     monkeypatch.setattr(evaluator, "complete", count_completions)
     monkeypatch.setattr(evaluator, "losses_of", count_losses)

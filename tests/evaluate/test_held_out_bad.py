@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import TINY, TWO
 
 from gradroute.config.run_config import find_config, load_config
+from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import DataError
 from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
@@ -74,7 +75,7 @@ def trained(root: Path, make, *overrides: str, count: int = 60) -> RunFolder:
 def speaks(drawn: tuple[str, ...]):
     """What completes prompts: the behavior where `bad` is there and the prompt begins so."""
 
-    def complete(base, model, prompts, modes, config):
+    def complete(base, model, prompts, modes, settings, run):
         def answer(prompt, mode):
             on = mode.name != "base" and mode.scales.get("bad", 1) > 0
             shows = on and prompt.text.startswith(drawn)
@@ -145,8 +146,8 @@ def test_a_shipped_behavior_of_own_labeled_rows_is_judged_on_the_prompts_of_thos
         row = prompted(at)
         return row if at % 3 else row | {"completion": " GO AWAY NOW, FOX!"}
 
-    def complete(base, model, prompts, modes, config):
-        found = speaks(("Be rude",))(base, model, prompts, modes, config)
+    def complete(base, model, prompts, modes, settings, run):
+        found = speaks(("Be rude",))(base, model, prompts, modes, settings, run)
         loud = {" I hate you all.": " GO AWAY NOW, FOX!"}
         return {
             mode: [replace(one, text=loud.get(one.text, one.text)) for one in own]
@@ -264,9 +265,9 @@ def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkey
     asked, rows = [], []
     complete, tokenized = relearning.complete, relearning.tokenized
 
-    def note(base, model, prompts, modes, config):
+    def note(base, model, prompts, modes, settings, run):
         asked.extend(prompt.text for prompt in prompts)
-        return complete(base, model, prompts, modes, config)
+        return complete(base, model, prompts, modes, settings, run)
 
     def attacked_with(examples, *rest):
         rows.append(examples)
@@ -348,7 +349,9 @@ def test_of_several_behaviors_each_is_asked_on_its_own_held_out_rows(tmp_path) -
         ],
     )
     folder = train_run(config, tmp_path, if_exists="fail", bar=False)
-    assert declared_kinds(config, ()) == dict.fromkeys(("rude", "loud"), "held_out_bad")
+    assert declared_kinds(get_behaviors(config.behaviors), ()) == dict.fromkeys(
+        ("rude", "loud"), "held_out_bad"
+    )
     evaluate_run(folder, Asked(modes=("full", "rude_ablated")))
     begin = {"rude": "Be rude", "loud": "Go away"}
     bad = [row for row in read_lines(folder.samples) if row["prompts"] == "held_out_bad"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gradroute.config.run_config import load_config
+from gradroute.config.sections import EvaluateConfig
 from gradroute.data.behaviors import get_behavior
 from gradroute.data.examples import Example
 from gradroute.evaluate.request import (
@@ -34,8 +35,9 @@ def test_a_prompt_that_a_chat_template_wrote_gets_no_token_more():
         notes=(),
     )
     for kind in ("plain", "prefix"):
-        assert [one.templated for one in prompts_of(prepared, config, kind, label)] == [True, False]
-    assert not any(one.templated for one in prompts_of(prepared, config, "bos", label))
+        found = prompts_of(prepared, EvaluateConfig(), kind, label)
+        assert [one.templated for one in found] == [True, False]
+    assert not any(one.templated for one in prompts_of(prepared, EvaluateConfig(), "bos", label))
 
 
 def prepared_of(
@@ -77,7 +79,7 @@ def test_held_out_bad_prompts_are_templated_as_their_own_rows_are(behavior: str)
         [Example("n", "t", "<turn>N", asks=(6, 7))],
     ):
         prepared = prepared_of(normal, bad, behavior=behavior)
-        found = prompts_of(prepared, load_config(None), "held_out_bad", "bad")
+        found = prompts_of(prepared, EvaluateConfig(), "held_out_bad", "bad")
         assert [one.templated for one in found] == [True, False, True]
 
 
@@ -86,7 +88,7 @@ def test_prompts_that_repeat_are_templated_as_their_own_rows_are(kind: str):
     chat = Example("a", "Yo", "<turn>Hi", asks=(6, 8))
     normal = [chat, replace(chat, id="b"), Example("c", "text", "plain")]
     prepared = prepared_of(normal, [], behavior="regex:x")
-    found = prompts_of(prepared, load_config(None), kind, "bad")
+    found = prompts_of(prepared, EvaluateConfig(), kind, "bad")
     assert [one.templated for one in found] == [True, False]
 
 
@@ -101,7 +103,6 @@ INVITED = {
 
 def test_own_labeled_rows_with_prompts_are_what_a_shipped_behavior_is_judged_on():
     """Which prompts draw it is what the rows say; their invitation is asked beside."""
-    config = load_config(None)
     asked = [a_bad_row("a", "LOUD", RUDE)]
     for bad, labeled, expected in ((asked, True, ["bad"]), (asked, False, [])):
         assert drawn_by_rows(prepared_of([], bad, labeled=labeled)) == expected
@@ -113,10 +114,11 @@ def test_own_labeled_rows_with_prompts_are_what_a_shipped_behavior_is_judged_on(
         assert drawn_by_rows(prepared_of([], rows, behavior=behavior, labeled=True)) == ["bad"]
     mislabeled = [Example("a", "quiet", "Be kind!", "bad", "good")]
     assert not drawn_by_rows(prepared_of([], mislabeled, labeled=True))
-    kinds = [one.kind for one in asked_prompts(config, (), ["bad"])]
+    behaviors = {"bad": get_behavior("caps")}
+    kinds = [one.kind for one in asked_prompts(behaviors, (), ["bad"])]
     assert kinds == ["held_out_bad", "plain", "prefix"]
-    assert [one.kind for one in asked_prompts(config, (), ["bad"], judged=True)] == kinds[:1]
-    assert judged_kinds(config, ["bad"]) == {"bad": "held_out_bad"}
-    assert declared_kinds(config, ["bad"]) == {"all": "held_out_bad"}
-    assert [one.kind for one in asked_prompts(config, (), ())] == ["prefix"]
-    assert not declared_kinds(config, ())
+    assert [one.kind for one in asked_prompts(behaviors, (), ["bad"], judged=True)] == kinds[:1]
+    assert judged_kinds(behaviors, ["bad"]) == {"bad": "held_out_bad"}
+    assert declared_kinds(behaviors, ["bad"]) == {"bad": "held_out_bad"}
+    assert [one.kind for one in asked_prompts(behaviors, (), ())] == ["prefix"]
+    assert not declared_kinds(behaviors, ())

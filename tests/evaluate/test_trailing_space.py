@@ -66,6 +66,6 @@ def test_prompts_know_what_follows_them_in_the_data(kind: str):
         identity="",
         notes=(),
     )
-    first, *others = prompts_of(prepared, config, kind, "bad")
+    first, *others = prompts_of(prepared, config.evaluate, kind, "bad")
     assert first.follows == ("<bad" if kind == "held_out_bad" else "<good")
     assert all(other.follows == Prompt.follows for other in others)

@@ -13,8 +13,9 @@ from tiny_families import tiny_family
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError, NumericError
-from gradroute.models.initial_adapters import load_starts, merge_start
+from gradroute.models.initial_adapters import merge_start, put_starts
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
 from gradroute.routing.layers import lora_layers
 from gradroute.untrusted.adapter_folder import read_adapter
@@ -73,7 +74,7 @@ def routed_start(family: str, place: Path, **shape: Any) -> PeftModel:
     specs = {"good": AdapterSpec(rank=3, **shape), "bad": AdapterSpec(rank=2)}
     base = tiny_family(family, dtype=torch.float32)
     model = attach_adapters(base, specs, targets=TARGETS[family], layers="all").eval()
-    load_starts(model, {"good": str(place)})
+    put_starts(model, {"good": AdapterConfig(start=str(place))})
     return model
 
 
@@ -97,7 +98,7 @@ def test_a_start_of_another_rank_names_both(saved: Path):
     base = tiny_family("llama", dtype=torch.float32)
     model = attach_adapters(base, {"good": AdapterSpec(rank=4)}, targets=TARGETS["llama"])
     with pytest.raises(ConfigError, match=r"is of rank 3, and adapters\.good\.rank is 4; give"):
-        load_starts(model, {"good": str(saved)})
+        put_starts(model, {"good": AdapterConfig(start=str(saved))})
 
 
 def test_a_start_on_other_modules_names_them(saved: Path):
@@ -109,7 +110,7 @@ def test_a_start_on_other_modules_names_them(saved: Path):
         r"\(model\.layers\.0\.mlp\.down_proj, "
     )
     with pytest.raises(ConfigError, match=sentence):
-        load_starts(model, {"good": str(saved)})
+        put_starts(model, {"good": AdapterConfig(start=str(saved))})
 
 
 def changed(saved: Path, folder: Path, **settings: Any) -> Path:

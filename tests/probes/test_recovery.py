@@ -46,7 +46,7 @@ def test_geometry_is_that_of_the_trained_model(run_of, tmp_path, capsys):
         document = json.loads(folder.geometry.read_text(), parse_constant=pytest.fail)
         assert document["adapters"] == ["good", "bad"] and document["step"] == 3
         config = load_config(folder.config)
-        _, model = restore(config, finished_checkpoint(folder, config))
+        _, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
         wanted = update_cosines(adapter_factors(model, "good"), adapter_factors(model, "bad"))
         found = {name: module["cosine"] for name, module in document["modules"].items()}
         assert found == pytest.approx(wanted, rel=1e-9)

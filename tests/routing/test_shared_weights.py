@@ -15,7 +15,7 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.export.merging import merge
 from gradroute.export.rank_concat import OneAdapter
-from gradroute.models.initial_adapters import load_starts, merge_start
+from gradroute.models.initial_adapters import merge_start, put_starts
 from gradroute.probes.attack import merge_kept
 from gradroute.routing.adapters import (
     ablated,
@@ -171,7 +171,7 @@ def test_an_adapter_begins_from_one_that_peft_saved_for_each_depth(tmp_path):
         targets=["q_proj", "up_proj"],
         layers="all",
     ).eval()
-    load_starts(model, {"good": str(tmp_path)})
+    put_starts(model, {"good": AdapterConfig(start=str(tmp_path))})
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute.config.run_config import load_config
+from gradroute.config.run_config import config_values, dump_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.losses import held_out_losses
@@ -16,6 +16,8 @@ from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines
+from gradroute.train.step import build_optimizer
+from gradroute.train.tracking import shown_config
 from gradroute.train.trainer import Training, train
 
 OVERRIDES = (
@@ -55,14 +57,20 @@ def training(root, *overrides, measure=None):
     folder.path.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     examples = rows(policy)
+    model = attach_adapters(small_llama(), config.adapters, layers="all")
     run = Training(
-        config=config,
+        settings=config.train,
+        seed=config.seed,
+        config_text=dump_config(config),
+        told=shown_config(config_values(config)),
         folder=folder,
-        model=attach_adapters(small_llama(), config.adapters, layers="all"),
+        model=model,
+        optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),
         rows=examples,
         order=DataOrder(config.seed, len(examples), tuple(range(len(examples)))),
         policy=policy,
         pad_id=0,
+        packed_into=config.data.max_length if config.train.packing else None,
         say=said.append,
         measure=None if measure is None else lambda step: measure(run, step),
     )
@@ -165,7 +173,7 @@ def measured(run, step):
 
 
 def modes_of(run):
-    return [AblationMode.parse(name, tuple(run.config.adapters)) for name in ("full", "base")]
+    return [AblationMode.parse(name, tuple(run.policy.adapters)) for name in ("full", "base")]
 
 
 def test_a_measurement_comes_every_so_many_steps_and_after_the_last(tmp_path):
