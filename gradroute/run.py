@@ -21,7 +21,6 @@ from gradroute.config.run_config import (
     FREE_ON_RESUME,
     RunConfig,
     config_differences,
-    config_keys,
     dump_config,
     load_config,
 )
@@ -153,13 +152,13 @@ def _start(
     if there and if_exists == "fail":
         raise ConfigError(f"run folder {folder.path} already exists, and --if-exists is fail.")
     if not there or if_exists == "new":
-        check_overrides(asked, config_keys(config))
+        check_overrides(asked, config.values_by_key)
         return _Start(config, None, {}, (), overrides)
     for place in (folder.path, folder.checkpoints, folder.results.parent):
         clear_unfinished(place)
     checkpoint = latest_checkpoint(folder.checkpoints)
     before = _begun_with(folder, checkpoint) or config
-    check_overrides(asked, [*config_keys(before), *config_keys(config)])
+    check_overrides(asked, [*before.values_by_key, *config.values_by_key])
     changed = config_differences(before, config)
     check_logs(folder, checkpoint.step if checkpoint else 0)
     if checkpoint is None:

@@ -162,8 +162,7 @@ def train_step(
     Raises:
         ConfigError: an adapter that the table updates cannot learn, see `checks`.
         NumericError: loss or gradient is not finite or the rate too large, and the optimizer has
-            not acted; or a weight is not finite after it has (without `check_after`, after the
-            step before).
+            not acted; or a weight is not finite after it has (without `check_after`, before it).
         MachineError: memory ran out while the optimizer acted; before, the step can be done again.
     """
     optimizer.zero_grad(set_to_none=True)
@@ -171,7 +170,6 @@ def train_step(
     taken = _backward(model, batches, policy, loss_mean, watch)
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
     groups = _at_rate(optimizer, rate)
-    check_rates(groups)
     wanted = clip_gradients(groups, reached)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
@@ -199,7 +197,9 @@ def _at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[st
     """Adapter -> its parameter group, at this factor of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["peak"]
-    return {group["adapter"]: group for group in optimizer.param_groups}
+    groups = {group["adapter"]: group for group in optimizer.param_groups}
+    check_rates(groups)
+    return groups
 
 
 def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_origin, runtime_checkable
 
 from gradroute.config.roles import Role
-from gradroute.config.run_config import FIELDS, RunConfig, config_values, field_of, keys_with
+from gradroute.config.run_config import FIELDS, RunConfig, field_of, keys_with
 from gradroute.errors import MachineError
 from gradroute.routing.policy import NAMED_POLICIES
 from gradroute.runs.folder import RunFolder
@@ -108,7 +108,7 @@ def shown_config(config: RunConfig) -> dict[str, Any]:
     """
     routing = config.routing
     named = {"routing": routing} if isinstance(routing, str) and routing in NAMED_POLICIES else {}
-    values = dict(config_values(config))
+    values = config.values_by_key
     # A key below a field, as of a table's row, holds names that somebody gave.
     fields = {key: field_of(key) for key in values}
     choices = {

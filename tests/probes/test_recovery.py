@@ -159,10 +159,8 @@ def test_without_a_good_example_there_is_nothing_to_recover_with(run_of, tmp_pat
 
 def test_runs_of_one_name_are_told_apart_by_seed_or_else_by_path(tmp_path):
     def named(*runs):
-        configs = {
-            RunFolder(tmp_path / place): load_config(None, [f"seed={seed}"]) for place, seed in runs
-        }
-        return list(run_names(configs).values())
+        seeds = {RunFolder(tmp_path / place): seed for place, seed in runs}
+        return list(run_names(seeds).values())
 
     assert named(("a/x", 0), ("a/y", 0)) == ["x", "y"]
     assert named(("a/x", 0), ("b/x", 1)) == ["x@0", "x@1"]
