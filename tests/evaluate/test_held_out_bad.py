@@ -15,7 +15,7 @@ from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import Asked, declared_kinds
-from gradroute.export import proof
+from gradroute.export import export_run
 from gradroute.export.behavior_check import behavior_check, prompt_sets, sampled
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
@@ -89,7 +89,7 @@ def speaks(drawn: tuple[str, ...]):
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
     complete = speaks(("Be rude", "Go away"))
-    for module in (evaluator, during_training, relearning, proof):
+    for module in (evaluator, during_training, relearning, export_run):
         monkeypatch.setattr(module, "complete", complete)
 
 
