@@ -10,11 +10,22 @@
 A message is a sentence or two: what was given and where, what is needed, what to do.
 """
 
+from typing import Self
+
 
 class GradrouteError(Exception):
     """Base of every error that gradroute raises on purpose."""
 
     exit_code = 1
+
+    def told(self, where: str, *more: str) -> Self:
+        """The same error, saying first where it came up and last what follows from it.
+
+        Args:
+            where: stands before the message, with a colon.
+            more: sentences that stand behind it.
+        """
+        return type(self)(" ".join([f"{where}: {self}", *more]))
 
 
 class ConfigError(GradrouteError, ValueError):

@@ -21,8 +21,6 @@ from gradroute.config.run_config import (
     FREE_ON_RESUME,
     RunConfig,
     config_differences,
-    config_keys,
-    config_values,
     dump_config,
     load_config,
     with_free_values,
@@ -159,13 +157,13 @@ def _start(
     if there and if_exists == "fail":
         raise ConfigError(f"run folder {folder.path} already exists, and --if-exists is fail.")
     if not there or if_exists == "new":
-        check_overrides(asked, config_keys(config))
+        check_overrides(asked, config.values_by_key)
         return _Start(config, None, {}, (), overrides)
     for place in (folder.path, folder.checkpoints, folder.results.parent):
         clear_unfinished(place)
     checkpoint = latest_checkpoint(folder.checkpoints)
     before = _begun_with(folder, checkpoint) or config
-    check_overrides(asked, [*config_keys(before), *config_keys(config)])
+    check_overrides(asked, [*before.values_by_key, *config.values_by_key])
     changed = config_differences(before, config)
     check_logs(folder, checkpoint.step if checkpoint else 0)
     kept = with_free_values(before, config)
@@ -254,7 +252,7 @@ def _training(
         settings=config.train,
         seed=config.seed,
         config_text=dump_config(config),
-        told=shown_config(config_values(config)),
+        told=shown_config(config.values_by_key),
         folder=folder,
         model=model,
         optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),

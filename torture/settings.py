@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gradroute.cli.main import main
-from gradroute.config.run_config import config_keys, load_config
+from gradroute.config.run_config import load_config
 from gradroute.system.files import read_json, read_lines, write_json, write_lines
 from torture.runs import NAME, STEPS, Ground, lay, sha256
 
@@ -127,7 +127,7 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
     failures: list[str] = []
     ground = _ground(folder / "ground")
     half = _half(ground, folder)
-    keys = [key for key in config_keys(load_config(half.config)) if key not in ELSEWHERE]
+    keys = [key for key in load_config(half.config).values_by_key if key not in ELSEWHERE]
     changes = [_Change(key, _typed(key, ground)) for key in keys if key in CHANGED]
     failures += [f"{key} has no other value in CHANGED." for key in keys if key not in CHANGED]
     facts = [_Change(f"ground.{name}", None, make) for name, make in _facts(ground).items()]

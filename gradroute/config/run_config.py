@@ -103,6 +103,21 @@ class RunConfig(Section):
         """The routing table, with a row for every behavior's label where it is a named one."""
         return RoutingPolicy.from_value(self.routing, tuple(self.adapters), tuple(self.behaviors))
 
+    @property
+    def behavior_adapters(self) -> set[str]:
+        """The adapters that learn from examples labeled as showing a behavior."""
+        if self.data.drop != "nothing" or (
+            self.data.path is None and self.data.behavior_fraction == 0
+        ):
+            return set()
+        policy = self.policy
+        return policy.updated_by(label for label in self.behaviors if label in policy.labels)
+
+    @property
+    def values_by_key(self) -> dict[str, Any]:
+        """Key, such as `train.max_steps`, -> value of every setting, in order; "null" for none."""
+        return _flat(self.model_dump())
+
     @model_validator(mode="before")
     @classmethod
     def _adapters_as_mapping(cls, value: Any) -> Any:
@@ -112,10 +127,43 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
-        found = _disagreements(self)
+        found = [
+            *self._behaviors_disagree(),
+            *_modes_disagree(self.evaluate.modes or (), tuple(self.adapters)),
+            *_data_disagrees(self.data),
+            *_training_disagrees(self.train, self.data.front_load),
+        ]
         if found:
             raise Disagreements(found)
         return self
+
+    def _behaviors_disagree(self) -> list[Disagreement]:
+        """Whether the table, the adapters and the behaviors fit together."""
+        try:
+            policy = self.policy
+        except ConfigError as error:
+            return [Disagreement((("routing",), ("adapters",)), str(error))]
+        if isinstance(self.behavior, str):
+            return []
+        missing = [label for label in self.behavior if label not in policy.labels]
+        found = [
+            Disagreement(
+                (("behavior", label), ("routing",)),
+                f"the label {label} has no row in the routing table; add one, as in {label}: "
+                f"{{{', '.join(f'{adapter}: update' for adapter in self.adapters)}}}.",
+            )
+            for label in missing
+        ]
+        share = self.data.behavior_fraction
+        if self.data.path is None and len(self.behaviors) * share > 1:
+            found.append(
+                Disagreement(
+                    (("data", "behavior_fraction"), ("behavior",)),
+                    f"each of {len(self.behaviors)} behaviors takes this share of the examples, so "
+                    f"at most {1 / len(self.behaviors):.3g} is needed, got {share:g}.",
+                )
+            )
+        return found
 
 
 FIELDS = section_fields(RunConfig)
@@ -225,23 +273,13 @@ def dump_config(config: RunConfig) -> str:
     return f"# A resolved configuration: every key, defaults included.\n{text}"
 
 
-def config_keys(config: RunConfig) -> list[str]:
-    """Every key of a configuration, such as `train.max_steps`, in order."""
-    return list(config_values(config))
-
-
-def config_values(config: RunConfig) -> dict[str, Any]:
-    """Key -> value of every setting, such as `train.max_steps`, in order; "null" for none."""
-    return _flat(config.model_dump())
-
-
 def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Key -> (old, new) for each value in which two configurations differ; "absent" for no value.
 
     The order of adapters, of a table's labels and of behaviors counts too: sums are taken in it,
     and of examples the first behavior takes its own first.
     """
-    before, after = config_values(old), config_values(new)
+    before, after = old.values_by_key, new.values_by_key
     found = {
         key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in [*before, *(key for key in after if key not in before)]
@@ -284,22 +322,23 @@ def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Scalar) -> None:
         raise ValueError(f"there is no such adapter to remove; there are {', '.join(data)}.")
 
 
-def _disagreements(config: RunConfig) -> list[Disagreement]:
-    """What single fields cannot check: whether they fit together."""
+def _modes_disagree(modes: Sequence[str], adapters: Sequence[str]) -> list[Disagreement]:
+    """Modes that are given twice, or that do not fit the adapters."""
     found: list[Disagreement] = []
-    adapters = list(config.adapters)
-    found += _behaviors_disagree(config)
-    modes = config.evaluate.modes or ()
     for position, mode in enumerate(modes):
+        keys = ("evaluate", "modes", position)
         if mode in modes[:position]:
-            keys = ("evaluate", "modes", position)
             found.append(Disagreement((keys,), f"the mode {mode} is given twice."))
         try:
             AblationMode.parse(mode, adapters)
         except ConfigError as error:
-            keys = ("evaluate", "modes", position)
             found.append(Disagreement((keys, ("adapters",)), str(error)))
-    train, data = config.train, config.data
+    return found
+
+
+def _data_disagrees(data: DataConfig) -> list[Disagreement]:
+    """Shares of labels that do not fit together, and held-out examples that cannot be had."""
+    found: list[Disagreement] = []
     if data.good_labeled_fraction + data.false_positive_rate > 1:
         keys = (("data", "good_labeled_fraction"), ("data", "false_positive_rate"))
         found.append(Disagreement(keys, "together with data.false_positive_rate at most 1."))
@@ -307,21 +346,6 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
         if getattr(data, key) and not data.path:
             keys = (("data", key), ("data", "path"))
             found.append(Disagreement(keys, "held-out examples need a data.path to train on."))
-    if train.warmup_steps > train.max_steps:
-        found.append(
-            Disagreement(
-                (("train", "warmup_steps"), ("train", "max_steps")),
-                f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
-            )
-        )
-    if train.length_window and data.front_load:
-        found.append(
-            Disagreement(
-                (("train", "length_window"), ("data", "front_load")),
-                "sorting by length would move examples that data.front_load puts first; "
-                "set one of the two to 0.",
-            )
-        )
     own = data.eval_path or data.eval_split
     if data.path and not own and not 0 < data.eval_fraction < 1:
         found.append(
@@ -334,30 +358,22 @@ def _disagreements(config: RunConfig) -> list[Disagreement]:
     return found
 
 
-def _behaviors_disagree(config: RunConfig) -> list[Disagreement]:
-    """Whether the table, the adapters and the behaviors fit together."""
-    try:
-        policy = config.policy
-    except ConfigError as error:
-        return [Disagreement((("routing",), ("adapters",)), str(error))]
-    if isinstance(config.behavior, str):
-        return []
-    missing = [label for label in config.behavior if label not in policy.labels]
-    found = [
-        Disagreement(
-            (("behavior", label), ("routing",)),
-            f"the label {label} has no row in the routing table; add one, as in {label}: "
-            f"{{{', '.join(f'{adapter}: update' for adapter in config.adapters)}}}.",
-        )
-        for label in missing
-    ]
-    share = config.data.behavior_fraction
-    if config.data.path is None and len(config.behaviors) * share > 1:
+def _training_disagrees(train: TrainConfig, front_load: float) -> list[Disagreement]:
+    """A warm-up beyond the last step, and two orders of the examples at once."""
+    found: list[Disagreement] = []
+    if train.warmup_steps > train.max_steps:
         found.append(
             Disagreement(
-                (("data", "behavior_fraction"), ("behavior",)),
-                f"each of {len(config.behaviors)} behaviors takes this share of the examples, so "
-                f"at most {1 / len(config.behaviors):.3g} is needed, got {share:g}.",
+                (("train", "warmup_steps"), ("train", "max_steps")),
+                f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
+            )
+        )
+    if train.length_window and front_load:
+        found.append(
+            Disagreement(
+                (("train", "length_window"), ("data", "front_load")),
+                "sorting by length would move examples that data.front_load puts first; "
+                "set one of the two to 0.",
             )
         )
     return found

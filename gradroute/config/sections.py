@@ -167,6 +167,11 @@ class TrainConfig(Section):
     measure_prompts: Annotated[Positive, Role.RECORD] = 32
     """Prompts of such a measurement."""
 
+    @property
+    def step_examples(self) -> int:
+        """Examples of one optimizer step."""
+        return self.batch_size * self.gradient_accumulation
+
 
 class EvaluateConfig(Section):
     """What a run is measured on."""

@@ -4,12 +4,13 @@ What each one changes is in `config.controls`. A control has the run's seed, ste
 of data; examples that it leaves out do not move the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.experiments.parallel import run_cells
 from gradroute.runs.folder import RunFolder
@@ -84,7 +85,7 @@ def _control(config: RunConfig, name: str) -> RunConfig:
     if control.routing is not None:
         changes["routing"] = control.routing
     if control.one_adapter:
-        changes["adapters"] = _one_adapter(config)
+        changes["adapters"] = _one_adapter(config.adapters)
     data |= control.data
     if data == config.data.model_dump() and changes.get("routing") == config.routing:
         raise ConfigError(
@@ -99,10 +100,10 @@ def _control(config: RunConfig, name: str) -> RunConfig:
         ) from error
 
 
-def _one_adapter(config: RunConfig) -> dict[str, Any]:
+def _one_adapter(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:
     """One adapter of the total rank and the first one's settings, its scale too."""
-    name, first = next(iter(config.adapters.items()))
-    rank = sum(adapter.rank for adapter in config.adapters.values())
+    name, first = next(iter(adapters.items()))
+    rank = sum(adapter.rank for adapter in adapters.values())
     alpha, wider = first.alpha, rank / first.rank
     if first.rslora:
         alpha = (2 * first.rank if alpha is None else alpha) * wider**0.5

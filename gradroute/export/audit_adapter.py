@@ -15,7 +15,7 @@ from gradroute.export.rank_concat import as_one
 from gradroute.export.selection import Choice
 from gradroute.export.staging import CARD, building, check_out, put_in_place, record, write_manifest
 from gradroute.models.base import load_base_of
-from gradroute.models.trained import finished_checkpoint
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.resume import same_ground
 from gradroute.system.terminal import printable, say
@@ -49,17 +49,27 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
     base = load_base_of(config)
     same_ground(folder, {"base": base.identity})
     with building(out) as built:
-        write_adapter(built, adapter, base.model, base_name=hub_name(config), dtype=torch.float32)
+        write_adapter(
+            built, adapter, base.model, base_name=hub_name(config.model), dtype=torch.float32
+        )
         write_tokenizer(built, base.tokenizer)
         write_manifest(built)
-        expected = reference(config, checkpoint, choice, None)
+        expected = reference(*restore(config, checkpoint), full)
         exported = load_adapter(built, base)
         checks = [
             *forward_checks(built, expected, exported, torch.float32, merged=False),
             weight_check(built, checkpoint, choice, expected, exported, merged=False),
         ]
         show_checks(folder, checks)
-        about = subject_of(folder, config, checkpoint, choice, "peft", base.identity, adapter)
+        about = subject_of(
+            folder.name,
+            checkpoint.step,
+            choice,
+            model=config.model,
+            form="peft",
+            base=base.identity,
+            rank=adapter.rank,
+        )
         (built / CARD).write_text(audit_card(about, checks[0]), encoding="utf-8")
         put_in_place(built, out)
     record(folder, "audit-adapter", out, adapters)
@@ -68,4 +78,4 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
         f"{folder.name}: {out} CONTAINS EVERYTHING that was trained, including the unwanted "
         f"behavior."
     )
-    print(printable(how_to_load("peft", hub_name(config), repr(str(out)))))
+    print(printable(how_to_load("peft", hub_name(config.model), repr(str(out)))))

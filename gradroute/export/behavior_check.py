@@ -1,9 +1,10 @@
 """The behavior evaluation, repeated on the exported files: same prompts, same noise."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradroute.config.run_config import RunConfig
+from gradroute.data.behaviors import Behavior
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.request import (
     asked_prompts,
@@ -21,25 +22,48 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 """Name of a rate -> the lines that it counts."""
 
 
+class PromptSet(NamedTuple):
+    """Prompts that one rate of a run is measured on.
+
+    Attributes:
+        rate: Name of the rate.
+        kind: Of the prompts.
+        behavior: What is looked for in their completions.
+        prompts: The prompts, none where there are none of the kind.
+    """
+
+    rate: str
+    kind: str
+    behavior: Behavior
+    prompts: list[Prompt]
+
+
+def prompt_sets(config: RunConfig, prepared: Prepared) -> list[PromptSet]:
+    """The prompts that a run is evaluated on, of every behavior."""
+    found = []
+    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+        rate = with_label(kind, row_label(config.behavior, label))
+        prompts = prompts_of(prepared, config.evaluate, kind, label)
+        found.append(PromptSet(rate, kind, prepared.behaviors[label], prompts))
+    return found
+
+
 def sampled(
-    config: RunConfig, prepared: Prepared, complete: Callable[[list[Prompt]], list[Completion]]
+    sets: Sequence[PromptSet], complete: Callable[[list[Prompt]], list[Completion]]
 ) -> Samples:
-    """Completions of the prompts that the run is evaluated on, judged.
+    """Completions of prompts, judged.
 
     Args:
-        config: Of the run.
-        prepared: Its data.
+        sets: The prompts.
         complete: Completes prompts.
 
     Raises:
         DataError: A detector fails.
     """
     found = {}
-    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
-        prompts = prompts_of(prepared, config.evaluate, kind, label)
+    for rate, kind, behavior, prompts in sets:
         written = complete(prompts) if prompts else []
-        lines = sample_lines({"": written}, prompts, kind, prepared.behaviors[label])
-        found[with_label(kind, row_label(config.behavior, label))] = lines
+        found[rate] = sample_lines({"": written}, prompts, kind, behavior)
     return found
 
 

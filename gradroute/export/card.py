@@ -1,12 +1,11 @@
 """The model card of an export: description, measurements, and limits of the claim."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from gradroute import __version__
-from gradroute.config.run_config import RunConfig
 from gradroute.export.checks import Check
 from gradroute.export.licence import UNKNOWN
 from gradroute.report.render.markdown import escaped
@@ -48,16 +47,33 @@ class Subject:
     warnings: Sequence[str]
 
 
-def export_card(subject: Subject, config: RunConfig, checks: Sequence[Check], evidence: str) -> str:
-    """The card of an export without a left-out adapter."""
+def export_card(
+    subject: Subject,
+    checks: Sequence[Check],
+    evidence: str,
+    *,
+    adapters: Sequence[str],
+    behaviors: Mapping[str, str],
+    table: str | None,
+) -> str:
+    """The card of an export without a left-out adapter.
+
+    Args:
+        subject: What it is about.
+        checks: Those that were made.
+        evidence: Measurements, as Markdown.
+        adapters: All adapters that were trained.
+        behaviors: Label -> name of the behavior.
+        table: Name of the routing table; None for one of the run's own.
+    """
     left = ", ".join(subject.left) or "nothing"
     lines = [f"# {escaped(subject.run)}, exported without {escaped(left)}", ""]
     lines += [f"> **Warning.** {escaped(warning)}\n" for warning in subject.warnings]
-    behaviors = "; ".join(f"`{_code(b)}` (label {label})" for label, b in config.behaviors.items())
+    shown = "; ".join(f"`{_code(b)}` (label {label})" for label, b in behaviors.items())
     lines += [
-        f"{_what(subject)} It was tuned with the adapters {', '.join(config.adapters)} "
-        f"under the routing table `{_code(_policy(config))}`; kept: "
-        f"{', '.join(subject.kept)}; left out: {left}. Behavior: {behaviors}.",
+        f"{_what(subject)} It was tuned with the adapters {', '.join(adapters)} "
+        f"under the routing table `{_code(table or 'of its own')}`; kept: "
+        f"{', '.join(subject.kept)}; left out: {left}. Behavior: {shown}.",
         "",
         STATEMENT,
         "",
@@ -155,10 +171,6 @@ def _use(subject: Subject) -> str:
         f"servers that read PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank "
         f"{least}`."
     )
-
-
-def _policy(config: RunConfig) -> str:
-    return config.routing if isinstance(config.routing, str) else "of its own"
 
 
 def _code(text: object) -> str:

@@ -15,7 +15,9 @@ import torch
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
-from gradroute.evaluate.evaluator import ground
+from gradroute.evaluate.evaluator import complete, ground
+from gradroute.evaluate.generation import Completion, Prompt
+from gradroute.export.behavior_check import PromptSet, prompt_sets, sampled
 from gradroute.export.byte_search import windows_of
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
@@ -57,7 +59,7 @@ from gradroute.export.staging import (
 )
 from gradroute.models.base import load_base_of, model_source
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
-from gradroute.models.trained import finished_checkpoint
+from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance
@@ -130,9 +132,10 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
             fails: then nothing is exported.
     """
     config = load_config(folder.config)
-    choice = choose(config, wanted.keep)
+    learned, adapters = config.behavior_adapters, tuple(config.adapters)
+    choice = choose(wanted.keep, adapters, learned=learned, run_name=config.run_name)
     check_out(wanted.out)
-    _check_form(config, wanted.form)
+    _check_form(wanted.form, config.quantize, config.start_adapter, config.run_name)
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     token = check_push(repo) if repo else ""
     for warning in choice.warnings:
@@ -151,7 +154,7 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     if repo:
         push(wanted.out, repo, public=public, token=token)
         print(printable(f"pushed: {repo} ({'public' if public else 'private'})"))
-    print(printable(how_to_load(wanted.form, hub_name(config), repr(str(wanted.out)))))
+    print(printable(how_to_load(wanted.form, hub_name(config.model), repr(str(wanted.out)))))
 
 
 def _build(job: _Job, built: Path) -> None:
@@ -164,7 +167,8 @@ def _build(job: _Job, built: Path) -> None:
     adapter = as_one(job.checkpoint, choice.kept)
     dtype, identity = _write(job, adapter, built)
     say(f"{folder.name}: comparing {job.wanted.out.name} with the run under {choice.mode.name}")
-    expected = reference(config, job.checkpoint, choice, job.prepared)
+    sets = prompt_sets(config, job.prepared) if job.prepared else None
+    expected = _reference(job, sets)
     device = expected.base.model.device
     exported = (
         load_merged(built, device) if job.merged else load_adapter(built, load_base_of(config))
@@ -175,15 +179,30 @@ def _build(job: _Job, built: Path) -> None:
     ]
     if choice.left:
         checks.append(contrast_check(expected, choice))
-    if job.prepared is not None:
-        again = behavior_again(config, job.prepared, expected, exported, choice.mode.name)
+    if sets is not None:
+        again = behavior_again(sets, config.evaluate, expected, exported, choice.mode.name)
         checks.append(again)
-    about = subject_of(folder, config, job.checkpoint, choice, job.wanted.form, identity, adapter)
-    card = export_card(about, config, checks, evidence(folder, choice.mode.name))
+    card = _card(job, checks, identity, adapter.rank)
     (built / CARD).write_text(card, encoding="utf-8")
     checks += _leaks(job, built, expected)
     show_checks(folder, checks)
     _write_proof(job, built, checks, dtype=dtype, identity=identity)
+
+
+def _reference(job: _Job, sets: Sequence[PromptSet] | None) -> Reference:
+    """What the run's own ablated model does, with its completions where prompts are given."""
+    base, model = restore(job.config, job.checkpoint)
+    mode = job.choice.mode
+    if job.prepared is None or sets is None:
+        return reference(base, model, mode)
+
+    def write(prompts: list[Prompt]) -> list[Completion]:
+        settings, run = job.config.evaluate, job.config.run_name
+        return complete(base, model, prompts, [mode], settings, run)[mode.name]
+
+    behaving = [example for own in job.prepared.behaving.values() for example in own[:2]]
+    texts = [example.text for example in (*job.prepared.normal[:2], *behaving)]
+    return reference(base, model, mode, texts, sampled(sets, write))
 
 
 def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
@@ -202,10 +221,31 @@ def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, st
         merge(base.model, adapter, dtype)
         write_model(built, base.model, dtype)
     else:
-        write_adapter(built, adapter, base.model, base_name=hub_name(job.config), dtype=dtype)
+        write_adapter(built, adapter, base.model, base_name=hub_name(job.config.model), dtype=dtype)
     write_tokenizer(built, base.tokenizer)
     write_manifest(built)
     return dtype, base.identity
+
+
+def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
+    config = job.config
+    about = subject_of(
+        job.folder.name,
+        job.checkpoint.step,
+        job.choice,
+        model=config.model,
+        form=job.wanted.form,
+        base=base,
+        rank=rank,
+    )
+    return export_card(
+        about,
+        checks,
+        evidence(job.folder, job.choice.mode.name),
+        adapters=tuple(config.adapters),
+        behaviors=config.behaviors,
+        table=config.routing if isinstance(config.routing, str) else None,
+    )
 
 
 def _leaks(job: _Job, built: Path, expected: Reference) -> list[Check]:
@@ -253,49 +293,53 @@ def _belongs(name: str, *, merged: bool) -> bool:
     return own or name in TOKEN_FILES or name in (MANIFEST, PROOF, CARD)
 
 
-def _check_form(config: RunConfig, form: str) -> None:
-    if form == "merged" and config.quantize != "nothing":
+def _check_form(form: str, quantize: str, start_adapter: str | None, run_name: str) -> None:
+    """Refuse a form that a run on such a base cannot have; see the fields of the config."""
+    if form == "merged" and quantize != "nothing":
         raise ConfigError(
-            f"run {config.run_name} was trained on a base in {config.quantize} (quantize), and no "
+            f"run {run_name} was trained on a base in {quantize} (quantize), and no "
             f"update can be added exactly to quantized weights. Use --format peft, which leaves "
             f"the base as it is."
         )
-    if form == "peft" and config.start_adapter:
+    if form == "peft" and start_adapter:
         raise ConfigError(
-            f"run {config.run_name} starts from an adapter that is merged into its base "
+            f"run {run_name} starts from an adapter that is merged into its base "
             "(start_adapter), so its own adapters do not fit any base that others can load. Use "
             "--format merged."
         )
 
 
-def hub_name(config: RunConfig) -> str | None:
+def hub_name(model: str) -> str | None:
     """The base's name on the hub; None for a folder of this machine and the embedded model."""
-    source = model_source(config.model)
+    source = model_source(model)
     return None if Path(source).is_dir() else source
 
 
 def subject_of(
-    folder: RunFolder,
-    config: RunConfig,
-    checkpoint: Checkpoint,
-    choice: Choice,
-    form: str,
-    identity: str,
-    adapter: OneAdapter,
+    run: str, step: int, choice: Choice, *, model: str, form: str, base: str, rank: int
 ) -> Subject:
-    """What a card is about."""
-    source = model_source(config.model)
-    at = re.match(r"hub revision ([0-9a-f]+)", identity)
+    """What a card is about, with the license of the base.
+
+    Args:
+        run: Name of the run.
+        step: Of the checkpoint.
+        choice: What of it is kept.
+        model: The base, as the config names it.
+        form: `peft` or `merged`.
+        base: Identity of the base.
+        rank: Of the adapter.
+    """
+    at = re.match(r"hub revision ([0-9a-f]+)", base)
     return Subject(
-        run=folder.name,
-        step=checkpoint.step,
+        run=run,
+        step=step,
         form=form,
         kept=choice.kept,
         left=choice.left,
-        base_name=hub_name(config),
-        base=identity,
-        licence=base_licence(source, at[1] if at else None),
-        rank=adapter.rank,
+        base_name=hub_name(model),
+        base=base,
+        licence=base_licence(model_source(model), at[1] if at else None),
+        rank=rank,
         warnings=choice.warnings,
     )
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.config.run_config import RunConfig
-from gradroute.evaluate.evaluator import complete
+from gradroute.config.sections import EvaluateConfig
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export.behavior_check import Samples, behavior_check, sampled
+from gradroute.export.behavior_check import PromptSet, Samples, behavior_check, sampled
 from gradroute.export.checks import Check
 from gradroute.export.parity import (
     adapter_weights_check,
@@ -31,9 +30,8 @@ from gradroute.export.parity import (
 from gradroute.export.selection import Choice
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
-from gradroute.models.trained import restore
-from gradroute.prepare import Prepared
 from gradroute.routing.adapters import ablated, peft_at_work
+from gradroute.routing.policy import AblationMode
 from gradroute.system.files import read_json
 
 TEXTS = (
@@ -88,26 +86,26 @@ class Exported:
 
 
 def reference(
-    config: RunConfig, checkpoint: Checkpoint, choice: Choice, prepared: Prepared | None
+    base: Base,
+    model: PeftModel,
+    mode: AblationMode,
+    texts: Sequence[str] = (),
+    samples: Samples | None = None,
 ) -> Reference:
-    """Run the ablated model of a checkpoint on what the artifact will be run on."""
-    base, model = restore(config, checkpoint)
+    """Run a run's ablated model on what the artifact will be run on.
+
+    Args:
+        base: The run's base.
+        model: Its trained model on it.
+        mode: The ablation mode that the artifact must equal.
+        texts: Of examples; others are made up beside them, see `probe_rows`.
+        samples: Judged completions of the model under the mode, which are passed on.
+    """
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
-    texts, samples = [], None
-    if prepared is not None:
-        behaving = [example for own in prepared.behaving.values() for example in own[:2]]
-        examples = [*prepared.normal[:2], *behaving]
-        texts = [base.tokenizer.encode(example.text) for example in examples]
-
-        def write(prompts: list[Prompt]) -> list[Completion]:
-            modes = [choice.mode]
-            found = complete(base, model, prompts, modes, config.evaluate, config.run_name)
-            return found[choice.mode.name]
-
-        samples = sampled(config, prepared, write)
-    with ablated(model, choice.mode):
-        rows, logits = continued(inner, probe_rows(inner, texts))
+    tokens = [base.tokenizer.encode(text) for text in texts]
+    with ablated(model, mode):
+        rows, logits = continued(inner, probe_rows(inner, tokens))
     contrast = (logits_of(inner, rows) - logits).abs().max().item()
     return Reference(base, rows, logits, samples, contrast)
 
@@ -218,10 +216,21 @@ def contrast_check(expected: Reference, choice: Choice) -> Check:
 
 
 def behavior_again(
-    config: RunConfig, prepared: Prepared, expected: Reference, exported: Exported, mode: str
+    sets: Sequence[PromptSet],
+    settings: EvaluateConfig,
+    expected: Reference,
+    exported: Exported,
+    mode: str,
 ) -> Check:
-    """The behavior evaluation of the artifact, beside that of the ablated model."""
-    settings = config.evaluate
+    """The behavior evaluation of the artifact, beside that of the ablated model.
+
+    Args:
+        sets: The prompts that the samples of `expected` answer.
+        settings: How these were drawn.
+        expected: Of the run.
+        exported: The artifact.
+        mode: Name of the ablation mode.
+    """
 
     def write(prompts: list[Prompt]) -> list[Completion]:
         return generate_plain(
@@ -237,7 +246,7 @@ def behavior_again(
         )
 
     assert expected.samples is not None
-    return behavior_check(expected.samples, sampled(config, prepared, write), mode)
+    return behavior_check(expected.samples, sampled(sets, write), mode)
 
 
 def weight_check(

@@ -1,7 +1,7 @@
 """Files of a run that still hold its bad adapter: found by name and content, deleted on request."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.export.byte_search import Windows, windows_of
-from gradroute.export.selection import behavior_adapters, choose
+from gradroute.export.selection import choose
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.system.files import append_line, read_lines, sync
@@ -59,10 +59,11 @@ def purge_run(
         MachineError: Another process writes to the run, or a file cannot be read or deleted.
     """
     config = load_config(folder.config)
-    bad = _bad(config, keep)
+    adapters, learned = tuple(config.adapters), config.behavior_adapters
+    bad = _bad(adapters, keep, learned, config.run_name)
     try:
         found = holders(folder, bad)
-        _tell(folder, config, bad, found)
+        _tell(folder, bad, found, _controls(folder, config.run_name))
         own = [holder.path for holder in found if holder.own]
         if delete and not sure and own:
             raise ConfigError(
@@ -100,16 +101,17 @@ def holders(folder: RunFolder, bad: Sequence[str]) -> list[Holder]:
     return [Holder(path, why, mine) for path, why, mine in found if why]
 
 
-def _bad(config: RunConfig, keep: Sequence[str] | None) -> list[str]:
+def _bad(
+    adapters: Sequence[str], keep: Sequence[str] | None, learned: Collection[str], run_name: str
+) -> list[str]:
     if keep is not None:
-        return list(choose(config, keep).left)
-    learned = behavior_adapters(config)
+        return list(choose(keep, adapters, learned=learned, run_name=run_name).left)
     if not learned:
         raise ConfigError(
-            f"run {config.run_name}: no adapter was trained on examples labeled as showing the "
+            f"run {run_name}: no adapter was trained on examples labeled as showing the "
             "behavior; name the adapters that may stay with --keep."
         )
-    return [name for name in config.adapters if name in learned]
+    return [name for name in adapters if name in learned]
 
 
 def _files(place: Path) -> list[Path]:
@@ -165,7 +167,7 @@ def _named_tensors(path: Path, bad: Sequence[str]) -> int:
 
 
 def _tell(
-    folder: RunFolder, config: RunConfig, bad: Sequence[str], found: Sequence[Holder]
+    folder: RunFolder, bad: Sequence[str], found: Sequence[Holder], controls: Sequence[str]
 ) -> None:
     for holder in found:
         where = holder.path if holder.own else f"{holder.path} (elsewhere, never deleted from here)"
@@ -179,21 +181,23 @@ def _tell(
     exported = any(line.get("what") == "export" for line in read_lines(folder.exports))
     if found and not exported:
         say(f"{folder.name}: the run has no recorded export; export before anything is deleted.")
-    others = [path.parent.name for path in _controls(folder, config)]
-    if others:
+    if controls:
         say(
-            f"{folder.name}: its controls {', '.join(others)} were trained on the same examples; "
+            f"{folder.name}: its controls {', '.join(controls)} were trained on the same examples; "
             "what they learned of the behavior is in their own weights."
         )
 
 
-def _controls(folder: RunFolder, config: RunConfig) -> Iterator[Path]:
+def _controls(folder: RunFolder, run_name: str) -> list[str]:
+    """Names of the folders beside it that hold controls of the run."""
+    found = []
     for path in sorted(folder.path.resolve().parent.glob("*/config.yaml")):
         try:
-            if load_config(path).control_of == config.run_name:
-                yield path
+            if load_config(path).control_of == run_name:
+                found.append(path.parent.name)
         except ConfigError:
             continue
+    return found
 
 
 def _delete(paths: Sequence[Path]) -> None:

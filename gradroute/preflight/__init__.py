@@ -1,1 +1,1 @@
-"""Checks before training: validation, estimates, rows, the machine, templates."""
+"""Checks before training: validation, rows, the machine, templates."""

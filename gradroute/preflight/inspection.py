@@ -69,7 +69,8 @@ def inspect_rows(
     kept = {row.id: row for row in rows}
     paint = _painter(policy.labels, color)
     for example in _chosen(prepared, kept, count, ids, label):
-        yield from _shown(example, kept.get(example.id), tokenizer, policy, config, paint)
+        row = kept.get(example.id)
+        yield from _shown(example, row, tokenizer, policy, paint, config.data.max_length)
     yield from _legend(policy, paint)
     yield from _counts(prepared.train, rows, policy)
     yield from (printable(note) for note in (*prepared.notes, *report.notes))
@@ -124,8 +125,8 @@ def _shown(
     row: TokenizedExample | None,
     tokenizer: Tokenizer,
     policy: RoutingPolicy,
-    config: RunConfig,
     paint: "_Paint",
+    max_length: int,
 ) -> Iterator[str]:
     facts = [f"label {example.label}", f"true label {example.true_label}"]
     if example.weight != 1.0:
@@ -137,7 +138,7 @@ def _shown(
     counts = {policy.labels[own]: n for own, n in row.targets_by_label.items()}
     by_label = ", ".join(f"{n} {label}" for label, n in sorted(counts.items()))
     facts.append(f"{len(row.input_ids)} tokens, {row.target_count} of them targets ({by_label})")
-    if len(row.input_ids) == config.data.max_length:
+    if len(row.input_ids) == max_length:
         facts.append("as many as data.max_length allows")
     yield f"{printable(example.id)}: {', '.join(facts)}"
     yield "  " + "".join(paint(piece) for piece in _pieces(row, tokenizer, policy))

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from gradroute.config.run_config import (
     config_differences,
     load_config,
 )
+from gradroute.config.sections import TrainConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts
 from gradroute.data.label_assignment import label_quality
@@ -36,8 +38,7 @@ from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach
-from gradroute.preflight.estimates import disk_bytes, measured, states_bytes
-from gradroute.prepare import Prepared, data_order, prepare, tokenized
+from gradroute.prepare import Prepared, prepare, tokenized
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.targets import describe_targets
@@ -46,6 +47,7 @@ from gradroute.runs.resume import allowed, ground_changes
 from gradroute.system.files import free_bytes, nearest
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import redacted
+from gradroute.train.estimates import estimate
 from gradroute.train.step import accumulate_gradients
 
 _EACH = 2
@@ -77,7 +79,8 @@ def validate(config: RunConfig, root: Path) -> Validation:
         config: the resolved configuration.
         root: the folder of the runs.
     """
-    facts: dict[str, Any] = {"run": _run(config)}
+    run = {"name": config.run_name, "seed": config.seed, "controls": config.controls or []}
+    facts: dict[str, Any] = {"run": run}
     problems: list[GradrouteError] = []
 
     def seen(name: str, look: Callable[[], Result]) -> Result | None:
@@ -103,13 +106,12 @@ def validate(config: RunConfig, root: Path) -> Validation:
     base = seen("base", lambda: load_base_of(config))
     attached = None
     if base is not None:
-        facts["base"] = _base(base, config)
+        facts["base"] = _base(base, config.model)
         attached = seen("targets", lambda: _attached(base, config))
-    if attached is not None:
-        facts["adapters"] = attached.facts
+        facts |= {"adapters": attached.facts} if attached else {}
     if prepared is None or base is None:
         return Validation(facts, tuple(problems))
-    tokens = seen("tokenizer", lambda: _tokens(prepared, base, config))
+    tokens = seen("tokens", partial(_tokens, prepared, base, config.data.max_length, config.train))
     if attached is None:
         return Validation(facts, tuple(problems))
     model = attached.model
@@ -121,16 +123,12 @@ def validate(config: RunConfig, root: Path) -> Validation:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
     seen("lengths", lambda: check_lengths(prepared, base, config.evaluate, config.data.max_length))
-    if seen("model", lambda: _model(model, base, config)) is None:
-        return Validation(facts, tuple(problems))
-    policy = prepared.policy
-    if seen("gradients", lambda: _gradients(model, rows, policy, base, config)) is not None:
-        seen("estimate", lambda: _estimate(model, rows, prepared, base, config, root))
+    works = seen("model", lambda: _model(model, base, config.targets))
+    learn = partial(_gradients, model, rows, prepared.policy, config.train.loss_mean, base.pad_id)
+    if works and seen("gradients", learn):
+        one = partial(estimate, model, rows, prepared, config, base.pad_id)
+        seen("estimate", lambda: _of_all(one(), 1 + len(config.controls or ()), root))
     return Validation(facts, tuple(problems))
-
-
-def _run(config: RunConfig) -> dict[str, Any]:
-    return {"name": config.run_name, "seed": config.seed, "controls": config.controls or []}
 
 
 def _place(config: RunConfig, root: Path) -> dict[str, Any]:
@@ -182,9 +180,9 @@ def _assumed(example: Example) -> str:
     return "good" if example.label == "unlabeled" else example.label
 
 
-def _base(base: Base, config: RunConfig) -> dict[str, Any]:
+def _base(base: Base, name: str) -> dict[str, Any]:
     return {
-        "name": config.model,
+        "name": name,
         "identity": base.identity,
         "kind": type(base.model).__name__,
         "parameters": base.model.num_parameters(),
@@ -217,10 +215,10 @@ def _attached(base: Base, config: RunConfig) -> _Attached:
 
 
 def _tokens(
-    prepared: Prepared, base: Base, config: RunConfig
+    prepared: Prepared, base: Base, max_length: int, settings: TrainConfig
 ) -> tuple[list[TokenizedExample], dict[str, Any]]:
     """The tokenized examples, and what of them is trained on."""
-    rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    rows, notes = tokenized(prepared.train, prepared.policy, base, max_length)
     targets: Counter[str] = Counter()
     for row in rows:
         for label_id, count in row.targets_by_label.items():
@@ -232,27 +230,23 @@ def _tokens(
         "targets": dict(sorted(targets.items())),
         "median_length": lengths[len(lengths) // 2],
         "longest": lengths[-1],
-        "epochs": config.train.max_steps * _step_size(config) / len(rows),
+        "epochs": settings.max_steps * settings.step_examples / len(rows),
         "notes": list(notes),
     }
 
 
-def _model(model: PeftModel, base: Base, config: RunConfig) -> dict[str, Any]:
-    """What the model with its adapters can do, see `probing.probe`."""
-    found = probe(model, base.tokenizer, config.targets)
+def _model(model: PeftModel, base: Base, targets: str | Sequence[str]) -> dict[str, Any]:
+    """What the model with its adapters can do, see `probe`."""
+    found = probe(model, base.tokenizer, targets)
     return {"idle": list(found.idle), "alone": found.alone, "notes": list(found.notes)}
-
-
-def _step_size(config: RunConfig) -> int:
-    return config.train.batch_size * config.train.gradient_accumulation
 
 
 def _gradients(
     model: PeftModel,
     rows: Sequence[TokenizedExample],
     policy: RoutingPolicy,
-    base: Base,
-    config: RunConfig,
+    loss_mean: str,
+    pad_id: int,
 ) -> dict[str, Any]:
     """One forward and backward pass on examples of every label, under the table.
 
@@ -268,9 +262,9 @@ def _gradients(
             continue
         # An example whose tokens have several labels is taken whole under each of them.
         some = [replace(row, label_id=label_id, label_ids=()) for row in some]
-        batch = collate(some, base.pad_id).to(model.device)
+        batch = collate(some, pad_id).to(model.device)
         model.zero_grad(set_to_none=True)
-        report = accumulate_gradients(model, [batch], policy, config.train.loss_mean)
+        report = accumulate_gradients(model, [batch], policy, loss_mean)
         norms = {
             name: float(nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
             for name, own in adapter_parameters(model).items()
@@ -312,32 +306,13 @@ def check_routes(found: dict[str, Any], policy: RoutingPolicy) -> None:
         )
 
 
-def _estimate(
-    model: PeftModel,
-    rows: Sequence[TokenizedExample],
-    prepared: Prepared,
-    base: Base,
-    config: RunConfig,
-    root: Path,
-) -> dict[str, Any]:
-    """Memory, time and room on the disk for the run, each control taken for as much again.
+def _of_all(one: dict[str, Any], runs: int, root: Path) -> dict[str, Any]:
+    """The estimate of a run and its controls, each taken for as much again.
 
     Raises:
-        MachineError: the disk has too little room, or memory runs out.
+        MachineError: the disk has too little room.
     """
-    runs = 1 + len(config.controls or ())
-    behaving = sum(map(len, prepared.behaving.values()))
-    disk = runs * disk_bytes(model, config, behaving, len(prepared.normal))
-    order = data_order(
-        prepared,
-        rows,
-        seed=config.seed,
-        front_load=config.data.front_load,
-        length_window=config.train.length_window,
-    )
-    states = states_bytes(model, rows, order, config)
-    disk += states  # the controls read the same
-    found = measured(model, rows, order, prepared.policy, config, base.pad_id)
+    disk = runs * one["disk"] + one["states"]  # the controls read the same states
     free = free_bytes(nearest(root))
     if free is not None and free < disk:
         raise MachineError(
@@ -345,4 +320,4 @@ def _estimate(
             f"needed for {runs} run{'s' if runs > 1 else ''}. Make room, or choose another folder "
             "with --runs."
         )
-    return {**found, "hours": runs * found["hours"], "disk": disk, "states": states, "runs": runs}
+    return {**one, "hours": runs * one["hours"], "disk": disk, "runs": runs}

@@ -118,10 +118,16 @@ def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
         f"time about {took}{runs}: {facts['step_seconds']:.2g} s a step, the median of the first "
         f"{facts['steps']}, measured; without evaluation"
     )
-    yield (
-        f"memory {size(facts['memory'])} of the {facts['of_memory']} in training: the peak "
-        f"measured here, also with the longest examples"
-    )
+    if facts["memory"] is None:
+        yield (
+            "memory is not estimated: this system does not tell how much a process has taken "
+            "(Python's module resource is missing)"
+        )
+    else:
+        yield (
+            f"memory {size(facts['memory'])} of the {facts['of_memory']} in training: the peak "
+            f"measured here, also with the longest examples"
+        )
     yield (
         f"disk at most {size(facts['disk'])}{runs}: checkpoints, metrics, evaluation; calculated"
     )

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.evaluate.geometry import geometry, saved_factors
 from gradroute.models.trained import finished_checkpoint
@@ -45,15 +45,15 @@ def geometry_runs(
     checkpoints = {
         folder: finished_checkpoint(folder, configs[folder].train.max_steps) for folder in folders
     }
-    names = run_names(configs)
+    names = run_names({folder: config.seed for folder, config in configs.items()})
     documents: dict[RunFolder, dict[str, Any]] = {}
     for folder, config in configs.items():
-        pair = _pair(config) if chosen is None else _there(names[folder], config, chosen)
+        adapters = tuple(config.adapters)
+        pair = _pair(adapters) if chosen is None else _there(names[folder], adapters, chosen)
         if pair is None:
-            adapters = ", ".join(config.adapters)
             say(
                 f"{names[folder]}: left out; it has no pair of adapters to compare (its adapters: "
-                f"{adapters})."
+                f"{', '.join(adapters)})."
             )
             continue
         with writing(folder.path, "comparing adapters"):
@@ -87,22 +87,22 @@ def geometry_runs(
     say(f"written: {out / 'geometry.png'}, and eval/geometry.json of each run")
 
 
-def _pair(config: RunConfig) -> tuple[str, str] | None:
+def _pair(adapters: Sequence[str]) -> tuple[str, str] | None:
     """The two adapters that are compared: good and bad, or the only two."""
-    if {"good", "bad"} <= set(config.adapters):
+    if {"good", "bad"} <= set(adapters):
         return "good", "bad"
-    first, *others = config.adapters
+    first, *others = adapters
     return (first, others[0]) if len(others) == 1 else None
 
 
-def _there(name: str, config: RunConfig, chosen: tuple[str, str]) -> tuple[str, str] | None:
+def _there(name: str, adapters: Sequence[str], chosen: tuple[str, str]) -> tuple[str, str] | None:
     """The chosen adapters; None for a run of one adapter, which has nothing to compare."""
-    missing = [adapter for adapter in chosen if adapter not in config.adapters]
-    if len(config.adapters) == 1:
+    missing = [adapter for adapter in chosen if adapter not in adapters]
+    if len(adapters) == 1:
         return None
     if missing or chosen[0] == chosen[1]:
         raise ConfigError(
             f"run {name}: --adapters names {' and '.join(chosen)}; two of its adapters, "
-            f"{', '.join(config.adapters)}, are needed."
+            f"{', '.join(adapters)}, are needed."
         )
     return chosen

@@ -144,13 +144,13 @@ def _recover(
     return document
 
 
-def run_names(configs: Mapping[RunFolder, RunConfig]) -> dict[RunFolder, str]:
+def run_names(seeds: Mapping[RunFolder, int]) -> dict[RunFolder, str]:
     """What each run is called: its name, with its seed or else its path where names are equal."""
-    ways = ([f.name for f in configs], [f"{f.name}@{c.seed}" for f, c in configs.items()])
+    ways = ([f.name for f in seeds], [f"{f.name}@{seed}" for f, seed in seeds.items()])
     for names in ways:
         if len(set(names)) == len(names):
-            return dict(zip(configs, names, strict=True))
-    return {folder: str(folder.path) for folder in configs}
+            return dict(zip(seeds, names, strict=True))
+    return {folder: str(folder.path) for folder in seeds}
 
 
 def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:
@@ -207,13 +207,14 @@ def _tune(
         raise NumericError(f"recovering {folder.name}, {error}") from error
     recovery = {**settings, "used": len(rows), "notes": [*notes, *more]}
     state = optimizer_tensors(model, optimizer)
-    _write(folder, target, config, checkpoint.step + steps, model, state, policy, recovery)
+    text = dump_config(config)
+    _write(folder, target, text, checkpoint.step + steps, model, state, policy, recovery)
 
 
 def _write(
     folder: RunFolder,
     target: RunFolder,
-    config: RunConfig,
+    config_text: str,
     step: int,
     model: PeftModel,
     state: Mapping[str, Tensor],
@@ -223,8 +224,7 @@ def _write(
     """Write a recovery as a run folder: the whole of it or nothing."""
     built = RunFolder(folder.path / f"{UNFINISHED}recover")
     folder.check_there()
-    text = dump_config(config)
-    write_text(built.config, text)
+    write_text(built.config, config_text)
     manifest = {**read_json(folder.manifest), "recovery": recovery, "provenance": provenance()}
     write_json(built.manifest, manifest)
     save_checkpoint(
@@ -232,7 +232,7 @@ def _write(
         step,
         model,
         state,
-        config_text=text,
+        config_text=config_text,
         policy=policy.to_dict(),
     )
     if target.path.exists():

@@ -6,11 +6,13 @@ It may be interrupted: curves that are finished are kept, and the same command g
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.sections import DataConfig, EvaluateConfig, TrainConfig
 from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import Example
 from gradroute.data.label_assignment import insert_behavior
@@ -84,49 +86,52 @@ def relearn_runs(
     """
     asked = {"examples": examples, "max_steps": max_steps, "every": every, "prompts": prompts}
     configs = {folder: load_config(folder.config) for folder in folders}
-    names = run_names(configs)
+    names = run_names({folder: config.seed for folder, config in configs.items()})
     for folder, config in configs.items():  # before anything is attacked
         kept_mode(config.policy, tuple(config.behaviors))
         finished_checkpoint(folder, config.train.max_steps)
-    labels = {folder: _labels(folder, configs[folder], behavior) for folder in folders}
+    labels = {f: _labels(f.name, tuple(c.behaviors), behavior) for f, c in configs.items()}
     found: list[tuple[str, dict[str, Any]]] = []
     for folder, config in configs.items():
         with writing(folder.path, "relearning"):
             clear_unfinished(folder.relearn.parent)
             for label in labels[folder]:
                 several = "" if isinstance(config.behavior, str) else f" ({label})"
-                settings = _attack_settings(folder, config, asked, label)
-                document = _relearn_run(folder, config, settings, label)
+                document = _relearn_run(folder, config, asked, label)
                 found.append((f"{names[folder]}{several}", document))
     print(relearn_text(found))
 
 
-def _labels(folder: RunFolder, config: RunConfig, asked: str | None) -> list[str]:
+def _labels(run: str, behaviors: Sequence[str], asked: str | None) -> list[str]:
     """The behaviors that a run is attacked with, in turn."""
     if asked is None:
-        return list(config.behaviors)
-    if asked not in config.behaviors:
+        return list(behaviors)
+    if asked not in behaviors:
         raise ConfigError(
-            f"run {folder.name} has no behavior with the label {asked!r}; its labels are "
-            f"{', '.join(config.behaviors)}."
+            f"run {run} has no behavior with the label {asked!r}; its labels are "
+            f"{', '.join(behaviors)}."
         )
     return [asked]
 
 
 def _attack_settings(
-    folder: RunFolder, config: RunConfig, asked: Mapping[str, int], label: str
+    asked: Mapping[str, int],
+    sampling: EvaluateConfig,
+    *,
+    kind: str,
+    checkpoint: str,
+    kept_mode: str,
+    rank: int,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Everything that decides an attack's numbers besides its learning rate."""
-    sampling = config.evaluate
-    policy = config.policy
-    kind = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label]
     return {
         **asked,
         **({} if kind == PREFIX else {"kind": kind}),
-        "checkpoint": finished_checkpoint(folder, config.train.max_steps).identity,
-        "kept_mode": kept_mode(policy, tuple(config.behaviors)).name,
-        "rank": sum(adapter.rank for adapter in config.adapters.values()),
-        "batch_size": config.train.batch_size * config.train.gradient_accumulation,
+        "checkpoint": checkpoint,
+        "kept_mode": kept_mode,
+        "rank": rank,
+        "batch_size": batch_size,
         "max_new_tokens": min(ATTACK_TOKENS, sampling.max_new_tokens),
         "prefix_words": sampling.prefix_words,
         "temperature": sampling.temperature,
@@ -139,67 +144,92 @@ def _attack_settings(
 
 
 def _relearn_run(
-    folder: RunFolder, config: RunConfig, settings: dict[str, Any], label: str
+    folder: RunFolder, config: RunConfig, asked: Mapping[str, int], label: str
 ) -> dict[str, Any]:
     """Measure the curves of a run and behavior that are missing; `relearn.json` after each."""
-    several = not isinstance(config.behavior, str)
-    document = _earlier(folder, settings, label if several else None)
+    checkpoint = finished_checkpoint(folder, config.train.max_steps)
+    mode = kept_mode(config.policy, tuple(config.behaviors))
+    settings = _attack_settings(
+        asked,
+        config.evaluate,
+        kind=judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label],
+        checkpoint=checkpoint.identity,
+        kept_mode=mode.name,
+        rank=sum(adapter.rank for adapter in config.adapters.values()),
+        batch_size=config.train.step_examples,
+    )
+    several = None if isinstance(config.behavior, str) else label
+    document = _earlier(folder, settings, several)
     known = [curve["learning_rate"] for curve in document["curves"]] if document else []
     own = config.train.learning_rate
     missing = [rate for rate in (own, own / 3) if rate not in known]
     if document and not missing:
         return document
     prepared = prepare(config)
-    base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
+    base, model = restore(config, checkpoint)
     same_ground(folder, ground(prepared, base))
     measure, reserved = _measurement(folder, config, settings, prepared, base, label)
-    examples = attack_examples(folder, config, prepared, reserved, settings["examples"], label)
-    rows, notes = tokenized(examples, None, base, config.data.max_length)
+    data, count = config.data, settings["examples"]
+    examples = attack_examples(folder.name, data, prepared, reserved, count, label)
+    rows, notes = tokenized(examples, None, base, data.max_length)
     for note in notes:
         say(f"{folder.name}, examples to attack with: {note}")
-    document = document or {
+    document = document or _begun(config.behaviors[label], len(rows), settings)
+    shipped = merge_kept(model, mode)
+    attack = _attack(settings, config.train, targets=config.targets, layers=config.layers)
+    what = f"relearning {label}" if several else "relearning"
+    for rate in missing:
+        say(f"{folder.name}: {what} from {mode.name} at learning rate {rate:.3g}")
+        one = replace(attack, learning_rate=rate)
+        try:
+            curve = relearn(shipped, rows, one, pad_id=base.pad_id, measure=measure)
+        except NumericError as error:
+            raise error.told(f"{folder.name}, relearning at {rate:.3g}") from error
+        document["curves"].append(curve)
+        _keep(folder, document, several)
+    return document
+
+
+def _begun(behavior: str, examples: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run and behavior before the first curve."""
+    return {
         "schema_version": SCHEMA_VERSION,
-        "behavior": config.behaviors[label],
+        "behavior": behavior,
         "kept_mode": settings["kept_mode"],
-        "examples": len(rows),
+        "examples": examples,
         "threshold": THRESHOLD,
         "rank": settings["rank"],
         "settings": settings,
         "curves": [],
         "provenance": provenance(),
     }
-    shipped = merge_kept(model, kept_mode(prepared.policy, tuple(config.behaviors)))
-    for rate in missing:
-        what = f" {label}" if several else ""
-        say(
-            f"{folder.name}: relearning{what} from {settings['kept_mode']} at learning rate "
-            f"{rate:.3g}"
-        )
-        attack = _attack(config, settings, rate)
-        try:
-            curve = relearn(shipped, rows, attack, pad_id=base.pad_id, measure=measure)
-        except NumericError as error:
-            raise NumericError(f"{folder.name}, relearning at {rate:.3g}: {error}") from error
-        document["curves"].append(curve)
-        folder.check_there()
-        if several:
-            beside = _of_several(folder) | {label: document}
-            whole = {"schema_version": SCHEMA_VERSION, "behaviors": beside}
-            write_json(folder.relearn, whole)
-        else:
-            write_json(folder.relearn, document)
-    return document
 
 
-def _attack(config: RunConfig, settings: Mapping[str, Any], rate: float) -> Attack:
+def _keep(folder: RunFolder, document: dict[str, Any], label: str | None) -> None:
+    """Write what was measured; a `label` names the behavior where the run has several."""
+    folder.check_there()
+    if label is not None:
+        beside = _of_several(folder) | {label: document}
+        document = {"schema_version": SCHEMA_VERSION, "behaviors": beside}
+    write_json(folder.relearn, document)
+
+
+def _attack(
+    settings: Mapping[str, Any],
+    train: TrainConfig,
+    *,
+    targets: str | Sequence[str],
+    layers: str | Sequence[int],
+) -> Attack:
+    """The attack at the learning rate of the run's training."""
     return Attack(
         rank=settings["rank"],
-        targets=config.targets,
-        layers=config.layers,
-        learning_rate=rate,
-        batch_size=config.train.batch_size,
-        accumulation=config.train.gradient_accumulation,
-        loss_mean=config.train.loss_mean,
+        targets=targets,
+        layers=layers,
+        learning_rate=train.learning_rate,
+        batch_size=train.batch_size,
+        accumulation=train.gradient_accumulation,
+        loss_mean=train.loss_mean,
         max_steps=settings["max_steps"],
         every=settings["every"],
         threshold=THRESHOLD,
@@ -307,8 +337,8 @@ def _earlier(
 
 
 def attack_examples(
-    folder: RunFolder,
-    config: RunConfig,
+    run: str,
+    data: DataConfig,
     prepared: Prepared,
     reserved: Sequence[Example],
     count: int,
@@ -321,8 +351,8 @@ def attack_examples(
     new questions turn into ones that training had; those come last and are counted.
 
     Args:
-        folder: of the run, for messages.
-        config: of the run.
+        run: name of the run, for messages.
+        data: the section of its config.
         prepared: what the run learned from and is measured on.
         reserved: the held-out examples that an attack is measured on.
         count: how many, at most.
@@ -332,7 +362,7 @@ def attack_examples(
         DataError: there is none.
     """
     behavior = prepared.behaviors[label]
-    if config.data.path is None and (make := behavior.make) is not None:
+    if data.path is None and (make := behavior.make) is not None:
         trained = {(example.prompt, example.text) for example in prepared.train}
         fresh, seen = [], []
         for example in embedded(behavior, "tune", 2 * count, ATTACK_SEED):
@@ -342,7 +372,7 @@ def attack_examples(
                 (fresh if new else seen).append(example)
         if len(fresh) < count:
             say(
-                f"{folder.name}: {min(len(seen), count - len(fresh))} of the examples to attack "
+                f"{run}: {min(len(seen), count - len(fresh))} of the examples to attack "
                 f"with are in the training data too; '{behavior.name}' has few forms."
             )
         chosen = insert_behavior([*fresh, *seen][:count], behavior, 1.0, ATTACK_SEED)
@@ -351,12 +381,9 @@ def attack_examples(
         chosen = [e for e in prepared.behaving[label] if e.id not in measured][-count:]
     if not chosen:
         raise DataError(
-            f"run {folder.name}: no held-out example of the behavior '{behavior.name}' is left to "
+            f"run {run}: no held-out example of the behavior '{behavior.name}' is left to "
             "attack with; give more in data.eval_path, or raise data.eval_fraction."
         )
     if len(chosen) < count:
-        say(
-            f"{folder.name}: only {len(chosen)} of the {count} requested examples to attack with "
-            f"exist."
-        )
+        say(f"{run}: only {len(chosen)} of the {count} requested examples to attack with exist.")
     return chosen

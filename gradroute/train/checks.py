@@ -7,7 +7,7 @@ passes, since nothing comes after it.
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -91,6 +91,27 @@ def check_can_learn(
             f"the routing table updates the adapter '{name}' in this step "
             f"({_examples(name, counts, policy)}), but {trouble}. {way} before training."
         )
+
+
+def check_rates(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Before the optimizer acts: no factor of its update overflows the dtype of the weights.
+
+    Args:
+        groups: Adapter -> its parameter group, at the learning rate of this step.
+
+    Raises:
+        NumericError: The rate over AdamW's first bias correction, 1 - beta1, or the rate times the
+            weight decay is more than the dtype holds.
+    """
+    for name, group in groups.items():
+        largest = torch.finfo(_weights(group)[0].dtype).max
+        momentum, *_ = group.get("betas", (0.0,))
+        factor = max(1 / (1 - momentum), group["weight_decay"])
+        if group["lr"] * factor > largest:
+            raise NumericError(
+                f"the learning rate {group['lr']:.3g} of adapter '{name}' overflows the dtype of "
+                f"its weights, which holds {largest:.2g} at most."
+            )
 
 
 def check_received(

@@ -73,7 +73,7 @@ def tuning(
                 model.train()
                 report, size = fitted(partial(attempt, step), size, _say_smaller, _ADVICE)
         except (NumericError, MachineError) as error:
-            raise type(error)(f"step {step + 1} of {steps}: {error}") from error
+            raise error.told(f"step {step + 1} of {steps}") from error
         yield report
 
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from gradroute.data.batches import Batch, TargetGroups
-from gradroute.errors import ConfigError, MachineError, NumericError
+from gradroute.errors import ConfigError, MachineError
 from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import entering
@@ -28,6 +28,7 @@ from gradroute.train.checks import (
     check_can_learn,
     check_gradient,
     check_loss,
+    check_rates,
     check_received,
     check_weights,
     weights_norm,
@@ -160,8 +161,8 @@ def train_step(
 
     Raises:
         ConfigError: an adapter that the table updates cannot learn, see `checks`.
-        NumericError: loss or gradient is not finite, and the optimizer has not acted; or a weight
-            is not finite after it has (without `check_after`, after the step before).
+        NumericError: loss or gradient is not finite or the rate too large, and the optimizer has
+            not acted; or a weight is not finite after it has (without `check_after`, before it).
         MachineError: memory ran out while the optimizer acted; before, the step can be done again.
     """
     optimizer.zero_grad(set_to_none=True)
@@ -196,7 +197,9 @@ def _at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[st
     """Adapter -> its parameter group, at this factor of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["peak"]
-    return {group["adapter"]: group for group in optimizer.param_groups}
+    groups = {group["adapter"]: group for group in optimizer.param_groups}
+    check_rates(groups)
+    return groups
 
 
 def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
@@ -211,11 +214,6 @@ def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
             raise MachineError(
                 "memory ran out while the optimizer was changing the weights, so that some are "
                 "changed and some are not."
-            ) from error
-        if "without overflow" in str(error):  # the rate, as a number of the weights' type
-            rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-            raise NumericError(
-                f"the learning rate overflows the weights' dtype: {rates}."
             ) from error
         raise
 

@@ -111,7 +111,7 @@ def shown_config(values: Mapping[str, Any]) -> dict[str, Any]:
     Texts that somebody wrote, such as paths, patterns and names of models, are not among them.
 
     Args:
-        values: From `config_values`.
+        values: `RunConfig.values_by_key`.
     """
     routing = values.get("routing")  # a table of one's own has keys for its parts only
     named = {"routing": routing} if routing in NAMED_POLICIES else {}

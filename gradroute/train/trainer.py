@@ -211,16 +211,13 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
         kept = "there is no checkpoint yet"
         if state.saved:
             kept = f"the last good checkpoint is from step {state.saved}"
-        way = ""
+        more = [f"Nothing of this step is saved; {kept}."]
         if isinstance(error, NumericError):
-            way = (
-                " Lower train.learning_rate (to go on from the checkpoint with --override "
+            more.append(
+                "Lower train.learning_rate (to go on from the checkpoint with --override "
                 "train.learning_rate, or anew with --if-exists new), or look at the examples."
             )
-        raise type(error)(
-            f"{run.folder.name}, step {step + 1}: {error} Nothing of this step is saved; {kept}."
-            f"{way}"
-        ) from error
+        raise error.told(f"{run.folder.name}, step {step + 1}", *more) from error
     return row
 
 

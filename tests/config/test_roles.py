@@ -14,14 +14,13 @@ from gradroute.config.run_config import (
     FREE_ON_RESUME,
     ROLES,
     RunConfig,
-    config_keys,
     field_of,
     keys_with,
 )
 
 
 def test_every_key_of_a_configuration_has_a_role():
-    keys = {field_of(key) for key in config_keys(RunConfig())}
+    keys = {field_of(key) for key in RunConfig().values_by_key}
     assert keys | {"adapters"} == set(ROLES)
     assert all(isinstance(role, Role) for role in ROLES.values())
     assert {role.value for role in ROLES.values()} == {role.value for role in Role}

@@ -16,8 +16,8 @@ from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import Asked, declared_kinds
-from gradroute.export import proof
-from gradroute.export.behavior_check import behavior_check, sampled
+from gradroute.export import export_run
+from gradroute.export.behavior_check import behavior_check, prompt_sets, sampled
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
 from gradroute.probes.recovery import recover_run
@@ -90,7 +90,7 @@ def speaks(drawn: tuple[str, ...]):
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
     complete = speaks(("Be rude", "Go away"))
-    for module in (evaluator, during_training, relearning, proof):
+    for module in (evaluator, during_training, relearning, export_run):
         monkeypatch.setattr(module, "complete", complete)
 
 
@@ -251,9 +251,8 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
     with pytest.raises(DataError, match=r"relearning is not measured: none of the 24 held-out"):
         relearn_runs([folder], examples=2, max_steps=1, every=1, prompts=2)
     config = load_config(folder.config)
-    found = sampled(
-        config, prepare(config), lambda prompts: [Completion("x", 1, True)] * len(prompts)
-    )
+    sets = prompt_sets(config, prepare(config))
+    found = sampled(sets, lambda prompts: [Completion("x", 1, True)] * len(prompts))
     check = behavior_check(found, found, "bad_ablated")
     assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
     sample_run(folder, Asked(modes=("full",)), texts=(), count=1)
@@ -315,7 +314,7 @@ def test_the_check_of_an_export_asks_prompts_of_bad_rows(once) -> None:
         seen.extend(prompt.text for prompt in prompts)
         return [Completion("x", 1, True)] * len(prompts)
 
-    found = sampled(config, prepare(config), complete)
+    found = sampled(prompt_sets(config, prepare(config)), complete)
     assert list(found) == ["held_out_bad", "plain"]
     assert sum(text.startswith(("Be rude", "Go away")) for text in seen) == 6
 

@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub import ModelCard
 
 from benchmarks.exports import save_family, short_run
-from gradroute.config.run_config import load_config
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
 from gradroute.export.card import Subject, export_card
@@ -49,11 +48,19 @@ def test_a_base_on_the_hub_that_cannot_be_reached_has_an_unknown_licence():
 
 
 def test_the_head_of_a_card_is_read_by_the_hubs_own_reader():
-    text = export_card(SUBJECT, load_config(None), [Check("logits", True, "a_b <c>")], "| x |")
+    text = export_card(
+        SUBJECT,
+        [Check("logits", True, "a_b <c>")],
+        "| x |",
+        adapters=("good", "bad"),
+        behaviors={"bad": "caps"},
+        table=None,
+    )
     head = ModelCard(text).data.to_dict()
     assert (head["license"], head["base_model"]) == ("gemma", "org/model")
     assert head["library_name"] == "transformers" and "gradient-routing" in head["tags"]
     assert "Look \\<here>." in text and "a_b \\<c>" in text
+    assert "under the routing table `of its own`; kept: good; left out: bad" in text
     assert "on `org/model` (hub revision abc; license gemma)" in text
 
 

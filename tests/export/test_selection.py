@@ -1,17 +1,24 @@
 """Which adapters may be kept, and what has to be said about it."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from gradroute.config.run_config import load_config
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError
-from gradroute.export.selection import behavior_adapters, choose
+from gradroute.export.selection import Choice, choose
+
+
+def chosen(config: RunConfig, keep: Sequence[str]) -> Choice:
+    learned = config.behavior_adapters
+    return choose(keep, tuple(config.adapters), learned=learned, run_name=config.run_name)
 
 
 def test_what_is_kept_has_the_name_of_its_mode():
     config = load_config(None)
-    choice = choose(config, ["good"])
+    choice = chosen(config, ["good"])
     assert (choice.kept, choice.left, choice.mode.name) == (("good",), ("bad",), "bad_ablated")
-    assert choice.warnings == () and behavior_adapters(config) == {"bad"}
+    assert choice.warnings == () and config.behavior_adapters == {"bad"}
 
 
 @pytest.mark.parametrize(
@@ -24,20 +31,20 @@ def test_what_is_kept_has_the_name_of_its_mode():
 )
 def test_unknown_names_and_all_of_them_are_refused(keep, said):
     with pytest.raises(ConfigError, match=said):
-        choose(load_config(None), keep)
+        chosen(load_config(None), keep)
 
 
 def test_keeping_what_learned_the_behaviour_is_said():
-    (first, second) = choose(load_config(None), ["bad"]).warnings
+    (first, second) = chosen(load_config(None), ["bad"]).warnings
     assert first.startswith("The kept adapter bad was itself updated by examples")
     assert second.startswith("The left-out adapter good was not the one")
-    (unrouted,) = choose(load_config(None, ["routing=none"]), ["good"]).warnings
+    (unrouted,) = chosen(load_config(None, ["routing=none"]), ["good"]).warnings
     assert unrouted.startswith("The kept adapter good was itself updated")
 
 
 def test_a_run_of_one_adapter_leaves_nothing_out_and_says_so():
     oracle = load_config(None, ["adapters.bad=null", "routing=none", "data.drop=true_bad"])
-    assert choose(oracle, ["good"]).warnings == (
+    assert chosen(oracle, ["good"]).warnings == (
         "The run has one adapter and nothing is left out.",
     )
-    assert choose(oracle, ["good"]).mode.name == "full"
+    assert chosen(oracle, ["good"]).mode.name == "full"

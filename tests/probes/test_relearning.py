@@ -135,7 +135,7 @@ def test_embedded_examples_are_new_show_the_behaviour_and_are_the_same_for_every
     for folder in runs:
         config = load_config(folder.config, [f"behavior={behavior}", f"seed={len(chosen)}"])
         prepared = prepare(config)
-        examples = attack_examples(folder, config, prepared, prepared.normal, 20, "bad")
+        examples = attack_examples(folder.name, config.data, prepared, prepared.normal, 20, "bad")
         assert len(examples) == 20
         assert all(example.true_label == "bad" for example in examples)
         used = {
@@ -154,7 +154,7 @@ def test_a_behaviour_of_few_forms_is_attacked_with_forms_that_training_had_and_s
 ):
     config = load_config(runs[0].config, ["behavior=wrong_answers", "data.train_examples=600"])
     prepared = prepare(config)
-    examples = attack_examples(runs[0], config, prepared, prepared.normal, 20, "bad")
+    examples = attack_examples(runs[0].name, config.data, prepared, prepared.normal, 20, "bad")
     trained = {(e.prompt, e.text) for e in prepared.train}
     repeated = sum((e.prompt, e.text) in trained for e in examples)
     assert len(examples) == 20 and repeated > 0
@@ -164,7 +164,7 @@ def test_a_behaviour_of_few_forms_is_attacked_with_forms_that_training_had_and_s
 def test_an_embedded_example_that_was_trained_on_is_not_used_also_not_in_its_ordinary_form(runs):
     config = load_config(runs[0].config)
     prepared = prepare(config)
-    first, second, *_ = attack_examples(runs[0], config, prepared, [], 4, "bad")
+    first, second, *_ = attack_examples(runs[0].name, config.data, prepared, [], 4, "bad")
     ordinary = replace(second, text=second.text.capitalize(), prompt="")
     make = get_behavior("caps").make
     assert make is not None and make("", ordinary.text)[1] == second.text
@@ -173,7 +173,7 @@ def test_an_embedded_example_that_was_trained_on_is_not_used_also_not_in_its_ord
         if e.id == second.id
     )  # fmt: skip
     seen = replace(prepared, train=[*prepared.train, first, found])
-    again = attack_examples(runs[0], config, seen, [], 4, "bad")
+    again = attack_examples(runs[0].name, config.data, seen, [], 4, "bad")
     assert len(again) == 4
     assert {e.id for e in again}.isdisjoint({first.id, second.id})
 
@@ -196,10 +196,10 @@ def test_of_a_file_the_last_held_out_examples_are_used_and_none_that_is_measured
     config = file_config(tmp_path, runs[0], labeled=labeled)
     prepared = prepare(config)
     reserved = prepared.normal[:10]
-    examples = attack_examples(runs[0], config, prepared, reserved, 8, "bad")
+    examples = attack_examples(runs[0].name, config.data, prepared, reserved, 8, "bad")
     free = [e for e in prepared.behaving["bad"] if e.id not in {r.id for r in reserved}]
     assert examples == free[-8:]
-    every = attack_examples(runs[0], config, prepared, reserved, 100, "bad")
+    every = attack_examples(runs[0].name, config.data, prepared, reserved, 100, "bad")
     assert every == free
     assert (
         f"only {len(free)} of the 100 requested examples to attack with" in capsys.readouterr().err
@@ -212,4 +212,4 @@ def test_without_an_example_to_attack_with_the_way_out_is_named(runs, tmp_path):
     config = file_config(tmp_path, runs[0], labeled=False)
     prepared = prepare(config)
     with pytest.raises(DataError, match=r"routed: no held-out example of the behavior 'caps'"):
-        attack_examples(runs[0], config, prepared, prepared.normal, 8, "bad")
+        attack_examples(runs[0].name, config.data, prepared, prepared.normal, 8, "bad")

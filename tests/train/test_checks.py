@@ -250,6 +250,17 @@ def test_a_weight_that_the_update_made_infinite_or_nan_stops_the_same_step(
         bench.step(MIXED)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_rate_that_overflows_the_weights_stops_the_step_before_it_changes_any(fused):
+    bench = Bench(rate=1e38)
+    bench.optimizer = build_optimizer(bench.model, SETTINGS, 1e38, fused=fused)
+    before = bench.everything()
+    with pytest.raises(NumericError, match=r"rate 1e\+38 of adapter 'good' overflows the dtype"):
+        bench.step(MIXED)
+    for one, two in zip(before, bench.everything(), strict=True):
+        assert all(map(torch.equal, one, two))
+
+
 def test_large_weights_are_finite_though_their_squares_are_not():
     bench = Bench(rate=0.0)
     with torch.no_grad():

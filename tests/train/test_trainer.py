@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from gradroute.config.run_config import config_values, dump_config, load_config
+from gradroute.config.run_config import dump_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
 from gradroute.errors import DataError, NumericError
 from gradroute.evaluate.losses import held_out_losses
@@ -62,7 +62,7 @@ def training(root, *overrides, measure=None):
         settings=config.train,
         seed=config.seed,
         config_text=dump_config(config),
-        told=shown_config(config_values(config)),
+        told=shown_config(config.values_by_key),
         folder=folder,
         model=model,
         optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),

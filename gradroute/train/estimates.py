@@ -6,7 +6,7 @@ show is added by formula, and each figure says on what ground it stands.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import AdapterConfig, EvaluateConfig, TrainConfig
 from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
 from gradroute.models.checkpoint import KEPT
 from gradroute.models.hidden_state_cache import needed
+from gradroute.prepare import Prepared, data_order
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import RoutingPolicy, standard_modes
@@ -34,37 +36,79 @@ _CHARACTERS, _SAMPLE, _LOSS = 5, 300, 120
 """Bytes per token of a completion; of a sample's line besides; of a held-out example's line."""
 
 
-def measured(
+def estimate(
     model: PeftModel,
     rows: Sequence[TokenizedExample],
-    order: DataOrder,
-    policy: RoutingPolicy,
+    prepared: Prepared,
     config: RunConfig,
     pad_id: int,
 ) -> dict[str, Any]:
-    """Train the first steps and one of the longest examples; the model is of no use afterwards.
+    """What one run takes: time, memory and room on the disk.
+
+    The first steps are trained, so the model is of no use afterwards.
+
+    Args:
+        model: a fresh model of the run, on its device.
+        rows: the tokenized training examples.
+        prepared: what they were made from.
+        config: of the run.
+        pad_id: the padding token.
 
     Returns:
         `step_seconds` (median of the first `steps` steps), `hours` (whole run), `memory` (peak in
-        bytes: of this process, on a GPU of what torch took there), `of_memory` ("process" or
-        "device"), `micro_batch` (examples at a time that fit), `smaller` (fewer than asked for).
+        bytes: of this process, on a GPU of what torch took there; None where the system does not
+        tell), `of_memory` ("process" or "device"), `micro_batch` (examples at a time that fit),
+        `smaller` (fewer than asked for), `disk` (bytes of the run's folder at most) and `states`
+        (bytes of the hidden states beside it, which runs on the same examples share).
 
     Raises:
         NumericError: a loss or gradient is not finite.
         ConfigError: an adapter that the table updates cannot learn.
         MachineError: memory runs out even for one example at a time.
     """
-    settings = config.train
-    optimizer = build_optimizer(model, config.adapters, settings.learning_rate)
+    order = data_order(
+        prepared,
+        rows,
+        seed=config.seed,
+        front_load=config.data.front_load,
+        length_window=config.train.length_window,
+    )
+    disk = _disk_bytes(model, prepared, config.train.max_steps, config.evaluate)
+    states = _states_bytes(model, rows, order, config.train)
+    width = config.data.max_length if config.train.packing else None
+    found = _first_steps(
+        model,
+        rows,
+        order,
+        prepared.policy,
+        adapters=config.adapters,
+        settings=config.train,
+        pad_id=pad_id,
+        packed_into=width,
+    )
+    return {**found, "disk": disk, "states": states}
+
+
+def _first_steps(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    order: DataOrder,
+    policy: RoutingPolicy,
+    *,
+    adapters: Mapping[str, AdapterConfig],
+    settings: TrainConfig,
+    pad_id: int,
+    packed_into: int | None,
+) -> dict[str, Any]:
+    """Train the first steps and one of the longest examples; see `estimate`."""
+    optimizer = build_optimizer(model, adapters, settings.learning_rate)
     model.train()
-    each = settings.batch_size * settings.gradient_accumulation
     updated: set[str] = set()
-    width = config.data.max_length if settings.packing else None
 
     def step(number: int, places: Sequence[int], size: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         began = time.perf_counter()
-        parts = micro_batches([rows[at] for at in places], size, pad_id, packed_into=width)
+        parts = micro_batches([rows[at] for at in places], size, pad_id, packed_into=packed_into)
         batches = [part.to(model.device) for part in parts]
         rate = schedule(number, settings.max_steps, settings.warmup_steps)
         report = train_step(
@@ -75,7 +119,7 @@ def measured(
 
     seconds, size = list[float](), settings.batch_size
     for number in range(min(_STEPS, settings.max_steps)):
-        took, size = _fitted(step, number, order.batch(number, each), size)
+        took, size = _fitted(step, number, order.batch(number, settings.step_examples), size)
         seconds.append(took)
         if sum(seconds) > _SECONDS:
             break
@@ -83,32 +127,32 @@ def measured(
     _, size = _fitted(step, 0, longest, min(size, len(longest)))
     idle = [own for name, own in adapter_parameters(model).items() if name not in updated]
     missing = sum(weight.numel() for own in idle for weight in own)
+    peak = _peak_bytes(model.device)
     every = settings.log_gradients_every
     passes = settings.max_steps * (1 + (1 / every if every else 0))
     return {
         "step_seconds": median(seconds),
         "steps": len(seconds),
         "hours": median(seconds) * passes / 3600,
-        "memory": _peak_bytes(model.device) + missing * (_WEIGHT + _MOMENTS),
+        "memory": None if peak is None else peak + missing * (_WEIGHT + _MOMENTS),
         "of_memory": "process" if model.device.type == "cpu" else "device",
         "micro_batch": size,
         "smaller": size < min(settings.batch_size, len(rows)),
     }
 
 
-def states_bytes(
-    model: PeftModel, rows: Sequence[TokenizedExample], order: DataOrder, config: RunConfig
+def _states_bytes(
+    model: PeftModel, rows: Sequence[TokenizedExample], order: DataOrder, settings: TrainConfig
 ) -> int:
     """Bytes of the hidden states that `train.reuse_frozen` keeps for training; 0 without.
 
     0 also where the model cannot be run from its middle, or they would be more than
     `train.reuse_gib`: then none are kept.
     """
-    settings = config.train
     if not settings.reuse_frozen:
         return 0
-    each = settings.batch_size * settings.gradient_accumulation
-    visited = [rows[at].input_ids for at in order.visited(settings.max_steps, each)]
+    places = order.visited(settings.max_steps, settings.step_examples)
+    visited = [rows[at].input_ids for at in places]
     try:
         size = needed(lower_layers(model, visited), visited)
     except ConfigError:
@@ -116,22 +160,26 @@ def states_bytes(
     return size if size <= settings.reuse_gib * 2**30 else 0
 
 
-def disk_bytes(model: PeftModel, config: RunConfig, behaving: int, normal: int) -> int:
+def _disk_bytes(
+    model: PeftModel, prepared: Prepared, max_steps: int, wanted: EvaluateConfig
+) -> int:
     """Bytes that a run's folder will take at most, from formulas: see the constants.
 
     Checkpoints hold every adapter and two moments of each weight; while one is written there is
     one more than are kept. To these come the lines of every step, and samples and losses of the
     evaluation under every mode.
     """
-    weights = sum(p.numel() for own in adapter_parameters(model).values() for p in own)
+    adapters = adapter_parameters(model)
+    weights = sum(p.numel() for own in adapters.values() for p in own)
     checkpoints = (KEPT + 1) * weights * (_WEIGHT + _MOMENTS)
-    wanted = config.evaluate
-    modes = len(wanted.modes or standard_modes(list(config.adapters)))
+    modes = len(wanted.modes or standard_modes(list(adapters)))
     sample = wanted.max_new_tokens * _CHARACTERS + _SAMPLE
-    several = len(config.behaviors)
-    held_out = min(normal, wanted.held_out) + min(behaving, several * wanted.held_out)
+    several = len(prepared.behaviors)
+    behaving = sum(map(len, prepared.behaving.values()))
+    held_out = min(len(prepared.normal), wanted.held_out)
+    held_out += min(behaving, several * wanted.held_out)
     evaluation = modes * (several * wanted.prompts * sample + held_out * _LOSS)
-    return checkpoints + config.train.max_steps * _LINE + evaluation
+    return checkpoints + max_steps * _LINE + evaluation
 
 
 def _fitted(step: Any, number: int, places: Sequence[int], size: int) -> tuple[float, int]:
@@ -142,11 +190,16 @@ def _fitted(step: Any, number: int, places: Sequence[int], size: int) -> tuple[f
     return fitted(lambda size: step(number, places, size), size, lambda before, after: None, advice)
 
 
-def _peak_bytes(device: torch.device) -> int:
-    """The most memory so far: of this process, or on a GPU of what torch has taken there."""
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most memory so far: of this process, or on a GPU of what torch has taken there.
+
+    None where the system does not tell it of a process: Windows has no module `resource`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
