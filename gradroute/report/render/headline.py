@@ -281,8 +281,9 @@ def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
 def _beside(crossings: Sequence[Crossing]) -> tuple[Line, ...]:
     """With several behaviors no claim is made against a control."""
     others = [one.group for one in crossings if one.role != "routed"]
-    text = f"The matrices of {listed(others)} are shown for comparison." if others else "There is "
-    "no other run."
+    text = "There is no other run."
+    if others:
+        text = f"The matrices of {listed(others)} are shown for comparison."
     return (
         Line("", PLAIN, f"{text} No claim against controls is computed for several behaviors."),
     )

@@ -130,6 +130,15 @@ def test_runs_that_do_not_route_are_judged_by_nothing(
     assert alone.verdicts == ()
     (line, *_) = headline(alone)[0].lines
     assert line.text.startswith("No claim is made")
+    (compared,) = [part for part in headline(alone) if part.title == "Compared with"]
+    assert compared.lines[0].text.startswith("The matrices of pair-none are shown for comparison.")
+
+
+def test_a_routed_run_by_itself_is_said_to_have_no_other_beside_it(
+    folders: Sequence[RunFolder],
+) -> None:
+    (compared,) = [p for p in headline(compare(folders[:1])) if p.title == "Compared with"]
+    assert compared.lines[0].text.startswith("There is no other run. No claim against controls")
 
 
 def test_seeds_are_the_unit_of_the_matrix(tmp_path: Path) -> None:
