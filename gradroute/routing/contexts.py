@@ -169,7 +169,7 @@ def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
 @contextmanager
 def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
     # Looked for in every scope, since transformers puts the function there when checkpointing is
-    # switched on, which may be later than routing. It stays wrapped, which outside of scopes changes
+    # switched on, which may be later than routing. It stays wrapped: outside of scopes that changes
     # nothing.
     for _, module in outer_modules(model):
         checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)
