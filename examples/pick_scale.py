@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
-from gradroute.report.judge.comparison import compare
-from gradroute.report.results.scales import Deployment, Point, scale_curve
+from gradroute.report.results.reading import read_runs
+from gradroute.report.results.scales import Deployment, Point, deployment, scale_curve
 from gradroute.runs.folder import RunFolder
 
 SCALES = "bad=0,0.25,...,1"
@@ -24,9 +24,8 @@ def main(run: Path) -> tuple[list[Point], Deployment | None]:
     """The measured curve, and the choice with its reasons."""
     folder = RunFolder(run)
     evaluate_run(folder, Asked(modes=("full", "bad_ablated", "base"), scales=(SCALES,)))
-    comparison = compare([folder])
-    [results] = comparison.runs
-    return scale_curve(results, ["bad"], None), comparison.deployment.get(results.name)
+    [results] = read_runs([folder])
+    return scale_curve(results, ["bad"], None), deployment(results, [results])
 
 
 if __name__ == "__main__":

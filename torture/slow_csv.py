@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torture.slow_json import Wrong, parsed
+
 IN_JSON = ("weight", "spans", "messages")
 
 
@@ -103,8 +105,6 @@ def _is_utf8(cell: bytes) -> bool:
 
 def _value(name: Any, cell: Any) -> Any:
     """The value in JSON of some columns, where it is strict JSON; else the text."""
-    from torture.slow_reader import Wrong, parsed
-
     if cell is None or name not in IN_JSON:
         return cell
     try:

@@ -11,17 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from torture.slow_csv import Broken, lines_of
+from torture.slow_json import BLANK, Pairs, Wrong, json_lines, row_of
 
 LABELS = ("good", "bad", "unlabeled")
 TRUE_LABELS = ("good", "bad")
 NAMES = ("label", "true_label", "prompt", "weight", "spans")
 FIELDS = ("id", "text", "completion", "messages", *NAMES)
 ROLES = ("system", "developer", "user", "assistant", "tool")
-BLANK = b" \t\n\r\x0b\x0c"
-MOST_DIGITS = 640
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
@@ -42,10 +41,6 @@ class Known:
     weight: float = 1.0
     spans: tuple[tuple[int, int, str], ...] = ()
     context: tuple[tuple[int, int], ...] = ()
-
-
-class Wrong(Exception):
-    """A row, or the file, cannot be used."""
 
 
 @dataclass
@@ -76,13 +71,13 @@ def read(
     bad: list[tuple[int, dict[str, Any] | None, bytes]] = []
     broken = 0
     try:
-        given, broken = lines_of(content, limit) if csv else (_json_lines(content, limit), 0)
+        given, broken = lines_of(content, limit) if csv else (json_lines(content, limit), 0)
         for number, found in given:
             values = found if isinstance(found, dict) else None
             raw = found if isinstance(found, bytes) else b""
             try:
                 if values is None:
-                    values = _from_json_line(raw, limit)
+                    values = row_of(raw, limit)
                 elif None in values:  # of a row of CSV with another length
                     values = {name: values[name] for name in values if name is not None}
                     raise Wrong
@@ -105,63 +100,6 @@ def read(
         skipped=skipped,
         perhaps=_misspelt(rows, bad),
     )
-
-
-def _json_lines(content: bytes, limit: int) -> list[tuple[int, bytes]]:
-    """Number and bytes of the lines that are not blank."""
-    numbered = enumerate(_lines(content), 1)
-    return [(n, line) for n, line in numbered if line.strip(BLANK) or len(line) > limit]
-
-
-def _from_json_line(line: bytes, limit: int) -> dict[str, Any]:
-    if len(line) > limit:
-        raise Wrong
-    return parsed(line)
-
-
-def _lines(content: bytes) -> list[bytes]:
-    pieces = content.split(b"\n")
-    return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
-
-
-class Pairs(list[tuple[str, Any]]):
-    """An object of JSON as it stands, keys that stand twice included."""
-
-
-def parsed(line: bytes) -> dict[str, Any]:
-    """One line of JSON; Wrong unless it is one strict object."""
-    try:
-        value = json.loads(
-            line.decode("utf-8"),
-            object_pairs_hook=Pairs,
-            parse_constant=_no_constant,
-            parse_int=_whole_number,
-        )
-    except (ValueError, RecursionError):
-        raise Wrong from None
-    if not isinstance(value, Pairs):
-        raise Wrong
-    waiting: list[Any] = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Pairs):
-            keys = [key for key, _ in one]
-            if len(set(keys)) != len(keys):
-                raise Wrong
-            waiting += [inner for _, inner in one]
-        elif isinstance(one, list):
-            waiting += one
-    return dict(value)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise Wrong(name)
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise Wrong
-    return int(digits)
 
 
 def check(values: dict[str, Any], labels: Labels) -> None:

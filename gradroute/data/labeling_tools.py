@@ -11,16 +11,14 @@ The forms are those that the tools document, and that label-studio-sdk 2.1 and a
 - Label Studio, JSON: `data`, and `annotations` with a `result` for each mark.
 - doccano: `label`, `labels` or `entities`, spans as lists or objects; before version 1,
   `annotations` of the text, each with its user.
-- Argilla: `fields`, and `responses` by question, each with the value of every annotator; or the
-  same flattened, with columns such as `question.responses`; in version 1, a column per question
-  with the answers of all.
+- Argilla: see `argilla`.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from gradroute.data.argilla import RESPONSES, annotator, rows_of_record
 from gradroute.data.columns import Names
 from gradroute.data.jsonl import shown, strict_json
 from gradroute.data.spans import are_spans, is_place
@@ -28,11 +26,6 @@ from gradroute.data.spans import are_spans, is_place
 _ENTITIES = "entities"
 _ELSEWHERE = ("labels", _ENTITIES)
 """Columns that hold spans, or one label, where a row has none of its own."""
-
-_RESPONSES = ".responses"
-
-_UNSUBMITTED = ("discarded", "draft")
-"""Answers of Argilla that their annotator did not give in the end."""
 
 _TOOLS = (
     *("data", "annotations"),
@@ -44,7 +37,7 @@ _TOOLS = (
 
 def says_more(column: str) -> bool:
     """Whether a column that is no field may say what a row of a labeling tool means."""
-    return column in (*_ELSEWHERE, *_TOOLS) or _RESPONSES in column
+    return column in (*_ELSEWHERE, *_TOOLS) or RESPONSES in column
 
 
 class _Unfolded(NamedTuple):
@@ -145,104 +138,12 @@ def _marks(result: list[Any]) -> tuple[dict[str, Any], int]:
 
 def _of_argilla(values: Mapping[str, Any]) -> _Unfolded | None:
     """Rows of a record of Argilla, one per annotator; None for any other row."""
-    fields, responses = values.get("fields"), values.get("responses")
-    if isinstance(fields, dict) and isinstance(responses, dict | list):
-        rest = {key: value for key, value in values.items() if key not in ("fields", "responses")}
-        rest |= fields
-        answers = _answers_in(responses)
-    elif questions := [name for name in values if _flattened(name, values)]:
-        parts = {name: (name, f"{name}.users", f"{name}.status") for name in questions}
-        read = {column for columns in parts.values() for column in columns}
-        rest = {key: value for key, value in values.items() if key not in read}
-        answers = [
-            one
-            for name, columns in parts.items()
-            for one in _zipped(
-                name.removesuffix(_RESPONSES), *(values.get(column) for column in columns)
-            )
-        ]
-    elif questions := [name for name, value in values.items() if _answered(value)]:
-        rest = {key: value for key, value in values.items() if key not in questions}
-        answers = _answers_in({name: values[name] for name in questions})
-    else:
+    found = rows_of_record(values)
+    if found is None:
         return None
-    by_user: dict[str, dict[str, Any]] = defaultdict(dict)
-    left_out: set[str] = set()
-    for one in answers:
-        by_user[one.user][one.question] = one.value
-        if one.status in _UNSUBMITTED:
-            left_out.add(one.user)
-    rows = [{**rest, **given} for user, given in by_user.items() if user not in left_out]
-    aside = ("responses that were not submitted (discarded, drafts) are left out",) * len(left_out)
-    return _Unfolded(rows or [rest], aside)
-
-
-class _Answer(NamedTuple):
-    """What one annotator answered to one question."""
-
-    user: str
-    question: str
-    value: Any
-    status: Any
-
-
-def _answers_in(responses: Mapping[str, Any] | list[Any]) -> list[_Answer]:
-    """The answers by question, or (in version 1) those of each annotator."""
-    answers: list[_Answer] = []
-    if isinstance(responses, list):
-        for at, one in enumerate(responses):
-            given = one.get("values") if isinstance(one, dict) else None
-            for question, answer in given.items() if isinstance(given, dict) else ():
-                value = answer.get("value") if isinstance(answer, dict) else answer
-                user = _user(one.get("user_id"), at)
-                answers.append(_Answer(user, question, value, one.get("status")))
-        return answers
-    for question, given in responses.items():
-        if isinstance(given, dict):  # as tables write a list of objects
-            columns = (given.get(key) for key in ("value", "user_id", "status"))
-            answers += _zipped(question, *columns)
-        for at, one in enumerate(given if isinstance(given, list) else ()):
-            if isinstance(one, dict):
-                user = _user(one.get("user_id"), at)
-                answers.append(_Answer(user, question, one.get("value"), one.get("status")))
-    return answers
-
-
-def _zipped(question: str, values: Any, users: Any, status: Any) -> list[_Answer]:
-    """The answers to a question that stand in lists beside each other."""
-    given, by, how = (one if isinstance(one, list) else [] for one in (values, users, status))
-    return [
-        _Answer(_user(user, at), question, value, state)
-        for at, (value, user, state) in enumerate(zip_longest(given, by, how))
-        if at < len(given)
-    ]
-
-
-def _user(name: Any, at: int) -> str:
-    """Who answered; an answer without a name is of somebody else than the others."""
-    return f"answer {at}" if name is None else f"user {name}"
-
-
-def _flattened(column: str, values: Mapping[str, Any]) -> bool:
-    """Whether a column holds the answers to a question whose annotators have their own column."""
-    users = f"{column}.users"
-    return (
-        column.endswith(_RESPONSES)
-        and users in values
-        and all(isinstance(values[name], list | None) for name in (column, users))
-    )
-
-
-def _answered(value: Any) -> bool:
-    """Whether a column holds the answers of annotators, as version 1 writes them."""
-    keys = {"user_id", "value", "status"}
-    if isinstance(value, dict):
-        return value.keys() == keys and all(isinstance(one, list) for one in value.values())
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, dict) and one.keys() >= keys for one in value)
-    )
+    rows, unsubmitted = found
+    aside = ("responses that were not submitted (discarded, drafts) are left out",) * unsubmitted
+    return _Unfolded(rows, aside)
 
 
 def _of_prodigy(values: dict[str, Any], names: Names) -> _Unfolded | None:
@@ -279,7 +180,7 @@ def _of_doccano(values: dict[str, Any], names: Names) -> _Unfolded | None:
     rest = {key: value for key, value in values.items() if key != "annotations"}
     by_user: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for at, one in enumerate(given):
-        by_user[_user(one["user"], at)].append(one)
+        by_user[annotator(one["user"], at)].append(one)
     rows = []
     for own in by_user.values():
         if all("start_offset" in one for one in own):

@@ -22,7 +22,8 @@ _Cell = tuple[str, str, str]  # label of the behavior, kind of prompts, mode
 # Settings of `evaluate` on which measured numbers depend.
 _MEASURING = tuple(key.removeprefix("evaluate.") for key in keys_with(Role.MEASURING))
 _STORIES = ("prompts", "prefix_words")
-# What only the rows of one kind of prompts depend on, or only the losses.
+# What only the rows of one kind of prompts depend on, or only the losses. By hand: a setting's role
+# says that measured numbers depend on it, and not which of them.
 _OF_KIND = {"prefix": _STORIES, "plain": _STORIES, HELD_OUT_BAD: _STORIES, "bos": ("bos_samples",)}
 _OF_LOSSES = ("held_out",)
 # Every completion depends on all others.

@@ -38,8 +38,9 @@ def _run(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _place(facts: Mapping[str, Any]) -> Iterator[str]:
     done = facts["steps_done"]
-    state = f"exists already: the run continues after step {done}" if done else "nothing is "
-    "written yet"
+    state = "nothing is written yet"
+    if done:
+        state = f"exists already: the run continues after step {done}"
     free = "" if facts["free"] is None else f", {size(facts['free'])} free"
     yield f"{facts['folder']}/ ({state}{free})"
 

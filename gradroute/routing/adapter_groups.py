@@ -39,6 +39,7 @@ class Term:
     update: tuple[Gate, ...]
     passes: tuple[Gate, ...]
     on: tuple[bool | Tensor, ...] | None = None
+    # Kept with the term, which all layers of a batch share: layers differ in ranks and dtype only.
     _columns: dict[tuple, "Columns"] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -94,6 +95,7 @@ def stacked(
     dtype: torch.dtype,
 ) -> Stack:
     """The term's adapters as one; a single one, and a common factor, is not copied."""
+    # One wide product costs less than one for each adapter; a copy of A and B is what it takes.
     factors = [scalings[k] * scale for k, scale in zip(term.adapters, term.scales, strict=True)]
     down = [cast(downs[k], dtype) for k in term.adapters]
     up = [cast(ups[k], dtype) for k in term.adapters]
@@ -101,6 +103,7 @@ def stacked(
         return Stack(down[0], up[0], factors[0])
     if len(set(factors)) == 1:
         return Stack(torch.cat(down), torch.cat(up, dim=1), factors[0])
+    # On A and not on B: then the hidden activations carry the factor, and dB is right as it is.
     down = [own * factor for own, factor in zip(down, factors, strict=True)]
     return Stack(torch.cat(down), torch.cat(up, dim=1), 1.0)
 
@@ -110,6 +113,7 @@ def _columns(term: Term, ranks: Sequence[int], dtype: torch.dtype, device: torch
 
     def beyond(gates: Sequence[Gate]) -> list[Gate]:
         on = term.on or (True,) * len(gates)
+        # By identity: scopes put the mask itself where a gate equals it.
         return [1.0 if gate is here else gate for gate, here in zip(gates, on, strict=True)]
 
     learning = tuple(i for i, gate in enumerate(term.update) if not is_zero(gate))

@@ -21,8 +21,6 @@ def routed(
     model: nn.Module,
     policy: RoutingPolicy,
     labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
-    *,
-    finite: bool = False,
 ) -> Iterator[RoutedScope]:
     """Route the gradients of the batches that run inside, forward and backward.
 
@@ -37,9 +35,6 @@ def routed(
         labels: One label per example: names, or ids (positions in `policy.labels`) [b]. Or ids
             per position [b t]: position t carries the label of the target that it predicts, which
             is the token after it.
-        finite: You see to it that all adapter weights are finite, as `train_step` does. Then an
-            adapter may be computed where the table ablates it, and set to 0 there, which is
-            faster; without this it is not computed there, and reaches nothing whatever it holds.
 
     Yields:
         The scope. Its `ran` says, after a forward pass, which routes the layers were given.
@@ -51,6 +46,47 @@ def routed(
             fixed in some layer. (One of the two may be, for a loop that trains only B, say.)
             Inside: labels that do not fit the batch.
     """
+    with _routed(model, policy, labels, finite=False) as scope:
+        yield scope
+
+
+@contextmanager
+def routed_finite(
+    model: nn.Module,
+    policy: RoutingPolicy,
+    labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
+) -> Iterator[RoutedScope]:
+    """`routed`, faster, for a caller that has checked that all adapter weights are finite.
+
+    An adapter may then be computed where the table ablates it, and set to 0 there. Nothing is
+    checked here, since a check would wait for the device in every step. If a weight is not finite,
+    examples that ablate its adapter may get NaN for outputs and gradients, but no wrong number.
+    For `train_step` the check is made elsewhere: adapters are drawn or loaded finite, and
+    `check_weights` looks at them after every update.
+
+    Args:
+        model: As for `routed`, and so are the next two.
+        policy: See there.
+        labels: See there.
+
+    Yields:
+        The scope.
+
+    Raises:
+        ConfigError: As for `routed`.
+    """
+    with _routed(model, policy, labels, finite=True) as scope:
+        yield scope
+
+
+@contextmanager
+def _routed(
+    model: nn.Module,
+    policy: RoutingPolicy,
+    labels: Sequence[str] | Int[Tensor, " b"] | Int[Tensor, "b t"],
+    *,
+    finite: bool,
+) -> Iterator[RoutedScope]:
     own = hosted(model)
     check_untouched(own)
     if set(policy.adapters) != set(own.adapters):
@@ -132,6 +168,9 @@ def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
 
 @contextmanager
 def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
+    # Looked for in every scope, since transformers puts the function there when checkpointing is
+    # switched on, which may be later than routing. It stays wrapped: outside of scopes that changes
+    # nothing.
     for _, module in outer_modules(model):
         checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)
         if checkpoint is not None and not isinstance(checkpoint, CapturingCheckpoint):

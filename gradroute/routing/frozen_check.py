@@ -127,6 +127,7 @@ def _below_adapters(model: PeftModel) -> tuple[nn.Module, ...]:
 def _equal_without(
     model: PeftModel, layers: tuple[nn.Module, ...], rows: Sequence[list[int]]
 ) -> LowerLayers:
+    # A short row beside a long one, so that padding is tried too.
     longest = max(len(row) for row in rows)
     ids = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -136,6 +137,7 @@ def _equal_without(
     noisy = states_of(output)
     if noisy.requires_grad:
         raise ConfigError("there are trainable weights below the first adapted layer")
+    # Some families return (states, …) from a layer; the stand-in must return as many parts.
     parts = len(output) if isinstance(output, tuple) else None
     lower = LowerLayers(layers, noisy.shape[-1], noisy.dtype, parts)
     model.eval()
@@ -156,6 +158,7 @@ def _equal_without(
 
 def _inputs(model: PeftModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
     device = model.device
+    # A cache would be filled by the lower layers, which are not to run.
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
 
 
@@ -164,6 +167,7 @@ def _check_close(one: Tensor, other: Tensor, mask: Tensor, otherwise: str) -> No
     here = mask.bool().to(one.device)
     first, second = one[here].double(), other[here].double()
     apart = float((first - second).abs().max() / second.abs().max())
+    # Not `apart > …`: NaN is refused too.
     if not apart <= _CLOSE.get(one.dtype, _CLOSE_OTHERWISE):
         raise ConfigError(f"{otherwise}: a difference of {apart:.2g} of the largest number")
 

@@ -24,7 +24,7 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class LowerLayers:
-    """The layers below the first adapted one, in order; see `reusing.lower_layers`.
+    """The layers below the first adapted one, in order; see `frozen_check.lower_layers`.
 
     Attributes:
         layers: The modules, at least one.
@@ -58,6 +58,7 @@ class LowerLayers:
         Raises:
             ConfigError: Inside: the model is called with a batch of another shape.
         """
+        # Every lower layer hands the same states on: only what leaves the last one is read.
         output = states if self.parts is None else (states, *(None,) * (self.parts - 1))
 
         def stand_in(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +100,7 @@ def run_up_to(layer: nn.Module, model: nn.Module, inputs: Mapping[str, Any]) -> 
 
     def reached(module: nn.Module, args: Any, output: Any) -> None:
         found.append(output)
-        raise _Reached
+        raise _Reached  # there is no other way to end a model's forward pass from inside
 
     hook = layer.register_forward_hook(reached)
     try:

@@ -50,7 +50,7 @@ def column_gates(
     if all(is_one(gate) for gate in gates):
         return None
     rows = max(len(gate) if isinstance(gate, Tensor) else 1 for gate in gates)
-    plain = True
+    plain = True  # all gates are 0 or 1: then `where` alone applies them, without a product
     factors = torch.empty(rows, sum(ranks), dtype=dtype, device=device)
     for block, gate in zip(factors.split(list(ranks), dim=1), gates, strict=True):
         if isinstance(gate, Tensor):

@@ -46,7 +46,7 @@ class GatedDown(nn.Linear):
             ConfigError: The module is in training mode and no scope is in force.
         """
         terms = _own_terms(self, input)
-        if terms is None:
+        if terms is None:  # evaluation without a scope is PEFT's own
             return super().forward(input)
         return _gated_forward(self, input, terms)
 
@@ -85,13 +85,15 @@ class RoutedLinear(lora.Linear):
         if self.disable_adapters:
             return super().forward(x, *args, **kwargs)
         scope = self.routing.scope
-        if scope is None and self.training:
+        if scope is None and self.training:  # else every adapter would learn from every example
             raise ConfigError(NO_ROUTE)
         if self.merged:
             if scope is not None:
                 refuse_merged(self)
             return super().forward(x, *args, **kwargs)
+        # A scope decides for all adapters; without one, PEFT's set_adapter does.
         names = self._names() if scope is not None else self.active_adapters
+        # Other arguments (adapter_names, say) are PEFT's to understand.
         weights = None if args or kwargs else self._plain_weights(names)
         if weights is None:
             return super().forward(x, *args, **kwargs)
@@ -124,7 +126,7 @@ class RoutedLinear(lora.Linear):
             if name not in downs or not isinstance(down := downs[name], GatedDown):
                 return None  # not on this layer, or added later and not looked at
             if self.training and not isinstance(self.lora_dropout[name], nn.Identity):
-                return None
+                return None  # each adapter then has an input of its own
             if is_hooked(down) or is_hooked(up := ups[name]):
                 return None
             for side, part in zip(weights, (down.weight, up.weight), strict=True):
@@ -162,11 +164,13 @@ def host(model: nn.Module, adapters: Sequence[str]) -> None:
     """
     state = RoutingState(adapters)
     for layer in lora_layers(model).values():
+        # By exact type: a subclass computes something else, which the fast path would skip.
         if type(layer) in (lora.Linear, RoutedLinear):
             layer.__class__ = RoutedLinear
             setattr(layer, "routing", state)  # noqa: B010 - the class has just changed
         for parts, kind in ((layer.lora_A, GatedDown), (layer.lora_B, GatedUp)):
             for name, part in parts.items():
+                # In place: PEFT, the optimizer and hooks keep the objects that they hold.
                 part.__class__ = kind
                 setattr(part, "routing", state)  # noqa: B010
                 setattr(part, "adapter", name)  # noqa: B010
@@ -218,7 +222,7 @@ def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(module)
         yield path, module
-        if not isinstance(module, lora.LoraLayer):
+        if not isinstance(module, lora.LoraLayer):  # its parts are reached from the layer
             start = f"{path}." if path else ""
             own = [
                 (start + name, part) for name, part in module._modules.items() if part is not None
@@ -340,7 +344,7 @@ def _gated_forward(
         through = True if is_up else term.passes[0]
         result = gated_linear(rows, weight, term.update[0], through, module.routing.products)
         results.append(result * term.scales[0] if is_up and term.scales[0] != 1.0 else result)
-    if len(terms) == 1 and terms[0].rows is None:
+    if len(terms) == 1 and terms[0].rows is None:  # all positions, in order
         return results[0].view(*x.shape[:-1], -1)
     positions = torch.arange(len(x2), device=x.device)
     y = results[0].new_zeros(len(x2), len(weight))

@@ -60,13 +60,15 @@ def routed_linear(
         computed in the autocast dtype where autocast is on, else in the dtype of the adapters.
     """
     weight, bias, output = (*base, None) if isinstance(base, tuple) else (None, None, base)
+    # Gates are made here and travel in `call`, so that backward has those of its own forward, even
+    # if it runs after the scope has ended or under that of another batch.
     dtypes = _dtypes(x, weight, downs, dtype)
     columns = tuple(
         term.columns([downs[k].shape[0] for k in term.adapters], dtypes[0], x.device)
         for term in terms
     )
     call = _Call(tuple(scalings), tuple(terms), columns, *dtypes, asked=dtype is not None)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled():  # without, a Function would only cost time: the output is the same
         y = _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
     else:
         with _no_autocast(x):
@@ -134,7 +136,7 @@ class _RoutedLinear(Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # a second derivative is refused rather than wrong
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -200,6 +202,7 @@ def _forward(
         y = output.reshape(-1, output.shape[-1])
         ours = False
     result_dtype = y.dtype
+    # Rounded products are summed in the wider dtype and rounded once, at the end.
     wide = call.sums(result_dtype)
     if result_dtype != wide and call.terms:
         y, ours = cast(y, wide), True
@@ -239,11 +242,12 @@ def _backward(
     if needs_x and weight is not None:
         dx = cast(dy2, call.base_dtype) @ cast(weight, call.base_dtype)
         dx = cast(dx, call.sums(dx.dtype)) if call.terms else dx
-    elif needs_x:
+    elif needs_x:  # autograd adds the base layer's own share, which ran outside of this function
         dx = dy2.new_zeros(x2.shape, dtype=call.sums(x.dtype))
     low = cast(dy2, call.dtype)
     gradients: list[Tensor | None] = [None] * (2 * len(downs))
     for term, columns, h in zip(call.terms, call.columns, hidden, strict=True):
+        # Stacked again rather than saved: a stack per layer would be held until its backward.
         down, up, alpha = stacked(term, downs, ups, call.scalings, call.dtype)
         low_rows = select_rows(low, term.rows)
         g = low_rows @ up
@@ -281,7 +285,7 @@ def _accumulate(
     learning, ranks = columns.learning, columns.ranks
     g, x = down_sides
     h, dy = up_sides
-    if len(learning) < len(ranks):
+    if len(learning) < len(ranks):  # no product for an adapter whose every row is gated off
         g, h = some_columns(g, ranks, learning), some_columns(h, ranks, learning)
     if columns.update is not None:
         g, h = columns.update.on(g), columns.update.on(h)
@@ -308,7 +312,7 @@ def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor, alpha: 
     if isinstance(rows, Tensor):
         total.index_add_(0, rows, cast(left @ right, total.dtype), alpha=alpha)
         return
-    part = total if rows is None else total[rows]
+    part = total if rows is None else total[rows]  # a slice is a view, so `total` changes
     if part.dtype == left.dtype:
         part.addmm_(left, right, alpha=alpha)
     else:
@@ -316,6 +320,7 @@ def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor, alpha: 
 
 
 def _add(gradients: list[Tensor | None], index: int, value: Tensor) -> None:
+    # An adapter comes in several terms where modes share a batch.
     known = gradients[index]
     gradients[index] = value if known is None else known + value
 

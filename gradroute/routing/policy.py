@@ -72,6 +72,7 @@ class Route:
             return cls(value)
         if isinstance(value, Mapping) and len(value) == 1:
             ((name, weight),) = value.items()
+            # True is an int in Python, and `update: true` no weight.
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise ConfigError(f"the weight of a route must be a number, got {weight!r}.")
             return cls(str(name), float(weight))
@@ -219,7 +220,7 @@ class AblationMode:
     """
 
     name: str
-    scales: Mapping[str, float] = field(hash=False)
+    scales: Mapping[str, float] = field(hash=False)  # a dict has no hash
 
     def __post_init__(self) -> None:
         for adapter, scale in self.scales.items():
@@ -308,6 +309,7 @@ def named_mode(scales: Mapping[str, float]) -> AblationMode:
     that is what it is, or else the scales themselves.
     """
     adapters = list(scales)
+    # One name for equal scales, so that a mode measured under one name is not measured again.
     known = [mode.name for mode in standard_modes(adapters)]
     if len(adapters) > 2:
         known += [f"{adapter}{suffix}" for suffix, *_ in _SUFFIXES for adapter in adapters]

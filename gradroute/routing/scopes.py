@@ -57,6 +57,7 @@ class RoutedScope:
     ):
         self.finite = finite
         self.policy = policy
+        # On the CPU, so that which adapters run where is known without a wait for the device.
         self.label_ids = label_ids
         self.present = label_ids.unique().tolist()
         self._plans: dict[tuple, tuple[Term, ...]] = {}
@@ -69,6 +70,8 @@ class RoutedScope:
         Raises:
             ConfigError: The labels do not fit the shape.
         """
+        # Gates are made once for a batch and not once for a layer. A layer of another device or
+        # with other adapters has a plan of its own.
         key = (shape, device, tuple(adapters))
         if key not in self._plans:
             self._plans[key] = self._build(self._positions(shape), device, adapters)
@@ -112,6 +115,8 @@ class RoutedScope:
     def _build(
         self, positions: Tensor, device: torch.device, adapters: Sequence[str]
     ) -> tuple[Term, ...]:
+        # Only labels that occur count: an adapter that all of them run needs no selection, and one
+        # that all of them ablate is in no term, so that it is not computed.
         rows_of = [self.policy.table[self.policy.labels[i]] for i in self.present]
         always, partly = [], []
         for index, adapter in enumerate(adapters):
@@ -121,7 +126,7 @@ class RoutedScope:
             elif any(route.forward for route in routes):
                 partly.append((index, routes))
         on = [self._lookup([float(r.forward) for r in own], positions) > 0 for _, own in partly]
-        # What asks for one adapter alone selects positions; see `hosting`.
+        # `GatedDown` and `GatedUp` ask for one adapter alone: they know rows, but no mask.
         if partly and self.finite and len(adapters) > 1:
             return (
                 self._whole_term([*always, *partly], [None] * len(always) + on, positions, device),
@@ -139,6 +144,7 @@ class RoutedScope:
         device: torch.device,
     ) -> Term:
         """One term for adapters of which some are off at some positions."""
+        # First on the CPU, where gates and masks can be compared without a wait.
         here = self._term(members, None, positions, positions.device)
         on = [True if mask is None else sent(mask, device) for mask in masks]
 
@@ -166,6 +172,7 @@ class RoutedScope:
     ) -> Term:
         if on is not None:
             positions = positions[on]
+        # Routes of labels that do not occur at these positions must not turn a number into a mask.
         here = set(positions.unique().tolist())
         update, passes = [], []
         for _, routes in members:
@@ -189,6 +196,7 @@ class RoutedScope:
 
     def _lookup(self, values: Sequence[float], positions: Tensor) -> Float[Tensor, " n"]:
         """The value of each position's label; values are in the order of `present`."""
+        # In float64, so that a weight is rounded once, to the dtype of the products.
         table = torch.zeros(len(self.policy.labels), dtype=torch.float64)
         table[self.present] = torch.tensor(values, dtype=torch.float64)
         return table[positions]
@@ -261,8 +269,8 @@ class RoutingState:
         adapters: The adapters in the order in which they were attached.
         parts: How many A and B each had then.
         products: Dtype of the low-rank products, see `low_rank_products`; None for the usual.
-        lower: The layers below the first adapted one, or why they cannot be told apart; None as
-            long as nobody has asked, see `reusing.lower_layers`.
+        lower: The layers below the first adapted one, or why they cannot be run apart; None as
+            long as nobody has asked, see `frozen_check.lower_layers`.
     """
 
     def __init__(self, adapters: Sequence[str]):
@@ -307,6 +315,7 @@ def _to_device(gate: Tensor, device: torch.device) -> Tensor:
 
 
 def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tuple[Term, ...]:
+    # Left out rather than multiplied by 0: 0 times NaN is NaN.
     on = [index for index, adapter in enumerate(adapters) if mode.scales[adapter] != 0.0]
     if not on:
         return ()
@@ -315,7 +324,7 @@ def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tupl
 
 
 def _mark(gates: Float[Tensor, "n 3"], term: Term, member: int) -> None:
-    """Write down, in place, what a term does to one of its adapters at its positions."""
+    """Write, in place, the gates of one of a term's adapters at the term's positions."""
     rows = slice(None) if term.rows is None else term.rows
     rows = rows.cpu() if isinstance(rows, Tensor) else rows
     on = True if term.on is None else term.on[member]

@@ -115,6 +115,7 @@ def is_tied(model: nn.Module, module: nn.Module) -> bool:
     """Whether a module's weight is the model's embedding too."""
     if not isinstance(model, PreTrainedModel):
         return False
+    # By identity of the parameter: tied weights are one object, equal ones may not be tied.
     embedding = model.get_input_embeddings()
     own = {id(weight) for weight in module.parameters(recurse=False)}
     return embedding is not module and any(id(w) in own for w in embedding.parameters())
@@ -135,6 +136,7 @@ def refusal(model: nn.Module, name: str) -> str:
         return f"PEFT does not know its kind, {type(module).__name__}"
     if isinstance(module, nn.Linear) and _is_own(module) and not _is_plain(module):
         return f"its kind, {type(module).__name__}, computes something else than a linear layer"
+    # PEFT's own check (private, and where it lists families), so that the list is its release's.
     try:
         _check_lora_target_modules_mamba(LoraConfig(), model, name.rsplit(".", 1)[-1])
     except ValueError:
@@ -173,6 +175,7 @@ def _find(model: nn.Module, targets: str | Sequence[str], layers: str | Sequence
     starts = tuple(f"{block}." for block in chosen)
     wanted = [targets] if isinstance(targets, str) else list(targets)
     places = [target for target in wanted if target in PLACES]
+    # The head is outside of the layers; in a model without a list of layers it is left out here.
     head = _head(model)
     inside = [n for n in linear if n != head and (n.startswith(starts) or not blocks)]
     left_out = _left_out(model, chosen) if {ALL_LINEAR, MLP}.intersection(places) else {}

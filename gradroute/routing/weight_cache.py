@@ -23,7 +23,7 @@ TOGETHER = 256
 """Positions up to which the groups of a batch are computed together rather than one by one."""
 
 Side = tuple[Tensor, Tensor, float]
-"""A `terms.Stack` for use on rows: downᵀ [in, R], upᵀ [R, out] and alpha."""
+"""An `adapter_groups.Stack` for use on rows: downᵀ [in, R], upᵀ [R, out] and alpha."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Together:
     """All adapters of a layer in one product, for a batch whose groups are few positions each.
 
     Attributes:
-        down: That of the `terms.Stack` of every adapter that is on somewhere, transposed.
+        down: That of the `adapter_groups.Stack` of every adapter that is on somewhere, transposed.
         up: The same of its up.
         alpha: Its factor.
         gates: At every position the scale of each rank.
@@ -117,6 +117,8 @@ class KeptStacks:
         terms: Sequence[Term],
     ) -> _Kept:
         kept = self._layers.get(layer)
+        # torch counts the changes of a tensor in place (an optimizer's step, `copy_`) in its
+        # version; `.to` and `weight.data = …` move its address.
         stamps = [(part._version, part.data_ptr()) for part in parts]
         asked = (tuple(scalings), [(term.adapters, term.scales) for term in terms])
         if (
@@ -132,6 +134,7 @@ class KeptStacks:
         downs, ups = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         stacks = tuple(_stack(term, downs, ups, scalings) for term in terms)
         made = _Kept(parts, stamps, asked, stacks, _whole(terms, downs, ups, scalings))
+        # Beyond the room, the stacks serve this call and are dropped.
         if (size := _size(made)) <= self._room:
             self._room -= size
             self._layers[layer] = made
@@ -195,6 +198,7 @@ def _whole(
         return None
     one = (1.0,) * len(on)
     found = _stack(Term(on, None, one, one, (True,) * len(on)), downs, ups, scalings)
+    # Where one is off, A x is set to 0 and still meets B, and 0 times infinity is NaN.
     return found if all(bool(part.isfinite().all()) for part in found[:2]) else None
 
 
@@ -215,6 +219,7 @@ def _gates(
 
 
 def _is_watched(part: Tensor) -> bool:
+    # A tensor that was made in inference mode has no version.
     return is_plain(part) and not part.is_inference()
 
 

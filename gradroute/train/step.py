@@ -18,7 +18,8 @@ from torch import Tensor
 from gradroute.data.batches import Batch, TargetGroups
 from gradroute.errors import ConfigError, MachineError
 from gradroute.models.lm_head import plain_head, run_model, summed_losses
-from gradroute.routing.adapters import adapter_parameters, routed
+from gradroute.routing.adapters import adapter_parameters
+from gradroute.routing.contexts import routed_finite
 from gradroute.routing.frozen_check import entering
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.scopes import RoutedScope
@@ -241,7 +242,7 @@ def _backward(
     head = plain_head(model)
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
         # Weights that are not finite stop the step or the one before it: see `check_weights`.
-        inside = routed(model, policy, batch.routing_ids, finite=True)
+        inside = routed_finite(model, policy, batch.routing_ids)
         with inside as scope, entering(model, batch.states):
             states = run_model(model, batch.inputs, head)
             if watch is not None:

@@ -154,6 +154,7 @@ def test_labels_without_true_labels_have_no_precision_and_groups_are_counted(tmp
     assert not found.facts["data"]["true_labels_known"]
     assert found.facts["data"]["precision"] is None
     assert "the quality of the labels is unknown" in text_of(found)
+    assert "/ (nothing is written yet, " in text_of(found)
     groups = "groups that share a prompt, a text or data.group: 10 of 40 rows; the biggest has 4"
     assert groups in text_of(found)
 

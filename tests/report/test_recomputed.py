@@ -10,7 +10,8 @@ import pytest
 from gradroute.config.run_config import find_config, load_config
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import Asked
-from gradroute.report.judge.comparison import compare
+from gradroute.report.judge.comparison import single_behavior_comparison
+from gradroute.report.results.reading import read_runs
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 
@@ -69,7 +70,7 @@ def test_rates_and_losses_computed_again_equal_the_results(run: RunFolder) -> No
 
 
 def test_a_real_run_is_compared(run: RunFolder) -> None:
-    found = compare([run])
+    found = single_behavior_comparison(read_runs([run]))
     (one,) = found.runs
     assert one.rate("full", "bos") is not None
     assert one.metrics and one.manifest["labels"]["labelled_bad"] > 0

@@ -4,7 +4,8 @@ import pytest
 import torch
 from routing.tiny import gradients_of, mean_loss, randomise, tiny_base, tiny_batch
 
-from gradroute.routing.adapters import AdapterSpec, attach_adapters, routed
+from gradroute.routing.adapters import AdapterSpec, attach_adapters
+from gradroute.routing.contexts import routed, routed_finite
 from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
 from gradroute.routing.scopes import RoutedScope
 
@@ -36,8 +37,8 @@ def test_setting_to_zero_gives_the_gradients_of_leaving_out(table, by_token):
         labels = labels[:, None].repeat(1, batch.input_ids.shape[1])
         labels[:, 3:] = labels.flip(0)[:, 3:]
     found = []
-    for finite in (False, True):
-        with routed(model, policy, labels, finite=finite) as scope:
+    for scope_of in (routed, routed_finite):
+        with scope_of(model, policy, labels) as scope:
             loss = mean_loss(model, batch)
             loss.backward()
         found.append((loss.detach(), gradients_of(model), list(scope.ran())))
@@ -64,16 +65,26 @@ def test_it_is_one_product_for_all_adapters_whatever_they_are_off_at():
     assert scope.terms(torch.Size((6, 5)), torch.device("cpu"), ("bad",))[0].rows is not None
 
 
-@pytest.mark.parametrize("finite", [False, True])
-def test_only_what_is_left_out_is_out_of_reach_of_broken_weights(finite):
-    """Why `finite` has to be true: shown for a weight that is not."""
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_broken_weights_reach_only_the_faster_scope_and_never_as_a_wrong_number(side, value):
     model, policy = model_and_policy("anchored")
     for name, parameter in model.named_parameters():
-        if ".bad." in name and "lora_B" in name:
-            parameter.data.fill_(float("nan"))
-    with routed(model, policy, ["good"] * 6, finite=finite):
-        loss = mean_loss(model, tiny_batch())
-    assert loss.isfinite()  # off for all examples: not computed either way
-    with routed(model, policy, ["good"] * 5 + ["bad"], finite=finite):
-        logits = model(**tiny_batch().inputs).logits
-    assert bool(logits[:5].isfinite().all()) is not finite
+        if ".bad." in name and side in name:
+            parameter.data.fill_(value)
+    batch, found = tiny_batch(), []
+    for scope_of in (routed, routed_finite):
+        with scope_of(model, policy, ["good"] * 6):
+            assert mean_loss(model, batch).isfinite()  # off for all: not computed
+        inputs = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
+        with scope_of(model, policy, ["good"] * 5 + ["bad"]):
+            clean = model(inputs_embeds=inputs, attention_mask=batch.attention_mask).logits[:5]
+            clean.sum().backward()
+        assert inputs.grad is not None
+        found.append((clean.detach(), inputs.grad[:5]))
+    left_out, set_to_zero = found
+    assert all(one.isfinite().all() for one in left_out)
+    assert any(one.isnan().any() for one in set_to_zero)
+    for one, other in zip(left_out, set_to_zero, strict=True):
+        right = torch.isclose(other, one, rtol=1e-12, atol=1e-13)
+        assert (right | other.isnan()).all()

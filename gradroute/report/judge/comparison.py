@@ -24,38 +24,59 @@ from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is known of several runs of one behavior, ready to be written, drawn or printed.
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What is known of compared runs, whatever the number of their behaviors.
 
     Attributes:
         behavior: The behavior that all of them are about; of several, all in words.
         runs: In the order in which they were named.
         verdicts: The claims of the method, run by run.
         groups: Runs that differ in their seed alone, in the order of their first run.
-        claims: Routed groups beside their controls, over seeds and at equal gain kept.
-        tests: `full` against the other modes of each run on the same prompts.
-        findings: By run, what its gain kept points to; runs that are not routed have none.
-        deployment: By run, the scale of `bad` to deploy; runs that are not routed have none.
         relearning: Every run that was attacked by fine-tuning, at every learning rate.
         recovered: Every run that was tuned after ablation, mode by mode.
         notes: What was ignored or is missing, counted, one sentence each.
-        crossings: Of runs with several behaviors, by group: each behavior without each adapter.
-            Such runs have no claims, tests, findings and deployment, which are of `good` and `bad`.
     """
 
     behavior: str
     runs: tuple[RunResults, ...]
     verdicts: tuple[Verdict, ...]
     groups: tuple[Group, ...]
+    relearning: tuple[Relearning, ...]
+    recovered: tuple[Recovered, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleBehaviorComparison(_Compared):
+    """Runs of one behavior, with the adapters `good` and `bad` or one of them.
+
+    Attributes:
+        claims: Routed groups beside their controls, over seeds and at equal gain kept.
+        tests: `full` against the other modes of each run on the same prompts.
+        findings: By run, what its gain kept points to; runs that are not routed have none.
+        deployment: By run, the scale of `bad` to deploy; runs that are not routed have none.
+    """
+
     claims: tuple[Claim, ...]
     tests: tuple[PairTest, ...]
     findings: Mapping[str, tuple[Finding, ...]]
     deployment: Mapping[str, Deployment]
-    relearning: tuple[Relearning, ...]
-    recovered: tuple[Recovered, ...]
-    notes: tuple[str, ...]
-    crossings: tuple[Crossing, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiBehaviorComparison(_Compared):
+    """Runs with the same several behaviors, each of which may have an adapter of its name.
+
+    Attributes:
+        crossings: By group, the rate of each behavior without each adapter.
+    """
+
+    crossings: tuple[Crossing, ...]
+
+
+Comparison = SingleBehaviorComparison | MultiBehaviorComparison
+"""What is known of several runs, ready to be written, drawn or printed."""
 
 
 def compare(folders: Sequence[RunFolder]) -> Comparison:
@@ -71,12 +92,15 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
 
 def comparison_of(runs: Sequence[RunResults]) -> Comparison:
     """Compare runs of one behavior, or of the same several, that have been read; at least one."""
+    return multi_behavior_comparison(runs) if runs[0].parts else single_behavior_comparison(runs)
+
+
+def single_behavior_comparison(runs: Sequence[RunResults]) -> SingleBehaviorComparison:
+    """Compare runs of one behavior that have been read; at least one."""
     groups = group_runs(runs)
-    if runs[0].parts:
-        return _of_several(runs, groups)
     found = {run.name: examine(run, runs) for run in runs}
     chosen = {run.name: deployment(run, runs) for run in runs}
-    return Comparison(
+    return SingleBehaviorComparison(
         behavior=str(runs[0].config["behavior"]),
         runs=tuple(runs),
         verdicts=tuple(judge(runs)),
@@ -91,17 +115,15 @@ def comparison_of(runs: Sequence[RunResults]) -> Comparison:
     )
 
 
-def _of_several(runs: Sequence[RunResults], groups: Sequence[Group]) -> Comparison:
+def multi_behavior_comparison(runs: Sequence[RunResults]) -> MultiBehaviorComparison:
+    """Compare runs of the same several behaviors that have been read; at least one."""
+    groups = group_runs(runs)
     parts = by_behavior(runs)
-    return Comparison(
+    return MultiBehaviorComparison(
         behavior=behaviors_text(runs[0]),
         runs=tuple(runs),
         verdicts=tuple(judge_crossings(runs)),
         groups=tuple(groups),
-        claims=(),
-        tests=(),
-        findings={},
-        deployment={},
         relearning=tuple(relearnings(parts)),
         recovered=tuple(recoveries(parts)),
         notes=tuple(_notes(parts)),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.results.contrasts import gain_reference
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import Record, RunResults
@@ -99,7 +99,12 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
             kept = dict(list(prompts.items())[:most])
             shown += sum(len(modes) for modes in kept.values())
             kinds.append(_kind(kind, kept, list(run.cells), texts))
-        scales = _scales(run, comparison)
+        scales, start = [], 0
+        if isinstance(comparison, SingleBehaviorComparison):
+            chosen = comparison.deployment.get(run.name)
+            deploy = None if chosen is None else chosen.scale
+            scales = _scales(run, comparison.runs, deploy)
+            start = _start(scales, deploy)
         runs.append(
             {
                 "name": run.name,
@@ -107,7 +112,7 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
                 "kinds": kinds,
                 "scales": scales,
                 **({} if run.judged_on == PREFIX else {"judged_on": run.judged_on}),
-                "start": _start(run, scales, comparison),
+                "start": start,
             }
         )
     routed = [index for index, run in enumerate(comparison.runs) if run.role == "routed"]
@@ -181,18 +186,19 @@ def _sample(row: Record | None, texts: _Texts) -> list[Any] | None:
     return [texts.number(written), score, row.get("shows"), row.get("correct"), len(written)]
 
 
-def _scales(run: RunResults, comparison: Comparison) -> list[dict[str, Any]]:
+def _scales(
+    run: RunResults, runs: Sequence[RunResults], deploy: float | None
+) -> list[dict[str, Any]]:
     """The measured scales of `bad`, ascending, each with its numbers."""
     adapters = adapter_names(run.config)
-    if "bad" not in adapters or len(adapters) < 2 or run.parts:
+    if "bad" not in adapters or len(adapters) < 2:
         return []
-    chosen = comparison.deployment.get(run.name)
-    points = scale_curve(run, ["bad"], gain_reference(run, comparison.runs))
+    points = scale_curve(run, ["bad"], gain_reference(run, runs))
     return [
         {
             "scale": point.scale,
             "mode": point.mode,
-            "note": _note(point, None if chosen is None else chosen.scale),
+            "note": _note(point, deploy),
             "rates": {
                 kind: _known(rate._asdict()) for kind, rate in run.cells[point.mode].rates.items()
             },
@@ -221,10 +227,6 @@ def _note(point: Point, deploy: float | None) -> str:
     return " · ".join(part for part in (name, chosen) if part)
 
 
-def _start(run: RunResults, scales: Sequence[Mapping[str, Any]], comparison: Comparison) -> int:
+def _start(scales: Sequence[Mapping[str, Any]], deploy: float | None) -> int:
     """Where the slider begins: at the scale to deploy, else at the first."""
-    chosen = comparison.deployment.get(run.name)
-    for index, point in enumerate(scales):
-        if chosen is not None and point["scale"] == chosen.scale:
-            return index
-    return 0
+    return next((at for at, point in enumerate(scales) if point["scale"] == deploy), 0)

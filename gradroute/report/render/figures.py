@@ -6,7 +6,11 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import (
+    Comparison,
+    MultiBehaviorComparison,
+    SingleBehaviorComparison,
+)
 from gradroute.report.render.cross_ablation_figure import crossing_figure
 from gradroute.report.render.figure_style import Ink
 from gradroute.report.render.geometry_figure import geometry_figure
@@ -48,7 +52,9 @@ class Picture:
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """The figures for which something was measured, in the order of the page."""
-    of_bad = [] if comparison.crossings else [_tradeoff(comparison), _scales(comparison)]
+    of_bad = []
+    if isinstance(comparison, SingleBehaviorComparison):
+        of_bad = [_tradeoff(comparison), _scales(comparison)]
     made = [
         eval_multi_picture(comparison),
         *of_bad,
@@ -61,7 +67,7 @@ def pictures(comparison: Comparison) -> list[Picture]:
 
 def eval_multi_picture(comparison: Comparison) -> Picture:
     """Rates and losses of every run; where runs differ in their seed alone, of every group."""
-    if comparison.crossings:
+    if isinstance(comparison, MultiBehaviorComparison):
         return Picture(
             "eval_multi_plot",
             "crossing",
@@ -88,7 +94,7 @@ def eval_multi_picture(comparison: Comparison) -> Picture:
     )
 
 
-def _tradeoff(comparison: Comparison) -> Picture | None:
+def _tradeoff(comparison: SingleBehaviorComparison) -> Picture | None:
     found = options(comparison)
     if not found:
         return None
@@ -103,7 +109,7 @@ def _tradeoff(comparison: Comparison) -> Picture | None:
     )
 
 
-def _scales(comparison: Comparison) -> Picture | None:
+def _scales(comparison: SingleBehaviorComparison) -> Picture | None:
     found = [curve for curve in bad_curves(comparison) if len(curve.points) > 2]
     if not found:
         return None

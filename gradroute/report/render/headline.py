@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from gradroute.config.controls import BY_NAME, CONTROLS
 from gradroute.report.judge.claims import Claim
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
+from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.judge.outcomes import NOT_MEASURED
 from gradroute.report.judge.relearning import Relearning
 from gradroute.report.judge.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
@@ -54,19 +55,27 @@ class Part:
 
 def headline(comparison: Comparison) -> list[Part]:
     """The parts of the headline that have something to say, in reading order."""
-    beaten = [claim for claim in comparison.claims if claim.rival and claim.decided == "lower"]
-    unbeaten = [claim for claim in comparison.claims if claim.rival and claim.decided != "lower"]
+    if isinstance(comparison, MultiBehaviorComparison):
+        claims, compared = (), _beside(comparison.crossings)
+        needed = "an adapter for every behavior"
+    else:
+        claims, compared = comparison.claims, _compared(comparison.claims)
+        needed = "good and bad"
+    beaten = [claim for claim in claims if claim.rival and claim.decided == "lower"]
+    unbeaten = [claim for claim in claims if claim.rival and claim.decided != "lower"]
     verdicts = _verdicts(comparison)
-    several = bool(comparison.crossings)
     shown = [line for line in verdicts if line.badge == SHOWN]
     other = [line for line in verdicts if line.badge != SHOWN]
+    none = "No claim of the method is shown by these runs."
+    if not comparison.verdicts and not claims:
+        none = f"No claim is made: a claim needs a routed run with {needed}."
     parts = [
-        Part("Shown", (*shown, *_against(beaten)) or (_nothing(comparison),)),
+        Part("Shown", (*shown, *_against(beaten)) or (Line("", PLAIN, none),)),
         Part("Not shown", (*other, *_suppressed(comparison))),
         Part("Not shown to beat", _unbeaten(unbeaten), lost=True),
-        Part("Compared with", _beside(comparison) if several else _compared(comparison)),
-        Part("At what cost", _cost(comparison)),
-        Part("How sure", _sure(comparison)),
+        Part("Compared with", compared),
+        Part("At what cost", _cost(comparison, claims)),
+        Part("How sure", _sure(comparison, claims)),
     ]
     return [part for part in parts if part.lines]
 
@@ -80,8 +89,8 @@ def lead(comparison: Comparison) -> list[str]:
 
     Nothing where there are more than `MOST_SENTENCES`: a table says it better.
     """
-    if comparison.crossings:
-        return _falls(comparison)
+    if isinstance(comparison, MultiBehaviorComparison):
+        return _falls(comparison.crossings)
     if sum(group.role == "routed" for group in comparison.groups) > MOST_SENTENCES:
         return []
     sentences = []
@@ -100,9 +109,9 @@ def _drawn(group: Group) -> str:
     return " of held-out bad prompts" if group.judged_on == HELD_OUT_BAD else ""
 
 
-def _falls(comparison: Comparison) -> list[str]:
+def _falls(crossings: Sequence[Crossing]) -> list[str]:
     """By how much each behavior falls without its own adapter, and without another's."""
-    routed = [one for one in comparison.crossings if one.role == "routed"]
+    routed = [one for one in crossings if one.role == "routed"]
     sentences = []
     for one in routed[:MOST_SENTENCES]:
         for label, changes in one.changes.items():
@@ -269,28 +278,20 @@ def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _nothing(comparison: Comparison) -> Line:
-    if comparison.crossings and not comparison.verdicts:
-        text = "No claim is made: a claim needs a routed run with an adapter for every behavior."
-        return Line("", PLAIN, text)
-    if comparison.verdicts or comparison.claims:
-        return Line("", PLAIN, "No claim of the method is shown by these runs.")
-    return Line("", PLAIN, "No claim is made: a claim needs a routed run with good and bad.")
-
-
-def _beside(comparison: Comparison) -> tuple[Line, ...]:
+def _beside(crossings: Sequence[Crossing]) -> tuple[Line, ...]:
     """With several behaviors no claim is made against a control."""
-    others = [one.group for one in comparison.crossings if one.role != "routed"]
-    text = f"The matrices of {listed(others)} are shown for comparison." if others else "There is "
-    "no other run."
+    others = [one.group for one in crossings if one.role != "routed"]
+    text = "There is no other run."
+    if others:
+        text = f"The matrices of {listed(others)} are shown for comparison."
     return (
         Line("", PLAIN, f"{text} No claim against controls is computed for several behaviors."),
     )
 
 
-def _compared(comparison: Comparison) -> tuple[Line, ...]:
+def _compared(claims: Sequence[Claim]) -> tuple[Line, ...]:
     there: dict[str, list[str]] = {}
-    for claim in comparison.claims:
+    for claim in claims:
         names = there.setdefault(claim.kind, [])
         if claim.control not in names:
             names.append(claim.control)
@@ -302,7 +303,7 @@ def _compared(comparison: Comparison) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _cost(comparison: Comparison) -> tuple[Line, ...]:
+def _cost(comparison: Comparison, claims: Sequence[Claim]) -> tuple[Line, ...]:
     """What is left of the gain, and whether the goal against the oracle is reached."""
     routed = [group for group in comparison.groups if group.role == "routed"]
     by_reference: dict[str, list[str]] = {}
@@ -318,7 +319,7 @@ def _cost(comparison: Comparison) -> tuple[Line, ...]:
     unknown = [group.name for group in routed if group.gain_kept is None]
     if unknown:
         lines.append(Line("", PLAIN, f"Gain kept was not measured for {', '.join(unknown)}."))
-    goals = [claim for claim in comparison.claims if claim.goal is not None]
+    goals = [claim for claim in claims if claim.goal is not None]
     if goals:
         text = "; ".join(
             f"{'reached' if claim.goal else 'not reached'} by {claim.group}, "
@@ -330,7 +331,7 @@ def _cost(comparison: Comparison) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _sure(comparison: Comparison) -> tuple[Line, ...]:
+def _sure(comparison: Comparison, claims: Sequence[Claim]) -> tuple[Line, ...]:
     """Seeds, completions, and the difference that they would have found."""
     most = max((len(group.seeds) for group in comparison.groups), default=0)
     if most > 1:
@@ -347,7 +348,7 @@ def _sure(comparison: Comparison) -> tuple[Line, ...]:
     if counts:
         n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         text += f". {n} completions per run and mode, the same noise in each"
-    found = [claim.detectable for claim in comparison.claims if claim.detectable is not None]
+    found = [claim.detectable for claim in claims if claim.detectable is not None]
     if found:
         low, high = (f"{100 * bound:.0f}" for bound in (min(found), max(found)))
         span = low if low == high else f"{low} to {high}"

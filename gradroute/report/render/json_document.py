@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.results.contrasts import (
     controls_of,
     gain_kept,
@@ -42,13 +42,33 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
     `behavior_rate` and the like over seeds are {seeds, values, n, mean, lower, upper, basis}.
     """
     runs = comparison.runs
-    document = {
+    # These keys are there of several behaviors too, so that a reader finds a list or an object.
+    judged: dict[str, Any] = {"claims": [], "tests": [], "findings": {}, "deployment": {}}
+    crossings = {}
+    if isinstance(comparison, SingleBehaviorComparison):
+        judged = _judged(comparison)
+    else:
+        crossings = {"crossings": [asdict(one) for one in comparison.crossings]}
+    return {
         "schema_version": DOCUMENT_VERSION,
         "behavior": comparison.behavior,
         "runs": {run.name: _run(run) for run in runs},
         "comparisons": {run.name: _comparison(run, runs) for run in runs},
         "verdicts": [verdict.to_dict() for verdict in comparison.verdicts],
         "groups": [_group(group) for group in comparison.groups],
+        **judged,
+        "relearning": [asdict(one) for one in comparison.relearning],
+        "recovered": [
+            asdict(one) | {"rate": None if one.rate is None else one.rate._asdict()}
+            for one in comparison.recovered
+        ],
+        "notes": list(comparison.notes),
+        **crossings,
+    }
+
+
+def _judged(comparison: SingleBehaviorComparison) -> dict[str, Any]:
+    return {
         "claims": [
             asdict(claim) | {"rival": claim.rival, "sentence": claim.sentence}
             for claim in comparison.claims
@@ -61,16 +81,7 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
             for run, findings in comparison.findings.items()
         },
         "deployment": {run: _deployment(found) for run, found in comparison.deployment.items()},
-        "relearning": [asdict(one) for one in comparison.relearning],
-        "recovered": [
-            asdict(one) | {"rate": None if one.rate is None else one.rate._asdict()}
-            for one in comparison.recovered
-        ],
-        "notes": list(comparison.notes),
     }
-    if comparison.crossings:
-        document["crossings"] = [asdict(one) for one in comparison.crossings]
-    return document
 
 
 def _run(run: RunResults) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The limits of a comparison: missing measurements, and questions that no run can answer."""
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.render.headline import IN_ORDER
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.results.run_results import by_behavior
@@ -17,12 +17,15 @@ def limits(comparison: Comparison) -> list[str]:
 def _not_measured(comparison: Comparison) -> list[str]:
     runs = comparison.runs
     found = []
-    there = {claim.kind for claim in comparison.claims}
-    missing = [control.name for control in IN_ORDER if control.name not in there]
-    if comparison.crossings:
+    scales = []
+    if isinstance(comparison, SingleBehaviorComparison):
+        scales = [len(curve.points) for curve in bad_curves(comparison)]
+        there = {claim.kind for claim in comparison.claims}
+        missing = [control.name for control in IN_ORDER if control.name not in there]
+        if missing:
+            found.append(f"Controls that are not here: {', '.join(missing)}.")
+    else:
         found.append("Comparison with controls: no claim is computed for several behaviors.")
-    elif missing:
-        found.append(f"Controls that are not here: {', '.join(missing)}.")
     if max((len(group.seeds) for group in comparison.groups), default=0) < 2:
         found.append("Variation over seeds: there is one seed of each run.")
     kinds = {
@@ -34,7 +37,6 @@ def _not_measured(comparison: Comparison) -> list[str]:
     ):
         if kind not in kinds:
             found.append(f"Rates on {what}: not measured (`gradroute eval RUN… {command}`).")
-    scales = [len(curve.points) for curve in bad_curves(comparison)]
     if scales and max(scales) <= 2:
         found.append(
             "Scales between 0 and 1: not measured (`gradroute eval RUN… --scale bad=0,0.1,…,1`)."

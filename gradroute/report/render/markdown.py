@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.render.figures import Picture
 from gradroute.report.render.headline import headline, lead
 from gradroute.report.render.limits import limits
@@ -34,7 +34,8 @@ def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence
     for table in tables:
         blocks += [f"## {escaped(table.title)}", _markdown_table(table)]
         blocks += [escaped(table.note)] if table.note else []
-    found = [(run, one) for run, own in comparison.findings.items() for one in own]
+    findings = comparison.findings if isinstance(comparison, SingleBehaviorComparison) else {}
+    found = [(run, one) for run, own in findings.items() for one in own]
     if found:
         blocks.append("## Causes of lost gain")
         blocks += [

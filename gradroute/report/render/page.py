@@ -18,7 +18,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from gradroute.report.judge.claims import Claim
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
 from gradroute.report.render.explorer import HIDDEN, embedded, explore
 from gradroute.report.render.figure_style import Drawn
@@ -77,7 +77,8 @@ def page_html(
     explorer = explore(comparison)
     images = [_embedded(picture, drawn) for picture, drawn in pictures]
     by_name = {table.name: table for table in tables}
-    findings = [(run, found) for run, found in comparison.findings.items() if found]
+    single = isinstance(comparison, SingleBehaviorComparison)
+    own = _of_good_and_bad(comparison, by_name) if single else _NOT_OF_SEVERAL
     there = {image.section for image in images}
     there |= {"controls"} if "claims" in by_name else set()
     there |= {"scales"} if any(run["scales"] for run in explorer.data["runs"]) else set()
@@ -85,8 +86,8 @@ def page_html(
     there |= {"revival"} if {"relearning", "recovery"} & by_name.keys() else set()
     there |= {"headline", "rates", "samples", "configuration", "limits"}
     there |= {"verdicts"} if comparison.verdicts else set()
-    there |= {"crossing"} if comparison.crossings else set()
-    there |= {"doctor"} if findings else set()
+    there |= set() if single else {"crossing"}
+    there |= {"doctor"} if own["findings"] else set()
     style, script = _template("report.css"), _template("report.js")
     context: dict[str, Any] = {
         "policy": _policy(style, script),
@@ -102,21 +103,42 @@ def page_html(
         "shown": there,
         "tables": by_name,
         "pictures": images,
-        "claims": [_claim(claim) for claim in comparison.claims],
         "explorer": explorer,
-        "standing": _standing(comparison, by_name),
-        "deployments": [(run, one.sentence) for run, one in comparison.deployment.items()],
-        "warnings": list(dict.fromkeys(d.warning for d in comparison.deployment.values())),
-        "scale_tables": _scale_tables(comparison),
         "verdicts": [_judged(one) for one in judged(comparison)],
-        "findings": findings,
         "training_note": _training_note(comparison),
         "grounds": grounds(comparison.runs),
         "configs": config_texts(comparison.runs),
         "limits": limits(comparison),
         "notes": comparison.notes,
+        **own,
     }
     return _environment().get_template("report.html").render(context)
+
+
+# The template names these of every comparison; it refuses a name that it is not given.
+_NOT_OF_SEVERAL: Mapping[str, Any] = {
+    "claims": (),
+    "standing": None,
+    "deployments": (),
+    "warnings": (),
+    "scale_tables": (),
+    "findings": (),
+}
+
+
+def _of_good_and_bad(
+    comparison: SingleBehaviorComparison, tables: Mapping[str, Table]
+) -> Mapping[str, Any]:
+    """What the template shows of `good` and `bad` alone."""
+    deployment = comparison.deployment
+    return {
+        "claims": [_claim(claim) for claim in comparison.claims],
+        "standing": _standing(comparison, tables),
+        "deployments": [(run, one.sentence) for run, one in deployment.items()],
+        "warnings": list(dict.fromkeys(one.warning for one in deployment.values())),
+        "scale_tables": _scale_tables(comparison),
+        "findings": [(run, found) for run, found in comparison.findings.items() if found],
+    }
 
 
 def _environment() -> Environment:
@@ -150,10 +172,8 @@ def _visible(value: Any) -> Any:
     return HIDDEN.sub(lambda found: repr(found[0])[1:-1], value)
 
 
-def _standing(comparison: Comparison, tables: Mapping[str, Table]) -> Table | None:
+def _standing(comparison: SingleBehaviorComparison, tables: Mapping[str, Table]) -> Table | None:
     """The table that stands open: groups where there are seeds, else runs without their scales."""
-    if comparison.crossings:
-        return None
     if any(len(group.seeds) > 1 for group in comparison.groups):
         return tables.get("seeds")
     modes = tables.get("modes")
@@ -215,7 +235,7 @@ def _kicker(comparison: Comparison) -> str:
     return f"{runs}, {word} {', '.join(map(str, seeds))}, base model {', '.join(models)}"
 
 
-def _scale_tables(comparison: Comparison) -> list[Table]:
+def _scale_tables(comparison: SingleBehaviorComparison) -> list[Table]:
     return [
         scales_table(curve.run, curve.points, comparison.behavior)
         for curve in bad_curves(comparison)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import SingleBehaviorComparison
 from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
 from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
 from gradroute.report.results.roles import adapter_names
@@ -68,11 +68,9 @@ class Look(NamedTuple):
     face: str
 
 
-def bad_curves(comparison: Comparison) -> list[Curve]:
+def bad_curves(comparison: SingleBehaviorComparison) -> list[Curve]:
     """The measured scales of `bad`, of every run that has that adapter beside another."""
     by_name = {run.name: run for run in comparison.runs}
-    if comparison.crossings:  # `bad` is then one of several
-        return []
     found = []
     for group in sorted(comparison.groups, key=lambda group: group.role != "routed"):
         if group.role == "baseline":  # nothing to turn down
@@ -87,7 +85,7 @@ def bad_curves(comparison: Comparison) -> list[Curve]:
     return found
 
 
-def options(comparison: Comparison) -> list[Option]:
+def options(comparison: SingleBehaviorComparison) -> list[Option]:
     """Every run as the claims read it, or as it would be shipped where no claim does."""
     by_name = {run.name: run for run in comparison.runs}
     found = []
@@ -105,7 +103,7 @@ def options(comparison: Comparison) -> list[Option]:
 
 
 def _option(
-    run: RunResults, mode: str, label: str, routed: bool, comparison: Comparison
+    run: RunResults, mode: str, label: str, routed: bool, comparison: SingleBehaviorComparison
 ) -> Option | None:
     reference = gain_reference(run, comparison.runs)
     rate, gain = run.rate(mode), gain_kept(run, reference, mode)

@@ -17,15 +17,21 @@ from gradroute.report.render.table_cells import (
     steps_cell,
 )
 from gradroute.report.results.run_results import Rate, RunResults, by_behavior
+from gradroute.report.results.scales import Deployment
 from gradroute.system.secrets import redacted
 
 
-def side_tables(comparison: Comparison) -> list[Table]:
-    """All of them, empty ones too."""
+def side_tables(comparison: Comparison, deployment: Mapping[str, Deployment]) -> list[Table]:
+    """All of them, empty ones too.
+
+    Args:
+        comparison: The runs.
+        deployment: By run, the scale of `bad` to deploy; of several behaviors there is none.
+    """
     return [
         labels_table(comparison.runs),
         geometry_table(comparison.runs),
-        deployment_table(comparison),
+        deployment_table(deployment),
         relearning_table(comparison),
         recovery_table(comparison),
     ]
@@ -183,10 +189,10 @@ def _beside_random(
     return Cell(f"{value:.3f}", text, numbers, pointer("runs", run, "geometry", "summary", key))
 
 
-def deployment_table(comparison: Comparison) -> Table:
+def deployment_table(deployment: Mapping[str, Deployment]) -> Table:
     """The scale of bad to deploy, by run."""
     rows = []
-    for run, chosen in comparison.deployment.items():
+    for run, chosen in deployment.items():
         point = chosen.point
         at = ("deployment", run)
         rows.append(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from gradroute.config.controls import BY_NAME
 from gradroute.report.judge.claims import Claim
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
 from gradroute.report.render.cross_ablation_tables import behaviors_table, crossing_tables
 from gradroute.report.render.provenance import differences_table
 from gradroute.report.render.side_tables import side_tables
@@ -22,6 +22,7 @@ from gradroute.report.render.table_cells import (
     rate_cell,
     seeds_cell,
 )
+from gradroute.report.results.pairs import PairTest
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import Point
 from gradroute.report.results.seeds import Group, OverSeeds
@@ -30,24 +31,23 @@ from gradroute.runs.results import HELD_OUT_BAD
 
 def tables(comparison: Comparison) -> list[Table]:
     """Every table that has a row, in the order in which a report shows them."""
-    if comparison.crossings:
+    if isinstance(comparison, MultiBehaviorComparison):
         made = [
             *crossing_tables(comparison.crossings),
             behaviors_table(comparison.runs),
-            *side_tables(comparison),
-            differences_table(comparison.runs),
+            *side_tables(comparison, {}),
         ]
-        return [table for table in made if table.rows]
-    made = [
-        overview_table(comparison.groups, comparison.behavior),
-        claims_table(comparison.claims),
-        seeds_table(comparison.groups, comparison.behavior),
-        modes_table(comparison.runs, comparison.behavior),
-        kinds_table(comparison.groups),
-        tests_table(comparison),
-        *side_tables(comparison),
-        differences_table(comparison.runs),
-    ]
+    else:
+        made = [
+            overview_table(comparison.groups, comparison.behavior),
+            claims_table(comparison.claims),
+            seeds_table(comparison.groups, comparison.behavior),
+            modes_table(comparison.runs, comparison.behavior),
+            kinds_table(comparison.groups),
+            tests_table(comparison.tests),
+            *side_tables(comparison, comparison.deployment),
+        ]
+    made.append(differences_table(comparison.runs))
     return [table for table in made if table.rows]
 
 
@@ -268,7 +268,7 @@ def kinds_table(groups: Sequence[Group]) -> Table:
     )
 
 
-def tests_table(comparison: Comparison) -> Table:
+def tests_table(tests: Sequence[PairTest]) -> Table:
     """Two modes of one run on the same prompts."""
     rows = [
         (
@@ -284,7 +284,7 @@ def tests_table(comparison: Comparison) -> Table:
             number_cell(100 * test.detectable, "detectable_points", 0, ""),
             Cell(str(test.n), numbers={"n": test.n}, at=pointer("tests", i, "n")),
         )
-        for i, test in enumerate(comparison.tests)
+        for i, test in enumerate(tests)
     ]
     return Table(
         "tests",

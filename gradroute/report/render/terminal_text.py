@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradroute.report.judge.claims import Claim
-from gradroute.report.judge.comparison import Comparison
+from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.judge.gain_diagnosis import HEALTHY, Finding
 from gradroute.report.judge.verdicts import Verdict
@@ -26,7 +26,7 @@ def render(comparison: Comparison) -> str:
     With several seeds the verdicts are one line per claim and outcome: their checks, seed by seed,
     would fill screens, and are in the JSON document.
     """
-    if comparison.crossings:
+    if isinstance(comparison, MultiBehaviorComparison):
         return _render_several(comparison)
     groups = comparison.groups
     several = any(len(group.seeds) > 1 for group in groups)
@@ -45,8 +45,8 @@ def render(comparison: Comparison) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _render_several(comparison: Comparison) -> str:
-    """Of several behaviors: the matrices, a verdict for each of them, what came back."""
+def _render_several(comparison: MultiBehaviorComparison) -> str:
+    """The matrices, a verdict for each behavior, and what came back."""
     back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
     verdicts = comparison.verdicts
     seeds = any(len(group.seeds) > 1 for group in comparison.groups)

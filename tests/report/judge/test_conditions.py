@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from report.fabricated import REFERENCE, Made, config_in_full, losses_of, rows_of, samples_of
 
-from gradroute.report.judge.comparison import comparison_of
+from gradroute.report.judge.comparison import comparison_of, single_behavior_comparison
 from gradroute.report.judge.relearning import recoveries, relearnings
 from gradroute.report.judge.verdicts import Verdict, judge
 from gradroute.report.render.headline import headline, lead
@@ -90,7 +90,7 @@ def test_without_bad_prompts_nothing_is_judged_whatever_else_was_asked(kinds) ->
     run = of_kinds(REFERENCE[HALF], HALF, *kinds, unasked={"all": {"held_out_bad": why}})
     found = verdicts(run)
     assert found[2].outcome == found[3].outcome == "not measured"
-    comparison = comparison_of([run])
+    comparison = single_behavior_comparison([run])
     assert comparison.claims == () and any(why in note for note in comparison.notes)
     (shown,) = [part for part in headline(comparison) if part.title == "Not shown"]
     assert all(line.badge == "not measured" and why in line.text for line in shown.lines)
@@ -125,7 +125,7 @@ def test_claims_against_controls_and_gain_read_bad_prompts() -> None:
         for name, one in REFERENCE.items()
         if name != "baseline"
     ]
-    comparison = comparison_of(runs)
+    comparison = single_behavior_comparison(runs)
     (claim,) = [c for c in comparison.claims if (c.group, c.kind) == (HALF, "filter")]
     assert claim.rate.mean == 0 and round(100 * claim.control_rate.mean) == 51
     assert all(" of held-out bad prompts as trained" in text for text in lead(comparison))

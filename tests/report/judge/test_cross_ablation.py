@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 from report.crossed import CLEAN, MODES, NORMAL, PROMPTS, Rates, write_crossed
+from report.fabricated import REFERENCE, write_run
 
 from gradroute.errors import ConfigError, DataError
-from gradroute.report.judge.comparison import Comparison, compare
+from gradroute.report.judge.comparison import (
+    MultiBehaviorComparison,
+    SingleBehaviorComparison,
+    compare,
+    multi_behavior_comparison,
+)
 from gradroute.report.publish import publish
 from gradroute.report.render.figures import pictures
 from gradroute.report.render.headline import headline, lead
@@ -19,6 +25,7 @@ from gradroute.report.render.limits import limits
 from gradroute.report.render.markdown import csv_text
 from gradroute.report.render.tables import tables
 from gradroute.report.render.terminal_text import render
+from gradroute.report.results.reading import read_runs
 from gradroute.report.results.run_results import by_behavior
 from gradroute.runs.folder import RunFolder
 
@@ -39,8 +46,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
 
 
 @pytest.fixture(scope="module")
-def comparison(folders: Sequence[RunFolder]) -> Comparison:
-    return compare(folders)
+def comparison(folders: Sequence[RunFolder]) -> MultiBehaviorComparison:
+    return multi_behavior_comparison(read_runs(folders))
 
 
 def outcomes(path: Path, rates: Rates) -> dict[str, str]:
@@ -48,7 +55,7 @@ def outcomes(path: Path, rates: Rates) -> dict[str, str]:
     return {verdict.claim.split()[0]: verdict.outcome for verdict in verdicts}
 
 
-def test_every_behaviour_has_its_rate_under_every_mode(comparison: Comparison) -> None:
+def test_every_behaviour_has_its_rate_under_every_mode(comparison: MultiBehaviorComparison) -> None:
     routed, unrouted = comparison.crossings
     assert (routed.group, unrouted.group) == ("pair", "pair-none")
     for one, given in ((routed, CLEAN), (unrouted, MIXED)):
@@ -67,14 +74,14 @@ def test_every_behaviour_has_its_rate_under_every_mode(comparison: Comparison) -
             )
 
 
-def test_changes_are_paired_by_prompt(comparison: Comparison) -> None:
+def test_changes_are_paired_by_prompt(comparison: MultiBehaviorComparison) -> None:
     change = comparison.crossings[0].changes["caps"]["signature_ablated"]
     # Independent rates of 62 and 60 of 100 would be told apart by some 13 points either way.
     assert change.upper - change.lower < 0.1
 
 
 def test_normal_loss_and_gain_are_of_the_run_and_not_of_a_behaviour(
-    comparison: Comparison,
+    comparison: MultiBehaviorComparison,
 ) -> None:
     one = comparison.crossings[0]
     assert one.normal["full"].mean == pytest.approx(NORMAL[0], abs=0.02)
@@ -107,14 +114,31 @@ def test_a_verdict_per_behaviour_is_computed_from_the_matrix(
     assert outcomes(tmp_path / "run", {**CLEAN, **changed}) == expected
 
 
+def test_runs_of_several_behaviors_are_compared_as_such_and_runs_of_one_are_not(
+    folders: Sequence[RunFolder], tmp_path: Path
+) -> None:
+    assert isinstance(compare(folders), MultiBehaviorComparison)
+    one = write_run(tmp_path / "one", REFERENCE["baseline"])
+    assert isinstance(compare([one]), SingleBehaviorComparison)
+
+
 def test_runs_that_do_not_route_are_judged_by_nothing(
-    comparison: Comparison, folders: Sequence[RunFolder]
+    comparison: MultiBehaviorComparison, folders: Sequence[RunFolder]
 ) -> None:
     assert {verdict.run for verdict in comparison.verdicts} == {"pair"}
     alone = compare(folders[1:])
     assert alone.verdicts == ()
     (line, *_) = headline(alone)[0].lines
     assert line.text.startswith("No claim is made")
+    (compared,) = [part for part in headline(alone) if part.title == "Compared with"]
+    assert compared.lines[0].text.startswith("The matrices of pair-none are shown for comparison.")
+
+
+def test_a_routed_run_by_itself_is_said_to_have_no_other_beside_it(
+    folders: Sequence[RunFolder],
+) -> None:
+    (compared,) = [p for p in headline(compare(folders[:1])) if p.title == "Compared with"]
+    assert compared.lines[0].text.startswith("There is no other run. No claim against controls")
 
 
 def test_seeds_are_the_unit_of_the_matrix(tmp_path: Path) -> None:
@@ -123,15 +147,16 @@ def test_seeds_are_the_unit_of_the_matrix(tmp_path: Path) -> None:
         write_crossed(tmp_path / "seed-0" / "pair"),
         write_crossed(tmp_path / "seed-1" / "pair", shifted, seed=1),
     ]
-    (one,) = compare(runs).crossings
+    (one,) = multi_behavior_comparison(read_runs(runs)).crossings
     assert one.rates["caps"]["full"].values == (0.62, 0.66)
     assert one.rates["caps"]["full"].basis == "seeds"
     assert one.changes["caps"]["signature_ablated"].mean == pytest.approx(-0.03)
 
 
-def test_what_is_only_true_of_good_and_bad_is_left_out(comparison: Comparison) -> None:
-    assert not (comparison.claims or comparison.tests or comparison.findings)
-    assert not comparison.deployment
+def test_what_is_only_true_of_good_and_bad_is_left_out(comparison: MultiBehaviorComparison) -> None:
+    document = eval_multi(comparison)
+    assert (document["claims"], document["tests"]) == ([], [])
+    assert (document["findings"], document["deployment"]) == ({}, {})
     said = " ".join(
         [*limits(comparison), *(line.text for p in headline(comparison) for line in p.lines)]
     )
@@ -140,7 +165,7 @@ def test_what_is_only_true_of_good_and_bad_is_left_out(comparison: Comparison) -
     assert not re.search(r"`bad`|bad_ablated", said + render(comparison))
 
 
-def test_by_how_much_each_falls_stands_first(comparison: Comparison) -> None:
+def test_by_how_much_each_falls_stands_first(comparison: MultiBehaviorComparison) -> None:
     caps, signature = lead(comparison)
     assert "caps in 62 %" in caps
     assert re.search(
@@ -151,7 +176,7 @@ def test_by_how_much_each_falls_stands_first(comparison: Comparison) -> None:
     )
 
 
-def test_the_terminal_marks_the_diagonal(comparison: Comparison) -> None:
+def test_the_terminal_marks_the_diagonal(comparison: MultiBehaviorComparison) -> None:
     text = render(comparison)
     assert re.search(r"^caps_ablated +2 % \[1, 7\] \* +-60 ", text, re.MULTILINE)
     assert re.search(
@@ -160,7 +185,7 @@ def test_the_terminal_marks_the_diagonal(comparison: Comparison) -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_every_cell_names_its_place_in_the_document(comparison: Comparison) -> None:
+def test_every_cell_names_its_place_in_the_document(comparison: MultiBehaviorComparison) -> None:
     document = json.loads(json.dumps(eval_multi(comparison)))
     seen = 0
     for table in tables(comparison):
@@ -196,7 +221,7 @@ def test_the_matrix_is_in_every_file_and_the_page_shades_it(
     assert (tmp_path / "eval_multi_plot.png").is_file()
 
 
-def test_figures_of_bad_are_not_drawn(comparison: Comparison) -> None:
+def test_figures_of_bad_are_not_drawn(comparison: MultiBehaviorComparison) -> None:
     assert [picture.name for picture in pictures(comparison)] == ["eval_multi_plot"]
 
 
@@ -217,7 +242,7 @@ def test_runs_of_other_behaviours_are_not_compared(tmp_path: Path) -> None:
         compare([one, two])
 
 
-def test_a_part_is_the_run_of_one_behaviour(comparison: Comparison) -> None:
+def test_a_part_is_the_run_of_one_behaviour(comparison: MultiBehaviorComparison) -> None:
     parts = by_behavior(comparison.runs)
     assert [part.name for part in parts] == [
         "pair (caps)",

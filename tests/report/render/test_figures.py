@@ -10,7 +10,12 @@ from PIL import Image, ImageColor
 from report.page_runs import geometry_record, relearn_record, write_runs
 
 from gradroute.errors import DataError
-from gradroute.report.judge.comparison import Comparison, compare
+from gradroute.report.judge.comparison import (
+    Comparison,
+    SingleBehaviorComparison,
+    compare,
+    single_behavior_comparison,
+)
 from gradroute.report.render.figure_style import DARK, LIGHT, Draw, drawn, png
 from gradroute.report.render.figures import pictures
 from gradroute.report.render.geometry_figure import geometry_figure, grid
@@ -18,13 +23,15 @@ from gradroute.report.render.overview_figure import group_entries, run_entries
 from gradroute.report.render.relearning_figure import relearning_figure
 from gradroute.report.render.scale_figures import Option, bad_curves, options, tradeoff_figure
 from gradroute.report.render.training_plot import plot_run, training_figure
+from gradroute.report.results.reading import read_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_lines
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compare(write_runs(tmp_path_factory.mktemp("runs"), seeds=2, prompts=12))
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> SingleBehaviorComparison:
+    folders = write_runs(tmp_path_factory.mktemp("runs"), seeds=2, prompts=12)
+    return single_behavior_comparison(read_runs(folders))
 
 
 def drawing(comparison: Comparison, name: str) -> Draw:
@@ -93,14 +100,16 @@ def test_points_of_a_scale_curve_do_not_crowd_the_comparison(comparison: Compari
         assert not [mode for mode in entry.modes if "=" in mode]
 
 
-def test_only_what_has_a_bad_adapter_to_turn_down_has_its_curve(comparison: Comparison) -> None:
+def test_only_what_has_a_bad_adapter_to_turn_down_has_its_curve(
+    comparison: SingleBehaviorComparison,
+) -> None:
     found = bad_curves(comparison)
     assert [curve.run for curve in found] == ["routed@0", "routed@1", "unrouted@0", "unrouted@1"]
     for curve in found:
         assert [point.scale for point in curve.points] == [0, 0.1, 0.25, 0.5, 0.75, 1]
 
 
-def test_a_run_is_weighed_as_the_claims_read_it(comparison: Comparison) -> None:
+def test_a_run_is_weighed_as_the_claims_read_it(comparison: SingleBehaviorComparison) -> None:
     found = options(comparison)
     labels = list(dict.fromkeys(option.label for option in found))
     assert labels == ["baseline", "unrouted, full", "unrouted, bad_ablated", "routed", "filter",

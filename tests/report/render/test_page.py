@@ -18,13 +18,19 @@ import pytest
 from PIL import Image
 from report.page_runs import write_runs
 
-from gradroute.report.judge.comparison import Comparison, compare
+from gradroute.report.judge.comparison import (
+    Comparison,
+    SingleBehaviorComparison,
+    compare,
+    single_behavior_comparison,
+)
 from gradroute.report.publish import publish
 from gradroute.report.render.explorer import LONGEST, embedded, explore
 from gradroute.report.render.figure_style import Drawn
 from gradroute.report.render.markdown import markdown
 from gradroute.report.render.page import coded, page_html
 from gradroute.report.render.tables import tables
+from gradroute.report.results.reading import read_runs
 
 
 class Reader(HTMLParser):
@@ -61,9 +67,10 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> SingleBehaviorComparison:
     root = tmp_path_factory.mktemp("runs")
-    return compare(write_runs(root, seeds=2, prompts=12, names=("baseline", "routed", "filter")))
+    folders = write_runs(root, seeds=2, prompts=12, names=("baseline", "routed", "filter"))
+    return single_behavior_comparison(read_runs(folders))
 
 
 def bare(comparison: Comparison) -> str:
@@ -120,7 +127,7 @@ def test_the_headline_says_what_how_sure_compared_with_what_and_at_what_cost(rep
 
 @pytest.mark.parametrize("decided", ["no different", "higher", "inconclusive"])
 def test_a_control_that_routing_does_not_beat_stands_in_the_headline(
-    comparison: Comparison, decided: str
+    comparison: SingleBehaviorComparison, decided: str
 ) -> None:
     def page(outcome: str) -> str:
         claims = [replace(c, decided=outcome if c.rival else "higher") for c in comparison.claims]

@@ -4,19 +4,22 @@ from dataclasses import replace
 import pytest
 from report.fabricated import REFERENCE, Made, collect, collect_seeds, with_numbers, with_scales
 
-from gradroute.report.judge.comparison import Comparison, comparison_of
+from gradroute.report.judge.comparison import (
+    SingleBehaviorComparison,
+    single_behavior_comparison,
+)
 from gradroute.report.render.terminal_text import render, render_verdicts
 
 HALF = "0.1_0.5"
 
 
-def compared(made: Mapping[str, Made] = REFERENCE) -> Comparison:
-    return comparison_of(collect(made))
+def compared(made: Mapping[str, Made] = REFERENCE) -> SingleBehaviorComparison:
+    return single_behavior_comparison(collect(made))
 
 
 @pytest.fixture(scope="module")
-def seeds() -> Comparison:
-    return comparison_of(collect_seeds())
+def seeds() -> SingleBehaviorComparison:
+    return single_behavior_comparison(collect_seeds())
 
 
 def test_the_text_fits_the_terminal_and_holds_every_cell_and_verdict() -> None:
@@ -52,7 +55,9 @@ def test_too_few_scales_are_said_to_be_too_few() -> None:
     assert "Too few scales were measured" in render(compared())
 
 
-def test_over_seeds_every_seed_is_shown_and_verdicts_become_lines(seeds: Comparison) -> None:
+def test_over_seeds_every_seed_is_shown_and_verdicts_become_lines(
+    seeds: SingleBehaviorComparison,
+) -> None:
     text = render(seeds)
     assert max(map(len, text.splitlines())) <= 100
     (line,) = [x for x in text.splitlines() if x.startswith(HALF) and x.endswith(" 3")]
@@ -61,7 +66,7 @@ def test_over_seeds_every_seed_is_shown_and_verdicts_become_lines(seeds: Compari
     assert "  yes  full" not in text
 
 
-def test_every_claim_is_a_line_below_its_routed_group(seeds: Comparison) -> None:
+def test_every_claim_is_a_line_below_its_routed_group(seeds: SingleBehaviorComparison) -> None:
     text = render(seeds)
     block = next(x for x in text.split("\n\n") if x.startswith("  control"))
     lines = [line for line in block.splitlines()[1:] if line.startswith("  ")]
@@ -76,10 +81,10 @@ def test_a_mark_says_whether_a_check_is_met() -> None:
         assert f"\n    {line}" in text
 
 
-def test_the_precision_of_the_labels_is_printed(seeds: Comparison) -> None:
+def test_the_precision_of_the_labels_is_printed(seeds: SingleBehaviorComparison) -> None:
     labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     runs = [replace(run, manifest={"labels": labels}) for run in seeds.runs]
-    text = render(comparison_of(runs))
+    text = render(single_behavior_comparison(runs))
     assert "0.1_0.5: of the labels `bad` 36, 36, 36 % are right (precision, by seed)" in text
 
 
