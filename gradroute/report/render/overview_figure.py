@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -12,20 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradroute.config.controls import BY_ROLE
-from gradroute.report.render.figure_style import (
-    LIGHT,
-    Ink,
-    blank,
-    parts,
-    png,
-    shortened,
-    style,
-    tidy,
-)
+from gradroute.report.render.figure_style import Ink, blank, parts, shortened, style, tidy
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.system.files import write_bytes
 
 _NOTE = (
     "Lines: 95 % intervals. The loss axis does not start at 0; arrows: beyond it, with the value."
@@ -66,23 +54,6 @@ class Entry:
     rates: Mapping[str, Mark]
     losses: Mapping[str, Mark]
     modes: Sequence[str]
-
-
-def eval_multi_plot(path: Path, runs: Sequence[RunResults]) -> None:
-    """Draw behavior rate and held-out normal loss of every run, see `eval_multi_figure`.
-
-    The same runs give the same bytes.
-
-    Args:
-        path: The PNG file to write, atomically.
-        runs: What to draw, in this order.
-
-    Raises:
-        MachineError: The file cannot be written.
-    """
-    behavior = str(runs[0].config["behavior"]) if runs else "behavior"
-    draw = partial(eval_multi_figure, run_entries(runs), behavior)
-    write_bytes(path, png(draw, LIGHT))
 
 
 def run_entries(runs: Sequence[RunResults]) -> list[Entry]:
