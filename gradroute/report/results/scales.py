@@ -1,7 +1,7 @@
 """Scale curves: a run while an adapter is scaled down, and the scale to deploy."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradroute.report.results.contrasts import (
@@ -134,6 +134,13 @@ def _along(
     return [points[scale] for scale in sorted(points)]
 
 
+def listed_modes(modes: Iterable[str]) -> list[str]:
+    """The modes that stand side by side: all but the points of a scale curve, which has its own."""
+    found = list(modes)
+    own = [mode for mode in found if "=" in mode]
+    return [mode for mode in found if len(own) < 3 or "=" not in mode]
+
+
 def deployment(run: RunResults, runs: Sequence[RunResults]) -> Deployment | None:
     """The scale of `bad` to deploy; None for a run that is not routed with `good` and `bad`.
 
@@ -201,8 +208,9 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
         f"{rate_text(best.rate)}{gain}."
     )
     if len(measured) < FEWEST_SCALES:
-        text += " More scales would give a better choice: gradroute eval RUN --scale "
-        "bad=0,0.1,...,1."
+        text += (
+            " More scales would give a better choice: gradroute eval RUN --scale bad=0,0.1,...,1."
+        )
     return text
 
 
