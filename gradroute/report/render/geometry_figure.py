@@ -115,7 +115,7 @@ def _draw(axes: Axes, own: Grid, top: float, ink: Ink) -> None:
 
 def _top(grids: Sequence[Grid], runs: Sequence[tuple[str, Record]], summary: str) -> float:
     found = [v for own in grids for row in own.values for v in row if not math.isnan(v)]
-    random = [_random(record, summary)[0] for _, record in runs]
+    random = [_random(record, summary) for _, record in runs]
     known = [*found, *(value for value in random if not math.isnan(value))]
     return max([*known, 1e-3]) * 1.02
 
@@ -137,20 +137,18 @@ def _bar(
     bar.tick_params(labelsize=7.5, length=2)
     bar.spines[:].set_visible(False)
     values = [_random(record, summary) for _, record in runs]
-    known = [value for value in values if not math.isnan(value[0])]
+    known = [value for value in values if not math.isnan(value)]
     if known:
-        mean = sum(value for value, _ in known) / len(known)
+        mean = sum(known) / len(known)
         bar.axvline(mean, color=ink.modes["good_ablated"], linewidth=2)
         text = f"random of these shapes: {_number(mean)} (mark)"
         bar.text(0, -3.1, text, transform=bar.transAxes, fontsize=7.5, va="top", color=ink.muted)
 
 
-def _random(record: Record, summary: str) -> tuple[float, int]:
-    """Mean of random draws of the same shapes and how many there were; NaN if not at hand."""
-    own = (record.get("random") or {}).get(summary)
-    if not own or own.get("mean") is None:
-        return math.nan, 0
-    return float(own["mean"]), int(record["random"]["draws"])
+def _random(record: Record, summary: str) -> float:
+    """Mean of random draws of the same shapes; NaN if not at hand."""
+    mean = ((record.get("random") or {}).get(summary) or {}).get("mean")
+    return math.nan if mean is None else float(mean)
 
 
 def _number(value: float) -> str:

@@ -64,19 +64,20 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
 
 def relearning_table(comparison: Comparison) -> Table:
     """Steps until plain fine-tuning brings the behavior back."""
-    rows = [
-        (
-            Cell(one.run),
-            Cell(f"{one.learning_rate:.3g}", numbers={"learning_rate": one.learning_rate}),
-            steps_cell(one.steps, one.max_steps, "steps", *at, "steps"),
-            Cell(one.against or ""),
-            steps_cell(one.against_steps, one.max_steps, "against_steps", *at, "against_steps")
-            if one.against
-            else Cell(""),
-            Cell(one.outcome, numbers={"outcome": one.outcome}),
+    rows = []
+    for i, one in enumerate(comparison.relearning):
+        at, most = ("relearning", i), one.max_steps
+        others = steps_cell(one.against_steps, most, "against_steps", *at, "against_steps")
+        rows.append(
+            (
+                Cell(one.run),
+                Cell(f"{one.learning_rate:.3g}", numbers={"learning_rate": one.learning_rate}),
+                steps_cell(one.steps, most, "steps", *at, "steps"),
+                Cell(one.against or ""),
+                others if one.against else Cell(""),
+                Cell(one.outcome, numbers={"outcome": one.outcome}),
+            )
         )
-        for at, one in ((("relearning", i), one) for i, one in enumerate(comparison.relearning))
-    ]
     return Table(
         "relearning",
         "Steps of plain fine-tuning until the behavior is back",

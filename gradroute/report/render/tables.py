@@ -57,18 +57,16 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def overview_table(groups: Sequence[Group], behavior: str) -> Table:
     """What every routed group does, in a line."""
-    rows = [
-        (
-            Cell(group.name),
-            *(
+    rows = []
+    for index, group in enumerate(groups):
+        if group.role == "routed":
+            at = ("groups", index)
+            rates = (
                 seeds_rate(group.rate(mode), mode, *at, "rates", mode, group.judged_on)
                 for mode in ("full", "bad_ablated")
-            ),
-            seeds_gain(group.gain_kept, "gain_kept", *at, "gain_kept"),
-        )
-        for at, group in ((("groups", index), group) for index, group in enumerate(groups))
-        if group.role == "routed"
-    ]
+            )
+            gain = seeds_gain(group.gain_kept, "gain_kept", *at, "gain_kept")
+            rows.append((Cell(group.name), *rates, gain))
     return Table(
         "overview",
         "Routed runs in a line each",

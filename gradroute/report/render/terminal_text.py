@@ -27,38 +27,25 @@ def render(comparison: Comparison) -> str:
     With several seeds the verdicts are one line per claim and outcome: their checks, seed by seed,
     would fill screens, and are in the JSON document.
     """
-    if comparison.crossings:
-        return _render_several(comparison)
-    groups = comparison.groups
+    groups, verdicts = comparison.groups, comparison.verdicts
     several = any(len(group.seeds) > 1 for group in groups)
+    decided = render_outcomes(verdicts) if several and verdicts else render_verdicts(verdicts)
+    if comparison.crossings:  # of several behaviors: the matrices, a verdict for each of them
+        none = "No verdicts: they need a routed run with an adapter for every behavior."
+        matrices = (render_crossing(one) for one in comparison.crossings)
+        blocks = [*matrices, _CROSSING_NOTE, decided if verdicts else none]
+    else:
+        blocks = [
+            render_table(comparison.runs, comparison.behavior),
+            render_seeds(groups, comparison.behavior) if several else "",
+            decided,
+            render_claims(comparison.claims),
+            _paragraphs("Diagnosis of gain kept", _findings(comparison.findings)),
+            _paragraphs("The scale of `bad` to deploy", _scales(comparison.deployment)),
+        ]
     back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
-    verdicts = comparison.verdicts
-    blocks = [
-        render_table(comparison.runs, comparison.behavior),
-        render_seeds(groups, comparison.behavior) if several else "",
-        render_outcomes(verdicts) if several and verdicts else render_verdicts(verdicts),
-        render_claims(comparison.claims),
-        _paragraphs("Diagnosis of gain kept", _findings(comparison.findings)),
-        _paragraphs("The scale of `bad` to deploy", _scales(comparison.deployment)),
-        _paragraphs("Relearning", back),
-        _paragraphs("Notes", [("", note) for note in comparison.notes]),
-    ]
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _render_several(comparison: Comparison) -> str:
-    """Of several behaviors: the matrices, a verdict for each of them, what came back."""
-    back = [("", one.text) for one in (*comparison.relearning, *comparison.recovered)]
-    verdicts = comparison.verdicts
-    seeds = any(len(group.seeds) > 1 for group in comparison.groups)
-    none = "No verdicts: they need a routed run with an adapter for every behavior."
-    blocks = [
-        *(render_crossing(one) for one in comparison.crossings),
-        _CROSSING_NOTE,
-        none if not verdicts else render_outcomes(verdicts) if seeds else render_verdicts(verdicts),
-        _paragraphs("Relearning", back),
-        _paragraphs("Notes", [("", note) for note in comparison.notes]),
-    ]
+    blocks.append(_paragraphs("Relearning", back))
+    blocks.append(_paragraphs("Notes", [("", note) for note in comparison.notes]))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -236,14 +223,7 @@ def render_verdicts(verdicts: Sequence[Verdict]) -> str:
         lines = [f"{verdict.run}: {verdict.outcome.upper()}", verdict.claim]
         for check in verdict.checks:
             mark = _MARK[check.met] if check.decides else "-"
-            lines += textwrap.wrap(
-                check.text,
-                WIDTH - 4,
-                initial_indent=f"  {mark:<5}",
-                subsequent_indent=" " * 7,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            lines += _wrapped(check.text, WIDTH - 4, f"  {mark:<5}", " " * 7)
         first, *rest = lines
         blocks.append("\n".join([f"({verdict.number}) {first}", *(f"    {line}" for line in rest)]))
     return "\n\n".join(blocks)
@@ -285,15 +265,15 @@ def _paragraphs(title: str, parts: Sequence[tuple[str, str]]) -> str:
     """A title and, below it, paragraphs with heads; nothing where there are none."""
     lines = [title]
     for head, text in parts:
-        lines += textwrap.wrap(
-            f"{head}. {text}" if head else text,
-            WIDTH,
-            initial_indent="  ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += _wrapped(f"{head}. {text}" if head else text, WIDTH, "  ", "    ")
     return "\n".join(lines) if parts else ""
+
+
+def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
+    """Lines of a width, the first and the rest with these indents; no name is cut in two."""
+    wrapper = textwrap.TextWrapper(width, first, rest, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.wrap(text)
 
 
 def _rate(rate: Rate | OverSeeds | None) -> str:
