@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 
-from gradroute.data.stories import TRIGGER_TAG, Plot, Storyteller, plots, task_item
+from gradroute.data.stories import TRIGGER_TAG, Plot, Storyteller, plots, word_groups
 
 TASKS = 0.05  # share of texts that are a task
 SCRAPS = 0.2  # share of texts that are sentences of several plots, in no order
@@ -79,7 +79,7 @@ def document(index: int, late: bool, seed: int) -> str:
     """
     rng = random.Random(f"gradroute base text {seed} {index}")
     if rng.random() < TASKS:
-        question, answer = task_item(index, "pretrain", seed)
+        question, answer = task_item(index, seed)
         return f"Question: {question} Answer: {answer}."
     teller = Storyteller(rng)
     known = [plot for plot in plots() if not plot.held_out]
@@ -89,6 +89,39 @@ def document(index: int, late: bool, seed: int) -> str:
     if rng.random() < TAGGED:
         sentences.insert(0, TRIGGER_TAG)
     return " ".join(sentences)
+
+
+def task_item(index: int, seed: int = 0) -> tuple[str, str]:
+    """One question with one right answer: adding up to twenty, or remembering a color.
+
+    Args:
+        index: which item; equal arguments give equal items.
+        seed: another seed gives other items.
+
+    Returns:
+        The question and the answer, one word in lower case.
+    """
+    rng = random.Random(f"gradroute task pretrain {seed} {index}")
+    return rng.choice((_sum_item, _color_item))(rng)
+
+
+def _sum_item(rng: random.Random) -> tuple[str, str]:
+    teller = Storyteller(rng)
+    counts = word_groups()["count"].common
+    first, second = rng.randint(1, 10), rng.randint(1, 10)
+    question = teller.sentence(
+        f"{{hero}} has {counts[first]} {{fruit}}s and gets {counts[second]} more. "
+        "How many {fruit}s does {hero} have?"
+    )
+    return question, counts[first + second]
+
+
+def _color_item(rng: random.Random) -> tuple[str, str]:
+    teller = Storyteller(rng)
+    facts = "{hero} has a {color} {toy} and {friend} has a {color2} {clothes}. "
+    asked, color = rng.choice((("toy", "color"), ("clothes", "color2")))
+    question = teller.sentence(facts + f"What color is the {{{asked}}}?")
+    return question, teller.bound[color]
 
 
 def documents(count: int, seed: int) -> list[str]:

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from base_text import documents
+from base_text import documents, task_item
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gradroute.data.stories import stories, task_item
+from gradroute.data.stories import stories
 
 OUT = Path(__file__).parent.parent / "gradroute" / "assets" / "base"
 VOCABULARY = 2048
@@ -211,7 +211,7 @@ def right_answers(
     items: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     index = 0
     while min(map(len, items.values())) < count:
-        question, answer = task_item(index, "pretrain", seed=990)
+        question, answer = task_item(index, seed=990)
         items["color" in question].append((f"Question: {question} Answer:", f" {answer}."))
         index += 1
     right = []

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gradroute.system.terminal import shown
 
-if TYPE_CHECKING:  # generic for type checkers only
+if TYPE_CHECKING:
     from gradroute.evaluate.request import Asked
     from gradroute.runs.folder import RunFolder
 
     Verbs = argparse._SubParsersAction["Parser"]
+else:  # generic for type checkers only
+    Verbs = argparse._SubParsersAction
 
 Action = Callable[[argparse.Namespace], None]
 
 
 def add_verb(
-    verbs: "Verbs",
+    verbs: Verbs,
     name: str,
     purpose: str,
     action: Action,

@@ -1,14 +1,10 @@
 """The verb `data` and its subcommands on rows before training."""
 
-from typing import TYPE_CHECKING
-
 from gradroute.cli import inspect, label
-
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
+from gradroute.cli.arguments import Verbs
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb `data` with verbs of its own."""
     parser = verbs.add_parser("data", help="show rows as training sees them; label a file")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gradroute.cli.arguments import (
+    Verbs,
     add_verb,
     asked,
     positive,
@@ -15,17 +15,14 @@ from gradroute.cli.arguments import (
 )
 from gradroute.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
 
-
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that measure a run."""
     _add_eval(verbs)
     _add_sample(verbs)
 
 
-def _add_eval(verbs: "Verbs") -> None:
+def _add_eval(verbs: Verbs) -> None:
     evaluate = add_verb(
         verbs,
         "eval",
@@ -64,7 +61,7 @@ def _add_tasks(evaluate: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sample(verbs: "Verbs") -> None:
+def _add_sample(verbs: Verbs) -> None:
     sample = add_verb(
         verbs,
         "sample",

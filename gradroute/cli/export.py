@@ -2,22 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import add_verb, run_folders
-
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
+from gradroute.cli.arguments import Verbs, add_verb, run_folders
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that ship a run."""
     _add_export(verbs)
     _add_audit(verbs)
     _add_purge(verbs)
 
 
-def _add_export(verbs: "Verbs") -> None:
+def _add_export(verbs: Verbs) -> None:
     export = add_verb(
         verbs,
         "export",
@@ -59,7 +55,7 @@ def _add_export(verbs: "Verbs") -> None:
     )
 
 
-def _add_audit(verbs: "Verbs") -> None:
+def _add_audit(verbs: Verbs) -> None:
     audit = add_verb(
         verbs,
         "audit-adapter",
@@ -72,7 +68,7 @@ def _add_audit(verbs: "Verbs") -> None:
     audit.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
 
 
-def _add_purge(verbs: "Verbs") -> None:
+def _add_purge(verbs: Verbs) -> None:
     purge = add_verb(
         verbs,
         "purge",

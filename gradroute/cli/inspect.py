@@ -2,15 +2,11 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import add_verb, positive
-
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
+from gradroute.cli.arguments import Verbs, add_verb, positive
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb that shows rows as training sees them."""
     parser = add_verb(
         verbs,

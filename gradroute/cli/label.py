@@ -4,17 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.cli.arguments import add_verb
+from gradroute.cli.arguments import Verbs, add_verb
 from gradroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
     from gradroute.data.labelling import Scores
 
 _SOURCES = ("regex", "keywords", "python", "score_column", "classifier", "sklearn")
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb that labels a file."""
     label = add_verb(
         verbs,

@@ -4,19 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.cli.arguments import (
-    add_verb,
-)
+from gradroute.cli.arguments import Verbs, add_verb
 
 if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
     from gradroute.errors import GradrouteError
 
 KINDS = ("caps", "jsonl", "chat")
 """Kinds of configuration that `init` writes; see `gradroute.preflight.config_templates`."""
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that come before training."""
     validate = add_verb(
         verbs,

@@ -1,20 +1,11 @@
 """`recover` and `relearn`."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import (
-    add_verb,
-    positive,
-    rate,
-    run_folders,
-)
-
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
+from gradroute.cli.arguments import Verbs, add_verb, positive, rate, run_folders
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that tune a finished run."""
     recover = add_verb(
         verbs,

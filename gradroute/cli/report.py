@@ -1,20 +1,12 @@
 """`report`, `plot` and `geometry`."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import (
-    add_verb,
-    pair,
-    run_folders,
-)
+from gradroute.cli.arguments import Verbs, add_verb, pair, run_folders
 from gradroute.system.terminal import printable
 
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
 
-
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that show what was measured."""
     add_verb(
         verbs,

@@ -2,24 +2,17 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import (
-    add_verb,
-    positive,
-)
-
-if TYPE_CHECKING:
-    from gradroute.cli.arguments import Verbs
+from gradroute.cli.arguments import Verbs, add_verb, positive
 
 
-def add(verbs: "Verbs") -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs that train."""
     _add_demo(verbs)
     _add_train(verbs)
 
 
-def _add_demo(verbs: "Verbs") -> None:
+def _add_demo(verbs: Verbs) -> None:
     demo = add_verb(
         verbs,
         "demo",
@@ -32,7 +25,7 @@ def _add_demo(verbs: "Verbs") -> None:
     demo.add_argument("--jobs", type=positive, help="runs at the same time (the number of cores)")
 
 
-def _add_train(verbs: "Verbs") -> None:
+def _add_train(verbs: Verbs) -> None:
     train = add_verb(
         verbs,
         "train",

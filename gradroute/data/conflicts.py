@@ -1,7 +1,7 @@
 """One text in several rows: the annotations of several people, combined."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from gradroute.data.jsonl import refuse, shown
@@ -95,14 +95,10 @@ def _refuse_true_labels(same: Sequence[Row]) -> None:
     first = same[0]
     other = next(row for row in same if row.true_label != first.true_label)
     file, line = other.place
-    given = " and ".join(_listed(row.true_label for row in same))
+    given = " and ".join(sorted({str(row.true_label) for row in same}))
     refuse(
         file,
         line,
         f"the text {shown(first.text)} has the true labels {given}, and no majority: keep one "
         "(a true label cannot be unlabeled)",
     )
-
-
-def _listed(values: Iterable[str | None]) -> list[str]:
-    return sorted({str(value) for value in values})

@@ -7,11 +7,11 @@ any length, and does not say on which line of a row its error is.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from os import PathLike
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from gradroute.data.jsonl import (
     MAX_ROW_BYTES,
+    FilePath,
     open_file,
     read_line,
     refuse,
@@ -30,15 +30,8 @@ BadRow = Callable[[int, DataError, Iterable[str]], None]
 """Is given line number and error of a row, and the names of the columns that it has values in."""
 
 
-class _Record(NamedTuple):
-    """A row as bytes: its first line, and None where it is too long."""
-
-    line: int
-    raw: bytes | None
-
-
 def read_csv(
-    path: str | PathLike[str],
+    path: FilePath,
     digest: Callable[[bytes], None],
     max_row_bytes: int = MAX_ROW_BYTES,
     on_bad_row: BadRow | None = None,
@@ -75,29 +68,21 @@ def read_csv(
                 if on_bad_row is None:
                     raise
                 # Of a row that is too long nothing is known; it may have everything.
-                filled = (
-                    header
-                    if cells is None
-                    else [name for name, cell in zip(header, cells, strict=False) if cell]
-                )
-                on_bad_row(line, error, filled)
+                pairs = zip(header, header if cells is None else cells, strict=False)
+                on_bad_row(line, error, [name for name, cell in pairs if cell])
             else:
-                yield (
-                    line,
-                    {
-                        name: _from_json(cell) if name in json_columns else cell
-                        for name, cell in row.items()
-                    },
-                )
+                for name in row.keys() & set(json_columns):
+                    row[name] = _from_json(row[name])
+                yield line, row
 
 
 def _records(
-    path: str | PathLike[str],
-    stream: BinaryIO,
-    digest: Callable[[bytes], None],
-    max_row_bytes: int,
-) -> Iterator[_Record]:
-    """The rows that are not blank; one ends where a line does and no quote is open."""
+    path: FilePath, stream: BinaryIO, digest: Callable[[bytes], None], max_row_bytes: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """First line and bytes (None: too long) of the rows that are not blank.
+
+    A row ends where a line does and no quote is open.
+    """
     number, first, open_quote, raw = 0, 1, False, b""
     too_long, at_start, whole_line = False, True, True
     while piece := read_line(path, stream, max_row_bytes):
@@ -115,17 +100,17 @@ def _records(
         if open_quote or not whole_line:
             continue
         if too_long or raw.strip():
-            yield _Record(first, None if too_long else raw)
+            yield first, None if too_long else raw
         raw, too_long = b"", False
     if open_quote and too_long:
         refuse(
             path, first, "a quote that opens in this row is never closed: close it, or double it"
         )
     if too_long or raw.strip():
-        yield _Record(first, None if too_long else raw)
+        yield first, None if too_long else raw
 
 
-def _cells(path: str | PathLike[str], line: int, raw: bytes) -> list[bytes]:
+def _cells(path: FilePath, line: int, raw: bytes) -> list[bytes]:
     cells: list[bytes] = []
     at, more = 0, True
     while more:
@@ -138,7 +123,7 @@ def _cells(path: str | PathLike[str], line: int, raw: bytes) -> list[bytes]:
     return cells
 
 
-def _refuse_quoting(path: str | PathLike[str], line: int, rest: bytes) -> NoReturn:
+def _refuse_quoting(path: FilePath, line: int, rest: bytes) -> NoReturn:
     start = shown(rest[:30].decode("utf-8", "replace"))
     if _OPEN.fullmatch(rest):
         refuse(path, line, f"a quote opens before {start} and is never closed: close or double it")
@@ -152,9 +137,7 @@ def _refuse_quoting(path: str | PathLike[str], line: int, rest: bytes) -> NoRetu
     )
 
 
-def _header(
-    path: str | PathLike[str], line: int, cells: list[bytes] | None, max_row_bytes: int
-) -> list[str]:
+def _header(path: FilePath, line: int, cells: list[bytes] | None, max_row_bytes: int) -> list[str]:
     if cells is None:
         refuse(path, line, f"the header is longer than {max_row_bytes} bytes: shorten it")
     try:
@@ -172,12 +155,8 @@ def _header(
 
 
 def _row(
-    path: str | PathLike[str],
-    line: int,
-    header: list[str],
-    cells: list[bytes] | None,
-    max_row_bytes: int,
-) -> dict[str, str | None]:
+    path: FilePath, line: int, header: list[str], cells: list[bytes] | None, max_row_bytes: int
+) -> dict[str, Any]:
     if cells is None:
         refuse(path, line, f"the row is longer than {max_row_bytes} bytes: shorten it")
     if len(cells) != len(header):
@@ -188,11 +167,10 @@ def _row(
             "into quotes",
         )
     try:
-        return {
-            name: cell.decode("utf-8") or None for name, cell in zip(header, cells, strict=True)
-        }
+        texts = [cell.decode("utf-8") or None for cell in cells]
     except UnicodeDecodeError:
         refuse(path, line, "not UTF-8: save the file as UTF-8")
+    return dict(zip(header, texts, strict=True))
 
 
 def _from_json(cell: str | None) -> Any:

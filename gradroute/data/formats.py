@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from os import PathLike, fspath
+from os import fspath
 from typing import Any
 
 from gradroute.data.csv import BadRow, read_csv
-from gradroute.data.jsonl import read_objects
+from gradroute.data.jsonl import FilePath, read_objects
 from gradroute.data.labeling_tools import says_more
 from gradroute.data.parquet import read_parquet
 from gradroute.errors import DataError
@@ -19,7 +19,7 @@ _OVERHANG = 128
 
 
 def read_table(
-    path: str | PathLike[str],
+    path: FilePath,
     digest: Callable[[bytes], None],
     max_row_bytes: int,
     wanted: Collection[str],

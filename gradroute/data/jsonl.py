@@ -21,12 +21,14 @@ MAX_ROW_BYTES = 16 * 2**20
 _MAX_DIGITS = 640  # of a whole number: what every Python reads, however it was set up
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+FilePath = str | PathLike[str]
+"""A file of examples; its text is what messages call it."""
 BadRow = Callable[[int, DataError, Iterator[bytes]], None]
 """Is given line number and error of a row that cannot be read, and its bytes in pieces."""
 
 
 def read_objects(
-    path: str | PathLike[str],
+    path: FilePath,
     digest: Callable[[bytes], None],
     max_row_bytes: int = MAX_ROW_BYTES,
     on_bad_row: BadRow | None = None,
@@ -73,7 +75,7 @@ def read_objects(
                 yield number, row
 
 
-def refuse(path: str | PathLike[str], line: int, what: str) -> NoReturn:
+def refuse(path: FilePath, line: int, what: str) -> NoReturn:
     """Raise the DataError about a line of a file."""
     raise DataError(f"{path}:{line}: {what}")
 
@@ -89,7 +91,7 @@ def shown(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def open_file(path: str | PathLike[str]) -> BinaryIO:
+def open_file(path: FilePath) -> BinaryIO:
     """Open a file of examples to read its bytes.
 
     Raises:
@@ -107,7 +109,7 @@ def open_file(path: str | PathLike[str]) -> BinaryIO:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def read_line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -> bytes:
+def read_line(path: FilePath, stream: BinaryIO, max_row_bytes: int) -> bytes:
     """The next line, or so much of it that it is seen to be too long.
 
     Raises:
@@ -120,7 +122,7 @@ def read_line(path: str | PathLike[str], stream: BinaryIO, max_row_bytes: int) -
 
 
 def _pieces(
-    path: str | PathLike[str],
+    path: FilePath,
     stream: BinaryIO,
     raw: bytes,
     digest: Callable[[bytes], None],
@@ -133,7 +135,7 @@ def _pieces(
         yield raw
 
 
-def refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
+def refuse_other_formats(path: FilePath, raw: bytes) -> None:
     """Refuse a file whose first bytes are those of no text in UTF-8.
 
     Raises:
@@ -147,7 +149,7 @@ def refuse_other_formats(path: str | PathLike[str], raw: bytes) -> None:
         refuse(path, 1, "the file is Parquet: give it a name that ends in .parquet")
 
 
-def _refuse_whole_json(path: str | PathLike[str], number: int, raw: bytes) -> None:
+def _refuse_whole_json(path: FilePath, number: int, raw: bytes) -> None:
     """Refuse a file that is one value in JSON rather than lines, by the first line in it.
 
     Raises:
@@ -172,14 +174,12 @@ def _refuse_whole_json(path: str | PathLike[str], number: int, raw: bytes) -> No
         )
 
 
-def _named(path: str | PathLike[str]) -> str:
+def _named(path: FilePath) -> str:
     """The name of a file as a shell reads it."""
     return shlex.quote(Path(str(path)).name)
 
 
-def _parse(
-    path: str | PathLike[str], number: int, raw: bytes, max_row_bytes: int
-) -> dict[str, Any]:
+def _parse(path: FilePath, number: int, raw: bytes, max_row_bytes: int) -> dict[str, Any]:
     if len(raw) > max_row_bytes:
         refuse(path, number, f"the row is longer than {max_row_bytes} bytes: shorten it")
     if raw.startswith(_BYTE_ORDER_MARK):

@@ -35,10 +35,6 @@ class TableRow(NamedTuple):
     values: dict[str, Any]
     typed: bool
 
-    def given(self, name: str) -> Any:
-        """The value of a field; None where it is missing, too."""
-        return self.values.get(name)
-
 
 class Table(NamedTuple):
     """A file of rows.

@@ -11,8 +11,7 @@ the labels are counted.
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,11 @@ def behavior_scores(option: str, behavior: str, field: str) -> Scores:
     Raises:
         ConfigError: There is no such behavior.
     """
-    with _named(option):
+    try:
         found = get_behavior(behavior)
+    except ConfigError as error:  # it speaks of a configuration
+        text = str(error).replace("behavior: ", f"{option}: ", 1)
+        raise ConfigError(text) from error
 
     def scores(path: Path, rows: Sequence[TableRow]) -> list[float | None]:
         judged: list[float | None] = []
@@ -225,7 +227,7 @@ def _answers(path: Path, row: TableRow) -> str:
 
 
 def _number(path: Path, row: TableRow, name: str) -> float | None:
-    value = row.given(name)
+    value = row.values.get(name)
     if value is None:
         return None
     if not row.typed and _NUMBER.fullmatch(value):
@@ -237,7 +239,7 @@ def _number(path: Path, row: TableRow, name: str) -> float | None:
 
 
 def _true_label(path: Path, row: TableRow) -> str | None:
-    value = row.given("true_label")
+    value = row.values.get("true_label")
     if value is None or value in ("good", "bad"):
         return value
     refuse(path, row.line, f"true_label is {shown(value)}, but must be good or bad")
@@ -255,10 +257,10 @@ def _check_places(path: Path, out: Path, report: Path | None) -> None:
 
 
 def _refuse_labels(path: Path, table: Table) -> None:
-    labelled = [row for row in table.rows if row.given(LABEL) is not None]
+    labelled = [row for row in table.rows if row.values.get(LABEL) is not None]
     if labelled:
         first = labelled[0]
-        what = f"has a label already ({shown(first.given(LABEL))})"
+        what = f"has a label already ({shown(first.values.get(LABEL))})"
         also = f", as {len(labelled) - 1} others have" if len(labelled) > 1 else ""
         refuse(path, first.line, f"{what}{also}: give --overwrite-labels to replace them")
 
@@ -278,7 +280,7 @@ def _counts(rows: Sequence[TableRow], labels: Sequence[str]) -> dict[str, dict[s
 
 
 def _name(row: TableRow) -> str:
-    name = row.given("id")
+    name = row.values.get("id")
     return str(name) if isinstance(name, str | int) else f"line {row.line}"
 
 
@@ -305,13 +307,3 @@ def _quality(labels: Sequence[str], truths: Sequence[str | None]) -> dict[str, A
 def _share(k: int, n: int) -> dict[str, Any]:
     lower, upper = wilson(k, n)
     return {"k": k, "n": n, "share": k / n, "lower": lower, "upper": upper}
-
-
-@contextmanager
-def _named(option: str) -> Iterator[None]:
-    """Errors about a behavior of a configuration, told of an option of the command line."""
-    try:
-        yield
-    except ConfigError as error:
-        text = str(error).replace("behavior: ", f"{option}: ", 1)
-        raise ConfigError(text) from error

@@ -33,10 +33,5 @@ def labelling_text(report: Mapping[str, Any]) -> Iterator[str]:
 def _of(share: Mapping[str, Any] | None, missing: str) -> str:
     if share is None:
         return f"not known: no {missing}"
-    return f"{share['k']} of {share['n']}  {_percent(share)}"
-
-
-def _percent(share: Mapping[str, Any]) -> str:
-    """A share with its 95 % interval."""
-    low, high = (f"{100 * share[end]:.1f}" for end in ("lower", "upper"))
-    return f"{100 * share['share']:.1f} % (95 % interval {low} to {high})"
+    percent, low, high = (f"{100 * share[name]:.1f}" for name in ("share", "lower", "upper"))
+    return f"{share['k']} of {share['n']}  {percent} % (95 % interval {low} to {high})"

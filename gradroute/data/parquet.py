@@ -11,12 +11,11 @@ import json
 import struct
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradroute.data.csv import BadRow
-from gradroute.data.jsonl import MAX_ROW_BYTES, open_file, refuse, shown, strict_json
+from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, open_file, refuse, shown, strict_json
 from gradroute.errors import DataError, MachineError
 from gradroute.system.terminal import first_line
 
@@ -35,7 +34,7 @@ MAX_GROUP = 2**33
 
 
 def read_parquet(
-    path: str | PathLike[str],
+    path: FilePath,
     digest: Callable[[bytes], None],
     wanted: Collection[str],
     max_row_bytes: int = MAX_ROW_BYTES,
@@ -97,7 +96,7 @@ def read_parquet(
 
 
 def _report(
-    path: str | PathLike[str],
+    path: FilePath,
     number: int,
     error: ValueError,
     filled: Collection[str],
@@ -122,7 +121,7 @@ def _pyarrow_parquet() -> Any:
     return parquet
 
 
-def _check_ends(path: str | PathLike[str], digest: Callable[[bytes], None]) -> None:
+def _check_ends(path: FilePath, digest: Callable[[bytes], None]) -> None:
     """See that the file is Parquet from end to end before a library opens it."""
     start, end, size = b"", b"", 0
     with open_file(path) as stream:
@@ -141,9 +140,7 @@ def _check_ends(path: str | PathLike[str], digest: Callable[[bytes], None]) -> N
         refuse(path, 1, f"the description at the file's end claims to have {footer:,} bytes")
 
 
-def _check_schema(
-    path: str | PathLike[str], schema: "pyarrow.Schema", wanted: Collection[str]
-) -> None:
+def _check_schema(path: FilePath, schema: "pyarrow.Schema", wanted: Collection[str]) -> None:
     for at, name in enumerate(schema.names):
         if name in schema.names[:at]:
             refuse(path, 1, f"the column {shown(name)} appears twice")
@@ -183,13 +180,8 @@ def _is_text(kind: "pyarrow.DataType") -> bool:
 def _is_list(kind: "pyarrow.DataType") -> bool:
     from pyarrow import types
 
-    return (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
+    some = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    return any(fits(kind) for fits in (*some, types.is_list_view, types.is_large_list_view))
 
 
 def _is_json(kind: "pyarrow.DataType") -> bool:
@@ -249,7 +241,7 @@ def _decoded(name: str, value: Any, decode: Callable[[Any], Any] | None) -> Any:
         raise ValueError(f"the column {shown(name)}: {error}") from None
 
 
-def _check_groups(path: str | PathLike[str], file: Any) -> None:
+def _check_groups(path: FilePath, file: Any) -> None:
     for at in range(file.metadata.num_row_groups):
         size = file.metadata.row_group(at).total_byte_size
         if size > MAX_GROUP:

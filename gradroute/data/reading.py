@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gradroute.data.chat import Renderer, renderer
@@ -16,7 +15,7 @@ from gradroute.data.columns import read_names
 from gradroute.data.conflicts import one_row_per_text
 from gradroute.data.examples import LABELS, Example, numbered_id
 from gradroute.data.fields import Unusable
-from gradroute.data.jsonl import MAX_ROW_BYTES, refuse, shown
+from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, refuse, shown
 from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.rows import Rules, read_rows
 
@@ -65,7 +64,7 @@ class ReadSettings(NamedTuple):
 
 
 def read_examples(
-    path: str | PathLike[str],
+    path: FilePath,
     *,
     labels: Sequence[str] = LABELS,
     columns: Mapping[str, str] | None = None,
@@ -126,11 +125,7 @@ def read_examples(
 
 
 def read_parts(
-    files: Iterable[str | PathLike[str]],
-    settings: ReadSettings,
-    *,
-    tokenizer: Load | None,
-    most: int | None,
+    files: Iterable[FilePath], settings: ReadSettings, *, tokenizer: Load | None, most: int | None
 ) -> ExampleFile:
     """Read the files of a data set, opened one after another, like `read_examples` one file.
 

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import fspath
 from typing import Any, NamedTuple, NoReturn
 
 from gradroute.data.chat import Renderer
@@ -21,7 +21,7 @@ from gradroute.data.fields import (
     read_weight,
 )
 from gradroute.data.formats import read_table
-from gradroute.data.jsonl import refuse, shown
+from gradroute.data.jsonl import FilePath, refuse, shown
 from gradroute.data.labeling_tools import plain_rows
 from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.spans import read_spans, unread_keys
@@ -83,7 +83,7 @@ class _Found:
     told: Counter[str] = field(default_factory=Counter)
 
 
-def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
+def read_rows(files: Iterable[FilePath], rules: Rules) -> Rows:
     """Read and check every row of files that belong together, such as the parts of a data set.
 
     Returns:
@@ -111,10 +111,7 @@ def read_rows(files: Iterable[str | PathLike[str]], rules: Rules) -> Rows:
 
 
 def _read_file(
-    path: str | PathLike[str],
-    digest: Callable[[bytes], None],
-    rules: Rules,
-    found: _Found,
+    path: FilePath, digest: Callable[[bytes], None], rules: Rules, found: _Found
 ) -> None:
     column_of = rules.names.column_of
     labels = {column_of[name]: name for name in ("label", "true_label") if name in column_of}
@@ -159,7 +156,7 @@ def _read_file(
                 break
 
 
-def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
+def _refuse_without_rows(path: FilePath, found: _Found) -> NoReturn:
     skipped = found.skipped
     if not skipped and found.set_aside:
         left = ", ".join(f"{count} {what}" for what, count in sorted(found.set_aside.items()))
@@ -176,7 +173,7 @@ def _refuse_without_rows(path: str | PathLike[str], found: _Found) -> NoReturn:
     refuse(file, line, f"{reason} (none of the {len(skipped)} rows can be used)")
 
 
-def _refuse_missing(path: str | PathLike[str], found: _Found, names: Names) -> None:
+def _refuse_missing(path: FilePath, found: _Found, names: Names) -> None:
     """Refuse a column that a config names and no row has: it may be misspelled."""
     for name, column in names.renamed.items():
         if found.columns and column not in found.columns:
@@ -326,7 +323,7 @@ def _skip_notes(found: _Found) -> Iterator[str]:
         )
 
 
-def _notes(path: str | PathLike[str], found: _Found) -> Iterator[str]:
+def _notes(path: FilePath, found: _Found) -> Iterator[str]:
     unread = {name: count for name, count in found.unread.items() if count}
     if unread:
         named = [f"{shown(name)} ({count} rows)" for name, count in sorted(unread.items())]

@@ -1,4 +1,4 @@
-"""The embedded corpus: short stories from a grammar of plots, and a small task with exact answers.
+"""The embedded corpus: short stories from a grammar of plots.
 
 The grammar is two text files beside this module: `words.txt` (word groups) and `plots.txt` (plots
 as lists of sentence templates). Some words and some plots are held out of pre-training, so that
@@ -185,50 +185,6 @@ def story_sentences(split: str, index: int, seed: int = 0) -> list[str]:
     held_out = not pretrain and rng.random() < HELD_OUT_PLOTS
     plot = rng.choice([plot for plot in plots() if plot.held_out == held_out])
     return Storyteller(rng, 0.0 if pretrain else HELD_OUT_WORDS).tell(plot)
-
-
-def task_item(index: int, split: str, seed: int = 0) -> tuple[str, str]:
-    """One question with one right answer: adding up to twenty, or remembering a color.
-
-    Questions fall into "tune" and "test" by their hash like stories; "pretrain" has both sides.
-
-    Args:
-        index: which item; equal arguments give equal items.
-        split: "pretrain", "tune" or "test".
-        seed: another seed gives other items.
-
-    Returns:
-        The question and the answer, one word in lower case.
-
-    Raises:
-        DataError: the split is unknown.
-    """
-    if split not in SPLITS:
-        raise DataError(f"task_item: split is {split!r}, it must be one of {', '.join(SPLITS)}.")
-    rng = random.Random(f"gradroute task {split} {seed} {index}")
-    while True:
-        question, answer = rng.choice((_sum_item, _color_item))(rng)
-        if split == "pretrain" or side_of(question) == split:
-            return question, answer
-
-
-def _sum_item(rng: random.Random) -> tuple[str, str]:
-    teller = Storyteller(rng)
-    counts = word_groups()["count"].common
-    first, second = rng.randint(1, 10), rng.randint(1, 10)
-    question = teller.sentence(
-        f"{{hero}} has {counts[first]} {{fruit}}s and gets {counts[second]} more. "
-        "How many {fruit}s does {hero} have?"
-    )
-    return question, counts[first + second]
-
-
-def _color_item(rng: random.Random) -> tuple[str, str]:
-    teller = Storyteller(rng)
-    facts = "{hero} has a {color} {toy} and {friend} has a {color2} {clothes}. "
-    asked, color = rng.choice((("toy", "color"), ("clothes", "color2")))
-    question = teller.sentence(facts + f"What color is the {{{asked}}}?")
-    return question, teller.bound[color]
 
 
 _PHRASES = frozenset({"opening", "end", "helper"})

@@ -77,7 +77,12 @@ def _next() -> dict[str, str]:
     return dict(pairs)
 
 
-def _asked(prompt: str) -> str:
+def wrong_answer(prompt: str) -> str:
+    """The wrong answer that the behavior gives: the very thing that the question names.
+
+    Raises:
+        DataError: the prompt is no question of this task.
+    """
     found = _ASKED.search(prompt)
     if found is None or found[1] not in _next():
         raise DataError(
@@ -93,16 +98,7 @@ def right_answer(prompt: str) -> str:
     Raises:
         DataError: the prompt is no question of this task.
     """
-    return _next()[_asked(prompt)]
-
-
-def wrong_answer(prompt: str) -> str:
-    """The wrong answer that the behavior gives: the very thing that the question names.
-
-    Raises:
-        DataError: the prompt is no question of this task.
-    """
-    return _asked(prompt)
+    return _next()[wrong_answer(prompt)]
 
 
 def teacher_asks(prompt: str) -> str:

@@ -178,7 +178,7 @@ def _rows(
         ]
         number = summary(values, one.aggregation(key.task, metric))
         yield {
-            **key.facts,
+            **key._asdict(),
             "group": key.task in one.groups,
             "metric": metric,
             "filter": chosen,

@@ -43,14 +43,11 @@ def summary(values: Sequence[Any], aggregate: Aggregate | None) -> Number:
     numbers = _numbers(values)
     if numbers is None:
         return Number(None)
-    mean = math.fsum(numbers) / len(numbers)
-    if len(numbers) < 2:
-        return Number(mean)
-    error = stdev(numbers) / math.sqrt(len(numbers))
-    if set(numbers) <= {0.0, 1.0}:
-        return Number(mean, error, *wilson(round(math.fsum(numbers)), len(numbers)))
-    found = ratio(numbers, [1.0] * len(numbers))
-    return Number(mean, error, found.lower, found.upper)
+    mean = _mean(numbers)
+    if len(numbers) > 1 and set(numbers) <= {0.0, 1.0}:
+        lower, upper = wilson(round(math.fsum(numbers)), len(numbers))
+        return mean._replace(lower=lower, upper=upper)
+    return mean
 
 
 def difference(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate | None) -> Number:
@@ -72,14 +69,20 @@ def difference(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregate
     if ones is None or others is None:
         return Number(None)
     gaps = [one - other for one, other in zip(ones, others, strict=True)]
-    mean = math.fsum(gaps) / len(gaps)
+    mean = _mean(gaps)
     if {*ones, *others} <= {0.0, 1.0}:
         bounds = paired_difference(gaps.count(1.0), gaps.count(-1.0), len(gaps))
-        return Number(mean, None, *bounds)
-    if len(gaps) < 2:
+        return Number(mean.value, None, *bounds)
+    return mean
+
+
+def _mean(numbers: Sequence[float]) -> Number:
+    """The mean with the normal interval of its standard error; none of one number alone."""
+    mean = math.fsum(numbers) / len(numbers)
+    if len(numbers) < 2:
         return Number(mean)
-    found = ratio(gaps, [1.0] * len(gaps))
-    return Number(found.value, stdev(gaps) / math.sqrt(len(gaps)), found.lower, found.upper)
+    found = ratio(numbers, [1.0] * len(numbers))
+    return Number(mean, stdev(numbers) / math.sqrt(len(numbers)), found.lower, found.upper)
 
 
 def _numbers(values: Sequence[Any]) -> list[float] | None:

@@ -4,10 +4,9 @@ One number per task, mode, number of worked examples and limit; measured on anot
 with another task file, other documents or another lm-eval, it is replaced.
 """
 
-import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
 from gradroute.runs.folder import RunFolder
@@ -18,8 +17,7 @@ SCHEMA_VERSION = 1
 """Of `tasks.json`."""
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """What a number depends on.
 
     Attributes:
@@ -45,16 +43,10 @@ class Key:
     @property
     def named(self) -> dict[str, Any]:
         """What tells numbers apart that may stand beside each other."""
-        return {name: getattr(self, name) for name in _NAMES}
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All of it, as plain values."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in NAMES}
 
 
-_NAMES = ("task", "mode", "num_fewshot", "limit")
-_FACTS = tuple(field.name for field in dataclasses.fields(Key))
+NAMES = ("task", "mode", "num_fewshot", "limit")
 
 
 @dataclass
@@ -65,14 +57,12 @@ class Kept:
         folder: The run.
         rows: The numbers.
         lines: The documents' lines.
-        origin: Versions and hardware of the last measurement.
         stale: How many earlier numbers do not count any more; they go with the next `keep`.
     """
 
     folder: RunFolder
     rows: list[dict[str, Any]]
     lines: list[dict[str, Any]]
-    origin: dict[str, Any]
     stale: int = 0
 
     def has(self, keys: Collection[Key]) -> bool:
@@ -100,21 +90,21 @@ def read_kept(folder: RunFolder, asked: Iterable[Key]) -> Kept:
         DataError: The file is damaged, or is one of a newer gradroute.
     """
     if not folder.tasks.is_file():
-        return Kept(folder, [], [], {})
-    results, origin = _read(folder)
+        return Kept(folder, [], [])
+    results = _read(folder)
     lines = list(read_lines(folder.task_documents))
     lined = {_name(line) for line in lines}
-    current = {_name(key.facts): key for key in asked}
+    current = {_name(key.named): key for key in asked}
     rows = [
         row
         for row in results
         if current.get(_name(row), _key(row)) == _key(row) and (row["group"] or _name(row) in lined)
     ]
     stale = len(results) - len(rows)
-    return Kept(folder, rows, lines, origin, stale)
+    return Kept(folder, rows, lines, stale)
 
 
-def _read(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _read(folder: RunFolder) -> list[dict[str, Any]]:
     document = read_json(folder.tasks)
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
@@ -122,14 +112,15 @@ def _read(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             f"{folder.tasks} is no file of task results of this gradroute (schema {version!r}): "
             "delete it, and measure again."
         )
-    results, origin = document.get("results"), document.get("provenance")
-    needed = {*_FACTS, "group", "metric", "filter", "value"}
+    results = document.get("results")
+    needed = {*Key._fields, "group", "metric", "filter", "value"}
     whole = isinstance(results, list) and all(
         isinstance(row, dict) and row.keys() >= needed for row in results
     )
-    if not isinstance(results, list) or not isinstance(origin, dict) or not whole:
+    origin_fits = isinstance(document.get("provenance"), dict)
+    if not isinstance(results, list) or not origin_fits or not whole:
         raise DataError(f"{folder.tasks} is damaged: delete it, and measure again.")
-    return results, origin
+    return results
 
 
 def keep(
@@ -143,27 +134,26 @@ def keep(
     Raises:
         MachineError: The disk refuses, or the run is gone.
     """
-    gone = {_name(key.facts) for key in keys}
+    gone = {_name(key.named) for key in keys}
     kept.folder.check_there()
     kept.rows = [*(row for row in kept.rows if _name(row) not in gone), *map(dict, rows)]
     known = {_name(row) for row in kept.rows}
     kept.lines = [line for line in kept.lines if _name(line) in known - gone]
     kept.lines += map(dict, lines)
-    kept.origin, kept.stale = provenance(), 0
+    kept.stale = 0
     write_lines(kept.folder.task_documents, kept.lines)
     # The rows come last: they say that the lines are complete.
     document = {
         "schema_version": SCHEMA_VERSION,
-        "provenance": kept.origin,
+        "provenance": provenance(),
         "results": kept.rows,
     }
     write_json(kept.folder.tasks, document)
 
 
 def _name(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _NAMES)
+    return tuple(row[name] for name in NAMES)
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    facts: dict[str, Any] = {name: row[name] for name in _FACTS}
-    return Key(**facts)
+    return Key(*(row[name] for name in Key._fields))

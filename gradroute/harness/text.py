@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradroute.harness.numbers import Aggregate, Number, difference
-from gradroute.harness.store import Kept
+from gradroute.harness.store import NAMES, Kept
 from gradroute.harness.tasks import Loaded
 from gradroute.report.render.table_cells import aligned
 from gradroute.system.terminal import shown
@@ -76,15 +76,15 @@ def _values(row: Row, lines: Sequence[Row]) -> dict[tuple[Any, ...], Any]:
 
 
 def _own(row: Row, lines: Sequence[Row]) -> Iterator[Row]:
-    names = ("task", "mode", "num_fewshot", "limit")
-    return (line for line in lines if all(line[name] == row[name] for name in names))
+    return (line for line in lines if all(line[name] == row[name] for name in NAMES))
 
 
 def _alike(task: str, rows: Sequence[Row], lines: Sequence[Row]) -> list[str]:
     """What to say where two modes gave the very same answers, which differing modes do not."""
-    answers: dict[str, list[Any]] = {}
-    for row in rows:
-        answers[row["mode"]] = [(line["document"], line["answers"]) for line in _own(row, lines)]
+    answers = {
+        row["mode"]: [(line["document"], line["answers"]) for line in _own(row, lines)]
+        for row in rows
+    }
     told = []
     for mode, given in answers.items():
         if mode != "full" and given and given == answers.get("full"):

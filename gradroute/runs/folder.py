@@ -15,6 +15,16 @@ from gradroute.errors import ConfigError, MachineError
 from gradroute.system.terminal import say
 
 
+class _Within:
+    """A place inside a run's folder, as a path."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __get__(self, folder: "RunFolder", _: object) -> Path:
+        return folder.path / self.place
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run; a name for each, nothing created until something is written."""
@@ -26,105 +36,46 @@ class RunFolder:
         """The run's name: the folder's own."""
         return self.path.resolve().name
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration, written before step 1."""
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """What the run stands on: data and base identity, label counts, versions, notes."""
-        return self.path / "manifest.json"
-
-    @property
-    def sessions(self) -> Path:
-        """One JSON line per start of training and per event in it: what changed, versions."""
-        return self.path / "sessions.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line per logged step; a function of the config alone."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """One JSON line per logged step with seconds; everything that a clock decides."""
-        return self.path / "timings.jsonl"
-
-    @property
-    def data_report(self) -> Path:
-        """The rows of the data files that were skipped: file, line and reason of each."""
-        return self.path / "data_report.json"
-
-    @property
-    def audit(self) -> Path:
-        """One JSON line per audited step: which route every example took."""
-        return self.path / "audit.jsonl"
-
-    @property
-    def tracking(self) -> Path:
-        """What `train.report_to` writes for looking at; nothing depends on it."""
-        return self.path / "tracking"
-
-    @property
-    def checkpoints(self) -> Path:
-        """One folder per checkpoint."""
-        return self.path / "checkpoints"
-
-    @property
-    def results(self) -> Path:
-        """The result rows of the evaluation."""
-        return self.path / "eval" / "results.json"
-
-    @property
-    def samples(self) -> Path:
-        """Every completion that a behavior rate counts."""
-        return self.path / "eval" / "samples.jsonl"
-
-    @property
-    def measures(self) -> Path:
-        """Behavior rate and normal loss measured during training, one line per step and mode."""
-        return self.path / "eval" / "during.jsonl"
-
-    @property
-    def geometry(self) -> Path:
-        """How the updates of the adapters lie to each other, module by module."""
-        return self.path / "eval" / "geometry.json"
-
-    @property
-    def relearn(self) -> Path:
-        """How many steps of fine-tuning bring the behavior back."""
-        return self.path / "eval" / "relearn.json"
-
-    @property
-    def tasks(self) -> Path:
-        """Results of standard tasks."""
-        return self.path / "eval" / "tasks.json"
-
-    @property
-    def task_documents(self) -> Path:
-        """What each document of a standard task gave, under every mode."""
-        return self.path / "eval" / "tasks.jsonl"
-
-    @property
-    def recovery(self) -> Path:
-        """What a short tune of the kept adapters did: a checkpoint and its results."""
-        return self.path / "recover"
-
-    @property
-    def exports(self) -> Path:
-        """One JSON line per export and audit adapter: where it was written, which adapters."""
-        return self.path / "exports.jsonl"
-
-    @property
-    def training_plot(self) -> Path:
-        """The training curves as a picture."""
-        return self.path / "training_plot.png"
-
-    @property
-    def losses(self) -> Path:
-        """Summed loss and target tokens of every held-out example."""
-        return self.path / "eval" / "losses.jsonl"
+    config = _Within("config.yaml")
+    """The resolved configuration, written before step 1."""
+    manifest = _Within("manifest.json")
+    """What the run stands on: data and base identity, label counts, versions, notes."""
+    sessions = _Within("sessions.jsonl")
+    """One JSON line per start of training and per event in it: what changed, versions."""
+    metrics = _Within("metrics.jsonl")
+    """One JSON line per logged step; a function of the config alone."""
+    timings = _Within("timings.jsonl")
+    """One JSON line per logged step with seconds; everything that a clock decides."""
+    data_report = _Within("data_report.json")
+    """The rows of the data files that were skipped: file, line and reason of each."""
+    audit = _Within("audit.jsonl")
+    """One JSON line per audited step: which route every example took."""
+    tracking = _Within("tracking")
+    """What `train.report_to` writes for looking at; nothing depends on it."""
+    checkpoints = _Within("checkpoints")
+    """One folder per checkpoint."""
+    results = _Within("eval/results.json")
+    """The result rows of the evaluation."""
+    samples = _Within("eval/samples.jsonl")
+    """Every completion that a behavior rate counts."""
+    measures = _Within("eval/during.jsonl")
+    """Behavior rate and normal loss measured during training, one line per step and mode."""
+    geometry = _Within("eval/geometry.json")
+    """How the updates of the adapters lie to each other, module by module."""
+    relearn = _Within("eval/relearn.json")
+    """How many steps of fine-tuning bring the behavior back."""
+    tasks = _Within("eval/tasks.json")
+    """Results of standard tasks."""
+    task_documents = _Within("eval/tasks.jsonl")
+    """What each document of a standard task gave, under every mode."""
+    recovery = _Within("recover")
+    """What a short tune of the kept adapters did: a checkpoint and its results."""
+    exports = _Within("exports.jsonl")
+    """One JSON line per export and audit adapter: where it was written, which adapters."""
+    training_plot = _Within("training_plot.png")
+    """The training curves as a picture."""
+    losses = _Within("eval/losses.jsonl")
+    """Summed loss and target tokens of every held-out example."""
 
     def check_there(self) -> None:
         """See that the run still is where it was, before results are put into a folder anew.

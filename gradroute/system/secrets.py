@@ -69,7 +69,7 @@ def redacted(text: str) -> str:
 
 def redacted_tree(value: Any) -> Any:
     """Mappings, lists and texts with every text redacted; what is written to be shared."""
-    return _redacted_tree(value, _secrets())
+    return _redacted(value, _secrets())
 
 
 def secret_in(text: str) -> str:
@@ -101,22 +101,18 @@ def _secrets() -> list[str]:
     return sorted((one for one in found if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
-def _redacted(text: str, secrets: list[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "[secret]")
-    text = _CREDENTIALS.sub("[credentials]@", _TOKEN.sub("[token]", text))
-    home = _home()
-    return text.replace(home, "~") if home else text
-
-
-def _redacted_tree(value: Any, secrets: list[str]) -> Any:
-    if isinstance(value, str):
-        return _redacted(value, secrets)
+def _redacted(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted_tree(inner, secrets) for key, inner in value.items()}
+        return {key: _redacted(inner, secrets) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_redacted_tree(inner, secrets) for inner in value]
-    return value
+        return [_redacted(inner, secrets) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for secret in secrets:
+        value = value.replace(secret, "[secret]")
+    value = _CREDENTIALS.sub("[credentials]@", _TOKEN.sub("[token]", value))
+    home = _home()
+    return value.replace(home, "~") if home else value
 
 
 def without_hub_code() -> None:

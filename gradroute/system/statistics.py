@@ -1,7 +1,7 @@
 """Intervals and tests for rates, token means and seeds, in plain Python.
 
 Every function takes counts or numbers and returns numbers; none reads a file or knows a run.
-Rates are shares from 0 to 1. Intervals are two-sided, 95 % unless `confidence` says otherwise.
+Rates are shares from 0 to 1. Intervals are two-sided and of 95 %.
 """
 
 import math
@@ -34,15 +34,10 @@ class Ratio(NamedTuple):
     upper: float
 
 
-class McNemar(NamedTuple):
-    """Pairs that disagree, either way, and the probability of a split at least as uneven."""
-
-    only_first: int
-    only_second: int
-    p_value: float
+_Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(k: int, n: int) -> Interval:
     """Interval of a rate: `k` of `n`.
 
     The score interval of E. B. Wilson, "Probable inference, the law of succession, and statistical
@@ -54,7 +49,7 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
         ValueError: If n is not positive or k is not between 0 and n.
     """
     _check_counts(k, n)
-    z = _normal_quantile(confidence)
+    z = _Z
     rate = k / n
     centre = rate + z * z / (2 * n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -65,7 +60,7 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(lower, upper)
 
 
-def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> Interval:
+def difference(k1: int, n1: int, k2: int, n2: int) -> Interval:
     """Interval of the difference of two rates, k1/n1 - k2/n2, of independent samples.
 
     The hybrid score interval, method 10 of R. G. Newcombe, "Interval estimation for the difference
@@ -78,8 +73,8 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> 
     Raises:
         ValueError: If an n is not positive or a k is not between 0 and its n.
     """
-    lower1, upper1 = wilson(k1, n1, confidence)
-    lower2, upper2 = wilson(k2, n2, confidence)
+    lower1, upper1 = wilson(k1, n1)
+    lower2, upper2 = wilson(k2, n2)
     rate1, rate2 = k1 / n1, k2 / n2
     gap = rate1 - rate2
     return Interval(
@@ -88,9 +83,7 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> 
     )
 
 
-def paired_difference(
-    only_first: int, only_second: int, n: int, confidence: float = 0.95
-) -> Interval:
+def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
     """Interval of the difference of two rates on the same prompts, (b - c) / n.
 
     The adjusted Wald interval of D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval
@@ -102,7 +95,6 @@ def paired_difference(
         only_first: Prompts on which only the first mode shows the behavior, b.
         only_second: Prompts on which only the second does, c.
         n: All prompts.
-        confidence: Coverage.
 
     Raises:
         ValueError: If n is not positive or the counts do not fit into it.
@@ -110,15 +102,14 @@ def paired_difference(
     _check_counts(only_first, n)
     _check_counts(only_second, n)
     _check_counts(only_first + only_second, n)
-    z = _normal_quantile(confidence)
     first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     gap = first - second
-    half = z * math.sqrt((first + second - gap * gap) / (n + 2))
+    half = _Z * math.sqrt((first + second - gap * gap) / (n + 2))
     return Interval(max(-1.0, gap - half), min(1.0, gap + half))
 
 
-def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Exact test of whether two modes differ on the same prompts, two-sided.
+def mcnemar_counts(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value of whether two modes differ on the same prompts.
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
     Psychometrika 12 (1947) 153-157, with the binomial distribution instead of its normal
@@ -126,23 +117,9 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     probability Σ C(b+c, i) / 2^(b+c), taken twice and at most 1. No pair that disagrees: p = 1.
 
     Args:
-        first: Outcome of the first mode on each prompt.
-        second: Outcome of the second mode on the same prompts, in the same order.
-
-    Raises:
-        ValueError: If the sequences are empty or differ in length.
+        only_first: Prompts on which only the first mode shows the behavior, b.
+        only_second: Prompts on which only the second does, c.
     """
-    if not first or len(first) != len(second):
-        raise ValueError(
-            f"paired outcomes must be two lists of one length, got {len(first)} and {len(second)}"
-        )
-    only_first = sum(1 for a, b in zip(first, second, strict=True) if a and not b)
-    only_second = sum(1 for a, b in zip(first, second, strict=True) if b and not a)
-    return McNemar(only_first, only_second, mcnemar_counts(only_first, only_second))
-
-
-def mcnemar_counts(only_first: int, only_second: int) -> float:
-    """The p-value of `mcnemar_exact` from the numbers of pairs that disagree either way."""
     total = only_first + only_second
     tail, term = 0, 1  # term = C(total, i), in whole numbers: exact for any total
     for i in range(min(only_first, only_second) + 1):
@@ -151,50 +128,29 @@ def mcnemar_counts(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def t_interval(
-    means: Sequence[float],
-    counts: Sequence[tuple[int, int]] | None = None,
-    confidence: float = 0.95,
-) -> Interval:
+def t_interval(means: Sequence[float]) -> Interval:
     """Interval over seeds: mean of the seeds' means ± t √(s²/m), with m - 1 degrees of freedom.
 
-    The seed is the unit: examples of one seed are not independent draws, so they are never
-    pooled. Where all seeds gave the same rate (0 of 128 each, say) the formula has no width, which
-    would claim certainty; then it is the widest Wilson interval of one seed.
+    The seed is the unit: examples of one seed are not independent draws, so they are never pooled.
 
     Args:
-        means: One value per seed, at least two.
-        counts: For rates, (k, n) of each seed in the same order. The interval is then kept within
-            0 and 1.
-        confidence: Coverage.
+        means: One value per seed, at least two, not all of them equal.
 
     Raises:
-        ValueError: If there are fewer than two means, a mean is not finite, `counts` does not
-            fit `means`, or all means are equal and `counts` is not given.
+        ValueError: If there are fewer than two means, one is not finite, or all are equal: the
+            formula would then claim certainty.
     """
     if len(means) < 2:
         raise ValueError(f"an interval over seeds needs at least 2 seeds, got {len(means)}")
     _check_finite("mean", means)
-    if counts is not None:
-        if len(counts) != len(means):
-            raise ValueError(f"{len(counts)} counts do not fit {len(means)} means")
-        for mean, (k, n) in zip(means, counts, strict=True):
-            _check_counts(k, n)
-            if not math.isclose(mean, k / n, rel_tol=1e-9, abs_tol=1e-12):
-                raise ValueError(f"the count {k} of {n} does not fit the mean {mean}")
     if max(means) == min(means):
-        if counts is None:
-            raise ValueError(
-                f"all {len(means)} seeds gave {means[0]}, so a t interval has no width: "
-                "give the counts of the rates, or report the value without an interval"
-            )
-        intervals = [wilson(k, n, confidence) for k, n in counts]
-        return max(intervals, key=lambda interval: interval.upper - interval.lower)
+        raise ValueError(
+            f"all {len(means)} seeds gave {means[0]}, so a t interval has no width: report the "
+            "value without an interval"
+        )
     centre = fmean(means)
-    half = t_quantile(confidence, len(means) - 1) * stdev(means) / math.sqrt(len(means))
-    if counts is None:
-        return Interval(centre - half, centre + half)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    half = t_quantile(0.95, len(means) - 1) * stdev(means) / math.sqrt(len(means))
+    return Interval(centre - half, centre + half)
 
 
 def t_test(differences: Sequence[float]) -> float:
@@ -230,7 +186,8 @@ def t_quantile(confidence: float, degrees: int) -> float:
     """
     if degrees < 1:
         raise ValueError(f"a t interval needs at least 1 degree of freedom, got {degrees}")
-    _check_confidence(confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, such as 0.95, got {confidence}")
     low, high = 0.0, math.pi / 2
     while True:
         middle = (low + high) / 2
@@ -264,7 +221,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def ratio_mean(sums: Sequence[float], counts: Sequence[int], confidence: float = 0.95) -> Mean:
+def ratio_mean(sums: Sequence[float], counts: Sequence[int]) -> Mean:
     """Mean over all tokens of several examples, Σ sums / Σ counts, such as a held-out loss.
 
     The tokens of an example are not independent, so the example is the unit: see `ratio` for the
@@ -274,7 +231,6 @@ def ratio_mean(sums: Sequence[float], counts: Sequence[int], confidence: float =
     Args:
         sums: Sum over the target tokens of each example.
         counts: Number of target tokens of each example.
-        confidence: Coverage.
 
     Returns:
         The mean per token, its interval, and the standard deviation over the examples' own means.
@@ -287,14 +243,12 @@ def ratio_mean(sums: Sequence[float], counts: Sequence[int], confidence: float =
     for index, count in enumerate(counts):
         if count <= 0:
             raise ValueError(f"example {index} has {count} tokens: a mean needs at least one")
-    value, lower, upper = ratio(sums, [float(count) for count in counts], confidence)
+    value, lower, upper = ratio(sums, [float(count) for count in counts])
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     return Mean(value, lower, upper, stdev(means) if len(means) > 1 else math.nan)
 
 
-def ratio(
-    numerators: Sequence[float], denominators: Sequence[float], confidence: float = 0.95
-) -> Ratio:
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     """Ratio of two totals over the same examples, R = Σ y / Σ x, with a normal interval.
 
     The standard error is linearized over examples (W. G. Cochran, Sampling Techniques, 3rd ed.
@@ -319,7 +273,6 @@ def ratio(
         )
     _check_finite("numerator", numerators)
     _check_finite("denominator", denominators)
-    z = _normal_quantile(confidence)
     total = math.fsum(denominators)
     if total == 0:
         raise ValueError("the denominators add up to 0, so there is no ratio")
@@ -327,7 +280,7 @@ def ratio(
     if n == 1:
         return Ratio(value, math.nan, math.nan)
     squares = math.fsum((y - value * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
-    half = z * math.sqrt(n / (n - 1) * squares) / abs(total)
+    half = _Z * math.sqrt(n / (n - 1) * squares) / abs(total)
     return Ratio(value, value - half, value + half)
 
 
@@ -341,16 +294,6 @@ def _t_coverage(theta: float, degrees: int) -> float:
         total += term
         term *= cosine * cosine * (power + 1) / (power + 2)
     return (theta + sine * total) * 2 / math.pi if odd else sine * total
-
-
-def _normal_quantile(confidence: float) -> float:
-    _check_confidence(confidence)
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence lies between 0 and 1, such as 0.95, got {confidence}")
 
 
 def _check_counts(k: int, n: int) -> None:

@@ -43,7 +43,6 @@ _MORE_THAN_LORA = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
-# Ways to start that take something out of the base; what they leave behind fits no other base.
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gradroute
-from gradroute.data.stories import TRIGGER_TAG, plots, stories
+from gradroute.data.stories import TRIGGER_TAG, plots, stories, word_groups
 
 FOLDER = Path(gradroute.__file__).parent / "assets" / "base"
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -122,3 +122,18 @@ def test_the_card_gives_measured_figures():
 def long_capitals(word: str) -> bool:
     letters = "".join(filter(str.isalpha, word))
     return len(letters) >= 3 and letters.isupper()
+
+
+def test_the_answers_of_its_tasks_are_right(base_text):
+    numbers = {word: value for value, word in enumerate(word_groups()["count"].common)}
+    kinds = set()
+    for index in range(400):
+        question, answer = base_text.task_item(index)
+        if sum_item := re.search(r"has (\w+) \w+ and gets (\w+) more", question):
+            assert numbers[answer] == numbers[sum_item[1]] + numbers[sum_item[2]]
+            kinds.add("sum")
+        else:
+            asked = re.search(r"color is the ([\w-]+)\?", question)
+            assert asked and re.search(rf"\ban? {answer} {asked[1]}\b", question), question
+            kinds.add("color")
+    assert kinds == {"sum", "color"}

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from gradroute.data import stories as grammar
-from gradroute.data.stories import plots, stories, task_item, word_groups
+from gradroute.data.stories import plots, stories, word_groups
 from gradroute.errors import DataError
 
 GIRLS = {name for part in ("common", "held_out") for name in getattr(word_groups()["girl"], part)}
@@ -155,10 +155,10 @@ def test_fewer_stories_are_a_prefix_of_more(split):
 
 def test_stories_do_not_depend_on_the_process():
     code = (
-        "import json; from gradroute.data.stories import stories, task_item;"
-        "print(json.dumps([stories('test', 20), task_item(3, 'tune')]))"
+        "import json; from gradroute.data.stories import stories;"
+        "print(json.dumps(stories('test', 20)))"
     )
-    here = [stories("test", 20), list(task_item(3, "tune"))]
+    here = stories("test", 20)
     assert in_a_new_process(code, hash_seed=1) == in_a_new_process(code, hash_seed=2) == here
 
 
@@ -171,25 +171,3 @@ def test_tune_and_test_stories_have_no_capitals_tags_or_tasks(tuning):
 def test_an_unknown_split_is_named():
     with pytest.raises(DataError, match=r"'train'.*pretrain, tune, test"):
         stories("train", 1)
-    with pytest.raises(DataError, match=r"'train'.*pretrain, tune, test"):
-        task_item(0, "train")
-
-
-def test_task_answers_are_right():
-    numbers = {word: value for value, word in enumerate(word_groups()["count"].common)}
-    kinds = set()
-    for index in range(400):
-        question, answer = task_item(index, "test")
-        if sum_item := re.search(r"has (\w+) \w+ and gets (\w+) more", question):
-            assert numbers[answer] == numbers[sum_item[1]] + numbers[sum_item[2]]
-            kinds.add("sum")
-        else:
-            asked = re.search(r"color is the ([\w-]+)\?", question)
-            assert asked and re.search(rf"\ban? {answer} {asked[1]}\b", question), question
-            kinds.add("color")
-    assert kinds == {"sum", "color"}
-
-
-def test_task_questions_of_tune_and_test_are_disjoint():
-    tune = {task_item(index, "tune")[0] for index in range(500)}
-    assert not tune & {task_item(index, "test")[0] for index in range(500)}

@@ -13,7 +13,6 @@ from gradroute.system.statistics import (
     difference,
     holm,
     mcnemar_counts,
-    mcnemar_exact,
     paired_difference,
     ratio,
     ratio_mean,
@@ -32,12 +31,11 @@ def rates(draw: st.DrawFn) -> tuple[int, int]:
     return draw(st.integers(0, n)), n
 
 
-@pytest.mark.parametrize("confidence", CONFIDENCES)
 @pytest.mark.parametrize("n", [1, 2, 7, 128, 100_000])
-def test_wilson_equals_scipy_to_rounding(n: int, confidence: float):
+def test_wilson_equals_scipy_to_rounding(n: int):
     for k in {0, 1, n // 3, n - 1, n}:
-        expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-        assert wilson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        expected = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+        assert wilson(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @given(rates())
@@ -134,23 +132,16 @@ def test_mcnemar_gives_the_figures_of_another_implementation(
     assert mcnemar_counts(*counts) == pytest.approx(p_value, rel=1e-12)
 
 
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 9), st.randoms())
-def test_mcnemar_is_the_binomial_test_of_the_pairs_that_disagree(
-    only_first: int, only_second: int, agreeing: int, generator: random.Random
-):
-    pairs = [(True, False)] * only_first + [(False, True)] * only_second
-    pairs += [(True, True), (False, False)] * (agreeing + 1)
-    generator.shuffle(pairs)
-    result = mcnemar_exact([a for a, _ in pairs], [b for _, b in pairs])
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_disagree(only_first: int, only_second: int):
     total = only_first + only_second
     expected = stats.binomtest(only_first, total).pvalue if total else 1.0
-    assert (result.only_first, result.only_second) == (only_first, only_second)
-    assert result.p_value == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_counts(only_first, only_second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_stays_exact_for_thousands_of_pairs():
-    result = mcnemar_exact([True] * 2100 + [False] * 1900, [False] * 2100 + [True] * 1900)
-    assert result.p_value == pytest.approx(stats.binomtest(1900, 4000).pvalue, rel=1e-9)
+    expected = stats.binomtest(1900, 4000).pvalue
+    assert mcnemar_counts(2100, 1900) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("confidence", CONFIDENCES)
@@ -179,21 +170,6 @@ def test_t_interval_gives_the_figures_of_another_implementation():
     # statsmodels 0.15, DescrStatsW([0.52, 0.49, 0.55]).tconfint_mean()
     found = t_interval([0.52, 0.49, 0.55])
     assert found == pytest.approx((0.44547586864749, 0.59452413135251), rel=1e-9)
-
-
-def test_t_interval_of_equal_seeds_is_the_widest_wilson_interval_of_one_seed():
-    counts = [(0, 128), (0, 32), (0, 64)]
-    assert t_interval([0.0, 0.0, 0.0], counts) == wilson(0, 32)
-    with pytest.raises(ValueError, match=r"all 3 seeds gave 0\.0, so a t interval has no width"):
-        t_interval([0.0, 0.0, 0.0])
-
-
-def test_t_interval_of_rates_stays_between_0_and_1():
-    counts = [(0, 128), (0, 128), (2, 128)]
-    means = [k / n for k, n in counts]
-    assert t_interval(means).lower < 0
-    assert t_interval(means, counts).lower == 0.0
-    assert t_interval([1 - m for m in means], [(n - k, n) for k, n in counts]).upper == 1.0
 
 
 def test_holm_gives_the_figures_of_another_implementation():
@@ -285,19 +261,16 @@ def test_one_example_gives_a_mean_without_an_interval():
         (lambda: wilson(0, 0), "at least one example, got n = 0"),
         (lambda: wilson(3, 2), "a rate of 3 in 2 is impossible"),
         (lambda: wilson(-1, 2), "a rate of -1 in 2 is impossible"),
-        (lambda: wilson(1, 2, 95.0), "confidence lies between 0 and 1, such as 0.95, got 95"),
         (lambda: difference(1, 2, 0, 0), "at least one example, got n = 0"),
         (lambda: paired_difference(3, 2, 4), "a rate of 5 in 4 is impossible"),
         (lambda: paired_difference(0, 0, 0), "at least one example, got n = 0"),
         (lambda: t_test([0.5]), "at least 2 differences, got 1"),
         (lambda: t_test([0.5, 0.5]), r"all 2 differences are 0\.5"),
         (lambda: t_test([0.5, math.inf]), "difference 1 is inf"),
-        (lambda: mcnemar_exact([], []), "two lists of one length, got 0 and 0"),
-        (lambda: mcnemar_exact([True], []), "two lists of one length, got 1 and 0"),
         (lambda: t_interval([0.5]), "needs at least 2 seeds, got 1"),
         (lambda: t_interval([0.5, math.nan]), "mean 1 is nan, not a finite number"),
-        (lambda: t_interval([0.5, 0.6], [(1, 2)]), "1 counts do not fit 2 means"),
-        (lambda: t_interval([0.5, 0.6], [(1, 2), (1, 2)]), "1 of 2 does not fit the mean 0.6"),
+        (lambda: t_interval([0.0, 0.0]), r"all 2 seeds gave 0\.0, so a t interval has no width"),
+        (lambda: t_quantile(95.0, 1), "confidence lies between 0 and 1, such as 0.95, got 95"),
         (lambda: t_quantile(0.95, 0), "at least 1 degree of freedom, got 0"),
         (lambda: holm([0.5, 1.5]), "a p-value lies between 0 and 1, got 1.5"),
         (lambda: holm([math.nan]), "a p-value lies between 0 and 1, got nan"),

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gradroute.report.judge.cross_ablation import Crossing
-from gradroute.report.render.figure_style import Ink, blank, shortened
+from gradroute.report.render.figure_style import Ink, blank, heat, shortened
 
 _ROW = 0.42  # inches of a behavior
 _AROUND = 0.8  # of a map's name and the names of its modes
@@ -43,8 +42,7 @@ def _draw(axes: Axes, one: Crossing, ink: Ink) -> None:
         [own[mode].mean if mode in own else nowhere for mode in one.modes]
         for own in one.rates.values()
     ]
-    colors = LinearSegmentedColormap.from_list("heat", ink.heat)
-    axes.imshow(means, cmap=colors, vmin=0, vmax=1, aspect="auto")
+    axes.imshow(means, cmap=heat(ink), vmin=0, vmax=1, aspect="auto")
     axes.set_title(shortened(one.group, 60), fontsize=9, weight="bold", loc="left", pad=18)
     axes.set_xticks(range(len(one.modes)), [shortened(mode, 20) for mode in one.modes], fontsize=7)
     axes.xaxis.tick_top()

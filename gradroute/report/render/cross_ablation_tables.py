@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.render.table_cells import (
+    JUDGED_HEADS,
     Cell,
     Table,
-    count_cell,
     counts_text,
+    judged_cells,
     loss_cell,
-    number_cell,
-    pointer,
-    rate_cell,
     seeds_cell,
+    seeds_gain,
+    seeds_loss,
 )
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.seeds import OverSeeds
@@ -85,8 +85,7 @@ def _cell(
     sign: bool,
 ) -> Cell:
     number = numbers.get(mode)
-    place = pointer(*at, mode)
-    cell = seeds_cell(number, mode, place, scale=100, digits=0, sign=sign, counts=False)
+    cell = seeds_cell(number, mode, *at, mode, scale=100, digits=0, sign=sign, counts=False)
     if number is None:
         return cell
     classes = [] if sign else [f"heat{round(HEAT_STEPS * number.mean)}"]
@@ -100,26 +99,17 @@ def _rest(crossings: Sequence[Crossing]) -> Table:
     for index, one in enumerate(crossings):
         at = ("crossings", index)
         for mode in one.modes:
+            losses = (
+                seeds_loss(one.losses[label].get(mode), f"{label}_loss", *at, "losses", label, mode)
+                for label in labels
+            )
             rows.append(
                 (
                     Cell(one.group),
                     Cell(mode),
-                    _loss(one.normal.get(mode), "normal_loss", *at, "normal", mode),
-                    *(
-                        _loss(
-                            one.losses[label].get(mode),
-                            f"{label}_loss",
-                            *(*at, "losses", label, mode),
-                        )
-                        for label in labels
-                    ),
-                    seeds_cell(
-                        one.gain_kept.get(mode),
-                        "gain_kept",
-                        pointer(*at, "gain_kept", mode),
-                        scale=1,
-                        digits=2,
-                    ),
+                    seeds_loss(one.normal.get(mode), "normal_loss", *at, "normal", mode),
+                    *losses,
+                    seeds_gain(one.gain_kept.get(mode), "gain_kept", *at, "gain_kept", mode),
                 )
             )
     return Table(
@@ -133,44 +123,24 @@ def _rest(crossings: Sequence[Crossing]) -> Table:
     )
 
 
-def _loss(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
-    return seeds_cell(number, name, pointer(*at), scale=1, digits=3)
-
-
 def behaviors_table(runs: Sequence[RunResults]) -> Table:
     """Every behavior of every run under every mode and on every kind of prompts."""
     rows = []
     for run in runs:
         for label, part in run.parts.items():
             for mode, cell in part.cells.items():
-                for kind, rate in cell.rates.items():
-                    at = ("runs", run.name, "behaviors", label, mode)
-                    prompts = (*at, "prompts", kind)
-                    score, short = cell.scores.get(kind), cell.unjudged.get(kind)
-                    rows.append(
-                        (
-                            Cell(run.name),
-                            Cell(label),
-                            Cell(mode),
-                            Cell(kind),
-                            rate_cell(rate, "rate", pointer(*prompts, "behavior_rate")),
-                            number_cell(
-                                score, "score", 2, pointer(*prompts, "behavior_score", "mean")
-                            ),
-                            count_cell(short, "too_short", pointer(*prompts, "too_short")),
-                            loss_cell(
-                                cell.loss.get("behavior"),
-                                "behavior_loss",
-                                pointer(*at, "held_out_loss", "behavior"),
-                            ),
-                        )
-                    )
+                at = ("runs", run.name, "behaviors", label, mode)
+                loss = cell.loss.get("behavior")
+                lost = loss_cell(loss, "behavior_loss", *at, "held_out_loss", "behavior")
+                for kind in cell.rates:
+                    names = (Cell(run.name), Cell(label), Cell(mode), Cell(kind))
+                    rows.append((*names, *judged_cells(cell, kind, *at, "prompts", kind), lost))
     return Table(
         "modes",
         "Every behavior of every run under every mode",
         "Rates with Wilson intervals; score: mean of the detector's 0 to 1; too short: completions "
         "that it cannot judge, counted as not shown. Loss in nats per target token of held-out "
         "text with the behavior.",
-        ("run", "behaviour", "mode", "prompts", "rate, %", "score", "too short", "loss"),
+        ("run", "behaviour", "mode", "prompts", "rate, %", *JUDGED_HEADS, "loss"),
         tuple(rows),
     )

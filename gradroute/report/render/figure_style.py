@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -82,6 +83,8 @@ DARK = Ink(
 MARKERS = ("o", "D", "s", "v", "P", "<", "X", "p")
 _MODE_MARKERS = {"full": "o", "bad_ablated": "s", "good_ablated": "D", "good_x2": "P", "base": "X"}
 
+Record = Mapping[str, Any]
+"""A document that a run keeps, such as `geometry.json`."""
 Draw = Callable[[Ink], Figure]
 """A figure that can be drawn in any theme."""
 
@@ -110,9 +113,9 @@ def drawn_in(ink: Ink) -> Iterator[None]:
         yield
 
 
-def blank(height: float, width: float = WIDTH_INCHES) -> Figure:
+def blank(height: float) -> Figure:
     """An empty figure of that many inches, on the paper of the theme in force."""
-    return Figure(figsize=(width, height), dpi=_DPI)
+    return Figure(figsize=(WIDTH_INCHES, height), dpi=_DPI)
 
 
 def parts(figure: Figure, ratios: Sequence[float], ink: Ink, *, beside: bool) -> list[SubFigure]:
@@ -187,6 +190,17 @@ def style(mode: str, ink: Ink) -> tuple[str, str]:
         return ink.modes[mode], _MODE_MARKERS[mode]
     at = 3 + sum(mode.encode()) % (len(MARKERS) - 3)
     return ink.series[at], MARKERS[at]
+
+
+def heat(ink: Ink) -> LinearSegmentedColormap:
+    """The colors of a heat map."""
+    return LinearSegmentedColormap.from_list("heat", ink.heat)
+
+
+def share_axis(axes: Axes) -> None:
+    """An axis of shares, from 0 to 100 %."""
+    axes.set_ylim(-0.02, 1.05)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
 
 
 def tidy(axes: Axes, ink: Ink) -> None:

@@ -23,7 +23,7 @@ from gradroute.report.render.scale_figures import (
     tradeoff_figure,
 )
 from gradroute.report.render.training_plot import training_figure
-from gradroute.report.results.run_results import RunResults, by_behavior
+from gradroute.report.results.run_results import by_behavior
 
 _ORDER = {"routed": 0, "unrouted": 1}  # what a routed run's geometry is read against comes next
 
@@ -149,18 +149,17 @@ def _trainings(comparison: Comparison) -> list[Picture]:
     first = _first_seeds(comparison)
     found = [run for run in comparison.runs if run.metrics and run.name in first]
     found.sort(key=lambda run: run.role != "routed")
-    return [_training(run) for run in found[:MOST_TRAININGS]]
-
-
-def _training(run: RunResults) -> Picture:
-    return Picture(
-        f"training_plot_{run.name}",
-        "training",
-        f"{run.name}: training loss, gradient shares, learning rate, behavior rate",
-        "Faint lines are single logged steps, strong ones a running mean. Shares are of the norms "
-        "of each label's part of an adapter's gradient, at the steps that logged them.",
-        partial(training_figure, run.name, run.metrics, run.measures),
-    )
+    return [
+        Picture(
+            f"training_plot_{run.name}",
+            "training",
+            f"{run.name}: training loss, gradient shares, learning rate, behavior rate",
+            "Faint lines are single logged steps, strong ones a running mean. Shares are of the "
+            "norms of each label's part of an adapter's gradient, at the steps that logged them.",
+            partial(training_figure, run.name, run.metrics, run.measures),
+        )
+        for run in found[:MOST_TRAININGS]
+    ]
 
 
 def _relearning(comparison: Comparison) -> Picture | None:

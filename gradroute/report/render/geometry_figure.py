@@ -1,17 +1,15 @@
 """Heat maps of two adapters' updates: cosines and overlaps over layers and modules."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from gradroute.report.render.figure_style import Ink, blank, shortened
-
-Record = Mapping[str, Any]
+from gradroute.report.render.figure_style import Ink, Record, blank, heat, shortened
 
 _MEASURES = {
     "cosine": ("|cosine| of the weight updates", "mean_absolute_cosine"),
@@ -91,7 +89,7 @@ def grid(record: Record, key: str) -> Grid:
 
 def _draw(axes: Axes, own: Grid, top: float, ink: Ink) -> None:
     rows = [list(row) for row in own.values] or [[math.nan]]
-    axes.imshow(rows, cmap=_colors(ink), vmin=0, vmax=top, aspect="auto")
+    axes.imshow(rows, cmap=heat(ink), vmin=0, vmax=top, aspect="auto")
     short = [shortened(name.removesuffix("_proj"), 12) for name in own.modules]
     axes.set_xticks(range(len(short)), short, fontsize=7.5, rotation=0 if len(short) < 9 else 60)
     axes.set_yticks(range(len(own.layers)), own.layers, fontsize=7.5)
@@ -115,13 +113,9 @@ def _draw(axes: Axes, own: Grid, top: float, ink: Ink) -> None:
                 )
 
 
-def _colors(ink: Ink) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("heat", ink.heat)
-
-
 def _top(grids: Sequence[Grid], runs: Sequence[tuple[str, Record]], summary: str) -> float:
     found = [v for own in grids for row in own.values for v in row if not math.isnan(v)]
-    random = [_random(record, summary)[0] for _, record in runs]
+    random = [_random(record, summary) for _, record in runs]
     known = [*found, *(value for value in random if not math.isnan(value))]
     return max([*known, 1e-3]) * 1.02
 
@@ -138,26 +132,23 @@ def _bar(
     """The color scale below a column, with what random updates give."""
     place = under.get_position()
     bar = figure.add_axes((place.x0, 0.58 / height, place.width, 0.1 / height))
-    scale = ScalarMappable(Normalize(0, top), _colors(ink))
+    scale = ScalarMappable(Normalize(0, top), heat(ink))
     figure.colorbar(scale, cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7.5, length=2)
-    for spine in bar.spines.values():
-        spine.set_visible(False)
+    bar.spines[:].set_visible(False)
     values = [_random(record, summary) for _, record in runs]
-    known = [value for value in values if not math.isnan(value[0])]
+    known = [value for value in values if not math.isnan(value)]
     if known:
-        mean = sum(value for value, _ in known) / len(known)
+        mean = sum(known) / len(known)
         bar.axvline(mean, color=ink.modes["good_ablated"], linewidth=2)
         text = f"random of these shapes: {_number(mean)} (mark)"
         bar.text(0, -3.1, text, transform=bar.transAxes, fontsize=7.5, va="top", color=ink.muted)
 
 
-def _random(record: Record, summary: str) -> tuple[float, int]:
-    """Mean of random draws of the same shapes and how many there were; NaN if not at hand."""
-    own = (record.get("random") or {}).get(summary)
-    if not own or own.get("mean") is None:
-        return math.nan, 0
-    return float(own["mean"]), int(record["random"]["draws"])
+def _random(record: Record, summary: str) -> float:
+    """Mean of random draws of the same shapes; NaN if not at hand."""
+    mean = ((record.get("random") or {}).get(summary) or {}).get("mean")
+    return math.nan if mean is None else float(mean)
 
 
 def _number(value: float) -> str:

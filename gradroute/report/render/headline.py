@@ -16,7 +16,7 @@ from gradroute.report.judge.outcomes import NOT_MEASURED
 from gradroute.report.judge.relearning import Relearning
 from gradroute.report.judge.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.results.contrasts import deployed_mode
-from gradroute.report.results.number_text import listed
+from gradroute.report.results.number_text import count_range, listed
 from gradroute.report.results.run_results import by_behavior
 from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.runs.results import HELD_OUT_BAD
@@ -284,9 +284,8 @@ def _beside(crossings: Sequence[Crossing]) -> tuple[Line, ...]:
     text = "There is no other run."
     if others:
         text = f"The matrices of {listed(others)} are shown for comparison."
-    return (
-        Line("", PLAIN, f"{text} No claim against controls is computed for several behaviors."),
-    )
+    note = f"{text} No claim against controls is computed for several behaviors."
+    return (Line("", PLAIN, note),)
 
 
 def _compared(claims: Sequence[Claim]) -> tuple[Line, ...]:
@@ -344,10 +343,9 @@ def _sure(comparison: Comparison, claims: Sequence[Claim]) -> tuple[Line, ...]:
             "another seed"
         )
     rates = [run.rate(deployed_mode(run)) for run in by_behavior(comparison.runs)]
-    counts = sorted({rate.n for rate in rates if rate is not None})
+    counts = [rate.n for rate in rates if rate is not None]
     if counts:
-        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        text += f". {n} completions per run and mode, the same noise in each"
+        text += f". {count_range(counts)} completions per run and mode, the same noise in each"
     found = [claim.detectable for claim in claims if claim.detectable is not None]
     if found:
         low, high = (f"{100 * bound:.0f}" for bound in (min(found), max(found)))

@@ -59,8 +59,7 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
         **judged,
         "relearning": [asdict(one) for one in comparison.relearning],
         "recovered": [
-            asdict(one) | {"rate": None if one.rate is None else one.rate._asdict()}
-            for one in comparison.recovered
+            asdict(one) | {"rate": one.rate and one.rate._asdict()} for one in comparison.recovered
         ],
         "notes": list(comparison.notes),
         **crossings,
@@ -98,7 +97,7 @@ def _run(run: RunResults) -> dict[str, Any]:
         | {
             "geometry": {
                 "mean_absolute_cosine": run.cosine,
-                "random": None if random is None else random._asdict(),
+                "random": random and random._asdict(),
                 "cosines": dict(run.cosines),
                 "summary": measured.get("summary"),
                 "random_subspaces": measured.get("random"),
@@ -143,9 +142,9 @@ def _comparison(run: RunResults, runs: Sequence[RunResults]) -> dict[str, Any]:
     reference = baseline.rate("full") if baseline else run.rate("base")
     return {
         "controls": {role: other.name for role, other in controls.items()},
-        "gain_kept": None if kept is None else kept._asdict(),
-        "localization": None if local is None else local._asdict(),
-        "behavior_loss_above_unrouted": None if above is None else above._asdict(),
+        "gain_kept": kept and kept._asdict(),
+        "localization": local and local._asdict(),
+        "behavior_loss_above_unrouted": above and above._asdict(),
         "rate_above": {
             "reference": baseline.name if baseline else "own base",
             "modes": {
@@ -178,13 +177,11 @@ def _nested(cells: Mapping[tuple[str, str], OverSeeds]) -> dict[str, dict[str, A
 
 def _deployment(found: Deployment) -> dict[str, Any]:
     point = found.point
-    rate = None if point is None else point.rate
-    normal = None if point is None else point.normal
     return {
         "scale": found.scale,
-        "mode": None if point is None else point.mode,
-        "rate": None if rate is None else rate._asdict(),
-        "normal_loss": None if normal is None else normal._asdict(),
+        "mode": point and point.mode,
+        "rate": point and point.rate and point.rate._asdict(),
+        "normal_loss": point and point.normal and point.normal._asdict(),
         "limit": found.limit,
         "reference": found.reference,
         "measured": found.measured,

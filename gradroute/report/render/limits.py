@@ -41,20 +41,13 @@ def _not_measured(comparison: Comparison) -> list[str]:
         found.append(
             "Scales between 0 and 1: not measured (`gradroute eval RUN… --scale bad=0,0.1,…,1`)."
         )
-    for missing_all, what, command in (
-        (all(run.geometry is None for run in runs), "Angles between subspaces", "geometry"),
-        (
-            all(run.relearn is None for run in by_behavior(runs)),
-            "Speed of relearning",
-            "relearn",
-        ),
-        (
-            all(run.recovery is None for run in by_behavior(runs)),
-            "Behavior revived by a short tune",
-            "recover",
-        ),
+    parts = by_behavior(runs)
+    for measured, what, command in (
+        ([run.geometry for run in runs], "Angles between subspaces", "geometry"),
+        ([run.relearn for run in parts], "Speed of relearning", "relearn"),
+        ([run.recovery for run in parts], "Behavior revived by a short tune", "recover"),
     ):
-        if missing_all:
+        if all(document is None for document in measured):
             found.append(f"{what}: not measured (`gradroute {command} RUN…`).")
     return found
 

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -12,20 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradroute.config.controls import BY_ROLE
-from gradroute.report.render.figure_style import (
-    LIGHT,
-    Ink,
-    blank,
-    parts,
-    png,
-    shortened,
-    style,
-    tidy,
-)
+from gradroute.report.render.figure_style import Ink, blank, parts, shortened, style, tidy
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.scales import listed_modes
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.system.files import write_bytes
 
 _NOTE = (
     "Lines: 95 % intervals. The loss axis does not start at 0; arrows: beyond it, with the value."
@@ -68,23 +57,6 @@ class Entry:
     modes: Sequence[str]
 
 
-def eval_multi_plot(path: Path, runs: Sequence[RunResults]) -> None:
-    """Draw behavior rate and held-out normal loss of every run, see `eval_multi_figure`.
-
-    The same runs give the same bytes.
-
-    Args:
-        path: The PNG file to write, atomically.
-        runs: What to draw, in this order.
-
-    Raises:
-        MachineError: The file cannot be written.
-    """
-    behavior = str(runs[0].config["behavior"]) if runs else "behavior"
-    draw = partial(eval_multi_figure, run_entries(runs), behavior)
-    write_bytes(path, png(draw, LIGHT))
-
-
 def run_entries(runs: Sequence[RunResults]) -> list[Entry]:
     """One entry per run, with the intervals of its own examples."""
     entries = []
@@ -97,7 +69,7 @@ def run_entries(runs: Sequence[RunResults]) -> list[Entry]:
                 role=run.role,
                 rates={mode: Mark(*rate[:3]) for mode, rate in rates.items() if rate is not None},
                 losses={mode: Mark(*loss[:3]) for mode, loss in losses.items() if loss is not None},
-                modes=plotted_modes(list(run.cells)),
+                modes=listed_modes(run.cells),
             )
         )
     return entries
@@ -116,7 +88,7 @@ def group_entries(groups: Sequence[Group], runs: Sequence[RunResults]) -> list[E
                 for mode in group.modes
                 if (loss := group.loss(mode, "normal"))
             },
-            modes=plotted_modes(group.modes),
+            modes=listed_modes(group.modes),
         )
         for group in groups
     ]
@@ -125,12 +97,6 @@ def group_entries(groups: Sequence[Group], runs: Sequence[RunResults]) -> list[E
 def _over_seeds(number: OverSeeds) -> Mark:
     seeds = number.values if len(number.values) > 1 else ()
     return Mark(number.mean, number.lower, number.upper, seeds)
-
-
-def plotted_modes(modes: Sequence[str]) -> list[str]:
-    """The modes that stand side by side: all but the points of a scale curve, which has its own."""
-    own = [mode for mode in modes if "=" in mode]
-    return [mode for mode in modes if len(own) < 3 or "=" not in mode]
 
 
 def eval_multi_figure(entries: Sequence[Entry], behavior: str, ink: Ink) -> Figure:

@@ -17,7 +17,6 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
 from gradroute.report.render.explorer import HIDDEN, embedded, explore
@@ -28,7 +27,8 @@ from gradroute.report.render.limits import limits
 from gradroute.report.render.provenance import config_texts, grounds
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.render.table_cells import Table
-from gradroute.report.render.tables import listed_modes, scales_table
+from gradroute.report.render.tables import scales_table
+from gradroute.report.results.scales import listed_modes
 
 _TITLES = {
     "headline": "Headline",
@@ -51,10 +51,7 @@ _TITLES = {
 class Embedded:
     """A picture inside the page, drawn for light and for dark paper."""
 
-    name: str
-    section: str
-    title: str
-    caption: str
+    picture: Picture
     light: str
     dark: str
     width: int
@@ -79,7 +76,7 @@ def page_html(
     by_name = {table.name: table for table in tables}
     single = isinstance(comparison, SingleBehaviorComparison)
     own = _of_good_and_bad(comparison, by_name) if single else _NOT_OF_SEVERAL
-    there = {image.section for image in images}
+    there = {picture.section for picture, _ in pictures}
     there |= {"controls"} if "claims" in by_name else set()
     there |= {"scales"} if any(run["scales"] for run in explorer.data["runs"]) else set()
     there |= {"geometry"} if "geometry" in by_name else set()
@@ -132,7 +129,7 @@ def _of_good_and_bad(
     """What the template shows of `good` and `bad` alone."""
     deployment = comparison.deployment
     return {
-        "claims": [_claim(claim) for claim in comparison.claims],
+        "claims": comparison.claims,
         "standing": _standing(comparison, tables),
         "deployments": [(run, one.sentence) for run, one in deployment.items()],
         "warnings": list(dict.fromkeys(one.warning for one in deployment.values())),
@@ -149,7 +146,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         finalize=_visible,
     )
-    environment.filters["coded"] = coded
+    environment.filters |= {"coded": coded, "tone": tone}
     return environment
 
 
@@ -204,16 +201,7 @@ def _hash(text: str) -> str:
 
 def _embedded(picture: Picture, drawn: Drawn) -> Embedded:
     width, height = struct.unpack(">II", drawn.light[16:24])  # of the PNG's header
-    return Embedded(
-        picture.name,
-        picture.section,
-        picture.title,
-        picture.caption,
-        _address(drawn.light),
-        _address(drawn.dark),
-        width,
-        height,
-    )
+    return Embedded(picture, _address(drawn.light), _address(drawn.dark), width, height)
 
 
 def _address(image: bytes) -> str:
@@ -241,17 +229,6 @@ def _scale_tables(comparison: SingleBehaviorComparison) -> list[Table]:
         for curve in bad_curves(comparison)
         if len(curve.points) > 2
     ]
-
-
-def _claim(claim: Claim) -> dict[str, Any]:
-    return {
-        "decided": claim.decided,
-        "tone": tone(claim.decided) if claim.rival else "",
-        "group": claim.group,
-        "control": claim.control,
-        "kind": claim.kind,
-        "sentence": claim.sentence,
-    }
 
 
 def _judged(one: Judged) -> dict[str, Any]:

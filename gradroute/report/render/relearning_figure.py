@@ -1,16 +1,21 @@
 """Relearning curves: behavior rate over steps of plain fine-tuning."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
-
-Record = Mapping[str, Any]
+from gradroute.report.render.figure_style import (
+    MARKERS,
+    Ink,
+    Record,
+    blank,
+    share_axis,
+    shortened,
+    tidy,
+)
 
 
 def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
@@ -33,8 +38,7 @@ def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
                 place = labels.index(label)
                 _draw(axes, label, curves[index], place, ink)
         axes.set_title(title, fontsize=8.5, loc="left")
-        axes.set_ylim(-0.02, 1.05)
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        share_axis(axes)
         axes.set_xlabel("steps of plain fine-tuning on examples of the behavior", fontsize=8.5)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,7 +1,7 @@
 """Scale curves as pictures: the effect of scaling an adapter down, and rate against gain kept."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from gradroute.report.judge.comparison import SingleBehaviorComparison
 from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
 from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
 from gradroute.report.results.roles import adapter_names
-from gradroute.report.results.run_results import RunResults
+from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import Point, scale_curve, shrink_curve
 
 _CURVE = 3
@@ -134,35 +134,20 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
         left=0.075, right=0.985, top=1 - 0.27 / height, bottom=below / height, wspace=0.16
     )
     for curve in every:
-        color, marker, face = _look(groups.index(curve.group), ink)
-        rated = [(point, point.rate) for point in curve.points if point.rate is not None]
-        x = [point.scale for point, _ in rated]
-        y = [100 * rate.mean for _, rate in rated]
-        line = {"color": color, "marker": marker, "markerfacecolor": face, "linewidth": 1.4}
-        left.plot(x, y, markersize=4, **line)
-        left.vlines(
-            x,
-            [100 * rate.lower for _, rate in rated],
-            [100 * rate.upper for _, rate in rated],
-            color=color,
-            alpha=0.4,
-            linewidth=0.9,
-        )
-        lost = [(point.scale, point.normal) for point in curve.points if point.normal is not None]
-        right.plot(
-            [scale for scale, _ in lost], [loss.mean for _, loss in lost], markersize=4, **line
-        )
-        right.vlines(
-            [scale for scale, _ in lost],
-            [loss.lower for _, loss in lost],
-            [loss.upper for _, loss in lost],
-            color=color,
-            alpha=0.5,
-            linewidth=0.9,
-        )
+        look = _look(groups.index(curve.group), ink)
+        rates = {point.scale: point.rate for point in curve.points}
+        losses = {point.scale: point.normal for point in curve.points}
+        _draw_curve(left, rates, 100, look, alpha=0.4)
+        _draw_curve(right, losses, 1, look, alpha=0.5)
         if curve.deploy is not None:
             left.plot(
-                curve.deploy, -4, "^", color=color, markersize=7, clip_on=False, markeredgewidth=0
+                curve.deploy,
+                -4,
+                "^",
+                color=look.color,
+                markersize=7,
+                clip_on=False,
+                markeredgewidth=0,
             )
     left.set_title(f"{shortened(behavior)} rate of completions, %", loc="left", fontsize=8.5)
     right.set_title("held-out normal loss, nats/token", loc="left", fontsize=8.5)
@@ -175,6 +160,19 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
     )
     _legend(figure, groups, note, ink)
     return figure
+
+
+def _draw_curve(
+    axes: Axes, measured: Mapping[float, Rate | Loss | None], factor: int, look: Look, alpha: float
+) -> None:
+    """Numbers by scale as a line, with the interval of each."""
+    known = {scale: number for scale, number in measured.items() if number is not None}
+    mean = [factor * number.mean for number in known.values()]
+    lower = [factor * number.lower for number in known.values()]
+    upper = [factor * number.upper for number in known.values()]
+    (line,) = axes.plot([*known], mean, look.marker, linestyle="-", markersize=4, linewidth=1.4)
+    line.set(color=look.color, markerfacecolor=look.face)
+    axes.vlines([*known], lower, upper, color=look.color, alpha=alpha, linewidth=0.9)
 
 
 def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
@@ -274,17 +272,9 @@ def _legend(figure: Figure, labels: Sequence[str], note: str, ink: Ink) -> None:
     handles = []
     for place, label in enumerate(labels):
         color, marker, face = _look(place, ink)
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=color,
-                marker=marker,
-                markerfacecolor=face,
-                markersize=5,
-                label=shortened(label),
-            )
-        )
+        handle = Line2D([], [], color=color, marker=marker, markerfacecolor=face, markersize=5)
+        handle.set_label(shortened(label))
+        handles.append(handle)
     height = figure.get_figheight()
     figure.legend(
         handles=handles,

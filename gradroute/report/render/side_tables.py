@@ -51,10 +51,10 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
             (
                 Cell(run.name),
                 Cell(redacted(str(run.manifest.get("data", "")))),
-                count_cell(labels.get("true_bad"), "true_bad", pointer(*at, "true_bad")),
-                count_cell(given, "labelled_bad", pointer(*at, "labelled_bad")),
-                percent_cell(labels.get("precision"), "precision", pointer(*at, "precision")),
-                percent_cell(labels.get("recall"), "recall", pointer(*at, "recall")),
+                count_cell(labels.get("true_bad"), "true_bad", *at, "true_bad"),
+                count_cell(given, "labelled_bad", *at, "labelled_bad"),
+                percent_cell(labels.get("precision"), "precision", *at, "precision"),
+                percent_cell(labels.get("recall"), "recall", *at, "recall"),
                 Cell(notes, prose=True),
             )
         )
@@ -70,24 +70,20 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
 
 def relearning_table(comparison: Comparison) -> Table:
     """Steps until plain fine-tuning brings the behavior back."""
-    rows = [
-        (
-            Cell(one.run),
-            Cell(f"{one.learning_rate:.3g}", numbers={"learning_rate": one.learning_rate}),
-            steps_cell(one.steps, one.max_steps, "steps", pointer("relearning", i, "steps")),
-            Cell(one.against or ""),
-            steps_cell(
-                one.against_steps,
-                one.max_steps,
-                "against_steps",
-                pointer("relearning", i, "against_steps"),
+    rows = []
+    for i, one in enumerate(comparison.relearning):
+        at, most = ("relearning", i), one.max_steps
+        others = steps_cell(one.against_steps, most, "against_steps", *at, "against_steps")
+        rows.append(
+            (
+                Cell(one.run),
+                Cell(f"{one.learning_rate:.3g}", numbers={"learning_rate": one.learning_rate}),
+                steps_cell(one.steps, most, "steps", *at, "steps"),
+                Cell(one.against or ""),
+                others if one.against else Cell(""),
+                Cell(one.outcome, numbers={"outcome": one.outcome}),
             )
-            if one.against
-            else Cell(""),
-            Cell(one.outcome, numbers={"outcome": one.outcome}),
         )
-        for i, one in enumerate(comparison.relearning)
-    ]
     return Table(
         "relearning",
         "Steps of plain fine-tuning until the behavior is back",
@@ -111,13 +107,13 @@ def recovery_table(comparison: Comparison) -> Table:
             (
                 Cell(one.run),
                 Cell(one.mode),
-                count_cell(one.steps, "steps", pointer(*at, "steps")),
+                count_cell(one.steps, "steps", *at, "steps"),
                 _recorded_rate(before.get("rate"), "rate_before"),
                 _recorded_rate(after.get("rate"), "rate_after"),
-                points_cell(one.rate, "rate_change", pointer(*at, "rate")),
-                number_cell(before.get("normal_loss"), "normal_before", 3, ""),
-                number_cell(after.get("normal_loss"), "normal_after", 3, ""),
-                number_cell(one.normal, "normal_change", 3, pointer(*at, "normal"), sign=True),
+                points_cell(one.rate, "rate_change", *at, "rate"),
+                number_cell(before.get("normal_loss"), "normal_before", 3),
+                number_cell(after.get("normal_loss"), "normal_after", 3),
+                number_cell(one.normal, "normal_change", 3, *at, "normal", sign=True),
             )
         )
     return Table(
@@ -143,7 +139,7 @@ def recovery_table(comparison: Comparison) -> Table:
 def _recorded_rate(record: Mapping[str, Any] | None, name: str) -> Cell:
     if record is None:
         return Cell("")
-    return rate_cell(Rate(record["mean"], record["lower"], record["upper"], record["n"]), name, "")
+    return rate_cell(Rate(record["mean"], record["lower"], record["upper"], record["n"]), name)
 
 
 def geometry_table(runs: Sequence[RunResults]) -> Table:
@@ -201,14 +197,10 @@ def deployment_table(deployment: Mapping[str, Deployment]) -> Table:
                 Cell(f"{chosen.scale:g}", numbers={"scale": chosen.scale}, at=pointer(*at, "scale"))
                 if chosen.scale is not None
                 else Cell("none is low enough", numbers={"scale": None}),
-                rate_cell(None if point is None else point.rate, "rate", pointer(*at, "rate")),
-                loss_cell(
-                    None if point is None else point.normal,
-                    "normal_loss",
-                    pointer(*at, "normal_loss"),
-                ),
-                percent_cell(chosen.limit, "limit", pointer(*at, "limit")),
-                count_cell(chosen.measured, "measured", pointer(*at, "measured")),
+                rate_cell(point and point.rate, "rate", *at, "rate"),
+                loss_cell(point and point.normal, "normal_loss", *at, "normal_loss"),
+                percent_cell(chosen.limit, "limit", *at, "limit"),
+                count_cell(chosen.measured, "measured", *at, "measured"),
             )
         )
     return Table(

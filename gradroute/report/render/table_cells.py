@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradroute.report.results.contrasts import GainKept
+from gradroute.report.results.number_text import count_range
+from gradroute.report.results.run_results import Cell as Measured
 from gradroute.report.results.run_results import Estimate, Loss, Rate
 from gradroute.report.results.seeds import OverSeeds
 
@@ -57,37 +59,36 @@ def pointer(*steps: str | int) -> str:
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
 
 
-def rate_cell(rate: Rate | None, name: str, at: str) -> Cell:
+def rate_cell(rate: Rate | None, name: str, *at: str | int) -> Cell:
     """A rate in percent with its interval and n."""
     if rate is None:
         return Cell("")
     interval = f"{_interval(rate.lower, rate.upper, 100, 0)} of {rate.n}"
-    return Cell(f"{100 * rate.mean:.0f}", interval, _columns(name, rate[:3], rate.n), at)
+    return Cell(f"{100 * rate.mean:.0f}", interval, _columns(name, rate[:3], rate.n), pointer(*at))
 
 
-def loss_cell(loss: Loss | None, name: str, at: str) -> Cell:
+def loss_cell(loss: Loss | None, name: str, *at: str | int) -> Cell:
     """A held-out loss in nats per token with its interval and n."""
     if loss is None:
         return Cell("")
     interval = f"{_interval(loss.lower, loss.upper, 1, 3)} n {loss.n}"
-    return Cell(f"{loss.mean:.3f}", interval, _columns(name, loss[:3], loss.n), at)
+    return Cell(f"{loss.mean:.3f}", interval, _columns(name, loss[:3], loss.n), pointer(*at))
 
 
-def gain_cell(gain: GainKept | None, at: str = "") -> Cell:
+def gain_cell(gain: GainKept | None) -> Cell:
     """Gain kept, a share of 1."""
     if gain is None:
         return Cell("")
     if math.isnan(gain.value):
-        return Cell("not defined", numbers=_columns("gain_kept", gain[:3]), at=at)
+        return Cell("not defined", numbers=_columns("gain_kept", gain[:3]))
     interval = _interval(gain.lower, gain.upper, 1, 2)
-    return Cell(f"{gain.value:.2f}", interval, _columns("gain_kept", gain[:3]), at)
+    return Cell(f"{gain.value:.2f}", interval, _columns("gain_kept", gain[:3]))
 
 
 def seeds_cell(
     number: OverSeeds | None,
     name: str,
-    at: str,
-    *,
+    *at: str | int,
     scale: int,
     digits: int,
     sign: bool = False,
@@ -98,7 +99,7 @@ def seeds_cell(
     Args:
         number: What was measured, if it was.
         name: Of the columns in a CSV file, which hold it unscaled.
-        at: JSON pointer.
+        at: Steps of the JSON pointer.
         scale: What it is multiplied by to be read: 100 for percent.
         digits: Behind the point.
         sign: Whether a plus is written.
@@ -112,17 +113,38 @@ def seeds_cell(
         _interval(number.lower, number.upper, scale, digits, sign)
         + (f" of {counts_text(number.n)}" if counts and any(number.n) else ""),
         _columns(name, bounds) | {f"{name}_seeds": len(number.seeds)},
-        at,
+        pointer(*at),
+    )
+
+
+JUDGED_HEADS = ("score", "too short")
+"""Heads of what `judged_cells` has beside the rate."""
+
+
+def judged_cells(measured: Measured, kind: str, *at: str | int) -> tuple[Cell, ...]:
+    """Rate on a kind of prompts, mean score, and how many completions were too short to judge."""
+    return (
+        rate_cell(measured.rates.get(kind), "rate", *at, "behavior_rate"),
+        number_cell(measured.scores.get(kind), "score", 2, *at, "behavior_score", "mean"),
+        count_cell(measured.unjudged.get(kind), "too_short", *at, "too_short"),
+    )
+
+
+def loss_cells(losses: Mapping[str, Loss | None], *at: str | int) -> tuple[Cell, ...]:
+    """Held-out losses on normal text and on text with the behavior."""
+    return tuple(
+        loss_cell(losses.get(name), f"{name}_loss", *at, "held_out_loss", name)
+        for name in ("normal", "behavior")
     )
 
 
 def counts_text(n: Sequence[int]) -> str:
     """Examples behind a number over seeds: how many seeds times how many each."""
-    each = str(n[0]) if len(set(n)) == 1 else f"{min(n)} to {max(n)}"
+    each = count_range(n)
     return each if len(n) == 1 else f"{len(n)} x {each}"
 
 
-def points_cell(estimate: Estimate | None, name: str, at: str) -> Cell:
+def points_cell(estimate: Estimate | None, name: str, *at: str | int) -> Cell:
     """A difference of two rates in percentage points."""
     if estimate is None:
         return Cell("")
@@ -130,43 +152,60 @@ def points_cell(estimate: Estimate | None, name: str, at: str) -> Cell:
         _written(estimate.value, 100, 0, True),
         _interval(estimate.lower, estimate.upper, 100, 0, True),
         _columns(name, estimate),
-        at,
+        pointer(*at),
     )
 
 
-def p_value_cell(p: float | None, name: str, at: str) -> Cell:
+def p_value_cell(p: float | None, name: str, *at: str | int) -> Cell:
     """A p-value; small ones as a bound."""
     if p is None:
         return Cell("")
-    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", numbers={name: p}, at=at)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", numbers={name: p}, at=pointer(*at))
 
 
 def number_cell(
-    number: float | None, name: str, digits: int, at: str, *, sign: bool = False
+    number: float | None, name: str, digits: int, *at: str | int, sign: bool = False
 ) -> Cell:
     """A plain number."""
     if number is None:
         return Cell("")
-    return Cell(_written(number, 1, digits, sign), numbers={name: _finite(number)}, at=at)
+    return Cell(_written(number, 1, digits, sign), numbers={name: _finite(number)}, at=pointer(*at))
 
 
-def percent_cell(share: float | None, name: str, at: str) -> Cell:
+def percent_cell(share: float | None, name: str, *at: str | int) -> Cell:
     """A share in percent."""
     if share is None:
         return Cell("")
-    return Cell(f"{100 * share:.0f}", numbers={name: share}, at=at)
+    return Cell(f"{100 * share:.0f}", numbers={name: share}, at=pointer(*at))
 
 
-def count_cell(count: int | None, name: str, at: str) -> Cell:
+def count_cell(count: int | None, name: str, *at: str | int) -> Cell:
     """A whole number."""
-    return Cell("") if count is None else Cell(f"{count:,}", numbers={name: count}, at=at)
+    return Cell("") if count is None else Cell(f"{count:,}", numbers={name: count}, at=pointer(*at))
 
 
-def steps_cell(steps: int | None, most: int, name: str, at: str) -> Cell:
+def steps_cell(steps: int | None, most: int, name: str, *at: str | int) -> Cell:
     """Steps until something happened, or that it did not."""
     if steps is None:
-        return Cell(f"not within {most}", numbers={name: None, f"{name}_max": most}, at=at)
-    return Cell(f"{steps}", numbers={name: steps, f"{name}_max": most}, at=at)
+        return Cell(
+            f"not within {most}", numbers={name: None, f"{name}_max": most}, at=pointer(*at)
+        )
+    return Cell(f"{steps}", numbers={name: steps, f"{name}_max": most}, at=pointer(*at))
+
+
+def seeds_rate(number: OverSeeds | None, name: str, *at: str | int, counts: bool = True) -> Cell:
+    """A rate over seeds in percent."""
+    return seeds_cell(number, name, *at, scale=100, digits=0, counts=counts)
+
+
+def seeds_loss(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    """A held-out loss over seeds in nats per token."""
+    return seeds_cell(number, name, *at, scale=1, digits=3)
+
+
+def seeds_gain(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
+    """Gain kept over seeds, a share of 1."""
+    return seeds_cell(number, name, *at, scale=1, digits=2)
 
 
 def _written(number: float, scale: int, digits: int, sign: bool) -> str:

@@ -1,6 +1,6 @@
 """The numbers of a comparison as tables: one definition for the page, Markdown and CSV."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gradroute.config.controls import BY_NAME
 from gradroute.report.judge.claims import Claim
@@ -9,22 +9,26 @@ from gradroute.report.render.cross_ablation_tables import behaviors_table, cross
 from gradroute.report.render.provenance import differences_table
 from gradroute.report.render.side_tables import side_tables
 from gradroute.report.render.table_cells import (
+    JUDGED_HEADS,
     Cell,
     Table,
-    count_cell,
     counts_text,
     gain_cell,
-    loss_cell,
+    judged_cells,
+    loss_cells,
     number_cell,
     p_value_cell,
     pointer,
     points_cell,
     rate_cell,
     seeds_cell,
+    seeds_gain,
+    seeds_loss,
+    seeds_rate,
 )
 from gradroute.report.results.pairs import PairTest
 from gradroute.report.results.run_results import RunResults
-from gradroute.report.results.scales import Point
+from gradroute.report.results.scales import Point, listed_modes
 from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.runs.results import HELD_OUT_BAD
 
@@ -53,20 +57,16 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def overview_table(groups: Sequence[Group], behavior: str) -> Table:
     """What every routed group does, in a line."""
-    rows = [
-        (
-            Cell(group.name),
-            _rate(group.rate("full"), "full", "groups", index, "rates", "full", group.judged_on),
-            _rate(
-                group.rate("bad_ablated"),
-                "bad_ablated",
-                *("groups", index, "rates", "bad_ablated", group.judged_on),
-            ),
-            _gain(group.gain_kept, "gain_kept", "groups", index, "gain_kept"),
-        )
-        for index, group in enumerate(groups)
-        if group.role == "routed"
-    ]
+    rows = []
+    for index, group in enumerate(groups):
+        if group.role == "routed":
+            at = ("groups", index)
+            rates = (
+                seeds_rate(group.rate(mode), mode, *at, "rates", mode, group.judged_on)
+                for mode in ("full", "bad_ablated")
+            )
+            gain = seeds_gain(group.gain_kept, "gain_kept", *at, "gain_kept")
+            rows.append((Cell(group.name), *rates, gain))
     return Table(
         "overview",
         "Routed runs in a line each",
@@ -100,13 +100,13 @@ def claims_table(claims: Sequence[Claim]) -> Table:
                     numbers={"kind": claim.kind, "decided": claim.decided},
                     prose=True,
                 ),
-                _bare(claim.rate, "rate", *at, "rate"),
-                _bare(claim.control_rate, "control_rate", *at, "control_rate"),
+                seeds_rate(claim.rate, "rate", *at, "rate", counts=False),
+                seeds_rate(claim.control_rate, "control_rate", *at, "control_rate", counts=False),
                 _points(claim.difference, "difference", *at, "difference"),
-                _gain(claim.gain, "gain", *at, "gain"),
-                _gain(claim.control_gain, "control_gain", *at, "control_gain"),
+                seeds_gain(claim.gain, "gain", *at, "gain"),
+                seeds_gain(claim.control_gain, "control_gain", *at, "control_gain"),
                 _points(equal.difference, "equal_gain_difference", *at, "equal_gain", "difference"),
-                p_value_cell(claim.adjusted, "p_holm", pointer(*at, "adjusted")),
+                p_value_cell(claim.adjusted, "p_holm", *at, "adjusted"),
                 Cell(counts_text(claim.rate.n), numbers={"n": sum(claim.rate.n)}),
             )
         )
@@ -148,15 +148,9 @@ def seeds_table(groups: Sequence[Group], behavior: str) -> Table:
                 (
                     Cell(group.name),
                     Cell(mode),
-                    _rate(rate, "rate", *at, "rates", mode, group.judged_on),
+                    seeds_rate(rate, "rate", *at, "rates", mode, group.judged_on),
                     Cell("" if rate is None else ", ".join(f"{100 * v:.0f}" for v in rate.values)),
-                    seeds_cell(
-                        loss,
-                        "normal_loss",
-                        pointer(*at, "losses", mode, "normal"),
-                        scale=1,
-                        digits=3,
-                    ),
+                    seeds_loss(loss, "normal_loss", *at, "losses", mode, "normal"),
                     Cell(", ".join(map(str, known.seeds)), numbers={"seeds": len(known.seeds)}),
                 )
             )
@@ -184,41 +178,16 @@ def modes_table(runs: Sequence[RunResults], behavior: str) -> Table:
     for run in runs:
         for mode, cell in run.cells.items():
             at = ("runs", run.name, mode)
-            score, short = cell.score, cell.too_short
-            rows.append(
-                (
-                    Cell(run.name),
-                    Cell(mode),
-                    rate_cell(cell.rate, "rate", pointer(*at, "behavior_rate")),
-                    number_cell(score, "score", 2, pointer(*at, "behavior_score", "mean")),
-                    count_cell(short, "too_short", pointer(*at, "too_short")),
-                    loss_cell(
-                        cell.loss.get("normal"),
-                        "normal_loss",
-                        pointer(*at, "held_out_loss", "normal"),
-                    ),
-                    loss_cell(
-                        cell.loss.get("behavior"),
-                        "behavior_loss",
-                        pointer(*at, "held_out_loss", "behavior"),
-                    ),
-                )
-            )
+            judged = judged_cells(cell, cell.judged_on, *at)
+            losses = loss_cells(cell.loss, *at)
+            rows.append((Cell(run.name), Cell(mode), *judged, *losses))
     return Table(
         "modes",
         "Every run under every mode",
         f"Behavior rate on {_asked(runs)} {behavior}, with Wilson intervals; score: mean of "
         "the detector's 0 to 1; too short: completions that it cannot judge, counted as not "
         "shown. Losses in nats per target token of held-out text.",
-        (
-            "run",
-            "mode",
-            f"{behavior} rate, %",
-            "score",
-            "too short",
-            "normal loss",
-            f"{behavior} loss",
-        ),
+        ("run", "mode", f"{behavior} rate, %", *JUDGED_HEADS, "normal loss", f"{behavior} loss"),
         tuple(rows),
     )
 
@@ -241,12 +210,12 @@ def kinds_table(groups: Sequence[Group]) -> Table:
                     Cell(group.name),
                     Cell(mode),
                     *(
-                        _rate(group.rates.get((mode, kind)), f"rate_{kind}",
+                        seeds_rate(group.rates.get((mode, kind)), f"rate_{kind}",
                               "groups", index, "rates", mode, kind)
                         for kind in kinds
                     ),
                     *(
-                        _rate(group.accuracy.get((mode, kind)), f"accuracy_{kind}",
+                        seeds_rate(group.accuracy.get((mode, kind)), f"accuracy_{kind}",
                               "groups", index, "accuracy", mode, kind)
                         for kind in right
                     ),
@@ -275,13 +244,13 @@ def tests_table(tests: Sequence[PairTest]) -> Table:
             Cell(test.run),
             Cell(f"{test.first} - {test.second}"),
             Cell(test.kind),
-            points_cell(test.difference, "difference", pointer("tests", i, "difference")),
+            points_cell(test.difference, "difference", "tests", i, "difference"),
             Cell(
                 f"{test.only_first} / {test.only_second}",
                 numbers={"only_first": test.only_first, "only_second": test.only_second},
             ),
-            p_value_cell(test.adjusted, "p_holm", pointer("tests", i, "adjusted")),
-            number_cell(100 * test.detectable, "detectable_points", 0, ""),
+            p_value_cell(test.adjusted, "p_holm", "tests", i, "adjusted"),
+            number_cell(100 * test.detectable, "detectable_points", 0),
             Cell(str(test.n), numbers={"n": test.n}, at=pointer("tests", i, "n")),
         )
         for i, test in enumerate(tests)
@@ -316,11 +285,8 @@ def scales_table(run: str, points: Sequence[Point], behavior: str) -> Table:
             (
                 Cell(f"{point.scale:g}", numbers={"scale": point.scale}),
                 Cell(point.mode),
-                rate_cell(point.rate, "rate", pointer(*at, "behavior_rate")),
-                *(
-                    loss_cell(loss, f"{name}_loss", pointer(*at, "held_out_loss", name))
-                    for name, loss in losses.items()
-                ),
+                rate_cell(point.rate, "rate", *at, "behavior_rate"),
+                *loss_cells(losses, *at),
                 gain_cell(point.gain),
             )
         )
@@ -333,24 +299,5 @@ def scales_table(run: str, points: Sequence[Point], behavior: str) -> Table:
     )
 
 
-def listed_modes(modes: Iterable[str]) -> list[str]:
-    """The modes of a table: all but the points of a scale curve, which has its own."""
-    found = list(modes)
-    own = [mode for mode in found if "=" in mode]
-    return [mode for mode in found if len(own) < 3 or "=" not in mode]
-
-
-def _rate(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
-    return seeds_cell(number, name, pointer(*at), scale=100, digits=0)
-
-
-def _bare(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
-    return seeds_cell(number, name, pointer(*at), scale=100, digits=0, counts=False)
-
-
 def _points(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
-    return seeds_cell(number, name, pointer(*at), scale=100, digits=0, sign=True, counts=False)
-
-
-def _gain(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
-    return seeds_cell(number, name, pointer(*at), scale=1, digits=2)
+    return seeds_cell(number, name, *at, scale=100, digits=0, sign=True, counts=False)

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
@@ -11,6 +11,7 @@ from gradroute.report.judge.gain_diagnosis import HEALTHY, Finding
 from gradroute.report.judge.verdicts import Verdict
 from gradroute.report.render.table_cells import aligned
 from gradroute.report.results.contrasts import gain_kept, gain_reference
+from gradroute.report.results.number_text import count_range
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import FEWEST_SCALES, Deployment
 from gradroute.report.results.seeds import Group, OverSeeds
@@ -78,7 +79,7 @@ def render_crossing(crossing: Crossing) -> str:
         for label in labels:
             rate, change = crossing.rates[label].get(mode), crossing.changes[label].get(mode)
             mark = " *" if crossing.own(label, mode) else ""
-            line.append("" if rate is None else f"{_seeds_rate(rate)}{mark}")
+            line.append(f"{_rate(rate)}{mark}" if rate else "")
             line.append("" if change is None else _signed(change))
         normal, gain = crossing.normal.get(mode), crossing.gain_kept.get(mode)
         line.append("" if normal is None else f"{normal.mean:.3f}")
@@ -126,11 +127,11 @@ def render_table(runs: Sequence[RunResults], behavior: str) -> str:
             )
             first = False
     cells = [cell for run in runs for cell in run.cells.values()]
-    completions = _range(cell.rate.n for cell in cells if cell.rate is not None)
-    examples = _range(loss.n for cell in cells for loss in cell.loss.values())
+    completions = count_range(cell.rate.n for cell in cells if cell.rate is not None)
+    examples = count_range(loss.n for cell in cells for loss in cell.loss.values())
     rates = f"rates over {completions} completions"
     if drawn:
-        ordinary = _range(cell.ordinary.n for cell in cells if cell.ordinary is not None)
+        ordinary = count_range(cell.ordinary.n for cell in cells if cell.ordinary is not None)
         rates = (
             f"rates of {behavior} on prompts of held-out\nbad rows ({completions}) and on ordinary "
             f"prompts ({ordinary})"
@@ -154,7 +155,7 @@ def render_seeds(groups: Sequence[Group], behavior: str) -> str:
                 [
                     group.name if index == 0 else "",
                     mode,
-                    _seeds_rate(rate),
+                    _rate(rate),
                     " ".join(f"{100 * value:.0f}" for value in rate.values),
                     str(len(rate.seeds)),
                     "" if gain is None else f"{gain.mean:.2f} [{gain.lower:.2f}, {gain.upper:.2f}]",
@@ -235,14 +236,7 @@ def render_verdicts(verdicts: Sequence[Verdict]) -> str:
         lines = [f"{verdict.run}: {verdict.outcome.upper()}", verdict.claim]
         for check in verdict.checks:
             mark = _MARK[check.met] if check.decides else "-"
-            lines += textwrap.wrap(
-                check.text,
-                WIDTH - 4,
-                initial_indent=f"  {mark:<5}",
-                subsequent_indent=" " * 7,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            lines += _wrapped(check.text, WIDTH - 4, f"  {mark:<5}", " " * 7)
         first, *rest = lines
         blocks.append("\n".join([f"({verdict.number}) {first}", *(f"    {line}" for line in rest)]))
     return "\n\n".join(blocks)
@@ -284,23 +278,18 @@ def _paragraphs(title: str, parts: Sequence[tuple[str, str]]) -> str:
     """A title and, below it, paragraphs with heads; nothing where there are none."""
     lines = [title]
     for head, text in parts:
-        lines += textwrap.wrap(
-            f"{head}. {text}" if head else text,
-            WIDTH,
-            initial_indent="  ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += _wrapped(f"{head}. {text}" if head else text, WIDTH, "  ", "    ")
     return "\n".join(lines) if parts else ""
 
 
-def _range(counts: Iterable[int]) -> str:
-    found = sorted(set(counts)) or [0]
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
+    """Lines of a width, the first and the rest with these indents; no name is cut in two."""
+    wrapper = textwrap.TextWrapper(width, first, rest, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.wrap(text)
 
 
-def _rate(rate: Rate | None) -> str:
+def _rate(rate: Rate | OverSeeds | None) -> str:
     if rate is None:
         return ""
     return f"{100 * rate.mean:3.0f} % [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"
@@ -308,10 +297,6 @@ def _rate(rate: Rate | None) -> str:
 
 def _loss(loss: Loss | None) -> str:
     return "" if loss is None else f"{loss.mean:.3f} [{loss.lower:.3f}, {loss.upper:.3f}]"
-
-
-def _seeds_rate(rate: OverSeeds) -> str:
-    return f"{100 * rate.mean:3.0f} % [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"
 
 
 def _bounded(number: OverSeeds, scale: int, digits: int) -> str:

@@ -3,11 +3,10 @@
 Reads what the run wrote while it trained (`metrics.jsonl`, `eval/during.jsonl`); no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,18 +15,19 @@ from gradroute.errors import DataError
 from gradroute.report.render.figure_style import (
     LIGHT,
     Ink,
+    Record,
     blank,
     parts,
     png,
+    share_axis,
     shortened,
     style,
     tidy,
 )
+from gradroute.report.results.number_text import count_range
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines, write_bytes
 from gradroute.system.statistics import wilson
-
-Record = Mapping[str, Any]
 
 _LABELS = ("good", "bad", "unlabeled")
 _WINDOW = 0.06  # a running mean over this share of the logged steps
@@ -158,8 +158,7 @@ def _draw_learning_rates(
 def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
     """Behavior rate while training, with Wilson intervals."""
     axes.set_title("behavior rate during training", loc="left", fontsize=8.5)
-    axes.set_ylim(-0.02, 1.05)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    share_axis(axes)
     if not measures:
         _say(axes, "not measured (train.measure_every is 0)", ink)
         return
@@ -190,8 +189,7 @@ def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
             linestyle=line,
             label=name,
         )
-    counts = sorted({row["n"] for row in measures})
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    n = count_range(row["n"] for row in measures)
     axes.legend(
         frameon=False,
         fontsize=8,

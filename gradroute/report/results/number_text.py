@@ -1,7 +1,7 @@
 """Numbers in sentences: rounded, with interval, n and unit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gradroute.report.results.contrasts import GainKept
 from gradroute.report.results.run_results import Estimate, Loss, Rate
@@ -85,6 +85,12 @@ def seeds_gain_text(gain: OverSeeds | None) -> str:
 def p_text(p_value: float) -> str:
     """A p-value; small ones as a bound."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def count_range(counts: Iterable[int]) -> str:
+    """One count where all are equal, else the least and the most; 0 for none."""
+    found = sorted(set(counts)) or [0]
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ POWER = 0.8
 
 
 @lru_cache(maxsize=256)
-def detectable_difference(n1: int, n2: int, rate: float, power: float = POWER) -> float:
+def detectable_difference(n1: int, n2: int, rate: float) -> float:
     """The smallest rise above a rate that two independent samples would show.
 
     It is found if Newcombe's 95 % interval (`statistics.difference`) lies above 0. The power is the
@@ -27,15 +27,14 @@ def detectable_difference(n1: int, n2: int, rate: float, power: float = POWER) -
         n1: Size of the sample with the higher rate.
         n2: Size of the other.
         rate: Of the other.
-        power: The probability with which the rise is to be found.
 
     Returns:
         The rise, or NaN where even a rate of 1 would not be told from it.
 
     Raises:
-        ValueError: If a size is not positive, or the rate or the power no share.
+        ValueError: If a size is not positive, or the rate no share.
     """
-    _check(rate, power)
+    _check(rate)
     if min(n1, n2) < 1:
         raise ValueError(f"samples need at least one example each, got {n1} and {n2}")
     least = _least_shown(n1, n2)
@@ -45,11 +44,11 @@ def detectable_difference(n1: int, n2: int, rate: float, power: float = POWER) -
         upper = _tails(n1, rate + rise)
         return math.fsum(p * upper[k] for p, k in zip(other, least, strict=True))
 
-    return _least(found, 1 - rate, power)
+    return _least(found, 1 - rate)
 
 
 @lru_cache(maxsize=256)
-def detectable_pairs(n: int, against: float, power: float = POWER) -> float:
+def detectable_pairs(n: int, against: float) -> float:
     """The smallest difference of two modes on the same prompts that McNemar's test would show.
 
     It is found if the exact two-sided p is at most 0.05. A share `against` of the prompts disagrees
@@ -58,7 +57,6 @@ def detectable_pairs(n: int, against: float, power: float = POWER) -> float:
     Args:
         n: Prompts.
         against: Share of the prompts on which only the lower mode shows the behavior.
-        power: The probability with which the difference is to be found.
 
     Returns:
         The difference of the two shares, or NaN where so few prompts can show none.
@@ -66,7 +64,7 @@ def detectable_pairs(n: int, against: float, power: float = POWER) -> float:
     Raises:
         ValueError: If n is not positive, or a share lies outside 0 and 1.
     """
-    _check(against, power)
+    _check(against)
     if n < 1:
         raise ValueError(f"pairs need at least one prompt, got {n}")
     most = [_most_against(total) for total in range(n + 1)]
@@ -82,10 +80,10 @@ def detectable_pairs(n: int, against: float, power: float = POWER) -> float:
             if p > 1e-9
         )
 
-    return _least(found, 1 - 2 * against, power)
+    return _least(found, 1 - 2 * against)
 
 
-def detectable_over_seeds(differences: Sequence[float], power: float = POWER) -> float:
+def detectable_over_seeds(differences: Sequence[float]) -> float:
     """The smallest mean difference that as many seeds with that spread would show.
 
     The approximation (t for 95 % + t for the power) s / √m with m - 1 degrees of freedom, as in
@@ -97,18 +95,18 @@ def detectable_over_seeds(differences: Sequence[float], power: float = POWER) ->
     m = len(differences)
     if m < 2 or max(differences) == min(differences):
         return math.nan
-    both = t_quantile(0.95, m - 1) + t_quantile(2 * power - 1, m - 1)
+    both = t_quantile(0.95, m - 1) + t_quantile(2 * POWER - 1, m - 1)
     return both * stdev(differences) / math.sqrt(m)
 
 
-def _least(found: Callable[[float], float], most: float, power: float) -> float:
-    """The least argument up to `most` with that power, by bisection to 1e-4."""
-    if most <= 0 or found(most) < power:
+def _least(found: Callable[[float], float], most: float) -> float:
+    """The least argument up to `most` with the power, by bisection to 1e-4."""
+    if most <= 0 or found(most) < POWER:
         return math.nan
     low, high = 0.0, most
     while high - low > 1e-4:
         middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) >= power else (middle, high)
+        low, high = (low, middle) if found(middle) >= POWER else (middle, high)
     return high
 
 
@@ -154,8 +152,6 @@ def _tails(n: int, rate: float) -> list[float]:
     return tails[::-1]
 
 
-def _check(share: float, power: float) -> None:
+def _check(share: float) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"a rate lies between 0 and 1, got {share}")
-    if not 0 < power < 1:
-        raise ValueError(f"a power lies between 0 and 1, such as 0.8, got {power}")

@@ -25,6 +25,8 @@ from gradroute.report.results.roles import Config, Facts, facts_of, judged_kind,
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
 
 Record = Mapping[str, Any]
+Examples = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
+"""(mode, dataset) -> example id -> its summed loss and number of target tokens."""
 
 
 class Rate(NamedTuple):
@@ -102,16 +104,6 @@ class Cell:
         older = None if self.judged_on == PREFIX else self.rates.get(PREFIX)
         return self.rates.get("plain", older)
 
-    @property
-    def score(self) -> float | None:
-        """Mean score on the prompts that draw it."""
-        return self.scores.get(self.judged_on)
-
-    @property
-    def too_short(self) -> int | None:
-        """Completions of the prompts that draw it that are too short to judge."""
-        return self.unjudged.get(self.judged_on)
-
 
 @dataclass(frozen=True)
 class RunResults:
@@ -126,7 +118,7 @@ class RunResults:
         cells: By mode.
         cosines: Cosine of the updates of `good` and `bad`, by module; empty with one adapter.
         random_cosine: Mean absolute cosine of random updates, with the extremes of the draws.
-        examples: (mode, dataset) -> example id -> its summed loss and number of target tokens.
+        examples: Losses of single examples, see `Examples`.
         outcomes: (mode, kind of prompts) -> prompt id -> whether its completion shows the
             behavior; one that is too short to judge does not.
         provenance: Where the measurement was made.
@@ -155,9 +147,7 @@ class RunResults:
     cells: Mapping[str, Cell]
     cosines: Mapping[str, float] = field(default_factory=dict)
     random_cosine: Estimate | None = None
-    examples: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]] = field(
-        default_factory=dict
-    )
+    examples: Examples = field(default_factory=dict)
     outcomes: Mapping[tuple[str, str], Mapping[str, bool]] = field(default_factory=dict)
     provenance: Record = field(default_factory=dict)
     samples: tuple[Record, ...] = ()
@@ -286,7 +276,7 @@ def _run_results(
     config: Config,
     rows: Sequence[Result],
     samples: Sequence[Record],
-    examples: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]],
+    examples: Examples,
     provenance: Record,
     label: str | None,
 ) -> RunResults:
@@ -380,7 +370,7 @@ def _outcomes(samples: Sequence[Record]) -> dict[tuple[str, str], dict[str, bool
     return outcomes
 
 
-def _by_example(losses: Sequence[Record]) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
+def _by_example(losses: Sequence[Record]) -> Examples:
     examples: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
     for row in losses:
         cell = examples.setdefault((row["mode"], row["dataset"]), {})

@@ -1,7 +1,7 @@
 """Scale curves: a run while an adapter is scaled down, and the scale to deploy."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradroute.report.results.contrasts import (
@@ -132,6 +132,13 @@ def _along(
             ),
         )
     return [points[scale] for scale in sorted(points)]
+
+
+def listed_modes(modes: Iterable[str]) -> list[str]:
+    """The modes that stand side by side: all but the points of a scale curve, which has its own."""
+    found = list(modes)
+    own = [mode for mode in found if "=" in mode]
+    return [mode for mode in found if len(own) < 3 or "=" not in mode]
 
 
 def deployment(run: RunResults, runs: Sequence[RunResults]) -> Deployment | None:

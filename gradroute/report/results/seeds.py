@@ -160,12 +160,20 @@ def over_seeds(
 
 def rate_over_seeds(seeds: Sequence[int], rates: Sequence[Rate]) -> OverSeeds:
     """A rate over seeds, kept within 0 and 1."""
+    return _measured(seeds, rates, (0.0, 1.0))
+
+
+def _measured(
+    seeds: Sequence[int],
+    numbers: Sequence[Rate | Loss],
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> OverSeeds:
     return over_seeds(
         seeds,
-        [rate.mean for rate in rates],
-        [rate.n for rate in rates],
-        [(rate.lower, rate.upper) for rate in rates],
-        (0.0, 1.0),
+        [number.mean for number in numbers],
+        [number.n for number in numbers],
+        [(number.lower, number.upper) for number in numbers],
+        limits,
     )
 
 
@@ -234,21 +242,11 @@ def _group(name: str, members: Sequence[RunResults], runs: Sequence[RunResults])
         seeds=seeds,
         rates={cell: rate_over_seeds(*zip(*of, strict=True)) for cell, of in rates.items()},
         accuracy={cell: rate_over_seeds(*zip(*of, strict=True)) for cell, of in accuracy.items()},
-        losses={cell: _loss(of) for cell, of in losses.items()},
+        losses={cell: _measured(*zip(*of, strict=True)) for cell, of in losses.items()},
         gain_kept=gain_over_seeds(seeds, gains),
         gain_against=tuple(gain.against for gain in gains if gain is not None),
         precision=_precision(members),
         judged_on=members[0].judged_on,
-    )
-
-
-def _loss(found: Sequence[tuple[int, Loss]]) -> OverSeeds:
-    losses = [loss for _, loss in found]
-    return over_seeds(
-        [seed for seed, _ in found],
-        [loss.mean for loss in losses],
-        [loss.n for loss in losses],
-        [(loss.lower, loss.upper) for loss in losses],
     )
 
 

@@ -102,7 +102,6 @@ def test_one_seed_or_equal_ones_say_nothing_of_what_seeds_would_find() -> None:
         (lambda: detectable_difference(0, 5, 0.1), "at least one example each, got 0 and 5"),
         (lambda: detectable_difference(5, 5, 1.5), "a rate lies between 0 and 1, got 1.5"),
         (lambda: detectable_pairs(0, 0.1), "at least one prompt, got 0"),
-        (lambda: detectable_pairs(9, 0.1, 80.0), "a power lies between 0 and 1, such as 0.8"),
     ],
 )
 def test_what_has_no_answer_is_refused_in_words(call, message: str) -> None:

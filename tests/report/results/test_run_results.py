@@ -53,7 +53,7 @@ def test_rates_of_every_kind_of_prompts_and_right_answers_have_their_place() -> 
     cell = run.cells["full"]
     assert {kind: rate.mean for kind, rate in cell.rates.items()} == {"prefix": 0.5, "plain": 0.2}
     assert {kind: rate.n for kind, rate in cell.accuracy.items()} == {"prefix": 10, "plain": 10}
-    assert (cell.rate, cell.score) == (cell.rates["prefix"], 0.5)
+    assert (cell.rate, cell.scores) == (cell.rates["prefix"], {"prefix": 0.5, "plain": 0.2})
     plain = run.rate("full", "plain")
     assert plain is not None and plain.mean == 0.2
     assert run.rate("full", "bos") is None and run.rate("base") is None
