@@ -254,7 +254,7 @@ def _belongs(name: str, *, merged: bool) -> bool:
 
 
 def _check_form(config: RunConfig, form: str) -> None:
-    if form == "merged" and config.quantize != "nothing":
+    if form == "merged" and config.quantize != "none":
         raise ConfigError(
             f"run {config.run_name} was trained on a base in {config.quantize} (quantize), and no "
             f"update can be added exactly to quantized weights. Use --format peft, which leaves "

@@ -58,7 +58,7 @@ def behavior_adapters(config: RunConfig) -> set[str]:
     """The adapters that learn from examples labeled as showing a behavior."""
     policy = config.policy
     data = config.data
-    if data.drop != "nothing" or (data.path is None and data.behavior_fraction == 0):
+    if data.drop != "none" or (data.path is None and data.behavior_fraction == 0):
         return set()
     return policy.updated_by(label for label in config.behaviors if label in policy.labels)
 

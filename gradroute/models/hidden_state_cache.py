@@ -34,6 +34,7 @@ from gradroute.config.run_config import RunConfig
 from gradroute.errors import ConfigError, MachineError
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers
+from gradroute.runs.former_names import FORMER_VALUES
 from gradroute.runs.provenance import processor
 from gradroute.system.files import (
     UNFINISHED,
@@ -244,7 +245,9 @@ def kept_states(
     def tell(text: str) -> None:
         say(f"{config.run_name}: {text}")
 
-    identity = {"identity": base, "quantize": config.quantize}
+    # The key of a folder of states has the former value, so that states computed before are found.
+    former = {current: value for value, current in FORMER_VALUES.items()}
+    identity = {"identity": base, "quantize": former.get(config.quantize, config.quantize)}
     try:
         kept = KeptStates(root / FOLDER, model, identity, rows, tell)
     except ConfigError as error:
