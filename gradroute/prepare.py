@@ -289,7 +289,7 @@ def no_bad_prompts(data: DataConfig, prepared: Prepared, label: str) -> str:
             "and train again"
         )
     trained = any(label in {e.true_label, *labels_in(e)} for e in prepared.train)
-    if not trained and data.drop == "nothing":
+    if not trained and data.drop == "none":
         return f"no row of {data.path} is labeled {label}; label some and train again"
     held_out = len(prepared.normal) + sum(map(len, prepared.behaving.values()))
     if data.eval_path or data.eval_split:

@@ -98,7 +98,7 @@ def train_run(
             aside, never deleted).
         bar: show a progress bar rather than a line now and then.
         overrides: keys, or sections of keys, that may differ from those that the run was begun
-            with; also `ground.data`, `ground.base`, `ground.gradroute`, see
+            with; also `identity.data`, `identity.base`, `identity.gradroute`, see
             `gradroute.runs.resume`.
         audit: write and check which routes every example took, see `gradroute.train.audit`.
 
@@ -371,7 +371,7 @@ def _begin(
     stated = {
         **facts,
         "notes": [*prepared.notes, *notes],
-        "examples": {f"{true} labelled {label}": n for (true, label), n in counts.items()},
+        "examples": {f"{true} labeled {label}": n for (true, label), n in counts.items()},
         "labels": prepared.labels,
         **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
     }

@@ -1,4 +1,4 @@
-"""Model folders as a stranger might make them: a tiny model with one thing wrong in its files."""
+"""Untrusted model folders: a tiny model with one thing wrong in its files."""
 
 import json
 from pathlib import Path

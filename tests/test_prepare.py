@@ -161,7 +161,7 @@ def test_labels_have_a_seed_of_their_own():
 
 def test_the_quality_of_labels_is_known_also_where_the_labelled_are_dropped():
     noise = ("data.false_positive_rate=0.1", "routing=none")
-    for drop in ("nothing", "labeled_bad"):
+    for drop in ("none", "labeled_bad"):
         labels = prepare(config(*noise, f"data.drop={drop}")).labels
         assert labels["precision"] == pytest.approx(10 / 28)
 

@@ -127,7 +127,7 @@ def test_what_is_not_named_is_refused_beside_what_is(begun):
     [
         ("train.save_evry", "train.save_every"),
         ("learning_rate", "learning_rate"),
-        ("ground.datas", "ground.data"),
+        ("identity.datas", "identity.data"),
         ("adapters.bda", "adapters.bad"),
         ("train.learning_rate=1", "train.learning_rate"),
         ("", "gradroute schema"),
@@ -143,7 +143,7 @@ def test_an_override_of_what_is_not_there_is_refused_with_the_nearest(begun, key
 
 
 def test_an_override_of_what_has_not_changed_is_no_matter(begun, tmp_path):
-    go(begun.path.parent, allow=["seed", "data", "ground", "ground.base"])
+    go(begun.path.parent, allow=["seed", "data", "identity", "identity.base"])
     assert sessions(begun)[-1]["overridden"] == []
     go(tmp_path / "new", "train.max_steps=1", allow=["seed", "data"])
 
@@ -202,11 +202,11 @@ def test_a_changed_data_file_is_refused_or_recorded(tmp_path, capsys):
     folder = cut(go(tmp_path, f"data.path={path}"))
     path.write_text(path.read_text().replace("number 3 ", "number 4 "))
     before = files(folder.path)
-    with pytest.raises(ConfigError, match=r"ground\.data +rows\.jsonl, sha256 [0-9a-f]+"):
+    with pytest.raises(ConfigError, match=r"identity\.data +rows\.jsonl, sha256 [0-9a-f]+"):
         go(tmp_path, f"data.path={path}")
     assert files(folder.path) == before
-    go(tmp_path, f"data.path={path}", allow=["ground.data"])
-    then, now = sessions(folder)[-1]["changed"]["ground.data"]
+    go(tmp_path, f"data.path={path}", allow=["identity.data"])
+    then, now = sessions(folder)[-1]["changed"]["identity.data"]
     assert then != now == read_json(folder.manifest)["data"]
     go(tmp_path, f"data.path={path}")
 
@@ -215,16 +215,16 @@ def test_another_version_of_gradroute_is_refused_or_recorded(begun):
     from gradroute import __version__
 
     write_json(begun.manifest, read_json(begun.manifest) | {"gradroute": "0.0.1"})
-    with pytest.raises(ConfigError, match=r"ground\.gradroute +0\.0\.1 "):
+    with pytest.raises(ConfigError, match=r"identity\.gradroute +0\.0\.1 "):
         go(begun.path.parent)
-    go(begun.path.parent, allow=["ground.gradroute"])
-    assert sessions(begun)[-1]["changed"] == {"ground.gradroute": ["0.0.1", __version__]}
+    go(begun.path.parent, allow=["identity.gradroute"])
+    assert sessions(begun)[-1]["changed"] == {"identity.gradroute": ["0.0.1", __version__]}
     assert read_json(begun.manifest)["gradroute"] == __version__
 
 
 def test_another_base_model_is_refused(begun):
     write_json(begun.manifest, read_json(begun.manifest) | {"base": "sha256 0"})
-    with pytest.raises(ConfigError, match=r"ground\.base +sha256 0 "):
+    with pytest.raises(ConfigError, match=r"identity\.base +sha256 0 "):
         go(begun.path.parent)
 
 
@@ -240,9 +240,9 @@ def test_a_run_begun_before_the_embedded_tokenizer_named_its_beginning_goes_on(w
 def test_without_a_manifest_nobody_knows_what_a_run_stands_on(begun):
     before = begun.manifest.read_bytes()
     begun.manifest.unlink()
-    with pytest.raises(ConfigError, match=r"ground\.base +unknown "):
+    with pytest.raises(ConfigError, match=r"identity\.base +unknown "):
         go(begun.path.parent)
-    go(begun.path.parent, allow=["ground"])
+    go(begun.path.parent, allow=["identity"])
     assert begun.manifest.read_bytes() == before
 
 
@@ -377,6 +377,30 @@ def test_a_run_folder_that_is_removed_while_it_trains_is_named_and_not_made_agai
     (error,) = found
     assert isinstance(error, MachineError) and f"{folder.path} is not there any more" in str(error)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_under_the_former_names(begun, capsys):
+    text = begun.config.read_text()
+    for key in ("quantize", "relabel", "drop"):
+        assert f"{key}: none" in text
+        text = text.replace(f"{key}: none", f"{key}: nothing")
+    begun.config.write_text(text)
+    manifest = read_json(begun.manifest)
+    former = {key.replace(" labeled ", " labelled "): n for key, n in manifest["examples"].items()}
+    assert former.keys() != manifest["examples"].keys()
+    labels = dict(manifest["labels"])
+    labels["labelled_bad"] = labels.pop("labeled_bad")
+    write_json(begun.manifest, {**manifest, "examples": former, "labels": labels, "data": "other"})
+
+    with pytest.raises(ConfigError, match=r"--override identity\.data"):
+        go(begun.path.parent)
+    go(begun.path.parent, allow=["ground.data"])
+
+    (last,) = sessions(begun)[1:]
+    assert list(last["changed"]) == ["identity.data"] == last["overridden"]
+    now = read_json(begun.manifest)
+    assert (now["examples"], now["labels"]) == (manifest["examples"], manifest["labels"])
+    assert "nothing" not in begun.config.read_text() + capsys.readouterr().err
 
 
 def test_an_audit_can_be_asked_for(tmp_path):

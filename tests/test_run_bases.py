@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_the_start_of_its_adapter_and_refuses_another(
     manifest = json.loads(folder.manifest.read_text())
     assert manifest["starts"].startswith("good sha256 ")
     change(place)
-    with pytest.raises(ConfigError, match=r"ground\.starts"):
+    with pytest.raises(ConfigError, match=r"identity\.starts"):
         train(tmp_path, "run", start, "train.max_steps=2")
     # What is trained already does not need it any more.
     shutil.rmtree(place)
@@ -73,5 +73,5 @@ def test_an_adapter_merged_into_the_base_is_part_of_what_the_run_stands_on(
     folder = train(tmp_path, "run", start)
     assert ", adapter sha256 " in json.loads(folder.manifest.read_text())["base"]
     change(place)
-    with pytest.raises(ConfigError, match=r"ground\.base"):
+    with pytest.raises(ConfigError, match=r"identity\.base"):
         train(tmp_path, "run", start, "train.max_steps=2")

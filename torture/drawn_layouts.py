@@ -66,7 +66,7 @@ def draw_layout(draw: random.Random, folder: Path) -> Layout:
         examples.sort(key=lambda example: example["label"])
     path = folder / "data.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in examples), encoding="utf-8")
-    drop = draw.choice(["nothing", "nothing", "true_bad"])
+    drop = draw.choice(["none", "none", "true_bad"])
     settings = {
         "run_name": folder.name,
         "seed": draw.randrange(1000),

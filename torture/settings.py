@@ -108,9 +108,9 @@ ELSEWHERE = ("run_name",)
 FREE = ("evaluate.", "controls", "train.report_to", "train.reuse_gib")
 # What goes along with a key: another file is another data set, too.
 ALONG = {
-    "model": ("ground.base",),
-    "data.path": ("ground.data",),
-    "data.eval_path": ("ground.data",),
+    "model": ("identity.base",),
+    "data.path": ("identity.data",),
+    "data.eval_path": ("identity.data",),
 }
 
 
@@ -130,7 +130,7 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
     keys = [key for key in load_config(half.config).values_by_key if key not in ELSEWHERE]
     changes = [_Change(key, _typed(key, ground)) for key in keys if key in CHANGED]
     failures += [f"{key} has no other value in CHANGED." for key in keys if key not in CHANGED]
-    facts = [_Change(f"ground.{name}", None, make) for name, make in _facts(ground).items()]
+    facts = [_Change(f"identity.{name}", None, make) for name, make in _facts(ground).items()]
     for change in changes + facts:
         counts["keys" if change.typed else "facts"] += 1
         failures += _changed(half, change, (), counts)
@@ -262,7 +262,7 @@ def _harmless(run: Path, before: Mapping[str, str]) -> bool:
 
 
 def _facts(ground: Ground) -> dict[str, Callable[[Path], Iterator[None]]]:
-    """Name in `ground.*` -> a generator that changes it until it is resumed."""
+    """Name in `identity.*` -> a generator that changes it until it is resumed."""
 
     def data(run: Path) -> Iterator[None]:
         whole = ground.data.read_bytes()

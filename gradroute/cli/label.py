@@ -22,10 +22,10 @@ def add(verbs: Verbs) -> None:
         "labels",
         _label,
         [
-            "gradroute data label rows.jsonl --out labelled.jsonl --regex '(?i)as an ai'",
-            "gradroute data label rows.csv --out labelled.csv --score-column toxicity "
+            "gradroute data label rows.jsonl --out labeled.jsonl --regex '(?i)as an ai'",
+            "gradroute data label rows.csv --out labeled.csv --score-column toxicity "
             "--bad-above 0.8 --good-below 0.2",
-            "gradroute data label rows.jsonl --out labelled.jsonl --classifier path/to/classifier "
+            "gradroute data label rows.jsonl --out labeled.jsonl --classifier path/to/classifier "
             "--bad-label toxic --bad-above 0.9",
         ],
         runs_folder=False,

@@ -51,8 +51,8 @@ def _add_train(verbs: Verbs) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="continue although this key or section (train.max_steps, data, ground.data) has "
-        "changed since the run was started; it is recorded; repeatable",
+        help="continue although this key or section (train.max_steps, data, identity.data) "
+        "has changed since the run was started; it is recorded; repeatable",
     )
     train.add_argument(
         "--audit",
@@ -75,6 +75,11 @@ def _train(options: argparse.Namespace) -> None:
 
     config = load_config(find_config(options.config), options.overrides)
     from gradroute.experiments.controls import train_with_controls
+    from gradroute.runs.former_names import current_overrides
+    from gradroute.system.terminal import say
+
+    if current_overrides(options.may_differ) != options.may_differ:
+        say("--override: `ground` is now called `identity`.")
 
     train_with_controls(
         config,

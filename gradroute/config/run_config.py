@@ -46,9 +46,12 @@ from gradroute.config.types import (
 from gradroute.config.yaml import KeyPath, Scalar, YamlText, is_null, read_yaml_file
 from gradroute.errors import ConfigError
 from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.runs.former_names import FORMER_VALUES
+from gradroute.system.terminal import say
 
 _AnySection = TypeVar("_AnySection", bound=Section)
 
+_WRITTEN = "# A resolved configuration: every key, defaults included.\n"
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -63,13 +66,13 @@ class RunConfig(Section):
     """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
     gguf_file: Annotated[OptionalText, Role.TASK] = None
     """A GGUF file in the model's folder or repository that the base is read from."""
-    quantize: Annotated[Quantize, Role.TASK] = "nothing"
-    """Hold the frozen base in 8bit or 4bit (bitsandbytes); nothing = in its own dtype."""
+    quantize: Annotated[Quantize, Role.TASK] = "none"
+    """Hold the frozen base in 8bit or 4bit (bitsandbytes); none = in its own dtype."""
     start_adapter: Annotated[OptionalPlace, Role.TASK] = None
     """Folder of a LoRA adapter that is merged into the base before the run's own are put on it."""
     behavior: Annotated[Behaviors, Role.TASK] = "caps"
     """The behavior: a shipped one, or regex:PATTERN, keywords:a,b, python:module.function; with
-    several, {label: behaviour}, each label routed to an adapter."""
+    several, {label: behavior}, each label routed to an adapter."""
     routing: Annotated[Routing, Role.TREATMENT] = "anchored"
     """Effect of an example on each adapter: a named table, or {label: {adapter: route}}."""
     adapters: Annotated[dict[AdapterName, AdapterConfig], Role.TREATMENT] = Field(
@@ -106,7 +109,7 @@ class RunConfig(Section):
     @property
     def behavior_adapters(self) -> set[str]:
         """The adapters that learn from examples labeled as showing a behavior."""
-        if self.data.drop != "nothing" or (
+        if self.data.drop != "none" or (
             self.data.path is None and self.data.behavior_fraction == 0
         ):
             return set()
@@ -234,6 +237,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             _apply(data, keys, Scalar(value))
         except ValueError as error:
             problems.append(f"command line: {key.strip()}: {error}")
+    if path is None or not path.read_bytes().startswith(_WRITTEN.encode()):
+        _say_former_values(data, source)
     config, found = validated(RunConfig, data, Origin(source, text.lines, changed))
     problems += found
     if config is None or problems:
@@ -270,7 +275,7 @@ def dump_config(config: RunConfig) -> str:
     import yaml
 
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=2**31 - 1)
-    return f"# A resolved configuration: every key, defaults included.\n{text}"
+    return f"{_WRITTEN}{text}"
 
 
 def config_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -320,6 +325,19 @@ def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Scalar) -> None:
         data[last] = value
     elif data.pop(last, None) is None:
         raise ValueError(f"there is no such adapter to remove; there are {', '.join(data)}.")
+
+
+def _say_former_values(data: dict[str, Any], source: str) -> None:
+    """Say once which values of a file or a command line have another name now."""
+    found = []
+    for name, field in FIELDS.items():
+        value: Any = data
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and FORMER_VALUES.get(value, "") == field.default:
+            found.append(f"{name}={value}")
+    if found:
+        say(f"{source}: {', '.join(found)}: `nothing` is now called `none`.")
 
 
 def _modes_disagree(modes: Sequence[str], adapters: Sequence[str]) -> list[Disagreement]:

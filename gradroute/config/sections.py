@@ -124,9 +124,9 @@ class DataConfig(Section):
     """Seed of which examples are labeled; null = the run's seed."""
     front_load: Annotated[Share, Role.TRAINING] = 0.0
     """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
-    relabel: Annotated[Relabel, Role.TREATMENT] = "nothing"
+    relabel: Annotated[Relabel, Role.TREATMENT] = "none"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
-    drop: Annotated[Drop, Role.TREATMENT] = "nothing"
+    drop: Annotated[Drop, Role.TREATMENT] = "none"
     """Left out of training: labeled_bad (filtering) or true_bad (the oracle)."""
 
 

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from gradroute.config.controls import TRAINABLE
 from gradroute.config.yaml import Scalar, is_null, parse_yaml, plain_value
+from gradroute.runs.former_names import FORMER_VALUES
 from gradroute.system.secrets import redacted, secret_in, under_home
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
@@ -151,6 +152,7 @@ def _behaviors(value: Any) -> str | dict[str, str]:
 
 def _one_of(*names: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
+        value = FORMER_VALUES.get(value, value) if isinstance(value, str) else value
         if value not in names:
             raise ValueError(f"one of {', '.join(names)} is needed, got {shown(value)}.")
         return str(value)
@@ -255,12 +257,12 @@ Dropout = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 LossMean = Annotated[Literal["token", "example"], BeforeValidator(_one_of("token", "example"))]
 LowRankDtype = Annotated[Literal["fp32", "bf16"], BeforeValidator(_one_of("fp32", "bf16"))]
 Drop = Annotated[
-    Literal["nothing", "labeled_bad", "true_bad"],
-    BeforeValidator(_one_of("nothing", "labeled_bad", "true_bad")),
+    Literal["none", "labeled_bad", "true_bad"],
+    BeforeValidator(_one_of("none", "labeled_bad", "true_bad")),
 ]
 Relabel = Annotated[
-    Literal["nothing", "random", "unlabel_bad"],
-    BeforeValidator(_one_of("nothing", "random", "unlabel_bad")),
+    Literal["none", "random", "unlabel_bad"],
+    BeforeValidator(_one_of("none", "random", "unlabel_bad")),
 ]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Names = Annotated[
@@ -270,7 +272,7 @@ Behaviors = Annotated[
     str | dict[str, str], PlainValidator(_behaviors, json_schema_input_type=str | dict[str, str])
 ]
 Quantize = Annotated[
-    Literal["nothing", "8bit", "4bit"], BeforeValidator(_one_of("nothing", "8bit", "4bit"))
+    Literal["none", "8bit", "4bit"], BeforeValidator(_one_of("none", "8bit", "4bit"))
 ]
 ReportTo = Annotated[
     Literal["none", "tensorboard", "wandb"],

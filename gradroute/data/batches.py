@@ -1,4 +1,4 @@
-"""From tokenized examples to batches: padded side by side, or packed one after another.
+"""Batches of tokenized examples: padded side by side, or packed one after another.
 
 What comes before, the tokens of one example (`tokens.py`) and the order of the data (`order.py`),
 is had from here too.

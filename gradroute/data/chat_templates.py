@@ -1,6 +1,6 @@
 """Chat templates: a model's own program that writes a conversation as text, run within limits.
 
-The template comes with the model and may be a stranger's: transformers renders it in jinja's
+The template comes with the model and may be untrusted: transformers renders it in jinja's
 sandbox, which has no way to files, and gives it nothing but plain values. Here its time and its
 result are limited too. A date of today is written as that of one fixed day.
 """

@@ -104,7 +104,7 @@ def relabel(
 
     Args:
         examples: The labeled examples.
-        how: `nothing`; `random`: the same labels, as many of each, on examples chosen at random, so
+        how: `none`; `random`: the same labels, as many of each, on examples chosen at random, so
             that they say nothing; `unlabel_bad`: the label `bad` becomes `unlabeled`.
         seed: Of what is chosen at random.
         behaviors: The labels of the behaviors, each of which counts as `bad`.
@@ -147,7 +147,7 @@ def drop(
 
     Args:
         examples: The labeled examples.
-        which: `nothing`; `labeled_bad`, those labeled bad: filtering; `true_bad`, all that are
+        which: `none`; `labeled_bad`, those labeled bad: filtering; `true_bad`, all that are
             bad, labeled or not: the oracle.
         behaviors: The labels of the behaviors, each of which counts as `bad`.
     """
@@ -167,7 +167,7 @@ def label_quality(
     behavior than the example's is as wrong as one on a good example.
 
     Returns:
-        `labelled_bad` and `true_bad` (numbers of examples), `precision` (share of the labeled that
+        `labeled_bad` and `true_bad` (numbers of examples), `precision` (share of the labeled that
         are bad) and `recall` (share of the bad that are labeled); None where there is nothing
         to take a share of.
     """
@@ -177,7 +177,7 @@ def label_quality(
     bad = sum(true in own for true, _ in given)
     hits = sum(true in labels for true, labels in given)
     return {
-        "labelled_bad": labelled,
+        "labeled_bad": labelled,
         "true_bad": bad,
         "precision": hits / labelled if labelled else None,
         "recall": hits / bad if bad else None,

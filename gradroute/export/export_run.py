@@ -295,7 +295,7 @@ def _belongs(name: str, *, merged: bool) -> bool:
 
 def _check_form(form: str, quantize: str, start_adapter: str | None, run_name: str) -> None:
     """Refuse a form that a run on such a base cannot have; see the fields of the config."""
-    if form == "merged" and quantize != "nothing":
+    if form == "merged" and quantize != "none":
         raise ConfigError(
             f"run {run_name} was trained on a base in {quantize} (quantize), and no "
             f"update can be added exactly to quantized weights. Use --format peft, which leaves "

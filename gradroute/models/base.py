@@ -32,7 +32,7 @@ from gradroute.untrusted.model_folder import check_model_folder, named_weights
 
 EMBEDDED = "embedded"
 NEEDED = {"torch": (2, 13), "transformers": (5, 23), "safetensors": (0, 8)}
-"""The oldest releases that have what is used here, and read files of strangers safely."""
+"""The oldest releases that have what is used here and read untrusted files safely."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ def load_base(
     name: str,
     *,
     gguf_file: str | None = None,
-    quantize: str = "nothing",
+    quantize: str = "none",
     start_adapter: str | None = None,
 ) -> Base:
     """Load and freeze the base model that a config names.
 
-    Its folder is checked as a stranger's first (see `gradroute.untrusted.model_folder`). Nothing
+    Its folder is checked as untrusted first (see `gradroute.untrusted.model_folder`). Nothing
     in it is executed, and weights are read as safetensors or GGUF only. Of a hub model the files
     at the top of the repository are fetched, and what is loaded is that snapshot.
 
     Args:
         name: "embedded", a local folder in Hugging Face format, or a hub id.
         gguf_file: A GGUF file in that folder or repository; its weights are unpacked.
-        quantize: "8bit" or "4bit" to hold the weights so (bitsandbytes), or "nothing".
+        quantize: "8bit" or "4bit" to hold the weights so (bitsandbytes), or "none".
         start_adapter: Folder of a LoRA adapter to merge into the weights, see `merge_start`.
 
     Raises:
@@ -165,7 +165,7 @@ def load_base(
         if bits := packed_bits(model):
             raise ConfigError(
                 f"start_adapter: {start_adapter} cannot be merged into a base in {bits}, whose "
-                "weights would be rounded again. Use quantize=nothing, or merge the two once, save "
+                "weights would be rounded again. Use quantize=none, or merge the two once, save "
                 "the result as safetensors and give that as model."
             )
         identity += f", adapter {merge_start(model, start_adapter)}"
@@ -193,13 +193,13 @@ def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
         ConfigError: a folder that is not there, is refused or holds no tokenizer.
         MachineError: a hub model that is gated, unknown or out of reach; a library that is missing.
     """
-    check_can_read(gguf_file, "nothing", torch.device("cpu"))
+    check_can_read(gguf_file, "none", torch.device("cpu"))
     source = model_source(name)
     transformers_logging.disable_progress_bar()
     show_logs_as_text()
     folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file, weights=False)
     if gguf_file is None:
-        named_weights(folder, name)  # looks at every file of settings, as a stranger's
+        named_weights(folder, name)  # checks every file of settings as untrusted
     else:
         check_model_folder(folder, name, gguf_file)
     return read_tokenizer(folder, name, gguf_file)

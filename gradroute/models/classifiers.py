@@ -3,7 +3,7 @@
     classifier          a Hugging Face model for text classification, of a folder or of the hub
     sklearn_classifier  a scikit-learn classifier in a skops file
 
-Both are a stranger's files, and are looked at before a library opens them.
+Both are untrusted files and are checked before a library opens them.
 """
 
 import difflib

@@ -34,10 +34,10 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
     """See that what a config asks for can be read and held here, before anything is fetched."""
     if gguf_file is not None:
         check_gguf_name(gguf_file)
-        if quantize != "nothing":
+        if quantize != "none":
             raise ConfigError(
                 f"gguf_file and quantize={quantize} do not go together: what is read from a GGUF "
-                "file is unpacked to plain numbers. Use quantize=nothing."
+                "file is unpacked to plain numbers. Use quantize=none."
             )
         _check_extra("gguf", "gguf", "reads GGUF files")
         if find_spec("kernels") is not None:
@@ -46,12 +46,12 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
                 "hub while it reads a GGUF file, and runs it. Uninstall it (pip uninstall "
                 "kernels), or give the model as safetensors."
             )
-    if quantize != "nothing":
+    if quantize != "none":
         _check_extra("bitsandbytes", "quant", f"holds a base in {quantize}")
         if device.type != "cuda":
             raise MachineError(
                 f"quantize={quantize} needs a CUDA device, and this machine has none that torch "
-                "sees. Use quantize=nothing."
+                "sees. Use quantize=none."
             )
 
 
@@ -87,7 +87,7 @@ def read_model(
             output_loading_info=True,
             **({} if gguf_file is None else {"gguf_file": gguf_file}),
             **({} if packed is None else {"quantization_config": packed}),
-            **({} if quantize == "nothing" else {"device_map": {"": device}}),
+            **({} if quantize == "none" else {"device_map": {"": device}}),
         )
         model, facts = loaded
         tokenizer = _tokenizer(folder, gguf_file)
@@ -148,7 +148,7 @@ def _unpacked() -> Any:
 
 
 def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if quantize == "nothing":
+    if quantize == "none":
         return None
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

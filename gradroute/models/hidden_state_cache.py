@@ -37,6 +37,7 @@ from gradroute.models.base import Base
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.former_names import FORMER_VALUES
 from gradroute.runs.provenance import processor
 from gradroute.system.files import (
     UNFINISHED,
@@ -249,7 +250,9 @@ def kept_states(
         say(f"{folder.name}: {text}")
 
     place = folder.path.resolve().parent / FOLDER
-    identity = {"identity": base.identity, "quantize": quantize}
+    # The key of a folder of states has the former value, so that states computed before are found.
+    former = {current: value for value, current in FORMER_VALUES.items()}
+    identity = {"identity": base.identity, "quantize": former.get(quantize, quantize)}
     tokens = [row.input_ids for row in rows]
     try:
         kept = KeptStates(place, model, identity, tokens, tell)

@@ -118,7 +118,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     if facts.get("place", {}).get("steps_done"):
         stands_on = {**ground(prepared, base), **attached.starts, "gradroute": __version__}
         folder = RunFolder(root / config.run_name)
-        seen("ground", lambda: allowed(folder, ground_changes(folder, stands_on), (), free=()))
+        seen("identity", lambda: allowed(folder, ground_changes(folder, stands_on), (), free=()))
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
@@ -164,7 +164,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
     return {
         "identity": prepared.identity,
         "train": len(prepared.train),
-        "held_out": {"normal": len(prepared.normal), "behaviour": behaving},
+        "held_out": {"normal": len(prepared.normal), "behavior": behaving},
         "groups": prepared.shared and prepared.shared._asdict(),
         "labels": dict(sorted(Counter(e.label for e in prepared.train).items())),
         "true_labels_known": known,

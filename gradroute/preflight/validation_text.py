@@ -49,7 +49,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     held = facts["held_out"]
     yield (
         f"{facts['identity']}: {facts['train']:,} examples to train on, held out "
-        f"{held['normal']:,} normal and {held['behaviour']:,} with the behavior"
+        f"{held['normal']:,} normal and {held['behavior']:,} with the behavior"
     )
     if groups := facts["groups"]:
         yield (

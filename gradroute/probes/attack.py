@@ -115,7 +115,7 @@ def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
     if getattr(tuner.model.config, "quantization_config", None) is not None:
         raise ConfigError(
             "a quantized base cannot be merged with the kept adapters: its weights would be "
-            "rounded again. Train with quantize=nothing to measure relearning."
+            "rounded again. Train with quantize=none to measure relearning."
         )
     torch.nn.Module.to(model, torch.float32)
     unshare(model)

@@ -27,7 +27,7 @@ from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import writing
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import PREFIX, read_results
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import read_manifest, same_ground
 from gradroute.system.files import (
     UNFINISHED,
     clear_unfinished,
@@ -225,7 +225,7 @@ def _write(
     built = RunFolder(folder.path / f"{UNFINISHED}recover")
     folder.check_there()
     write_text(built.config, config_text)
-    manifest = {**read_json(folder.manifest), "recovery": recovery, "provenance": provenance()}
+    manifest = {**read_manifest(folder), "recovery": recovery, "provenance": provenance()}
     write_json(built.manifest, manifest)
     save_checkpoint(
         built.checkpoints,

@@ -5,9 +5,9 @@ sessions.jsonl   one line per start of training, which also counts what changed 
                   "overridden": ["train.save_every"], "provenance": {...}}
                  and one per event in it, such as {"step": 362, "event": "out of memory", ...}
 
-Keys are those of the configuration, and `ground.data`, `ground.base`, `ground.starts`,
-`ground.gradroute` for the texts, the base model, what its adapters started from and the version of
-gradroute that a run stands on.
+Keys are those of the configuration, and `identity.data`, `identity.base`, `identity.starts`,
+`identity.gradroute` for the texts, the base model, the files its adapters started from and the
+version of gradroute. An earlier gradroute wrote `ground` for `identity`.
 """
 
 import difflib
@@ -16,13 +16,14 @@ from typing import Any
 
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.former_names import current_manifest, current_overrides
 from gradroute.system.files import append_line, read_json, read_lines
 from gradroute.system.terminal import printable, say
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
-GROUND = ("ground.data", "ground.base", "ground.starts", "ground.gradroute")
+GROUND = ("identity.data", "identity.base", "identity.starts", "identity.gradroute")
 # The embedded model before its tokenizer said itself that a text begins with the beginning token:
 # the same weights and the same tokens, so that runs begun on it go on.
 _SAME_BASES = {
@@ -36,7 +37,7 @@ _SHOWN = 48
 
 
 def check_overrides(overrides: Sequence[str], known: Iterable[str]) -> None:
-    """See that every `--override` names a key, or a section of keys.
+    """Check that every `--override` names a key, or a section of keys.
 
     Args:
         overrides: what was given.
@@ -49,12 +50,12 @@ def check_overrides(overrides: Sequence[str], known: Iterable[str]) -> None:
     for key in (*known, *GROUND):
         parts = key.split(".")
         places |= dict.fromkeys(".".join(parts[: end + 1]) for end in range(len(parts)))
-    for key in overrides:
+    for key, given in zip(current_overrides(overrides), overrides, strict=True):
         if key not in places:
             near = difflib.get_close_matches(key, places, n=1, cutoff=0.5)
             near = near or [place for place in places if place.endswith(f".{key}")][:1]
             hint = f"did you mean {near[0]}?" if near else "see `gradroute schema` for the keys."
-            raise ConfigError(f"--override {key}: there is no such key or section; {hint}")
+            raise ConfigError(f"--override {given}: there is no such key or section; {hint}")
 
 
 def allowed(
@@ -71,7 +72,7 @@ def allowed(
     Raises:
         ConfigError: something else has changed; a table says what.
     """
-    free = tuple(free)
+    free, overrides = tuple(free), current_overrides(overrides)
     bound = {key: pair for key, pair in changes.items() if not _covered(key, free)}
     refused = {key: pair for key, pair in bound.items() if not _covered(key, overrides)}
     if refused:
@@ -103,7 +104,7 @@ def ground_changes(folder: RunFolder, facts: Mapping[str, str]) -> Changes:
         if base.startswith(earlier):
             before = {**before, "base": now + base.removeprefix(earlier)}
     return {
-        f"ground.{key}": (before.get(key, "unknown"), value)
+        f"identity.{key}": (before.get(key, "unknown"), value)
         for key, value in facts.items()
         if before.get(key) != value
     }
@@ -157,7 +158,7 @@ def check_logs(folder: RunFolder, step: int) -> None:
 
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:
-    """What `manifest.json` says, nothing where there is none.
+    """The content of `manifest.json` under its present names; empty where there is no file.
 
     Raises:
         DataError: it is damaged.
@@ -167,7 +168,7 @@ def read_manifest(folder: RunFolder) -> dict[str, Any]:
     manifest = read_json(folder.manifest)
     if not isinstance(manifest, dict):
         raise DataError(f"{folder.manifest} is damaged: an object is needed. Restore it.")
-    return manifest
+    return current_manifest(manifest)
 
 
 def conditions_changed(folder: RunFolder, provenance: Mapping[str, Any]) -> Changes:

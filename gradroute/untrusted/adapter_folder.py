@@ -74,7 +74,7 @@ class AdapterFile:
 
 
 def read_adapter(place: str, key: str) -> AdapterFile:
-    """Read an adapter from a folder that may be a stranger's; nothing in it is executed.
+    """Read an adapter from a folder that may be untrusted; nothing in it is executed.
 
     Args:
         place: The folder.

@@ -2,7 +2,7 @@
 
 A GGUF file is magic, version, counts, then typed key-value pairs, then a table of tensors, then
 their data (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Its readers take the counts
-as they stand; a file from a stranger may hold any.
+as they stand; an untrusted file may hold any.
 """
 
 import mmap

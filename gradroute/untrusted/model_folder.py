@@ -1,6 +1,6 @@
 """Files of a model's folder, checked before a library opens any of them.
 
-A folder from a stranger is data. The library that reads it takes more from it than numbers: its
+An untrusted folder is data. The library that reads it takes more from it than numbers: its
 files may name other files, kernels to download or another model, and the names are followed
 wherever they lead. Here every name must be that of a file in the folder, and every setting that
 selects code is refused, except `auto_map`, which is never followed. Nothing is imported or run,

@@ -184,7 +184,7 @@ def test_filtering_leaves_out_what_is_labelled_bad_whatever_it_is():
 def test_the_oracle_leaves_out_all_that_is_bad_and_nothing_else():
     examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
     assert drop(examples, "true_bad") == [e for e in examples if e.true_label == "good"]
-    assert drop(examples, "nothing") == examples
+    assert drop(examples, "none") == examples
 
 
 def test_random_labels_are_as_many_of_each_and_say_nothing():
@@ -197,7 +197,7 @@ def test_random_labels_are_as_many_of_each_and_say_nothing():
     assert relabel(examples, "random", 1) != shuffled
     turned = relabel(examples[::-1], "random", 0)
     assert {e.id: e.label for e in turned} == {e.id: e.label for e in shuffled}
-    assert relabel(examples, "nothing", 0) == examples
+    assert relabel(examples, "none", 0) == examples
 
 
 def test_taking_the_bad_labels_off_keeps_the_good_ones():
@@ -211,7 +211,7 @@ def test_the_precision_of_labels_falls_fast_with_false_positives():
     quality = label_quality(examples)
     assert quality["precision"] == pytest.approx(50 / 140)  # 36 % although only 10 % are wrong
     assert quality["recall"] == 0.5
-    assert (quality["labelled_bad"], quality["true_bad"]) == (140, 100)
+    assert (quality["labeled_bad"], quality["true_bad"]) == (140, 100)
     assert label_quality(stories(10))["precision"] is None
 
 
@@ -312,7 +312,7 @@ def test_the_labels_of_several_behaviours_are_hidden_in_the_same_share():
     assert ("caps", "sig") not in counts and ("sig", "caps") not in counts
     quality = label_quality(labelled, ("caps", "sig"))
     assert quality == {
-        "labelled_bad": 56,
+        "labeled_bad": 56,
         "true_bad": 80,
         "precision": pytest.approx(40 / 56),
         "recall": 0.5,

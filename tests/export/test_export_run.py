@@ -244,7 +244,7 @@ def _umask():
 def test_unfinished_runs_quantised_bases_and_started_adapters_are_refused(runs, tmp_path):
     own = copied(runs["llama"], tmp_path)
     text = own.config.read_text()
-    own.config.write_text(text.replace("quantize: nothing", "quantize: 4bit"))
+    own.config.write_text(text.replace("quantize: none", "quantize: 4bit"))
     with pytest.raises(ConfigError, match=r"base in 4bit.*--format peft"):
         export(own, tmp_path / "out", "merged")
     own.config.write_text(text.replace("start_adapter: null", "start_adapter: somewhere"))
@@ -259,7 +259,7 @@ def test_a_base_that_changed_since_training_is_refused(runs, tmp_path):
     own = copied(runs["llama"], tmp_path)
     facts = json.loads(own.manifest.read_text())
     own.manifest.write_text(json.dumps(facts | {"base": "sha256 of another"}))
-    with pytest.raises(ConfigError, match=r"ground\.base: sha256 of another"):
+    with pytest.raises(ConfigError, match=r"identity\.base: sha256 of another"):
         export(own, tmp_path / "out", "peft")
     assert not (tmp_path / "out").exists()
 

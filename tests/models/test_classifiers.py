@@ -1,4 +1,4 @@
-"""Classifiers give the probability of their bad label; a stranger's files are looked at first."""
+"""Classifiers give the probability of their bad label; untrusted files are checked first."""
 
 import json
 import math

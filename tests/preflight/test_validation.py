@@ -110,7 +110,7 @@ def test_a_finished_run_takes_no_more_room_than_was_estimated(
     here = validation.ground
     monkeypatch.setattr(validation, "ground", lambda *given: {**here(*given), "data": "another"})
     (problem,) = validate(config, tmp_path / "runs").problems
-    assert "ground.data" in str(problem)
+    assert "identity.data" in str(problem)
 
 
 def test_nothing_is_touched(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):

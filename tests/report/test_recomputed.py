@@ -73,6 +73,6 @@ def test_a_real_run_is_compared(run: RunFolder) -> None:
     found = single_behavior_comparison(read_runs([run]))
     (one,) = found.runs
     assert one.rate("full", "bos") is not None
-    assert one.metrics and one.manifest["labels"]["labelled_bad"] > 0
+    assert one.metrics and one.manifest["labels"]["labeled_bad"] > 0
     assert found.deployment[one.name].measured == 3
     assert found.groups[0].precision is not None

@@ -183,7 +183,7 @@ def test_the_config_that_is_shown_has_no_text_that_somebody_wrote():
     assert shown["adapters.bad.rank"] == 4 and shown["routing"] == "absorb"
     assert shown["train.max_steps"] == config.train.max_steps
     # Whatever decides a weight and is a number or a choice, and nothing else.
-    assert shown["train.low_rank_dtype"] == "fp32" and shown["quantize"] == "nothing"
+    assert shown["train.low_rank_dtype"] == "fp32" and shown["quantize"] == "none"
     assert not {"train.save_every", "evaluate.prompts", "data.label_seed", "run_name"} & set(shown)
     text = json.dumps(shown)
     assert not any(part in text for part in ("secret", "regex", "rows.jsonl", "q_proj", "/"))

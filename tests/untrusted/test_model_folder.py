@@ -1,4 +1,4 @@
-"""A model's folder from a stranger: what it names outside of itself is refused before it is read.
+"""An untrusted model folder: what it names outside of itself is refused before it is read.
 
 The library that would follow the names is asked beside gradroute: each hole that is closed here is
 one that it has.

@@ -1,4 +1,4 @@
-"""A run folder from a stranger: what is done to it runs nothing that it names but a user's own."""
+"""An untrusted run folder: no command on it runs anything that it names except a user's own."""
 
 import os
 import pickle  # noqa: TID251 - written here, to see that nobody reads it

@@ -224,7 +224,7 @@ def _learning_rate(case: _Case) -> Finding | None:
 def _label_noise(case: _Case) -> Finding | None:
     """Ordinary examples labeled bad train `bad` alone, so `good` never learns from them."""
     labels = case.run.manifest.get("labels") or {}
-    precision, labelled = labels.get("precision"), labels.get("labelled_bad")
+    precision, labelled = labels.get("precision"), labels.get("labeled_bad")
     if precision is None or not labelled or precision >= CLEAN:
         return None
     wrong = labelled - round(precision * labelled)
@@ -238,24 +238,24 @@ def _label_noise(case: _Case) -> Finding | None:
         "ordinary one labeled bad (data.false_positive_rate, now "
         f"{case.run.config['data']['false_positive_rate']:g})."
     )
-    numbers = _gains(case) | {"precision": precision, "labelled_bad": float(labelled)}
+    numbers = _gains(case) | {"precision": precision, "labeled_bad": float(labelled)}
     return Finding("label noise", text, dial, numbers)
 
 
 def _wrong_anchors(case: _Case) -> Finding | None:
     """Bad examples labeled good teach `good` the behavior, alone."""
     examples = case.run.manifest.get("examples") or {}
-    wrong = examples.get("bad labelled good", 0)
+    wrong = examples.get("bad labeled good", 0)
     if not wrong:
         return None
-    right = examples.get("good labelled good", 0)
+    right = examples.get("good labeled good", 0)
     rate = case.run.rate("bad_ablated")
     text = (
         f"{wrong} of {wrong + right} examples labeled good show the behavior, and train the kept "
         f"adapters; without `bad` it is shown in {rate_text(rate)}, and gain kept is "
         f"{gain_text(case.kept)}."
     )
-    numbers = _gains(case) | {"bad_labelled_good": float(wrong), "good_labelled_good": float(right)}
+    numbers = _gains(case) | {"bad_labeled_good": float(wrong), "good_labeled_good": float(right)}
     return Finding("wrong anchors", text, "Label good only what is known to be.", numbers)
 
 

@@ -5,7 +5,7 @@ from gradroute.report.results.seeds import OverSeeds
 SHOWN = "shown"
 NOT_SHOWN = "not shown"
 INCONCLUSIVE = "inconclusive"
-NOT_LEARNED = "not shown: the behaviour was not learned"
+NOT_LEARNED = "not shown: the behavior was not learned"
 DAMAGED = "not shown: the model is damaged"
 IDLE = "not shown: the modes do not differ"
 

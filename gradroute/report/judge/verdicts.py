@@ -255,7 +255,7 @@ def _labels(run: RunResults) -> list[Check]:
     precision, recall = labels.get("precision"), labels.get("recall")
     if precision is None or recall is None:
         return []
-    labelled, bad = labels["labelled_bad"], labels["true_bad"]
+    labelled, bad = labels["labeled_bad"], labels["true_bad"]
     hits = round(precision * labelled)
     text = (
         f"labels: {hits} of {labelled} labeled bad are bad (precision {100 * precision:.0f} %), "

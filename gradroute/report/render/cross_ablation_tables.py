@@ -40,7 +40,7 @@ def _rates_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table:
         "without the adapter of another behavior it should be as under `full`. `good_alone`: "
         "without the "
         "adapters of all behaviors.",
-        ("group", "behaviour", *modes),
+        ("group", "behavior", *modes),
         _rows(crossings, modes, "rates", sign=False),
     )
 
@@ -58,7 +58,7 @@ def _changes_table(crossings: Sequence[Crossing], modes: Sequence[str]) -> Table
         "Each behavior without each adapter: change against full, points",
         "Rate under the mode minus rate under `full`, on the same prompts with the same noise, in "
         "percentage points with the interval of paired rates.",
-        ("group", "behaviour", *shown),
+        ("group", "behavior", *shown),
         _rows(crossings, shown, "changes", sign=True),
     )
 
@@ -141,6 +141,6 @@ def behaviors_table(runs: Sequence[RunResults]) -> Table:
         "Rates with Wilson intervals; score: mean of the detector's 0 to 1; too short: completions "
         "that it cannot judge, counted as not shown. Loss in nats per target token of held-out "
         "text with the behavior.",
-        ("run", "behaviour", "mode", "prompts", "rate, %", *JUDGED_HEADS, "loss"),
+        ("run", "behavior", "mode", "prompts", "rate, %", *JUDGED_HEADS, "loss"),
         tuple(rows),
     )

@@ -45,14 +45,14 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
             continue
         labels = run.manifest.get("labels") or {}
         at = ("runs", run.name, "labels")
-        given = labels.get("labelled_bad")
+        given = labels.get("labeled_bad")
         notes = " ".join(redacted(str(note)) for note in run.manifest.get("notes") or ())
         rows.append(
             (
                 Cell(run.name),
                 Cell(redacted(str(run.manifest.get("data", "")))),
                 count_cell(labels.get("true_bad"), "true_bad", *at, "true_bad"),
-                count_cell(given, "labelled_bad", *at, "labelled_bad"),
+                count_cell(given, "labeled_bad", *at, "labeled_bad"),
                 percent_cell(labels.get("precision"), "precision", *at, "precision"),
                 percent_cell(labels.get("recall"), "recall", *at, "recall"),
                 Cell(notes, prose=True),

@@ -12,6 +12,7 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.report.results.run_results import Record, RunResults, collect_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import PREFIX, Result, read_results
+from gradroute.runs.resume import read_manifest
 from gradroute.system.files import read_json, read_lines
 from gradroute.system.secrets import redacted_tree
 from gradroute.system.statistics import ratio_mean
@@ -149,7 +150,7 @@ def _with_sides(run: RunResults, folder: RunFolder) -> RunResults:
         run,
         metrics=tuple(read_lines(folder.metrics)),
         measures=tuple(read_lines(folder.measures)),
-        manifest=redacted_tree(read_json(folder.manifest)) if folder.manifest.is_file() else {},
+        manifest=redacted_tree(read_manifest(folder)),
         geometry=_side(folder.geometry),
         relearn=relearn,
         recovery=recovery,

@@ -256,7 +256,7 @@ def _precision(members: Sequence[RunResults]) -> OverSeeds | None:
     for run in members:
         labels = run.manifest.get("labels") or {}
         if labels.get("precision") is not None:
-            known.append((run.seed, labels["precision"], labels["labelled_bad"]))
+            known.append((run.seed, labels["precision"], labels["labeled_bad"]))
     if not known:
         return None
     seeds, values, n = zip(*known, strict=True)

@@ -73,7 +73,7 @@ def test_a_low_rate_on_bad_prompts_is_not_learned() -> None:
     found = verdicts(
         of_kinds(low, HALF, "held_out_bad", "plain", seen={"all": {"shown": 9, "n": 9}})
     )
-    assert found[2].outcome == "not shown: the behaviour was not learned"
+    assert found[2].outcome == "not shown: the behavior was not learned"
 
 
 @pytest.mark.parametrize(("shown", "learned"), [(4, False), (5, True)])

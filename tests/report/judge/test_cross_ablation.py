@@ -102,7 +102,7 @@ def test_normal_loss_and_gain_are_of_the_run_and_not_of_a_behaviour(
         # It was never there.
         (
             {"signature": (20, 20, 1, 0, 20, 0, 0)},
-            {"caps": "shown", "signature": "not shown: the behaviour was not learned"},
+            {"caps": "shown", "signature": "not shown: the behavior was not learned"},
         ),
         # Eight points may be none or more than ten.
         ({"caps": (62, 2, 54, 1, 70, 1, 0)}, {"caps": "inconclusive", "signature": "shown"}),
@@ -214,7 +214,7 @@ def test_the_matrix_is_in_every_file_and_the_page_shades_it(
     assert '<td class="heat5" data-json="/crossings/0/rates/caps/full">62' in page
     assert "| pair | caps | 62 [52, 71] | 2 [1, 7] |" in (tmp_path / "report.md").read_text()
     rows = (tmp_path / "tables" / "crossing.csv").read_text().splitlines()
-    assert rows[0].startswith("group,behaviour,full,full_lower,full_upper,")
+    assert rows[0].startswith("group,behavior,full,full_lower,full_upper,")
     assert rows[1].startswith("pair,caps,0.62,")
     document = json.loads((tmp_path / "eval_multi_results.json").read_text())
     assert document["crossings"][0]["rates"]["signature"]["signature_ablated"]["mean"] == 0.04

@@ -127,7 +127,7 @@ def test_a_run_whose_full_is_fine_has_no_trouble_with_its_learning_rate() -> Non
 
 
 def test_labels_that_are_often_wrong_are_named_with_their_number() -> None:
-    labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
+    labels = {"labeled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     changes = {"data.false_positive_rate": 0.1}
     found = examined(made(WEAK, changes), manifest={"labels": labels})
     finding = next(one for one in found if one.cause == "label noise")
@@ -138,7 +138,7 @@ def test_labels_that_are_often_wrong_are_named_with_their_number() -> None:
 
 
 def test_anchors_that_show_the_behaviour_are_named_with_their_number() -> None:
-    examples = {"bad labelled good": 30, "good labelled good": 270}
+    examples = {"bad labeled good": 30, "good labeled good": 270}
     found = examined(made(WEAK), manifest={"examples": examples})
     finding = next(one for one in found if one.cause == "wrong anchors")
     assert finding.text.startswith("30 of 300 examples labeled good show the behavior")
@@ -180,7 +180,7 @@ def test_runs_that_are_not_routed_have_no_ablation_gap() -> None:
 
 @pytest.mark.parametrize("numbers", [{}, BROKEN, WEAK, SLOW])
 def test_every_number_of_a_text_is_one_of_that_run(numbers: Numbers) -> None:
-    labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
+    labels = {"labeled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     for finding in examined(made(numbers), manifest={"labels": labels}):
         assert finding.numbers and "gain_kept" in finding.numbers
         stated = {float(found) for found in re.findall(r"-?\d+\.\d\d\b", finding.text)}
@@ -188,7 +188,7 @@ def test_every_number_of_a_text_is_one_of_that_run(numbers: Numbers) -> None:
 
 
 def test_several_causes_are_all_named() -> None:
-    labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
+    labels = {"labeled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     adapters = {"good": {"rank": 2}, "bad": {"rank": 32}}
     found = examined(made(BROKEN, {"adapters": adapters}), manifest={"labels": labels})
     assert causes(found) == ["co-adaptation", "rank", "label noise"]

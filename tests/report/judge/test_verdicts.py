@@ -43,7 +43,7 @@ def test_the_reference_comparison_shows_every_claim() -> None:
 @pytest.mark.parametrize(
     ("numbers", "outcome", "reason"),
     [
-        ({"full": (30, 0.784, 0.96)}, "not shown: the behaviour was not learned", "full shows it"),
+        ({"full": (30, 0.784, 0.96)}, "not shown: the behavior was not learned", "full shows it"),
         ({"bad_ablated": (30, 0.785, 2.0)}, "not shown", "bad_ablated shows it in 30 %"),
         ({"good_x2": (47, 0.8, 2.0)}, "not shown", "good_x2 shows it in 47 %"),
         ({"bad_ablated": (0, 0.85, 2.0)}, "not shown: the model is damaged", "gain kept 0.4"),
@@ -100,7 +100,7 @@ def test_a_behaviour_that_goes_with_good_does_not_sit_in_bad(numbers: dict, outc
 def test_a_behaviour_that_nobody_shows_is_not_localized() -> None:
     nobody = dict.fromkeys(("full", "bad_ablated", "good_ablated"), (0, 0.785, 1.7))
     found = verdict(3, HALF, changed(HALF, **nobody))
-    assert found.outcome == "not shown: the behaviour was not learned"
+    assert found.outcome == "not shown: the behavior was not learned"
     assert any("localization" in text for text in texts(found, False))
 
 
@@ -205,7 +205,7 @@ def test_two_modes_on_the_same_prompts_are_tested_exactly_and_with_what_could_be
 
 
 def test_the_quality_of_the_labels_stands_beside_the_claim() -> None:
-    labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
+    labels = {"labeled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     runs = [replace(run, manifest={"labels": labels}) for run in collect()]
     (found,) = [one for one in judge(runs) if (one.number, one.run) == (2, HALF)]
     text = (

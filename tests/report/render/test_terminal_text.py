@@ -82,7 +82,7 @@ def test_a_mark_says_whether_a_check_is_met() -> None:
 
 
 def test_the_precision_of_the_labels_is_printed(seeds: SingleBehaviorComparison) -> None:
-    labels = {"labelled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
+    labels = {"labeled_bad": 835, "true_bad": 600, "precision": 300 / 835, "recall": 0.5}
     runs = [replace(run, manifest={"labels": labels}) for run in seeds.runs]
     text = render(single_behavior_comparison(runs))
     assert "0.1_0.5: of the labels `bad` 36, 36, 36 % are right (precision, by seed)" in text

@@ -155,7 +155,7 @@ def test_gain_kept_is_not_there_where_the_reference_gains_nothing() -> None:
 
 
 def test_precision_of_the_labels_has_every_seed() -> None:
-    labels = {"labelled_bad": 100, "true_bad": 60, "recall": 0.5}
+    labels = {"labeled_bad": 100, "true_bad": 60, "recall": 0.5}
     runs = [
         replace(run, manifest={"labels": {**labels, "precision": 0.3 + 0.01 * run.seed}})
         for run in SEEDS[6:9]
