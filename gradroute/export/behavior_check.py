@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import EvaluateConfig
 from gradroute.data.behaviors import Behavior
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.request import (
@@ -38,12 +38,20 @@ class PromptSet(NamedTuple):
     prompts: list[Prompt]
 
 
-def prompt_sets(config: RunConfig, prepared: Prepared) -> list[PromptSet]:
-    """The prompts that a run is evaluated on, of every behavior."""
+def prompt_sets(
+    prepared: Prepared, settings: EvaluateConfig, behavior: str | Mapping[str, str]
+) -> list[PromptSet]:
+    """The prompts that a run is evaluated on, of every behavior.
+
+    Args:
+        prepared: The data of the run.
+        settings: Of its evaluation.
+        behavior: `behavior` of its config.
+    """
     found = []
     for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
-        rate = with_label(kind, row_label(config.behavior, label))
-        prompts = prompts_of(prepared, config.evaluate, kind, label)
+        rate = with_label(kind, row_label(behavior, label))
+        prompts = prompts_of(prepared, settings, kind, label)
         found.append(PromptSet(rate, kind, prepared.behaviors[label], prompts))
     return found
 

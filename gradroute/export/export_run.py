@@ -167,7 +167,9 @@ def _build(job: _Job, built: Path) -> None:
     adapter = as_one(job.checkpoint, choice.kept)
     dtype, identity = _write(job, adapter, built)
     say(f"{folder.name}: comparing {job.wanted.out.name} with the run under {choice.mode.name}")
-    sets = prompt_sets(config, job.prepared) if job.prepared else None
+    sets = None
+    if job.prepared is not None:
+        sets = prompt_sets(job.prepared, config.evaluate, config.behavior)
     expected = _reference(job, sets)
     device = expected.base.model.device
     exported = (
@@ -197,7 +199,7 @@ def _reference(job: _Job, sets: Sequence[PromptSet] | None) -> Reference:
         return reference(base, model, mode)
 
     def write(prompts: list[Prompt]) -> list[Completion]:
-        settings, run = job.config.evaluate, job.config.run_name
+        settings, run = job.config.evaluate, job.folder.name
         return complete(base, model, prompts, [mode], settings, run)[mode.name]
 
     behaving = [example for own in job.prepared.behaving.values() for example in own[:2]]

@@ -42,9 +42,8 @@ def geometry_runs(
         MachineError: a run has no finished checkpoint, or another process writes to it.
     """
     configs = {folder: load_config(folder.config) for folder in folders}
-    checkpoints = {
-        folder: finished_checkpoint(folder, configs[folder].train.max_steps) for folder in folders
-    }
+    steps = {folder: config.train.max_steps for folder, config in configs.items()}
+    checkpoints = {folder: finished_checkpoint(folder, last) for folder, last in steps.items()}
     names = run_names({folder: config.seed for folder, config in configs.items()})
     documents: dict[RunFolder, dict[str, Any]] = {}
     for folder, config in configs.items():

@@ -5,7 +5,7 @@ relearn_runs   checkpoint, examples of the behavior -> eval/relearn.json, one cu
 It may be interrupted: curves that are finished are kept, and the same command goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from gradroute.evaluate.evaluator import complete, ground, losses_of
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.request import drawing, drawn_in, judged_kinds, prompts_of
 from gradroute.evaluate.rows import sample_lines
-from gradroute.models.base import Base
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
@@ -149,10 +148,11 @@ def _relearn_run(
     """Measure the curves of a run and behavior that are missing; `relearn.json` after each."""
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     mode = kept_mode(config.policy, tuple(config.behaviors))
+    kind = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label]
     settings = _attack_settings(
         asked,
         config.evaluate,
-        kind=judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label],
+        kind=kind,
         checkpoint=checkpoint.identity,
         kept_mode=mode.name,
         rank=sum(adapter.rank for adapter in config.adapters.values()),
@@ -168,8 +168,18 @@ def _relearn_run(
     prepared = prepare(config)
     base, model = restore(config, checkpoint)
     same_ground(folder, ground(prepared, base))
-    measure, reserved = _measurement(folder, config, settings, prepared, base, label)
-    data, count = config.data, settings["examples"]
+    data, quick = config.data, _quick(config.evaluate, settings)
+    prompts, reserved = _asked(folder.name, data, quick, prepared, kind, label)
+    reserved = [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
+    normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, data.max_length)
+
+    def measure(attacked: PeftModel) -> dict[str, Any]:
+        completions = complete(base, attacked, prompts, [WHOLE], quick, folder.name)
+        samples = sample_lines(completions, prompts, kind, prepared.behaviors[label])
+        losses = losses_of(base, attacked, normal, [WHOLE], quick.batch_rows)
+        return point(samples, losses[WHOLE.name])
+
+    count = settings["examples"]
     examples = attack_examples(folder.name, data, prepared, reserved, count, label)
     rows, notes = tokenized(examples, None, base, data.max_length)
     for note in notes:
@@ -237,72 +247,62 @@ def _attack(
     )
 
 
-def _measurement(
-    folder: RunFolder,
-    config: RunConfig,
-    settings: Mapping[str, Any],
+def _quick(sampling: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
+    """What is measured at every point of an attack: as in the evaluation, but less."""
+    changed = {key: settings[key] for key in ("prompts", "max_new_tokens")}
+    return sampling.model_copy(update=changed)
+
+
+def _asked(
+    run: str,
+    data: DataConfig,
+    settings: EvaluateConfig,
     prepared: Prepared,
-    base: Base,
+    kind: str,
     label: str,
-) -> tuple[Callable[[PeftModel], dict[str, Any]], list[Example]]:
-    """What gives the numbers of a point, and the held-out examples that it stands on.
+) -> tuple[list[Prompt], list[Example]]:
+    """The prompts of a measurement, and the rows of the behavior that they stand on.
 
     Raises:
         DataError: there is nothing to prompt with.
     """
-    changed = {key: settings[key] for key in ("prompts", "max_new_tokens")}
-    asked = config.evaluate.model_copy(update=changed)
-    quick = config.model_copy(update={"evaluate": asked})
-    kind = settings.get("kind", PREFIX)
-    prompts, reserved = _asked(folder, quick, prepared, kind, label)
-    if len(prompts) < settings["prompts"]:
-        say(
-            f"{folder.name}: only {len(prompts)} of the {settings['prompts']} requested prompts "
-            f"exist."
-        )
-    normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, config.data.max_length)
-
-    def measure(attacked: PeftModel) -> dict[str, Any]:
-        completions = complete(base, attacked, prompts, [WHOLE], asked, folder.name)
-        samples = sample_lines(completions, prompts, kind, prepared.behaviors[label])
-        losses = losses_of(base, attacked, normal, [WHOLE], asked.batch_rows)
-        return point(samples, losses[WHOLE.name])
-
-    return measure, [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
-
-
-def _asked(
-    folder: RunFolder, config: RunConfig, prepared: Prepared, kind: str, label: str
-) -> tuple[list[Prompt], list[Example]]:
-    """The prompts of a measurement, and the rows of the behavior that they stand on.
-
-    Held-out rows that show the behavior are needed twice: to ask and to attack with. So at most
-    half of their prompts are asked, and no row with one of them is attacked with, unless all rows
-    have the same prompt.
-    """
-    prompts = prompts_of(prepared, config.evaluate, kind, label)
+    prompts = prompts_of(prepared, settings, kind, label)
     if not prompts and kind == HELD_OUT_BAD:
-        why = no_bad_prompts(config.data, prepared, label)
-        raise DataError(f"run {folder.name}: relearning is not measured: {why}.")
+        why = no_bad_prompts(data, prepared, label)
+        raise DataError(f"run {run}: relearning is not measured: {why}.")
     if not prompts:
         raise DataError(
-            f"run {folder.name}: no held-out example is without the behavior, so there is nothing "
+            f"run {run}: no held-out example is without the behavior, so there is nothing "
             "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
         )
-    drawn = config.data.path is None and prepared.behaviors[label].make is not None
-    if kind != HELD_OUT_BAD or drawn:
-        return prompts, []
-    every = drawing(prepared, label, None, config.evaluate.prefix_words)
-    prompts = prompts[: max(1, len(every.texts) // 2)]
-    sharing = every.rows[: len(prompts)]
+    drawn = data.path is None and prepared.behaviors[label].make is not None
+    reserved = list[Example]()
+    if kind == HELD_OUT_BAD and not drawn:
+        prompts, reserved = _half(run, prepared, prompts, label, settings.prefix_words)
+    if len(prompts) < settings.prompts:
+        say(f"{run}: only {len(prompts)} of the {settings.prompts} requested prompts exist.")
+    return prompts, reserved
+
+
+def _half(
+    run: str, prepared: Prepared, prompts: Sequence[Prompt], label: str, words: int
+) -> tuple[list[Prompt], list[Example]]:
+    """At most half of the prompts of held-out rows, and all rows that have one of these.
+
+    Held-out rows that show the behavior are needed twice: to ask and to attack with. So no row
+    with a prompt that is asked is attacked with, unless all rows have the same prompt.
+    """
+    every = drawing(prepared, label, None, words)
+    half = [*prompts[: max(1, len(every.texts) // 2)]]
+    sharing = every.rows[: len(half)]
     asked = [example for rows in sharing for example in rows]
     if len(asked) < len(prepared.behaving[label]):
-        return prompts, asked
+        return half, asked
     say(
-        f"{folder.name}: the rows to attack with share their prompts with the measurement, since "
+        f"{run}: the rows to attack with share their prompts with the measurement, since "
         f"the held-out rows of the behavior have no others."
     )
-    return prompts, [rows[0] for rows in sharing]
+    return half, [rows[0] for rows in sharing]
 
 
 def _of_several(folder: RunFolder) -> dict[str, Any]:

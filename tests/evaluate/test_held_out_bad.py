@@ -251,7 +251,7 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
     with pytest.raises(DataError, match=r"relearning is not measured: none of the 24 held-out"):
         relearn_runs([folder], examples=2, max_steps=1, every=1, prompts=2)
     config = load_config(folder.config)
-    sets = prompt_sets(config, prepare(config))
+    sets = prompt_sets(prepare(config), config.evaluate, config.behavior)
     found = sampled(sets, lambda prompts: [Completion("x", 1, True)] * len(prompts))
     check = behavior_check(found, found, "bad_ablated")
     assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
@@ -314,7 +314,7 @@ def test_the_check_of_an_export_asks_prompts_of_bad_rows(once) -> None:
         seen.extend(prompt.text for prompt in prompts)
         return [Completion("x", 1, True)] * len(prompts)
 
-    found = sampled(prompt_sets(config, prepare(config)), complete)
+    found = sampled(prompt_sets(prepare(config), config.evaluate, config.behavior), complete)
     assert list(found) == ["held_out_bad", "plain"]
     assert sum(text.startswith(("Be rude", "Go away")) for text in seen) == 6
 
