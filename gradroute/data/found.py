@@ -1,0 +1,80 @@
+"""Rows that a finder or its reviewer gave a label, and their labels in training.
+
+A file has a JSON object per line, as `gradroute find` writes it and its page downloads it: `text`
+and `label`, `prompt` where there is one. Other keys, such as `score`, `p` and `q`, are for reading.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gradroute.data.examples import Example
+from gradroute.data.jsonl import read_objects, refuse, shown
+from gradroute.errors import DataError
+
+
+class Found(NamedTuple):
+    """The rows of a file.
+
+    Attributes:
+        labels: (prompt, text) -> label.
+        sha256: Of the file.
+    """
+
+    labels: Mapping[tuple[str, str], str]
+    sha256: str
+
+
+class Relabeled(NamedTuple):
+    """Examples with the labels of a file.
+
+    Attributes:
+        examples: All of them, in their order.
+        changed: How many have another label than before.
+        unknown: How many rows of the file are none of the examples.
+    """
+
+    examples: list[Example]
+    changed: int
+    unknown: int
+
+
+def read_found(path: Path, labels: Iterable[str]) -> Found:
+    """The rows of a file and their labels.
+
+    Args:
+        path: The file.
+        labels: Labels that may occur.
+
+    Raises:
+        DataError: The file cannot be read, a row has no text or a label of another name, or one row
+            is there twice with different labels.
+    """
+    known = tuple(labels)
+    found: dict[tuple[str, str], str] = {}
+    content = hashlib.sha256()
+    for line, row in read_objects(path, content.update):
+        text, prompt, label = row.get("text"), row.get("prompt", ""), row.get("label")
+        if not isinstance(text, str) or not isinstance(prompt, str):
+            refuse(path, line, "a row needs a text, and a prompt that is a text where it has one.")
+        if label not in known:
+            refuse(path, line, f"label must be one of {', '.join(known)}, got {shown(label)}.")
+        if found.setdefault((prompt, text), label) != label:
+            refuse(path, line, f"this row has the label {found[prompt, text]} on an earlier line.")
+    if not found:
+        raise DataError(f"{path} has no row; remove data.found, or find some rows first.")
+    return Found(found, content.hexdigest())
+
+
+def label_found(examples: Sequence[Example], found: Found) -> Relabeled:
+    """Give the examples that a file names the label that it gives them."""
+    labels = found.labels
+    made = [
+        replace(e, label=labels[key]) if (key := (e.prompt, e.text)) in labels else e
+        for e in examples
+    ]
+    changed = sum(new.label != old.label for new, old in zip(made, examples, strict=True))
+    present = {(e.prompt, e.text) for e in examples}
+    return Relabeled(made, changed, len(labels.keys() - present))
