@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradroute.config.run_config import RunConfig
@@ -19,10 +20,12 @@ from gradroute.data.examples import (
     split_notes,
     with_asked,
 )
+from gradroute.data.found import label_found, read_found
 from gradroute.data.hub import is_hub_id
 from gradroute.data.label_assignment import (
     assign_labels,
     drop,
+    hold_out_null,
     insert_behavior,
     label_quality,
     relabel,
@@ -45,6 +48,7 @@ class Prepared:
 
     Attributes:
         train: training examples, labeled.
+        null: examples labeled good that are held out of training, see `data.null_fraction`.
         places: id -> place among the training examples before any was left out.
         labels: how good the label `bad` is, see `label_quality`; before any was left out.
         normal: held-out examples without any behavior.
@@ -60,6 +64,7 @@ class Prepared:
     """
 
     train: list[Example]
+    null: list[Example]
     places: dict[str, int]
     labels: dict[str, float | int | None]
     normal: list[Example]
@@ -103,9 +108,15 @@ def prepare(config: RunConfig) -> Prepared:
             behaviors=own,
         )
     train = relabel(train, data.relabel, label_seed, own)
+    if data.found is not None:
+        found = read_found(Path(data.found), policy.labels)
+        train, more = label_found(train, found)
+        source = source._replace(identity=f"{source.identity}; found {found.sha256[:16]}")
+        notes += more
     policy.label_ids(example.label for example in train)
     labels = label_quality(train, own)
     places = {example.id: place for place, example in enumerate(train)}
+    train, null = hold_out_null(train, data.null_fraction, label_seed)
     train = drop(train, data.drop, own)
     notes += _check_training(config, policy, train)
     normal = [e for e in held_out if not {e.label, e.true_label} & set(own)]
@@ -118,6 +129,7 @@ def prepare(config: RunConfig) -> Prepared:
             behaving[label] = insert_behavior(changed, behavior, 1.0, config.seed, label)
     prepared = Prepared(
         train=train,
+        null=null,
         places=places,
         labels=labels,
         normal=normal,

@@ -88,6 +88,17 @@ CONTROLS = (
         shown_alike=_FLAGS,
     ),
     Control(
+        name="known_good",
+        role="known_good",
+        caption="only examples labeled good",
+        uses="known good",
+        figure="only known-good ones",
+        trains="known_good",
+        one_adapter=True,
+        data={"drop": "all_but_good"},
+        shown_alike=(_SHARE, "data.good_labeled_fraction"),
+    ),
+    Control(
         name="oracle",
         role="oracle",
         caption="every bad example dropped",

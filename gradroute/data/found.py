@@ -27,20 +27,6 @@ class Found(NamedTuple):
     sha256: str
 
 
-class Relabeled(NamedTuple):
-    """Examples with the labels of a file.
-
-    Attributes:
-        examples: All of them, in their order.
-        changed: How many have another label than before.
-        unknown: How many rows of the file are none of the examples.
-    """
-
-    examples: list[Example]
-    changed: int
-    unknown: int
-
-
 def read_found(path: Path, labels: Iterable[str]) -> Found:
     """The rows of a file and their labels.
 
@@ -68,13 +54,21 @@ def read_found(path: Path, labels: Iterable[str]) -> Found:
     return Found(found, content.hexdigest())
 
 
-def label_found(examples: Sequence[Example], found: Found) -> Relabeled:
-    """Give the examples that a file names the label that it gives them."""
+def label_found(examples: Sequence[Example], found: Found) -> tuple[list[Example], tuple[str, ...]]:
+    """Give the examples that a file names the label that it gives them.
+
+    Returns:
+        All examples in their order, and how many have another label than before, and how many rows
+        of the file are none of them, to be said once.
+    """
     labels = found.labels
     made = [
         replace(e, label=labels[key]) if (key := (e.prompt, e.text)) in labels else e
         for e in examples
     ]
     changed = sum(new.label != old.label for new, old in zip(made, examples, strict=True))
-    present = {(e.prompt, e.text) for e in examples}
-    return Relabeled(made, changed, len(labels.keys() - present))
+    unknown = len(labels.keys() - {(e.prompt, e.text) for e in examples})
+    notes = (f"{changed} training examples have another label by the file of data.found.",)
+    if unknown:
+        notes += (f"{unknown} of its {len(labels)} rows are no training example.",)
+    return made, notes
