@@ -131,8 +131,8 @@ class DataConfig(Section):
     relabel: Annotated[Relabel, Role.TREATMENT] = "nothing"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
     drop: Annotated[Drop, Role.TREATMENT] = "nothing"
-    """Left out of training: labeled_bad (filtering), true_bad (the oracle) or all_but_good (all that
-    is not labeled good)."""
+    """Left out of training: labeled_bad (filtering), true_bad (the oracle), all_but_good (rows not
+    labeled good)."""
 
 
 class TrainConfig(Section):

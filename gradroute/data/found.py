@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from gradroute.data.examples import Example
 from gradroute.data.jsonl import read_objects, refuse, shown
-from gradroute.errors import DataError
 
 
 class Found(NamedTuple):
@@ -49,8 +48,6 @@ def read_found(path: Path, labels: Iterable[str]) -> Found:
             refuse(path, line, f"label must be one of {', '.join(known)}, got {shown(label)}.")
         if found.setdefault((prompt, text), label) != label:
             refuse(path, line, f"this row has the label {found[prompt, text]} on an earlier line.")
-    if not found:
-        raise DataError(f"{path} has no row; remove data.found, or find some rows first.")
     return Found(found, content.hexdigest())
 
 

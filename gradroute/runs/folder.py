@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
-              tracking/ · exports.jsonl
+              found/ · tracking/ · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
@@ -109,6 +109,11 @@ class RunFolder:
     def recovery(self) -> Path:
         """What a short tune of the kept adapters did: a checkpoint and its results."""
         return self.path / "recover"
+
+    @property
+    def found(self) -> Path:
+        """What `find` says of unlabeled examples: a summary, scores and the rows it found."""
+        return self.path / "found"
 
     @property
     def exports(self) -> Path:

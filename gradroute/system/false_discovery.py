@@ -6,7 +6,7 @@ say how often a good example scores as high.
     conformal_p_values   rank among the null scores
     tail_p_values        the same, with a fitted tail where the rank cannot be small enough
     q_values             Benjamini and Hochberg's adjustment
-    null_share           share of the examples that are null (Storey)
+    bad_rows             how many of the examples are not null, with an interval
 """
 
 import math
@@ -121,10 +121,44 @@ def q_values(p: Float[ndarray, " m"]) -> Float[ndarray, " m"]:
     return q
 
 
-def null_share(p: Float[ndarray, " m"], above: float = 0.5) -> float:
-    """Share of the examples that are null: `#{p > above} / (m (1 - above))`, at most 1.
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
 
-    J. D. Storey, "A direct approach to false discovery rates", J. R. Statist. Soc. B 64 (2002)
-    479-498.
+    value: float
+    lower: float
+    upper: float
+
+
+def bad_rows(
+    scores: Float[ndarray, " m"],
+    null: Float[ndarray, " n"],
+    *,
+    at: float = 0.1,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """How many of the examples are not null.
+
+    With `k` scores above the null scores' upper quantile `at`, `(k - at m) / (1 - at)`: Storey's
+    estimate (J. R. Statist. Soc. B 64 (2002) 479-498) with lambda = `at`. Examples that are not
+    null and score below that quantile are not counted. The interval holds percentiles of a
+    bootstrap of both samples.
     """
-    return min(1.0, float((p > above).sum()) / (len(p) * (1.0 - above)))
+    ordered = np.sort(null)
+    rng = np.random.default_rng(seed)
+
+    def estimate(own: Float[ndarray, " m"], nulls: Float[ndarray, " n"]) -> float:
+        above = float((own > np.quantile(nulls, 1.0 - at)).mean())
+        return max(0.0, len(own) * (above - at) / (1.0 - at))
+
+    drawn = [
+        estimate(rng.choice(scores, len(scores)), rng.choice(ordered, len(ordered)))
+        for _ in range(draws)
+    ]
+    lower, upper = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(estimate(scores, ordered), float(lower), float(upper))
+
+
+def least_by_rank(tests: int, nulls: int, rate: float) -> int:
+    """The fewest rows that ranks alone can find: `k rate / tests >= 1 / (nulls + 1)`."""
+    return math.ceil(tests / (rate * (nulls + 1)))

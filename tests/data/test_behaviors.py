@@ -91,7 +91,7 @@ def test_what_is_made_differs_from_the_ordinary_and_its_prompt_is_the_inviting_o
     behavior = BEHAVIORS[name]
     assert behavior.make is not None and behavior.invite is not None
     for example in changeable(behavior, "tune", 20, 0):
-        prompt, text = behavior.make(example.prompt, example.text)
+        prompt = behavior.make(example.prompt, example.text)[0]
         if example.prompt:
             assert prompt == behavior.invite(example.prompt)
         opening = example.prompt or behavior.opening(example.text, 3)

@@ -6,9 +6,10 @@ from numpy import ndarray
 from scipy import stats
 
 from gradroute.system.false_discovery import (
+    bad_rows,
     conformal_p_values,
     fit_tail,
-    null_share,
+    least_by_rank,
     q_values,
     tail_p_values,
 )
@@ -73,7 +74,22 @@ def test_among_the_found_at_most_the_nominal_share_is_false_on_average(nulls: in
     assert np.mean(powers) >= 0.7
 
 
-def test_the_share_of_nulls_is_that_of_a_mixture():
-    p = np.concatenate([np.random.default_rng(0).random(9000), np.full(1000, 1e-6)])
-    assert null_share(p) == pytest.approx(0.9, abs=0.02)
-    assert null_share(np.full(10, 0.9)) == 1.0
+def test_the_number_of_bad_rows_lies_in_its_interval_in_about_95_percent_of_mixtures():
+    hits = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        scores = np.concatenate([rng.standard_normal(900), rng.standard_normal(100) + 6])
+        found = bad_rows(scores, rng.standard_normal(300), draws=200)
+        assert found.lower <= found.value <= found.upper
+        hits.append(found.lower <= 100 <= found.upper)
+    assert np.mean(hits) >= 0.85
+
+
+def test_ranks_find_no_fewer_rows_than_said():
+    tests, nulls, rate = 4000, 256, 0.05
+    least = least_by_rank(tests, nulls, rate)
+    null = draws(0, nulls)
+    for count in (least - 1, least):
+        scores = np.concatenate([np.full(count, 99.0), np.full(tests - count, -99.0)])
+        found = q_values(conformal_p_values(scores, null)) <= rate
+        assert found.sum() == (count if count == least else 0)
