@@ -105,6 +105,8 @@ def control_config(config: RunConfig, name: str, root: Path) -> RunConfig:
     if control.one_adapter:
         changes["adapters"] = _one_adapter(config)
     data |= control.data
+    if control.routing == "none":  # nothing is looked for in it, so that it may use every label
+        data["null_fraction"] = 0.0
     if control.finder:
         found = RunFolder(root / config.run_name).found
         data["found"] = str(found / f"{control.finder}.jsonl")

@@ -56,7 +56,7 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
         return current
     shipped = control_config(config, "refined", root)
     found = str(current.found / "adapter.jsonl")
-    data = shipped.data.model_copy(update={"found": found, "null_fraction": 0.0})
+    data = shipped.data.model_copy(update={"found": found})
     shipped = shipped.model_copy(update={"data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)
     evaluate_run(last)
