@@ -6,13 +6,13 @@ With the losses of a target token under three modes, in nats,
     without   the behavior's adapter ablated
     alone     only the behavior's adapter on
 
-    d = (without - full) + (without - alone)          log p_full p_alone / p_without²
-    score = sum over the tokens of max(0, d) ** 1.5
+    gain = without - max(full, alone)
+    score = sum over the tokens of max(0, gain) ** 1.5
 
-The first difference is small where the other adapters learned the behavior too (few known-good
-rows), the second where the adapter alone is a poor language model (many); their sum is large in
-both cases. The power lies between a sum, which a relation between two words hardly changes, and a
-maximum, whose tail among good rows is heavy.
+A token counts as far as the adapter explains it both beside the other adapters and by itself. Beside
+them alone, a difference also shows what they left to it by chance; by itself alone, how much better
+a language model it is than what remains. The power lies between a sum, which a relation between two
+words hardly changes, and a maximum, whose tail among good rows is heavy.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def explained(
     alone: Sequence[float] | Float[ndarray, " t"],
 ) -> Explained:
     """Score one example from the losses of its target tokens in nats, in float64."""
-    with_it, beside, by_itself = (np.asarray(own, float) for own in (full, without, alone))
-    gain = np.maximum(2.0 * beside - with_it - by_itself, 0.0)
-    tokens = gain**POWER
+    beside, left, by_itself = (np.asarray(own, float) for own in (full, without, alone))
+    gain = left - np.maximum(beside, by_itself)
+    tokens = np.maximum(gain, 0.0) ** POWER
     return Explained(float(tokens.sum()), tokens)

@@ -36,11 +36,11 @@ def run_of(trained: Path, tmp_path: Path):
     return lambda name: RunFolder(shutil.copytree(trained / name, tmp_path / name))
 
 
-def test_a_score_is_the_sum_of_its_definition_and_a_token_that_neither_mode_explains_adds_nothing():
-    full, without, alone = [1.0, 2.0, 0.5], [3.0, 2.0, 0.1], [2.0, 4.0, 0.2]
+def test_a_token_counts_as_far_as_both_modes_with_the_adapter_explain_it():
+    full, without, alone = [1.0, 2.0, 0.5, 1.0], [3.25, 2.0, 0.1, 2.0], [2.25, 4.0, 0.2, 3.0]
     found = explained(full, without, alone)
-    assert found.tokens == pytest.approx([(2 * 3.0 - 1.0 - 2.0) ** 1.5, 0.0, 0.0])
-    assert found.score == pytest.approx(3.0**1.5)
+    assert found.tokens == pytest.approx([1.0, 0.0, 0.0, 0.0])
+    assert found.score == pytest.approx(1.0)
 
 
 def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
