@@ -9,10 +9,10 @@ With the losses of a target token under three modes, in nats,
     gain = without - max(full, alone)
     score = sum over the tokens of max(0, gain) ** 1.5
 
-A token counts as far as the adapter explains it both beside the other adapters and by itself. Beside
-them alone, a difference also shows what they left to it by chance; by itself alone, how much better
-a language model it is than what remains. The power lies between a sum, which a relation between two
-words hardly changes, and a maximum, whose tail among good rows is heavy.
+A token counts as far as the adapter explains it both beside the other adapters and by itself. The
+first difference alone also shows what the others left to it by chance; the second alone, how much
+better a language model it is than what remains. The power lies between a sum, which a relation
+between two words hardly changes, and a maximum, whose tail among good rows is heavy.
 """
 
 from collections.abc import Sequence
