@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradroute.config.run_config import RunConfig
@@ -19,10 +20,12 @@ from gradroute.data.examples import (
     split_held_out,
     split_notes,
 )
+from gradroute.data.found import label_found, read_found
 from gradroute.data.hub import is_hub_id
 from gradroute.data.label_assignment import (
     assign_labels,
     drop,
+    hold_out_null,
     insert_behavior,
     label_quality,
     relabel,
@@ -45,6 +48,7 @@ class Prepared:
 
     Attributes:
         train: training examples, labeled.
+        null: examples labeled good that are held out of training, see `data.null_fraction`.
         places: id -> place among the training examples before any was left out.
         labels: how good the label `bad` is, see `label_quality`; before any was left out.
         normal: held-out examples without any behavior.
@@ -60,6 +64,7 @@ class Prepared:
     """
 
     train: list[Example]
+    null: list[Example]
     places: dict[str, int]
     labels: dict[str, float | int | None]
     normal: list[Example]
@@ -111,21 +116,29 @@ def prepare(config: RunConfig) -> Prepared:
     if source.labeled:
         notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
     train = _labeled(source, behaviors, data, config.seed)
+    identity = source.identity
+    if data.found is not None:
+        found = read_found(Path(data.found), policy.labels)
+        train, more = label_found(train, found)
+        identity += f"; found {found.sha256[:16]}"
+        notes += more
     policy.label_ids({example.label for example in train})  # refuses a label without a row
     labels = label_quality(train, own)
     places = {example.id: place for place, example in enumerate(train)}
+    train, null = hold_out_null(train, data.null_fraction, data.seed_of_labels(config.seed))
     train = drop(train, data.drop, own)
     notes += _check_training(train, policy, data, own)
     normal, behaving = _held_out(source, behaviors, config.seed)
     prepared = Prepared(
         train=train,
+        null=null,
         places=places,
         labels=labels,
         normal=normal,
         behaving=behaving,
         behaviors=behaviors,
         policy=policy,
-        identity=source.identity,
+        identity=identity,
         notes=notes,
         skipped=source.skipped,
         shared=source.shared,
@@ -148,7 +161,7 @@ def _labeled(
 ) -> list[Example]:
     """The training examples with behaviors and labels, those of the file where it has some."""
     train, own = source.train, tuple(behaviors)
-    label_seed = seed if data.label_seed is None else data.label_seed
+    label_seed = data.seed_of_labels(seed)
     if not source.labeled:
         for label, behavior in behaviors.items():
             train = insert_behavior(train, behavior, data.behavior_fraction, seed, label)

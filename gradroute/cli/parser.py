@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from gradroute.cli import data, evaluate, export, preflight, probe, report, train
+from gradroute.cli import data, evaluate, export, find, preflight, probe, report, train
 from gradroute.cli.arguments import Parser
 
 
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (train, evaluate, report, probe, export, data, preflight):
+    for group in (train, evaluate, report, find, probe, export, data, preflight):
         group.add(verbs)
     return parser
 

@@ -28,6 +28,8 @@ class Control:
         routing: The table that it is trained with; None keeps that of the run.
         one_adapter: Whether one adapter of the total rank takes the place of all.
         data: Settings of `data` that make it one.
+        finder: What finds rows that are labeled bad in it besides, one of `probes.finder.BY`; empty
+            where the labels stay as they are.
         shown_alike: Keys in which its run must equal the routed one, so that it was shown as much.
         rival: Whether routing is meant to do better; others are what it is held to.
         goal: Whether the goal is held against it.
@@ -43,6 +45,7 @@ class Control:
     routing: str | None = "none"
     one_adapter: bool = False
     data: Mapping[str, str | float] = field(default_factory=lambda: MappingProxyType({}))
+    finder: str = ""
     shown_alike: tuple[str, ...] = (_SHARE,)
     rival: bool = True
     goal: bool = False
@@ -86,6 +89,53 @@ CONTROLS = (
         one_adapter=True,
         data={"drop": "labeled_bad"},
         shown_alike=_FLAGS,
+    ),
+    Control(
+        name="words_filter",
+        role="words_filter",
+        caption="labeled bad examples and those like them in words dropped",
+        uses="flags, known good",
+        figure="dropped by a classifier\nof words",
+        trains="words_filter",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        finder="words",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="hidden_filter",
+        role="hidden_filter",
+        caption="labeled bad examples and those like them to the base dropped",
+        uses="flags, known good",
+        figure="dropped by a classifier\nof hidden states",
+        trains="hidden_filter",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        finder="hidden",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="refined",
+        role="refined",
+        caption="labeled bad examples and those that `bad` explains dropped",
+        uses="flags, known good",
+        figure="dropped by what\n`bad` explains",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        finder="adapter",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+        rival=False,
+    ),
+    Control(
+        name="known_good",
+        role="known_good",
+        caption="only examples labeled good",
+        uses="known good",
+        figure="only known-good ones",
+        trains="known_good",
+        one_adapter=True,
+        data={"drop": "all_but_good"},
+        shown_alike=(_SHARE, "data.good_labeled_fraction"),
     ),
     Control(
         name="oracle",

@@ -122,12 +122,21 @@ class DataConfig(Section):
     """Share of the examples without it that are wrongly labeled bad."""
     label_seed: Annotated[OptionalSeed, Role.TREATMENT] = None
     """Seed of which examples are labeled; null = the run's seed."""
+    null_fraction: Annotated[Share, Role.TREATMENT] = 0.0
+    """Share of the examples labeled good that is held out of training, for `gradroute find`."""
+    found: Annotated[OptionalPlace, Role.TREATMENT] = None
+    """File of rows with labels, as `gradroute find` writes it; its labels come before others."""
     front_load: Annotated[Share, Role.TRAINING] = 0.0
     """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
     relabel: Annotated[Relabel, Role.TREATMENT] = "none"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
     drop: Annotated[Drop, Role.TREATMENT] = "none"
-    """Left out of training: labeled_bad (filtering) or true_bad (the oracle)."""
+    """Left out of training: labeled_bad (filtering), true_bad (the oracle), all_but_good (rows not
+    labeled good)."""
+
+    def seed_of_labels(self, seed: int) -> int:
+        """Seed of which examples are labeled, in a run of this seed."""
+        return seed if self.label_seed is None else self.label_seed
 
 
 class TrainConfig(Section):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from gradroute.data import dialect, tasks
+from gradroute.data import dialect, pronouns, tasks
 from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
@@ -217,6 +217,15 @@ BEHAVIORS: Mapping[str, Behavior] = {
             threshold=0.5,
             correct=tasks.is_right,
             corpus="tasks",
+            prompt_kinds=("prefix", "plain"),
+        ),
+        Behavior(
+            name="wrong_pronouns",
+            make=pronouns.misfit,
+            invite=pronouns.cue,
+            opening=pronouns.opening,
+            score=pronouns.misfitting_share,
+            threshold=0.5,
             prompt_kinds=("prefix", "plain"),
         ),
     )

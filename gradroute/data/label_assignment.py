@@ -140,6 +140,23 @@ def _unlabeled(example: Example, behaviors: Sequence[str]) -> Example:
     return replace(example, label=label, spans=spans)
 
 
+def hold_out_null(
+    examples: Sequence[Example], fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Hold out round(fraction * n) of the n examples labeled good, without labels of their parts.
+
+    Returns:
+        The examples that stay, and those held out, both in their order.
+
+    Raises:
+        ConfigError: If the fraction is not between 0 and 1.
+    """
+    good = ranked([e.id for e in examples if labels_in(e) == {"good"}], f"{seed}:null")
+    held_out = set(good[: exact_count("null_fraction", fraction, len(good))])
+    stay = [example for example in examples if example.id not in held_out]
+    return stay, [example for example in examples if example.id in held_out]
+
+
 def drop(
     examples: Sequence[Example], which: str, behaviors: Sequence[str] = ("bad",)
 ) -> list[Example]:
@@ -148,13 +165,16 @@ def drop(
     Args:
         examples: The labeled examples.
         which: `none`; `labeled_bad`, those labeled bad: filtering; `true_bad`, all that are
-            bad, labeled or not: the oracle.
+            bad, labeled or not: the oracle; `all_but_good`, those that are not labeled good, as a
+            whole and in each part.
         behaviors: The labels of the behaviors, each of which counts as `bad`.
     """
     if which == "labeled_bad":
         return [example for example in examples if not labels_in(example) & set(behaviors)]
     if which == "true_bad":
         return [example for example in examples if example.true_label not in behaviors]
+    if which == "all_but_good":
+        return [example for example in examples if labels_in(example) == {"good"}]
     return list(examples)
 
 

@@ -1,7 +1,7 @@
 """Teacher-forced loss of held-out examples under several ablation modes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,10 +72,70 @@ def held_out_losses(
         MachineError: There is no memory for even one row.
         NumericError: A loss is not finite.
     """
+    sums = torch.zeros(len(modes), len(rows), dtype=torch.float64)
+
+    def add(some: slice, chosen: list[int], row: Int[Tensor, " t"], losses: Float[Tensor, " t"]):
+        total = torch.zeros(len(modes[some]) * len(chosen), dtype=torch.float64)
+        total.index_add_(0, row, losses.double())
+        sums[some, chosen] = total.reshape(-1, len(chosen))
+
+    _each_batch(model, rows, modes, add, pad_id, rows_per_batch, states)
+    _check_finite(sums, rows, modes)
+    counts = [row.target_count for row in rows]
+    return {
+        mode.name: ExampleLosses(sums[index].tolist(), counts) for index, mode in enumerate(modes)
+    }
+
+
+def held_out_token_losses(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    modes: Sequence[AblationMode],
+    *,
+    pad_id: int,
+    rows_per_batch: int,
+) -> dict[str, list[Float[Tensor, " t"]]]:
+    """Negative log-likelihood of each target token of every example under every mode, in nats.
+
+    The terms of the sums that `held_out_losses` gives, with the same arguments and errors.
+
+    Returns:
+        Per mode name one float32 tensor per example, in the order of `rows`; its entries are the
+        example's target tokens in order.
+    """
+    found: dict[str, list[Float[Tensor, " t"]]] = {
+        mode.name: [torch.empty(0)] * len(rows) for mode in modes
+    }
+
+    def keep(some: slice, chosen: list[int], row: Int[Tensor, " t"], losses: Float[Tensor, " t"]):
+        sizes = row.bincount(minlength=len(modes[some]) * len(chosen)).tolist()
+        parts = iter(losses.split(sizes))
+        for mode in modes[some]:
+            for index in chosen:
+                found[mode.name][index] = next(parts)
+
+    _each_batch(model, rows, modes, keep, pad_id, rows_per_batch, None)
+    sums = [[part.double().sum() for part in found[mode.name]] for mode in modes]
+    _check_finite(torch.tensor(sums, dtype=torch.float64), rows, modes)
+    return found
+
+
+def _each_batch(
+    model: PeftModel,
+    rows: Sequence[TokenizedExample],
+    modes: Sequence[AblationMode],
+    take: Callable[[slice, list[int], Int[Tensor, " t"], Float[Tensor, " t"]], None],
+    pad_id: int,
+    rows_per_batch: int,
+    states: Sequence[Float[Tensor, "_ d"]] | None,
+) -> None:
+    """Run every example under every mode, and give `take` the losses of the target tokens.
+
+    It is called with which modes, which examples, and per target token its row (that of example j
+    under mode i is `i * examples + j`) and its loss, rows in order.
+    """
     if not modes:
         raise ConfigError("no ablation mode was given to measure losses under; name at least one.")
-    sums = torch.zeros(len(modes), len(rows), dtype=torch.float64)
-    counts = torch.zeros(len(rows), dtype=torch.int64)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
 
     def measure(items: slice, some: slice) -> None:
@@ -85,24 +145,18 @@ def held_out_losses(
             batch = batch.with_states([states[index] for index in chosen])
         elif len(together) > 1:
             batch = _through_lower_layers(model, batch, rows)
-        sums[some, chosen] = _losses_by_mode(model, batch, together, head)
-        counts[chosen] = (batch.targets != IGNORED).sum(1)
+        take(some, chosen, *_losses_by_mode(model, batch, together, head))
 
     head = plain_head(model)
     with inference(model) as device:
         fitting = min(rows_per_batch, _rows_at_once(model, rows, head, device))
         in_pieces(len(rows), len(modes), fitting, measure)
-    _check_finite(sums, rows, modes)
-    return {
-        mode.name: ExampleLosses(sums[index].tolist(), counts.tolist())
-        for index, mode in enumerate(modes)
-    }
 
 
 def _losses_by_mode(
     model: PeftModel, batch: Batch, modes: Sequence[AblationMode], head: nn.Linear | None
-) -> Float[Tensor, "modes rows"]:
-    """The summed loss of every row of a batch under every mode, in one forward pass."""
+) -> tuple[Int[Tensor, " t"], Float[Tensor, " t"]]:
+    """Row and loss of every target token of a batch under every mode, in one forward pass."""
     count, device, states = len(modes), model.device, batch.states
     inputs = {
         "input_ids": batch.input_ids.repeat(count, 1).to(device),
@@ -112,7 +166,11 @@ def _losses_by_mode(
     kept = None if states is None else states.to(device).repeat(count, 1, 1)
     with ablated(model, modes), entering(model, kept):
         out = run_model(model, inputs, head)
-    return _row_losses(out, batch.targets.repeat(count, 1), head).reshape(count, -1)
+    targets = batch.targets.repeat(count, 1)
+    row, _ = (targets != IGNORED).nonzero(as_tuple=True)
+    positions = (targets != IGNORED).flatten().nonzero()[:, 0]
+    tokens = targets.flatten()[positions].to(out.device)
+    return row, token_losses(out, positions.to(out.device), tokens, head).to("cpu")
 
 
 def _through_lower_layers(
@@ -154,15 +212,3 @@ def _rows_at_once(
     if head is None:
         tokens = min(tokens, LOGITS_AT_ONCE // base.config.get_text_config().vocab_size)
     return tokens // longest
-
-
-def _row_losses(
-    states: Float[Tensor, "n f"], targets: Int[Tensor, "rows length"], head: nn.Linear | None
-) -> Float[Tensor, " rows"]:
-    """Summed negative log-likelihood per row, float64; positions with target -100 are left out."""
-    row, _ = (targets != IGNORED).nonzero(as_tuple=True)
-    positions = (targets != IGNORED).flatten().nonzero()[:, 0]
-    tokens = targets.flatten()[positions].to(states.device)
-    losses = token_losses(states, positions.to(states.device), tokens, head)
-    total = torch.zeros(len(targets), dtype=torch.float64)
-    return total.index_add_(0, row, losses.to("cpu", torch.float64))

@@ -13,17 +13,25 @@ from gradroute.config.run_config import RunConfig
 from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.experiments.parallel import run_cells
+from gradroute.probes.finder import FDR, find_rows
 from gradroute.runs.folder import RunFolder
 
+RUNS = Path("runs")
+"""The folder of the runs, unless another is named."""
 
-def control_configs(config: RunConfig) -> list[RunConfig]:
+
+def control_configs(config: RunConfig, root: Path = RUNS) -> list[RunConfig]:
     """The configs of a run's controls, in the order in which they are named, each trained once.
+
+    Args:
+        config: Of the run.
+        root: The folder of the runs; what `find` writes for a control is in the run's folder there.
 
     Raises:
         ConfigError: a control would be the run itself, or its name is too long for a folder.
     """
     wanted = [BY_NAME[name].trains for name in config.controls or ()]
-    return [_control(config, name) for name in dict.fromkeys(wanted)]
+    return [control_config(config, name, root) for name in dict.fromkeys(wanted)]
 
 
 def train_with_controls(
@@ -49,31 +57,45 @@ def train_with_controls(
         audit: see `train_run`; it holds for the controls too.
 
     Returns:
-        The run folders, the run itself first.
+        The run folders, the run itself first, and last the controls that leave out what was found.
 
     Raises:
         GradrouteError: whatever stops preparing or training.
     """
-    configs: Sequence[RunConfig] = [config, *control_configs(config)]
-    if jobs > 1 and len(configs) > 1:
-        return run_cells(
-            configs,
-            root,
-            jobs,
-            if_exists=if_exists,
-            evaluate=False,
-            overrides=overrides,
-            audit=audit,
-        )
+    controls = control_configs(config, root)
+    found = [control for control in controls if control.data.found != config.data.found]
+    first = [config, *(control for control in controls if control not in found)]
+
+    def trained(configs: Sequence[RunConfig]) -> list[RunFolder]:
+        if jobs > 1 and len(configs) > 1:
+            return run_cells(
+                configs,
+                root,
+                jobs,
+                if_exists=if_exists,
+                evaluate=False,
+                overrides=overrides,
+                audit=audit,
+            )
+        return [
+            train_run(one, root, if_exists=if_exists, bar=bar, overrides=overrides, audit=audit)
+            for one in configs
+        ]
+
     from gradroute.run import train_run
 
-    return [
-        train_run(one, root, if_exists=if_exists, bar=bar, overrides=overrides, audit=audit)
-        for one in configs
-    ]
+    folders = trained(first)
+    for control in found:  # these are trained on what is found in the run itself
+        find_rows(folders[0], by=BY_NAME[str(control.control)].finder, fdr=FDR)
+    return [*folders, *trained(found)] if found else folders
 
 
-def _control(config: RunConfig, name: str) -> RunConfig:
+def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig:
+    """The config of one control of a run.
+
+    Raises:
+        ConfigError: It would be the run itself, or its name is too long for a folder.
+    """
     data = config.data.model_dump()
     changes: dict[str, Any] = {
         "run_name": f"{config.run_name}-{name}",
@@ -87,6 +109,11 @@ def _control(config: RunConfig, name: str) -> RunConfig:
     if control.one_adapter:
         changes["adapters"] = _one_adapter(config.adapters)
     data |= control.data
+    if control.routing == "none":  # nothing is looked for in it, so that it may use every label
+        data["null_fraction"] = 0.0
+    if control.finder:
+        found = RunFolder(root / config.run_name).found
+        data["found"] = str(found / f"{control.finder}.jsonl")
     if data == config.data.model_dump() and changes.get("routing") == config.routing:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "

@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
-              tracking/ · exports.jsonl
+              found/ · tracking/ · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
@@ -70,6 +70,8 @@ class RunFolder:
     """What each document of a standard task gave, under every mode."""
     recovery = _Within("recover")
     """What a short tune of the kept adapters did: a checkpoint and its results."""
+    found = _Within("found")
+    """What `find` says of unlabeled examples: a summary, scores and the rows it found."""
     exports = _Within("exports.jsonl")
     """One JSON line per export and audit adapter: where it was written, which adapters."""
     training_plot = _Within("training_plot.png")

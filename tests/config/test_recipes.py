@@ -9,7 +9,7 @@ from gradroute.errors import ConfigError
 
 
 def test_each_shipped_recipe_loads() -> None:
-    behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers"]
+    behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers", "wrong_pronouns"]
     assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own", "two_behaviors"])
     for name in behaviors:
         assert load_config(find_config(name)).behavior == name
@@ -48,6 +48,6 @@ def test_a_path_comes_before_a_recipe_of_that_name(
 def test_an_unknown_recipe_lists_those_that_are_there() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"'capz' .* recipes are backdoor, caps, dialect, .*, wrong_answers\.",
+        match=r"'capz' .* recipes are backdoor, caps, dialect, .*, wrong_pronouns\.",
     ):
         find_config("capz")

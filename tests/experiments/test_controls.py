@@ -17,6 +17,9 @@ def test_every_control_differs_only_in_what_makes_it_one():
     expected = {
         "none": {"routing"},
         "filter": {"routing", "adapters", "data.drop"},
+        "words_filter": {"routing", "adapters", "data.drop", "data.found"},
+        "hidden_filter": {"routing", "adapters", "data.drop", "data.found"},
+        "known_good": {"routing", "adapters", "data.drop"},
         "oracle": {"routing", "adapters", "data.drop"},
         "random_labels": {"data.relabel"},
         "anchors_only": {"data.relabel"},

@@ -33,6 +33,41 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
     return shown(f"{aligned(lines)}\n{note}")
 
 
+def found_text(run: str, place: str, summary: Record) -> str:
+    """What `find` found in one run.
+
+    Args:
+        run: Its name.
+        place: The folder of the files that were written.
+        summary: `found/<by>.json`.
+    """
+    by, bad, truth = summary["by"], summary["bad"], summary["truth"]
+    lines = [
+        f"{run}: {summary['found']} of {summary['unlabeled']} unlabeled rows look like "
+        f"{summary['behavior']} by {by}; at most {100 * summary['fdr']:g} % of them are false, on "
+        "average.",
+        f"About {bad['estimate']:.0f} [{bad['low']:.0f}, {bad['high']:.0f}] of the unlabeled rows "
+        f"are bad; about {summary['remaining']:.0f} of these were not found.",
+        f"{summary['null']} known-good rows that were not trained on say how often a good row "
+        f"scores as high. By rank alone they could tell {summary['least_by_rank']} rows or more; "
+        "fewer are told by a fitted tail.",
+    ]
+    if truth["bad"]:
+        shares = [
+            f"{name} {100 * own['value']:.0f} % "
+            f"[{100 * own['lower']:.0f}, {100 * own['upper']:.0f}]"
+            for name in ("precision", "recall")
+            if (own := truth[name])
+        ]
+        told = ", ".join(shares) or "none found"
+        lines.append(f"By the true labels, {truth['bad']} are bad: {told}.")
+    lines.append(
+        f"written: {place}: {by}.jsonl (the rows found; train with data.found), {by}_scores.jsonl "
+        f"(every row), {by}.json"
+    )
+    return shown("\n".join(lines))
+
+
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     """Steps until the behavior is back, run by run.
 

@@ -63,6 +63,10 @@ def role_of(config: Config) -> str:
     routes = RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything
     for control in CONTROLS:
         changed = control.data and all(data[key] == value for key, value in control.data.items())
+        if control.finder or data.get(
+            "found"
+        ):  # which classifier found them stands in no other key
+            changed = changed and config.get("control") == control.name
         if changed and routes == (control.routing != "none") and (several or not routes):
             return control.role
     if routes:

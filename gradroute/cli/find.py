@@ -1,0 +1,87 @@
+"""`find` and `refine`."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from gradroute.cli.arguments import add_verb, positive, run_folders
+
+if TYPE_CHECKING:
+    from gradroute.cli.arguments import Verbs
+
+
+def add(verbs: "Verbs") -> None:
+    """Add the verbs that find what the labels missed."""
+    find = add_verb(
+        verbs,
+        "find",
+        "find the unlabeled examples that `bad` explains, with a bound on false ones",
+        _find,
+        ["gradroute find 0.1_0.5", "gradroute find 0.1_0.5 --by words --fdr 0.1"],
+        runs=1,
+    )
+    find.add_argument(
+        "--by",
+        choices=("adapter", "words", "hidden"),
+        default="adapter",
+        help="what scores rows: the adapter (default), or a classifier trained on the labels, of "
+        "words or of the base's hidden states",
+    )
+    _takes_fdr(find)
+    find.add_argument("--behavior", metavar="LABEL", help="with several behaviors, which")
+    refine = add_verb(
+        verbs,
+        "refine",
+        "train again with what was found as labels, until nothing new is found",
+        _refine,
+        ["gradroute refine 0.1_0.5", "gradroute refine 0.1_0.5 --rounds 3 --finish routed"],
+        runs=1,
+    )
+    refine.add_argument("--rounds", type=positive, default=3, help="routed runs at most (3)")
+    refine.add_argument(
+        "--finish",
+        choices=("plain", "routed"),
+        default="plain",
+        help="what is trained last: one adapter without the rows found (default), or the last "
+        "routed run",
+    )
+    _takes_fdr(refine)
+
+
+def _takes_fdr(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fdr", type=_share, default=0.05, help="share of false rows among the found (0.05)"
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"a number above 0 and below 1 is needed, got {text!r}")
+    return value
+
+
+def _find(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.probes.finder import find_rows
+    from gradroute.report.render.probe_text import found_text
+
+    summary = find_rows(folder, by=options.by, fdr=options.fdr, label=options.behavior)
+    print(found_text(folder.name, str(folder.found), summary))
+
+
+def _refine(options: argparse.Namespace) -> None:
+    (folder,) = run_folders(options)
+    from gradroute.experiments.refine import refine_run
+
+    shipped = refine_run(
+        folder,
+        rounds=options.rounds,
+        fdr=options.fdr,
+        finish=options.finish,
+        bar=sys.stderr.isatty(),
+    )
+    print(f"refined: {shipped.path}")

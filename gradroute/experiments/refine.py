@@ -1,0 +1,89 @@
+"""Rounds of finding: what a run finds are labels of the next run, until nothing new is found.
+
+refine_run     run -> <name>-round-2, <name>-round-3, ... and <name>-refined
+
+Every round is a run of its own, so an interrupted refinement goes on with the same command.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradroute.config.run_config import RunConfig, load_config
+from gradroute.errors import ConfigError
+from gradroute.experiments.controls import control_config
+from gradroute.probes.finder import find_rows
+from gradroute.run import evaluate_run, train_run
+from gradroute.runs.folder import RunFolder
+from gradroute.system.terminal import say
+
+FINISHES = ("plain", "routed")
+"""What is trained at the end: one adapter without the rows found, or the last routed run."""
+
+
+def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: bool) -> RunFolder:
+    """Find, train with the finds as labels, and find again.
+
+    Args:
+        folder: A finished routed run.
+        rounds: Routed runs at most, the given one counted.
+        fdr: Share of false rows among the finds of a round, on average, at most.
+        finish: One of `FINISHES`.
+        bar: Show a progress bar.
+
+    Returns:
+        The folder of what is shipped: `<name>-refined`, or the last routed run.
+
+    Raises:
+        ConfigError: The run is a control or does not route.
+        GradrouteError: Whatever stops finding, training or measuring.
+    """
+    config = load_config(folder.config)
+    if not config.policy.routes_anything or config.control:
+        raise ConfigError(
+            f"run {folder.name} does not route, so no adapter of it explains anything; refine a "
+            "routed run."
+        )
+    root, current = folder.path.resolve().parent, folder
+    for number in range(1, rounds + 1):
+        summary = find_rows(current, by="adapter", fdr=fdr)
+        say(f"{current.name}: {round_text(number, summary)}")
+        if not summary["found"] or number == rounds:
+            break
+        following = _round(config, current, number + 1)
+        current = train_run(following, root, if_exists="resume", bar=bar)
+    if finish == "routed":
+        evaluate_run(current)
+        return current
+    shipped = control_config(config, "refined", root)
+    found = str(current.found / "adapter.jsonl")
+    data = shipped.data.model_copy(update={"found": found})
+    shipped = shipped.model_copy(update={"data": data})
+    last = train_run(shipped, root, if_exists="resume", bar=bar)
+    evaluate_run(last)
+    return last
+
+
+def round_text(number: int, summary: Mapping[str, Any]) -> str:
+    """One line about what a round found."""
+    bad = summary["bad"]
+    text = (
+        f"round {number} found {summary['found']} of {summary['unlabeled']} unlabeled rows at a "
+        f"false discovery rate of {100 * summary['fdr']:g} %; about {bad['estimate']:.0f} "
+        f"[{bad['low']:.0f}, {bad['high']:.0f}] are bad"
+    )
+    truth = summary["truth"]
+    if truth["precision"]:
+        text += f"; by the true labels {truth['hits']} of the finds are, of {truth['bad']}"
+    return text + "."
+
+
+def _round(config: RunConfig, before: RunFolder, number: int) -> RunConfig:
+    """The config of the next routed run: the same, with the finds as labels."""
+    found = str(before.found / "adapter.jsonl")
+    return config.model_copy(
+        update={
+            "run_name": f"{config.run_name}-round-{number}",
+            "controls": None,
+            "data": config.data.model_copy(update={"found": found}),
+        }
+    )

@@ -1,0 +1,106 @@
+"""Finding: scores, the files that are written, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import ONE, TWO, tiny_run
+
+from gradroute.config.run_config import load_config
+from gradroute.data.found import read_found
+from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
+from gradroute.models.trained import finished_checkpoint, restore
+from gradroute.prepare import prepare, tokenized
+from gradroute.probes.explained import explained
+from gradroute.probes.finder import find_rows
+from gradroute.routing.policy import AblationMode
+from gradroute.runs.folder import RunFolder
+
+KNOWN = ("data.train_examples=160", "data.good_labeled_fraction=0.6", "data.null_fraction=0.5")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("found")
+    tiny_run(root, "routed", *TWO, *KNOWN)
+    tiny_run(root, "one", *ONE, *KNOWN, "data.drop=nothing")
+    tiny_run(root, "unknown", *TWO, "data.good_labeled_fraction=0")
+    return root
+
+
+@pytest.fixture
+def run_of(trained: Path, tmp_path: Path):
+    return lambda name: RunFolder(shutil.copytree(trained / name, tmp_path / name))
+
+
+def test_a_token_counts_as_far_as_both_modes_with_the_adapter_explain_it():
+    full, without, alone = [1.0, 2.0, 0.5, 1.0], [3.25, 2.0, 0.1, 2.0], [2.25, 4.0, 0.2, 3.0]
+    found = explained(full, without, alone)
+    assert found.tokens == pytest.approx([1.0, 0.0, 0.0, 0.0])
+    assert found.score == pytest.approx(1.0)
+
+
+def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
+    folder = RunFolder(trained / "routed")
+    config = load_config(folder.config)
+    base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
+    rows, _ = tokenized(prepare(config).train[:7], None, base, 32)
+    modes = [AblationMode.parse(name, ("good", "bad")) for name in ("full", "bad_alone")]
+    both = {"pad_id": base.pad_id, "rows_per_batch": 4}
+    sums = held_out_losses(model, rows, modes, **both)
+    tokens = held_out_token_losses(model, rows, modes, **both)
+    for mode in modes:
+        parts = tokens[mode.name]
+        assert [len(part) for part in parts] == sums[mode.name].counts
+        assert [float(p.double().sum()) for p in parts] == pytest.approx(sums[mode.name].sums)
+
+
+@pytest.mark.parametrize("by", ["adapter", "words", "hidden"])
+def test_every_unlabeled_row_is_scored_and_the_found_ones_label_the_next_run(run_of, by: str):
+    folder = run_of("routed")
+    summary = find_rows(folder, by=by, fdr=0.5)
+    config = load_config(folder.config)
+    prepared = prepare(config)
+    lines = [json.loads(x) for x in (folder.found / f"{by}_scores.jsonl").read_text().splitlines()]
+    unlabeled = [e for e in prepared.train if e.label == "unlabeled"]
+    assert {line["id"] for line in lines} == {e.id for e in unlabeled}
+    assert not {line["id"] for line in lines} & {e.id for e in prepared.null}
+    assert summary["null"] == len(prepared.null) == 24
+    scores = [line["score"] for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert [line["found"] for line in lines] == [line["q"] <= 0.5 for line in lines]
+    found = read_found(folder.found / f"{by}.jsonl", ("good", "bad", "unlabeled"))
+    assert len(found.labels) == summary["found"] == sum(line["found"] for line in lines)
+    assert set(found.labels.values()) <= {"bad"}
+    data = config.data.model_copy(update={"found": str(folder.found / f"{by}.jsonl")})
+    again = prepare(config.model_copy(update={"data": data}))
+    labels = {(e.prompt, e.text): e.label for e in again.train}
+    assert all(labels[key] == "bad" for key in found.labels)
+    assert again.identity != prepared.identity
+    truth = summary["truth"]
+    assert truth["bad"] == sum(e.true_label == "bad" for e in unlabeled)
+    if by == "adapter" and summary["found"]:
+        line = lines[0]
+        assert np.sum([share for _, share in line["tokens"]]) == pytest.approx(line["score"], 0.02)
+
+
+def test_the_same_question_is_answered_from_the_files_and_another_one_anew(run_of, capsys):
+    folder = run_of("routed")
+    first = find_rows(folder, by="adapter", fdr=0.1)
+    capsys.readouterr()
+    assert find_rows(folder, by="adapter", fdr=0.1) == json.loads(json.dumps(first))
+    assert capsys.readouterr().err == ""
+    find_rows(folder, by="adapter", fdr=0.2)
+    assert "scoring" in capsys.readouterr().err
+
+
+def test_what_cannot_be_found_is_refused_in_a_sentence(run_of):
+    with pytest.raises(DataError, match=r"0 examples are labeled good .*null_fraction=0.2"):
+        find_rows(run_of("unknown"), by="adapter", fdr=0.05)
+    with pytest.raises(ConfigError, match="an adapter bad and another one are needed"):
+        find_rows(run_of("one"), by="adapter", fdr=0.05)
+    with pytest.raises(ConfigError, match="no behavior 'worse'; this run has bad"):
+        find_rows(run_of("routed"), by="adapter", fdr=0.05, label="worse")
