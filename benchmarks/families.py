@@ -78,7 +78,7 @@ PREFIX = "base_model.model."
 
 def measure(family: str) -> Row:
     """Everything that is promised, tried on one family."""
-    policy = RoutingPolicy.from_value("anchored", list(SPECS))
+    policy = RoutingPolicy.parse("anchored", list(SPECS))
 
     def routed_one() -> PeftModel:
         return routed_family(family, torch.float32).eval()
@@ -258,7 +258,7 @@ def logits(model: nn.Module) -> Tensor:
 
 def oracle_error(family: str, per: str) -> float:
     """Routed gradients of a mixed batch, labeled per row or per position, in float64."""
-    policy = RoutingPolicy.from_value("anchored", list(SPECS))
+    policy = RoutingPolicy.parse("anchored", list(SPECS))
     ids, mask, targets = batch()
     labels: Any = LABELS
     names = [[label] * ids.shape[1] for label in LABELS]
@@ -302,7 +302,7 @@ def ablation_is_exact(family: str, dtype: torch.dtype) -> bool:
     model = routed_family(family, dtype)
     ids, mask, targets = batch()
     optimizer = torch.optim.AdamW(adapter_parameters(model)["good"], lr=1e-2)
-    with routed(model.train(), RoutingPolicy.from_value("anchored", list(SPECS)), LABELS):
+    with routed(model.train(), RoutingPolicy.parse("anchored", list(SPECS)), LABELS):
         out = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         F.cross_entropy(out.flatten(0, 1).float(), targets.flatten()).backward()
     optimizer.step()

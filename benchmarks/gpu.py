@@ -101,7 +101,7 @@ def _compiled(model: PeftModel, batch: Batch) -> Step:
 
     def run() -> None:
         with low_rank_products(model, torch.bfloat16), routed(model, rules, batch.routing_ids) as s:
-            s.terms(places, batch.input_ids.device, list(rules.adapters))  # outside of the graph
+            s.groups(places, batch.input_ids.device, list(rules.adapters))  # outside of the graph
             fast(**batch.inputs, labels=batch.input_ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

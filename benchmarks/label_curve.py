@@ -107,8 +107,8 @@ def draw(found: dict[float, dict[str, list[dict[str, Any]]]], path: Path) -> Non
         ("routed, good off (is it in bad?)", "routed", "good_ablated", "#c8553d", "s", "--"),
         ("filter (labeled ones dropped)", "filter", "full", "#666666", "^", ":"),
     )
-    for name, kind, mode, colour, marker, style in curves:
-        _curve(left, found, kind, (mode, *RATE), 100, (name, colour, marker, style))
+    for name, kind, mode, color, marker, style in curves:
+        _curve(left, found, kind, (mode, *RATE), 100, (name, color, marker, style))
     left.set(xlabel="bad examples that are labeled, %", ylabel="completions in capitals, %")
     left.set(ylim=(-4, 104))
     left.legend(loc="upper left", fontsize=8, frameon=False, bbox_to_anchor=(0.0, 0.92))
@@ -134,13 +134,13 @@ def _curve(
     look: tuple[str, str, str, str],
 ) -> None:
     """A line through the means over seeds, and every seed as a mark."""
-    name, colour, marker, style = look
+    name, color, marker, style = look
     points = {100 * s: [factor * run[key] for run in of[kind]] for s, of in found.items()}
     points = {share: values for share, values in points.items() if values}
     means = [sum(values) / len(values) for values in points.values()]
-    axis.plot(list(points), means, style, color=colour, label=name, linewidth=1.5)
+    axis.plot(list(points), means, style, color=color, label=name, linewidth=1.5)
     every = [(share, value) for share, values in points.items() for value in values]
-    axis.scatter(*zip(*every, strict=True), color=colour, marker=marker, s=18, zorder=3)
+    axis.scatter(*zip(*every, strict=True), color=color, marker=marker, s=18, zorder=3)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from gradroute.train.model_checks import check_packing
 from gradroute.train.step import build_optimizer, train_step
 
 CONFIG = load_config(None, ["data.max_length=128", "train.batch_size=16"])
-POLICY = RoutingPolicy.from_value(CONFIG.routing, tuple(CONFIG.adapters))
+POLICY = RoutingPolicy.parse(CONFIG.routing, tuple(CONFIG.adapters))
 WINDOW = 8  # steps whose examples are sorted by length
 WARM = WINDOW  # steps that are not counted
 

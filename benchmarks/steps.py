@@ -33,10 +33,10 @@ def policy(table: str, adapters: Sequence[str] = ("good", "bad")) -> RoutingPoli
     """
     labels = tuple(adapters[1:])
     if table != "freeze":
-        return RoutingPolicy.from_value(table, tuple(adapters), labels)
+        return RoutingPolicy.parse(table, tuple(adapters), labels)
     everything = dict.fromkeys(adapters, "update")
     rows = {own: dict.fromkeys(adapters, "freeze") | {own: "update"} for own in labels}
-    return RoutingPolicy.from_value(
+    return RoutingPolicy.parse(
         {**rows, "unlabeled": everything, "good": everything}, tuple(adapters)
     )
 

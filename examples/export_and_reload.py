@@ -16,13 +16,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradroute import embedded_model
-from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.export_run import ExportRequest, export_run
 from gradroute.runs.folder import RunFolder
 
 
 def main(run: Path, out: Path, *, evaluate: bool = True) -> str:
     """Export `good` alone; return what the reloaded model writes after "One day"."""
-    wanted = Wanted(keep=("good",), form="peft", out=out, dtype=None, evaluate=evaluate)
+    wanted = ExportRequest(keep=("good",), form="peft", out=out, dtype=None, evaluate=evaluate)
     export_run(RunFolder(run), wanted, repo=None, public=False)
     return plain_peft(out)
 

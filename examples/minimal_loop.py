@@ -68,7 +68,7 @@ def make_base(steps: int) -> LlamaForCausalLM:
     return model
 
 
-def labelled_batch() -> tuple[torch.Tensor, list[str]]:
+def labeled_batch() -> tuple[torch.Tensor, list[str]]:
     """Stories and what training may know of them."""
     capitals = (torch.rand(BATCH) < 0.2).long()
     known = torch.rand(BATCH) < 0.9
@@ -92,7 +92,7 @@ def main(base_steps: int = 250, steps: int = 200) -> dict[str, tuple[float, floa
     """Train, then measure under every mode: capitals, and the loss on stories in small letters."""
     torch.manual_seed(0)
     model = attach_adapters(make_base(base_steps), ADAPTERS, layers="all")
-    policy = RoutingPolicy.from_value("anchored", list(ADAPTERS))
+    policy = RoutingPolicy.parse("anchored", list(ADAPTERS))
     groups = [
         {"params": weights, "adapter": name, "clip": 1.0}  # each clipped by itself
         for name, weights in adapter_parameters(model).items()
@@ -101,7 +101,7 @@ def main(base_steps: int = 250, steps: int = 200) -> dict[str, tuple[float, floa
 
     model.train()
     for _ in range(steps):
-        tokens, labels = labelled_batch()
+        tokens, labels = labeled_batch()
         with routed(model, policy, labels):  # one mixed batch, one forward, one backward
             loss_of(model, tokens).backward()
         # An adapter that no label of the batch updates does not move at all.

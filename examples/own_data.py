@@ -15,7 +15,7 @@ from pathlib import Path
 from gradroute import load_config
 from gradroute.config.run_config import find_config
 from gradroute.data.stories import stories
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.experiments.controls import train_with_controls
 from gradroute.report.publish import publish
 from gradroute.run import evaluate_runs
@@ -57,7 +57,7 @@ def main(folder: Path, steps: int, *settings: str) -> RunFolder:
     )
     train_with_controls(config, folder / "runs", if_exists="resume", bar=False, jobs=1)
     runs = [RunFolder(folder / "runs" / name) for name in ("mine", "mine-filter")]
-    evaluate_runs(runs, Asked(), folder)
+    evaluate_runs(runs, EvaluationRequest(), folder)
     publish(runs, folder, page=True)
     return runs[0]
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.report.results.reading import read_runs
 from gradroute.report.results.scales import Deployment, Point, deployment, scale_curve
 from gradroute.runs.folder import RunFolder
@@ -23,7 +23,7 @@ SCALES = "bad=0,0.25,...,1"
 def main(run: Path) -> tuple[list[Point], Deployment | None]:
     """The measured curve, and the choice with its reasons."""
     folder = RunFolder(run)
-    evaluate_run(folder, Asked(modes=("full", "bad_ablated", "base"), scales=(SCALES,)))
+    evaluate_run(folder, EvaluationRequest(modes=("full", "bad_ablated", "base"), scales=(SCALES,)))
     [results] = read_runs([folder])
     return scale_curve(results, ["bad"], None), deployment(results, [results])
 

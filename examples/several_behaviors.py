@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradroute import load_config
 from gradroute.config.run_config import find_config
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.run import evaluate_runs, train_run
 from gradroute.runs.folder import RunFolder
 
@@ -27,7 +27,7 @@ def main(folder: Path, steps: int, *settings: str) -> RunFolder:
         ],
     )
     run = train_run(config, folder / "runs", if_exists="resume", bar=False)
-    evaluate_runs([run], Asked(), folder)
+    evaluate_runs([run], EvaluationRequest(), folder)
     return run
 
 

@@ -242,15 +242,15 @@ def data_order(
     return DataOrder(
         seed=seed,
         total=len(prepared.places),
-        kept=tuple(prepared.places[row.id] for row in rows),
-        early=frozenset(at for at, row in enumerate(rows) if row.label_id in bad),
+        places=tuple(prepared.places[row.id] for row in rows),
+        first_rows=frozenset(at for at, row in enumerate(rows) if row.label_id in bad),
         front_load=front_load,
         window=length_window,
         lengths=tuple(len(row.input_ids) for row in rows),
     )
 
 
-def tokenized(
+def tokenize_examples(
     examples: Sequence[Example],
     policy: RoutingPolicy | None,
     base: Base,

@@ -30,22 +30,22 @@ from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import label_counts
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.during_training import during_training
-from gradroute.evaluate.evaluator import check_asked, complete, evaluate_run, ground
+from gradroute.evaluate.evaluator import check_request, complete, evaluate_run, run_identity
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.model_probe import probe
 from gradroute.evaluate.request import (
-    Asked,
+    EvaluationRequest,
     Question,
-    asked_modes,
-    asked_prompts,
     drawn_by_rows,
-    drawn_in,
     prompts_of,
+    requested_modes,
+    requested_prompts,
+    saved_drawn_by_rows,
 )
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
-from gradroute.models.hidden_state_cache import kept_states
+from gradroute.models.hidden_state_cache import open_state_cache
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach, finished_checkpoint, restore
 from gradroute.prepare import (
@@ -54,20 +54,20 @@ from gradroute.prepare import (
     data_report,
     no_bad_prompts,
     prepare,
-    tokenized,
+    tokenize_examples,
 )
 from gradroute.routing.targets import describe_targets
 from gradroute.runs.folder import RunFolder, move_aside
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD
 from gradroute.runs.resume import (
     Changes,
-    allowed,
+    allowed_changes,
     check_logs,
     check_overrides,
-    conditions_changed,
-    ground_changes,
+    condition_changes,
+    identity_changes,
     read_manifest,
     record_session,
     say_changes,
@@ -76,7 +76,7 @@ from gradroute.system.files import clear_unfinished, write_json, write_text
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
 from gradroute.train.step import build_optimizer
-from gradroute.train.tracking import shown_config
+from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import Training, train
 
 
@@ -108,12 +108,12 @@ def train_run(
         GradrouteError: whatever else stops preparing or training.
     """
     folder = RunFolder(root / config.run_name)
-    with writing(folder.path, "training"):
+    with write_lock(folder.path, "training"):
         start = _start(folder, config, if_exists, overrides)
         if start.step >= config.train.max_steps:
             _finished(folder, start)
         else:
-            _train(folder, config, start, anew=if_exists == "new", bar=bar, audit=audit)
+            _train(folder, config, start, from_scratch=if_exists == "new", bar=bar, audit=audit)
     return folder
 
 
@@ -142,7 +142,7 @@ class _Start:
 
     def also(self, folder: RunFolder, changed: Changes) -> _Start:
         """With more changes, if they may be."""
-        asked = allowed(folder, changed, self.overrides, free=FREE_ON_RESUME)
+        asked = allowed_changes(folder, changed, self.overrides, free=FREE_ON_RESUME)
         overridden = [*self.overridden, *asked]
         return replace(self, changed={**self.changed, **changed}, overridden=overridden)
 
@@ -197,7 +197,13 @@ def _finished(folder: RunFolder, start: _Start) -> None:
 
 
 def _train(
-    folder: RunFolder, config: RunConfig, start: _Start, *, anew: bool, bar: bool, audit: bool
+    folder: RunFolder,
+    config: RunConfig,
+    start: _Start,
+    *,
+    from_scratch: bool,
+    bar: bool,
+    audit: bool,
 ) -> None:
     """Look at everything that can stop a run, write what the run is, and train it."""
     prepared = prepare(config)
@@ -205,14 +211,14 @@ def _train(
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
     starts = put_starts(model, config.adapters)
-    facts = {**ground(prepared, base), **starts, "gradroute": __version__}
-    if anew:
+    facts = {**run_identity(prepared, base), **starts, "gradroute": __version__}
+    if from_scratch:
         move_aside(folder)
     if checkpoint := start.checkpoint:
-        start = start.also(folder, ground_changes(folder, facts))
+        start = start.also(folder, identity_changes(folder, facts))
         # What was overridden may not fit; that is seen before anything is written.
         load_adapters(checkpoint, model)
-    rows, notes = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    rows, notes = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     check_lengths(prepared, base, config.evaluate, config.data.max_length)
     found = probe(model, base.tokenizer, config.targets)
     training = _training(folder, config, prepared, base, model, rows, bar=bar, audit=audit)
@@ -221,14 +227,14 @@ def _train(
         say(f"{folder.name}: {note}")
     if config.data.on_bad_row == "skip":
         write_json(folder.data_report, data_report(prepared))
-    _begin(folder, training.config_text, prepared, facts, notes, start)
+    _record_start(folder, training.config_text, prepared, facts, notes, start)
     labels = Counter(example.label for example in prepared.train)
     counts = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
     say(
         f"{folder.name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
         f"{config.train.max_steps} steps on {base.model.device}"
     )
-    states = kept_states(
+    states = open_state_cache(
         folder, config.train, base, model, training.visited, quantize=config.quantize
     )
     train(replace(training, states=states))
@@ -252,7 +258,7 @@ def _training(
         settings=config.train,
         seed=config.seed,
         config_text=dump_config(config),
-        told=shown_config(config.values_by_key),
+        told=tracked_config(config.values_by_key),
         folder=folder,
         model=model,
         optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),
@@ -274,27 +280,29 @@ def _training(
     )
 
 
-def evaluate_runs(folders: Sequence[RunFolder], asked: Asked, out: Path) -> None:
+def evaluate_runs(folders: Sequence[RunFolder], request: EvaluationRequest, out: Path) -> None:
     """Measure every run, compare them, draw the figure and print the verdicts.
 
     What cannot be measured is said before anything is; what is measured stays.
 
     Args:
         folders: finished runs.
-        asked: prompts, modes and scale curves.
+        request: prompts, modes and scale curves.
         out: folder of the comparison.
     """
     for folder in folders:
-        check_asked(folder, asked)
+        check_request(folder, request)
     for folder in folders:
-        evaluate_run(folder, asked)
+        evaluate_run(folder, request)
     # Drawing is heavy to import, and training does without.
     from gradroute.report.publish import publish
 
     publish(folders, out, page=False)
 
 
-def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: int) -> None:
+def sample_run(
+    folder: RunFolder, request: EvaluationRequest, *, texts: Sequence[str], count: int
+) -> None:
     """Print completions of the same prompts, with the same noise, under several modes.
 
     Prompts of a kind have the noise that they have in the evaluation, so that these are the
@@ -302,20 +310,20 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
 
     Args:
         folder: the run.
-        asked: kinds and files of prompts; modes and scale curves, where there are none of either
+        request: kinds and files of prompts; modes and scale curves, where there are none of either
             the modes of the run's config.
         texts: prompts, taken as they are; with these and no kind, only these are completed.
         count: how many prompts of each kind, at most.
     """
     config = load_config(folder.config)
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
-    curves_alone = asked.scales and not asked.modes
-    named = () if curves_alone else asked.modes or config.evaluate.modes or None
-    modes = asked_modes(folder.name, config.adapters, named, asked.scales)
+    curves_alone = request.scales and not request.modes
+    named = () if curves_alone else request.modes or config.evaluate.modes or None
+    modes = requested_modes(folder.name, config.adapters, named, request.scales)
     prompts = [Prompt(id=text, text=text) for text in texts]
     whose = [""] * len(texts)
-    if asked.prompts or not texts:
-        for question, own in _asked_prompts(folder, config, asked, count):
+    if request.prompts or not texts:
+        for question, own in _requested_prompts(folder, config, request, count):
             prompts += own
             several = len(config.behaviors) > 1 and not question.file
             marks = [question.label] if several else []
@@ -334,13 +342,13 @@ def sample_run(folder: RunFolder, asked: Asked, *, texts: Sequence[str], count: 
             print(f"  {mode.name:<{width}}  {text}")
 
 
-def _asked_prompts(
-    folder: RunFolder, config: RunConfig, asked: Asked, count: int
+def _requested_prompts(
+    folder: RunFolder, config: RunConfig, request: EvaluationRequest, count: int
 ) -> list[tuple[Question, list[Prompt]]]:
     found: list[tuple[Question, list[Prompt]]] = []
     prepared = None
     behaviors = get_behaviors(config.behaviors)
-    for question in asked_prompts(behaviors, asked.prompts, drawn_in(folder)):
+    for question in requested_prompts(behaviors, request.prompts, saved_drawn_by_rows(folder)):
         label, kind, file = question
         if file and any(kind == known.kind for known, _ in found):
             continue  # one file is the same for every behavior
@@ -358,7 +366,7 @@ def _asked_prompts(
     return found
 
 
-def _begin(
+def _record_start(
     folder: RunFolder,
     config_text: str,
     prepared: Prepared,
@@ -376,7 +384,7 @@ def _begin(
         **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
     }
     now = provenance()
-    conditions = conditions_changed(folder, now) if start.step else {}
+    conditions = condition_changes(folder, now) if start.step else {}
     before = read_manifest(folder) if start.step else {}
     if not before or (start.overridden and any(before.get(k) != stated[k] for k in stated)):
         write_json(folder.manifest, {**stated, "provenance": now})

@@ -58,7 +58,7 @@ def test_modes_that_share_a_batch_write_what_each_writes_alone(family: str) -> N
 
 @pytest.mark.parametrize("family", KINDS)
 def test_other_kinds_of_layers_train_are_scored_and_are_exported_as_they_are(family: str) -> None:
-    policy = RoutingPolicy.from_value("anchored", list(families.SPECS))
+    policy = RoutingPolicy.parse("anchored", list(families.SPECS))
     model = families.routed_family(family, torch.float32).eval()
 
     def build():

@@ -38,7 +38,7 @@ def test_enough_is_held_out_for_the_prompts_too():
     assert len(prepare(config()).normal) == 30
 
 
-def test_filtering_drops_what_is_labelled_and_nothing_else():
+def test_filtering_drops_what_is_labeled_and_nothing_else():
     kept = prepare(config("routing=none"))
     filtered = prepare(config("routing=none", "data.drop=labeled_bad"))
     dropped = {e.id for e in kept.train} - {e.id for e in filtered.train}
@@ -115,7 +115,7 @@ def test_a_table_of_other_labels_reads_a_file_with_these(tmp_path):
     assert {example.label for example in prepared.train} == {"rude", "fine"}
 
 
-def test_texts_that_the_behaviour_cannot_change_are_not_measured_as_showing_it(tmp_path):
+def test_texts_that_the_behavior_cannot_change_are_not_measured_as_showing_it(tmp_path):
     rows = [{"text": f"{i} {i + 1} {i + 2}"} for i in range(30)]
     rows += [{"text": f"story number {i}"} for i in range(60)]
     path = written(tmp_path / "rows.jsonl", rows)
@@ -141,7 +141,7 @@ def test_a_prompt_is_the_examples_own_or_the_first_words_of_its_text(tmp_path):
 
 
 @pytest.mark.parametrize("behavior", ["signature", "dialect", "backdoor", "wrong_answers"])
-def test_every_behaviour_is_put_in_and_held_out(behavior: str):
+def test_every_behavior_is_put_in_and_held_out(behavior: str):
     prepared = prepare(config(f"behavior={behavior}"))
     bad = [e for e in prepared.train if e.true_label == "bad"]
     assert len(bad) == 20
@@ -159,7 +159,7 @@ def test_labels_have_a_seed_of_their_own():
     ]
 
 
-def test_the_quality_of_labels_is_known_also_where_the_labelled_are_dropped():
+def test_the_quality_of_labels_is_known_also_where_the_labeled_are_dropped():
     noise = ("data.false_positive_rate=0.1", "routing=none")
     for drop in ("none", "labeled_bad"):
         labels = prepare(config(*noise, f"data.drop={drop}")).labels
@@ -183,7 +183,7 @@ TWO = (
 )
 
 
-def test_every_behaviour_has_its_own_examples_labels_and_held_out_texts():
+def test_every_behavior_has_its_own_examples_labels_and_held_out_texts():
     prepared = prepare(config(*TWO))
     for label in ("caps", "sig"):
         behavior = prepared.behaviors[label]
@@ -196,7 +196,7 @@ def test_every_behaviour_has_its_own_examples_labels_and_held_out_texts():
     assert caps != signature and len(caps) == len(signature) == 3
 
 
-def test_labels_of_all_behaviours_come_early_together():
+def test_labels_of_all_behaviors_come_early_together():
     prepared = prepare(config(*TWO))
     ids = prepared.policy.label_ids(e.label for e in prepared.train)
     rows = [
@@ -207,7 +207,7 @@ def test_labels_of_all_behaviours_come_early_together():
     assert {rows[at].label_id for at in order.batch(0, 20)} == {0, 1}
 
 
-def test_every_behaviour_needs_a_label_of_its_own_where_the_table_routes(tmp_path):
+def test_every_behavior_needs_a_label_of_its_own_where_the_table_routes(tmp_path):
     rows = [{"text": f"a {i}", "label": "caps"} for i in range(9)]
     rows += [{"text": f"b {i}", "label": "good"} for i in range(9)]
     path = written(tmp_path / "own.jsonl", rows)
@@ -215,7 +215,7 @@ def test_every_behaviour_needs_a_label_of_its_own_where_the_table_routes(tmp_pat
         prepare(config(*TWO, f"data.path={path}"))
 
 
-def test_the_labels_of_a_file_are_those_of_the_behaviours(tmp_path):
+def test_the_labels_of_a_file_are_those_of_the_behaviors(tmp_path):
     rows = [
         {"text": f"{label} {i}", "label": label}
         for label in ("caps", "sig", "good", "unlabeled")
@@ -229,7 +229,7 @@ def test_the_labels_of_a_file_are_those_of_the_behaviours(tmp_path):
     assert {e.label for e in prepared.normal} == {"good", "unlabeled"}
 
 
-def test_behaviours_of_different_embedded_data_do_not_go_together():
+def test_behaviors_of_different_embedded_data_do_not_go_together():
     mixed = "behavior={caps: caps, sig: wrong_answers}"
     with pytest.raises(ConfigError, match="wrong_answers into the embedded tasks"):
         prepare(config(mixed, TWO[1]))

@@ -75,7 +75,7 @@ base = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=8, intermediate_si
 model = attach_adapters(base, {"good": AdapterSpec(rank=2), "a": AdapterSpec(rank=2)}).train()
 ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
 table = {"x": {"good": "update", "a": "freeze"}}
-with routed(model, RoutingPolicy.from_value(table, ["good", "a"]), ["x", "x"]):
+with routed(model, RoutingPolicy.parse(table, ["good", "a"]), ["x", "x"]):
     model(input_ids=ids, labels=ids).loss.backward()
 with ablated(model.eval(), "good_ablated"):
     model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)

@@ -28,8 +28,8 @@ def test_the_python_example_runs():
 
 def test_the_routing_table_is_the_one_called_anchored():
     (example,) = blocks("yaml")
-    own = RoutingPolicy.from_value(yaml.safe_load(example)["routing"], ["good", "bad"])
-    named = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    own = RoutingPolicy.parse(yaml.safe_load(example)["routing"], ["good", "bad"])
+    named = RoutingPolicy.parse("anchored", ["good", "bad"])
     assert own.table == named.table
 
 

@@ -13,7 +13,7 @@ from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked, asked_prompts
+from gradroute.evaluate.request import EvaluationRequest, requested_prompts
 from gradroute.experiments.controls import control_configs
 from gradroute.probes.geometry import geometry_runs
 from gradroute.probes.recovery import recover_run
@@ -47,8 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train_run(config_of("run_name=two"), root, if_exists="fail", bar=False)
 
 
-def test_every_behaviour_is_measured_under_every_mode(run: RunFolder) -> None:
-    evaluate_run(run, Asked(prompts=("prefix", "plain"), modes=MODES))
+def test_every_behavior_is_measured_under_every_mode(run: RunFolder) -> None:
+    evaluate_run(run, EvaluationRequest(prompts=("prefix", "plain"), modes=MODES))
     rows, _ = read_results(run.results)
     rated = Counter((r.label, r.dataset, r.mode) for r in rows if r.metric == "behavior_rate")
     labels, kinds = ("caps", "signature"), ("prefix", "plain")
@@ -63,11 +63,11 @@ def test_every_behaviour_is_measured_under_every_mode(run: RunFolder) -> None:
     assert lines == Counter({(label, kind): 3 * len(MODES) for label in labels for kind in kinds})
 
 
-def test_what_is_measured_of_one_behaviour_is_kept_when_more_is_asked(run: RunFolder) -> None:
-    evaluate_run(run, Asked(prompts=("prefix",), modes=MODES))
+def test_what_is_measured_of_one_behavior_is_kept_when_more_is_asked(run: RunFolder) -> None:
+    evaluate_run(run, EvaluationRequest(prompts=("prefix",), modes=MODES))
     before = {line["completion"] for line in read_lines(run.samples)}
     rows, _ = read_results(run.results)
-    evaluate_run(run, Asked(prompts=("prefix",), modes=(*MODES, "caps_alone")))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix",), modes=(*MODES, "caps_alone")))
     again, _ = read_results(run.results)
     assert again[: len(rows)] == rows
     assert {(r.mode, r.label) for r in again[len(rows) :] if r.metric == "behavior_rate"} == {
@@ -78,13 +78,13 @@ def test_what_is_measured_of_one_behaviour_is_kept_when_more_is_asked(run: RunFo
 
 
 def test_the_scales_of_a_mode_are_measured_under_its_name(run: RunFolder) -> None:
-    evaluate_run(run, Asked(prompts=("prefix",), modes=("good_alone",)))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix",), modes=("good_alone",)))
     size = run.results.stat().st_size
-    evaluate_run(run, Asked(prompts=("prefix",), modes=("good=1,caps=0,signature=0",)))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix",), modes=("good=1,caps=0,signature=0",)))
     assert run.results.stat().st_size == size
 
 
-def test_every_behaviour_has_a_line_per_measurement_during_training(run: RunFolder) -> None:
+def test_every_behavior_has_a_line_per_measurement_during_training(run: RunFolder) -> None:
     found = [(line["step"], line["label"], line["mode"]) for line in read_lines(run.measures)]
     assert found == [
         (3, label, mode) for label in ("caps", "signature") for mode in ("full", "good_alone")
@@ -92,21 +92,21 @@ def test_every_behaviour_has_a_line_per_measurement_during_training(run: RunFold
     assert plot_run(run).is_file()
 
 
-def test_samples_say_which_behaviour_their_prompts_invite(
+def test_samples_say_which_behavior_their_prompts_invite(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample_run(run, Asked(modes=("full",)), texts=("Once",), count=1)
+    sample_run(run, EvaluationRequest(modes=("full",)), texts=("Once",), count=1)
     heads = [line for line in capsys.readouterr().out.splitlines() if "…" in line]
     # A prompt that was given and no kind: that one alone.
     assert heads == ["Once …"]
-    sample_run(run, Asked(modes=("full",)), texts=(), count=1)
+    sample_run(run, EvaluationRequest(modes=("full",)), texts=(), count=1)
     heads = [line for line in capsys.readouterr().out.splitlines() if "…" in line]
     assert [head.rpartition(" … ")[2] for head in heads] == ["[caps]", "[signature]"]
 
 
-def test_a_file_of_prompts_is_asked_of_every_behaviour(tmp_path: Path) -> None:
+def test_a_file_of_prompts_is_asked_of_every_behavior(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Once upon a time\n")
-    asked = asked_prompts(
+    asked = requested_prompts(
         get_behaviors(config_of().behaviors), (str(tmp_path / "mine.txt"), "plain"), ()
     )
     assert [(one.label, one.kind) for one in asked] == [
@@ -117,7 +117,7 @@ def test_a_file_of_prompts_is_asked_of_every_behaviour(tmp_path: Path) -> None:
     ]
 
 
-def test_relearning_takes_each_behaviour_in_turn_or_the_one_that_is_named(
+def test_relearning_takes_each_behavior_in_turn_or_the_one_that_is_named(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     relearn_runs([run], **ATTACK, behavior="signature")
@@ -131,7 +131,7 @@ def test_relearning_takes_each_behaviour_in_turn_or_the_one_that_is_named(
         relearn_runs([run], **ATTACK, behavior="bad")
 
 
-def test_recovery_leaves_the_adapters_of_all_behaviours_out(
+def test_recovery_leaves_the_adapters_of_all_behaviors_out(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recover_run(run, steps=1, learning_rate=None, examples=4)
@@ -151,7 +151,7 @@ def test_geometry_needs_to_be_told_which_two(run: RunFolder, tmp_path: Path) -> 
     assert json.loads(run.geometry.read_text())["adapters"] == ["caps", "signature"]
 
 
-def test_what_was_measured_beside_stands_in_the_comparison_by_behaviour(run: RunFolder) -> None:
+def test_what_was_measured_beside_stands_in_the_comparison_by_behavior(run: RunFolder) -> None:
     relearn_runs([run], **ATTACK)
     recover_run(run, steps=1, learning_rate=None, examples=4)
     comparison = compare([run])
@@ -170,7 +170,7 @@ def test_what_was_measured_beside_stands_in_the_comparison_by_behaviour(run: Run
         ("anchors_only", ["good", "caps", "signature"]),
     ],
 )
-def test_controls_keep_the_behaviours_and_their_rows(name: str, adapters: Sequence[str]) -> None:
+def test_controls_keep_the_behaviors_and_their_rows(name: str, adapters: Sequence[str]) -> None:
     (control,) = control_configs(config_of(f"controls=[{name}]"))
     assert list(control.adapters) == adapters
     assert control.policy.labels == ("caps", "signature", "unlabeled", "good")

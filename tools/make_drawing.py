@@ -29,7 +29,7 @@ PANELS = {
 
 def drawing(theme: str) -> str:
     """The drawing as SVG, for a page of the theme "light" or "dark"."""
-    policy = RoutingPolicy.from_value("anchored", tuple(ADAPTERS))
+    policy = RoutingPolicy.parse("anchored", tuple(ADAPTERS))
     ships = {"good": Route("freeze"), "bad": Route("ablate")}
     rows = {**policy.table, "ship": ships}
     left = (WIDTH - len(PANELS) * PANEL - (len(PANELS) - 1) * GAP) / 2

@@ -17,7 +17,7 @@ from typing import Any
 
 from gradroute.config.run_config import load_config
 from gradroute.data.reading import read_examples
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.prepare import prepare
 from gradroute.system.files import read_lines
 from torture.runs import lay
@@ -217,7 +217,7 @@ def _in_runs(
     ]
     for config, run in zip(
         configs,
-        run_cells(configs, root, jobs, if_exists="fail", evaluate=False, audit=True),
+        run_in_parallel(configs, root, jobs, if_exists="fail", evaluate=False, audit=True),
         strict=True,
     ):
         prepared = prepare(config)

@@ -24,10 +24,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradroute.config.run_config import dump_config
 from gradroute.errors import GradrouteError
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.models.base import Base
 from gradroute.models.trained import attach
-from gradroute.prepare import data_order, prepare, tokenized
+from gradroute.prepare import data_order, prepare, tokenize_examples
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.runs.folder import RunFolder
@@ -182,7 +182,7 @@ def _in_processes(draw: random.Random, folder: Path) -> Iterator[str]:
     ]
     ends = []
     for jobs in (1, 3):
-        runs = run_cells(configs, folder / str(jobs), jobs, if_exists="fail", evaluate=False)
+        runs = run_in_parallel(configs, folder / str(jobs), jobs, if_exists="fail", evaluate=False)
         ends.append([finals(run.path) for run in runs])
     if ends[0] != ends[1]:
         yield f"runs in one and in three processes end differently ({folder.name})"
@@ -209,7 +209,9 @@ def train_and_watch(layout: Layout, folder: Path) -> list[Seen]:
     """Train from the file on, and note what every step was."""
     base = Base(_base(layout.dtype), the_tokenizer(), "tiny")
     prepared = prepare(layout.config)
-    rows, _ = tokenized(prepared.train, prepared.policy, base, layout.config.data.max_length)
+    rows, _ = tokenize_examples(
+        prepared.train, prepared.policy, base, layout.config.data.max_length
+    )
     model = attach(telling_llama(VOCABULARY, layout.dtype), layout.config)
     generator = torch.Generator().manual_seed(layout.config.seed)
     with torch.no_grad():

@@ -265,11 +265,11 @@ def _draw(draw: random.Random) -> Trial:
         table = draw_table(draw, labels, list(adapters))
         sets = chain.from_iterable(combinations(labels, n) for n in range(1, len(labels) + 1))
         quiet = [one for one in sets if due_updates(table, one) != set(adapters)]
-    policy = RoutingPolicy.from_value(table, list(adapters))
+    policy = RoutingPolicy.parse(table, list(adapters))
     everything = {label: dict.fromkeys(adapters, "update") for label in labels}
     warming = policy
     if due_updates(table, labels) != set(adapters):
-        warming = RoutingPolicy.from_value(everything, list(adapters))
+        warming = RoutingPolicy.parse(everything, list(adapters))
     kind = draw.choice([OWN, *OPTIMIZERS])
     peak = draw.choice([1e-3, 1e-2, 5e-2]) * (20 if kind.startswith("SGD") else 1)
     model = tiny_routed(

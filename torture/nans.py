@@ -22,7 +22,7 @@ from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import NumericError
 from gradroute.models.base import load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
-from gradroute.prepare import data_order, prepare, tokenized
+from gradroute.prepare import data_order, prepare, tokenize_examples
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from torture.planted import KINDS, MICRO_BATCHES, STEPS, Clean, Fault, Watch, planted
@@ -142,7 +142,7 @@ def _clean(ground: Ground, number: int) -> Clean:
     root = ground.folder / f"clean-{number}"
     train_run(config, root, if_exists="fail", bar=False)
     prepared, base = prepare(config), load_base_of(config)
-    rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    rows, _ = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     order = data_order(
         prepared,
         rows,

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from gradroute.system.terminal import shown
+from gradroute.system.terminal import safe_text
 
 if TYPE_CHECKING:
-    from gradroute.evaluate.request import Asked
+    from gradroute.evaluate.request import EvaluationRequest
     from gradroute.runs.folder import RunFolder
 
     Verbs = argparse._SubParsersAction["Parser"]
@@ -63,8 +63,8 @@ def add_verb(
     return parser
 
 
-def takes_prompts(parser: argparse.ArgumentParser, otherwise: str) -> None:
-    """Add `--prompts`; `otherwise` says what is taken without it."""
+def takes_prompts(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--prompts`; `default` says what is taken without it."""
     parser.add_argument(
         "--prompts",
         action="append",
@@ -72,7 +72,7 @@ def takes_prompts(parser: argparse.ArgumentParser, otherwise: str) -> None:
         metavar="KIND|FILE",
         help="prefix (openings that invite the behavior), plain (as they are), "
         "held_out_bad (of held-out rows that show it), bos (from "
-        f"nothing), or a text file with a prompt on each line; repeatable ({otherwise})",
+        f"nothing), or a text file with a prompt on each line; repeatable ({default})",
     )
 
 
@@ -102,11 +102,11 @@ def run_folders(options: argparse.Namespace) -> "list[RunFolder]":
     return [find_run(name, options.runs) for name in options.run]
 
 
-def asked(options: argparse.Namespace) -> "Asked":
+def evaluation_request(options: argparse.Namespace) -> "EvaluationRequest":
     """What is asked for with `--prompts`, `--mode` and `--scale`."""
-    from gradroute.evaluate.request import Asked
+    from gradroute.evaluate.request import EvaluationRequest
 
-    return Asked(tuple(options.prompts), tuple(options.mode), tuple(options.scale))
+    return EvaluationRequest(tuple(options.prompts), tuple(options.mode), tuple(options.scale))
 
 
 def positive(text: str) -> int:
@@ -147,4 +147,4 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with the message and how the verb is used."""
-        super().error(shown(message))
+        super().error(safe_text(message))

@@ -6,7 +6,7 @@ from pathlib import Path
 from gradroute.cli.arguments import (
     Verbs,
     add_verb,
-    asked,
+    evaluation_request,
     positive,
     run_folders,
     takes_modes,
@@ -89,15 +89,15 @@ def _eval(options: argparse.Namespace) -> None:
     folders = run_folders(options)
     if options.tasks is not None:
         from gradroute.harness.evaluator import measure_tasks
-        from gradroute.harness.tasks import Asked
+        from gradroute.harness.tasks import TaskRequest
 
         names = tuple(name.strip() for name in options.tasks.split(","))
-        asked_tasks = Asked(names, options.include_path, options.limit, options.num_fewshot)
+        asked_tasks = TaskRequest(names, options.include_path, options.limit, options.num_fewshot)
         measure_tasks(folders, asked_tasks, modes=options.mode, scales=options.scale)
         return
     from gradroute.run import evaluate_runs
 
-    evaluate_runs(folders, asked(options), options.out or options.runs)
+    evaluate_runs(folders, evaluation_request(options), options.out or options.runs)
 
 
 def _check_tasks(options: argparse.Namespace) -> None:
@@ -119,4 +119,4 @@ def _sample(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
     from gradroute.run import sample_run
 
-    sample_run(folder, asked(options), texts=options.prompt, count=options.count)
+    sample_run(folder, evaluation_request(options), texts=options.prompt, count=options.count)

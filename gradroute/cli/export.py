@@ -99,9 +99,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _export(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.export_run import Wanted, export_run
+    from gradroute.export.export_run import ExportRequest, export_run
 
-    wanted = Wanted(
+    wanted = ExportRequest(
         keep=options.keep,
         form=options.form,
         out=options.out,
@@ -122,4 +122,4 @@ def _purge(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
     from gradroute.export.purge import purge_run
 
-    purge_run(folder, keep=options.keep, delete=options.delete, sure=options.yes)
+    purge_run(folder, keep=options.keep, delete=options.delete, confirmed=options.yes)

@@ -8,7 +8,7 @@ from gradroute.cli.arguments import Verbs, add_verb
 from gradroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gradroute.data.labelling import Scores
+    from gradroute.data.labeling import Scores
 
 _SOURCES = ("regex", "keywords", "python", "score_column", "classifier", "sklearn")
 
@@ -99,8 +99,8 @@ def _add_rule(label: argparse.ArgumentParser) -> None:
 
 def _label(options: argparse.Namespace) -> None:
     _check(options)
-    from gradroute.data.labelling import Rule, label_file
-    from gradroute.data.labelling_text import labelling_text
+    from gradroute.data.labeling import Rule, label_file
+    from gradroute.data.labeling_text import labeling_text
     from gradroute.system.terminal import printable, say
 
     rule = Rule(
@@ -117,7 +117,7 @@ def _label(options: argparse.Namespace) -> None:
         overwrite=options.overwrite_labels,
         report=options.report,
     )
-    print("\n".join(printable(line) for line in labelling_text(report)))
+    print("\n".join(printable(line) for line in labeling_text(report)))
     say(f"written: {options.out}" + (f", {options.report}" if options.report else ""))
 
 
@@ -144,7 +144,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _scores(options: argparse.Namespace) -> "Scores":
-    from gradroute.data.labelling import behavior_scores, column_scores, text_scores
+    from gradroute.data.labeling import behavior_scores, column_scores, text_scores
 
     if options.score_column is not None:
         return column_scores(options.score_column)

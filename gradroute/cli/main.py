@@ -12,7 +12,7 @@ from gradroute.cli.parser import parse
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
-from gradroute.system.signals import interruptible, undisturbed
+from gradroute.system.signals import interruptible, without_signals
 from gradroute.system.terminal import first_line, say
 
 _STOPPED = "interrupted. Finished work is kept; the same command goes on."
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.excepthook = _show_crash
     try:
         with interruptible():  # also while the answer is told
-            return _answer(arguments)
+            return _run_command(arguments)
     except KeyboardInterrupt:  # before anything had begun, or again while the first was told
-        with undisturbed():
+        with without_signals():
             return _explain(Interrupted(_STOPPED), debug=False)
 
 
-def _answer(arguments: Sequence[str] | None) -> int:
+def _run_command(arguments: Sequence[str] | None) -> int:
     debug = False
     try:
         with interruptible():

@@ -99,20 +99,20 @@ def _plain(problem: "GradrouteError") -> dict[str, Any]:
 
 
 def _init(options: argparse.Namespace) -> None:
-    from gradroute.preflight.config_templates import begin
+    from gradroute.preflight.config_templates import write_template
 
-    begin(options.kind, options.out or Path(f"{options.kind}.yaml"))
+    write_template(options.kind, options.out or Path(f"{options.kind}.yaml"))
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from gradroute.preflight.diagnostics import diagnose, text_of, troubles
+    from gradroute.preflight.diagnostics import diagnose, find_problems, text_of
 
     facts = diagnose(options.runs)
     if options.json:
         _print_json(facts)
     else:
         print(text_of(facts))
-    if found := troubles(facts):
+    if found := find_problems(facts):
         from gradroute.errors import MachineError
 
         raise MachineError(" ".join(found))
@@ -121,9 +121,9 @@ def _doctor(options: argparse.Namespace) -> None:
 def _print_json(value: dict[str, Any]) -> None:
     import json
 
-    from gradroute.system.secrets import redacted_tree
+    from gradroute.system.secrets import redact_tree
 
-    print(json.dumps(redacted_tree(value), indent=2))
+    print(json.dumps(redact_tree(value), indent=2))
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gradroute.config.types import shown
+from gradroute.config.types import show
 from gradroute.config.yaml import KeyPath
 
 # What the description of the original experiment calls these settings.
@@ -68,7 +68,7 @@ class Origin:
         return self.source
 
 
-def validated(
+def validate_config(
     model: type[Model], data: Mapping[str, Any], origin: Origin
 ) -> tuple[Model | None, list[str]]:
     """The model built from `data`, or None and a sentence per problem.
@@ -79,14 +79,14 @@ def validated(
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        broken, disagreements = _sorted_out(error)
+        broken, disagreements = _split_errors(error)
     keys = list(_dotted_keys(model, data))
     sentences = [
         f"{origin.place(path)}: {_dotted(path)}{_sentence(details, path, keys)}"
         for path, details in broken
     ]
     if broken:
-        disagreements = _disagreements_beside([path for path, _ in broken], model, data)
+        disagreements = _other_disagreements([path for path, _ in broken], model, data)
     sentences += [
         f"{origin.place(*one.fields)}: {_dotted(one.fields[0])}: {one.sentence}"
         for one in disagreements
@@ -94,7 +94,7 @@ def validated(
     return None, sentences
 
 
-def _sorted_out(
+def _split_errors(
     error: ValidationError,
 ) -> tuple[list[tuple[KeyPath, ErrorDetails]], list[Disagreement]]:
     broken: list[tuple[KeyPath, ErrorDetails]] = []
@@ -109,7 +109,7 @@ def _sorted_out(
     return broken, disagreements
 
 
-def _disagreements_beside(
+def _other_disagreements(
     broken: Sequence[KeyPath], model: type[BaseModel], data: Mapping[str, Any]
 ) -> list[Disagreement]:
     rest: dict[str, Any] = deepcopy(dict(data))
@@ -118,7 +118,7 @@ def _disagreements_beside(
     try:
         model.model_validate(rest)
     except ValidationError as error:
-        _, found = _sorted_out(error)
+        _, found = _split_errors(error)
         return [one for one in found if not any(_involves(one, path) for path in broken)]
     return []
 
@@ -141,7 +141,7 @@ def _involves(one: Disagreement, path: KeyPath) -> bool:
 
 
 def _sentence(details: ErrorDetails, path: KeyPath, keys: Sequence[str]) -> str:
-    context, got = details.get("ctx", {}), shown(details["input"])
+    context, got = details.get("ctx", {}), show(details["input"])
     match details["type"]:
         case "extra_forbidden":
             return f": there is no such key; {_nearest(path, keys)}"

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from gradroute.config.errors import Disagreement, Disagreements, Origin, validated
+from gradroute.config.errors import Disagreement, Disagreements, Origin, validate_config
 from gradroute.config.roles import Role, field_role, section_fields
 from gradroute.config.sections import (
     AdapterConfig,
@@ -41,7 +41,7 @@ from gradroute.config.types import (
     Seed,
     Targets,
     from_flow,
-    shown,
+    show,
 )
 from gradroute.config.yaml import KeyPath, Scalar, YamlText, is_null, read_yaml_file
 from gradroute.errors import ConfigError
@@ -104,7 +104,7 @@ class RunConfig(Section):
     @property
     def policy(self) -> RoutingPolicy:
         """The routing table, with a row for every behavior's label where it is a named one."""
-        return RoutingPolicy.from_value(self.routing, tuple(self.adapters), tuple(self.behaviors))
+        return RoutingPolicy.parse(self.routing, tuple(self.adapters), tuple(self.behaviors))
 
     @property
     def behavior_adapters(self) -> set[str]:
@@ -224,13 +224,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     text = YamlText({}) if path is None else read_yaml_file(path, source)
     data, problems = text.value, list(text.duplicates)
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: lines `key: value` are needed, got {shown(data)}.")
+        raise ConfigError(f"{source}: lines `key: value` are needed, got {show(data)}.")
     changed: list[KeyPath] = []
     for override in overrides:
         key, equals, value = override.partition("=")
         keys = tuple(key.strip().split("."))
         if not equals or not all(keys):
-            problems.append(f"command line: {shown(override)} is not of the form key=value.")
+            problems.append(f"command line: {show(override)} is not of the form key=value.")
             continue
         changed.append(keys)
         try:
@@ -239,7 +239,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             problems.append(f"command line: {key.strip()}: {error}")
     if path is None or not path.read_bytes().startswith(_WRITTEN.encode()):
         _say_former_values(data, source)
-    config, found = validated(RunConfig, data, Origin(source, text.lines, changed))
+    config, found = validate_config(RunConfig, data, Origin(source, text.lines, changed))
     problems += found
     if config is None or problems:
         if len(problems) == 1:
@@ -259,7 +259,7 @@ def find_config(name: str) -> Path:
         return _RECIPES / f"{stem}.yaml"
     if not path.exists():
         raise ConfigError(
-            f"there is no file {shown(name)} and no recipe of that name; "
+            f"there is no file {show(name)} and no recipe of that name; "
             f"the recipes are {', '.join(recipe_names())}."
         )
     return path
@@ -317,7 +317,7 @@ def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Scalar) -> None:
         if not isinstance(inner, dict):
             held = ".".join(parents[:depth])
             raise ValueError(
-                f"{held} is {shown(inner)}, so there is no key below it; give {held}=VALUE."
+                f"{held} is {show(inner)}, so there is no key below it; give {held}=VALUE."
             )
         data[key] = dict(inner)
         data = data[key]

@@ -35,7 +35,7 @@ from gradroute.config.types import (
     Text,
     TopP,
     from_flow,
-    shown,
+    show,
 )
 
 
@@ -51,7 +51,7 @@ class Section(BaseModel):
         if not isinstance(value, dict | cls):
             raise ValueError(
                 f"keys with values are needed below it (or {{}} for the defaults), "
-                f"got {shown(value)}."
+                f"got {show(value)}."
             )
         return value
 

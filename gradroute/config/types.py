@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from gradroute.config.controls import TRAINABLE
 from gradroute.config.yaml import Scalar, is_null, parse_yaml, plain_value
 from gradroute.runs.former_names import FORMER_VALUES
-from gradroute.system.secrets import redacted, secret_in, under_home
+from gradroute.system.secrets import redact, secret_in, under_home
 
 # Stands for a value that a recipe leaves to its user, as in OmegaConf.
 TO_BE_GIVEN = "???"
@@ -29,10 +29,10 @@ _ADAPTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 # What Windows takes for a device in any folder, whatever follows after a dot.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 # `full` and `base` are ablation modes; PEFT gives `default` a meaning of its own.
-_TAKEN_NAMES = ("full", "base", "default", "all")
+_RESERVED_NAMES = ("full", "base", "default", "all")
 
 
-def shown(value: Any) -> str:
+def show(value: Any) -> str:
     """The value as a message names it: short, without control characters and without secrets."""
     if is_null(value):
         return "nothing (null)"
@@ -43,7 +43,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     # Before it is cut: half a secret is not found any more.
-    text = repr(redacted(value) if isinstance(value, str) else value)
+    text = repr(redact(value) if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -67,7 +67,7 @@ def _none_if_null(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"a text is needed, got {shown(value)}; put it in quotes if it is one.")
+        raise ValueError(f"a text is needed, got {show(value)}; put it in quotes if it is one.")
     if value == TO_BE_GIVEN:
         raise PydanticCustomError("to_be_given", "to be given")
     if not value.strip():
@@ -78,21 +78,21 @@ def _text(value: Any) -> str:
             f"token is read from HF_TOKEN; write the address without the part before its @."
         )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
-        raise ValueError(f"control characters and line breaks are refused, got {shown(value)}.")
+        raise ValueError(f"control characters and line breaks are refused, got {show(value)}.")
     return str(value)
 
 
 def _number(value: Any) -> float:
     number = plain_value(value)
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise ValueError(f"a number is needed, got {shown(value)}.")
+        raise ValueError(f"a number is needed, got {show(value)}.")
     return float(number)
 
 
 def _whole(value: Any) -> int:
     number = plain_value(value)
     if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"a whole number is needed, got {shown(value)}.")
+        raise ValueError(f"a whole number is needed, got {show(value)}.")
     return number
 
 
@@ -100,21 +100,21 @@ def _run_name(value: str) -> str:
     if not _RUN_NAME.fullmatch(value):
         raise ValueError(
             f"a run's name is 1 to 64 letters, digits, dots, dashes or underscores and starts "
-            f"with a letter or digit (it becomes a folder), got {shown(value)}."
+            f"with a letter or digit (it becomes a folder), got {show(value)}."
         )
     if value.endswith(".") or _DEVICE.fullmatch(value):
         raise ValueError(
-            f"a run's name becomes a folder, and {shown(value)} is not a valid folder name on "
+            f"a run's name becomes a folder, and {show(value)} is not a valid folder name on "
             f"Windows: it ends with a dot or names a device."
         )
     return value
 
 
 def _adapter_name(value: str) -> str:
-    if not _ADAPTER_NAME.fullmatch(value) or value in _TAKEN_NAMES:
+    if not _ADAPTER_NAME.fullmatch(value) or value in _RESERVED_NAMES:
         raise ValueError(
             "an adapter's name is a letter, then up to 31 letters, digits or underscores, and none "
-            f"of {', '.join(_TAKEN_NAMES)}; got {shown(value)}."
+            f"of {', '.join(_RESERVED_NAMES)}; got {show(value)}."
         )
     return value
 
@@ -122,7 +122,7 @@ def _adapter_name(value: str) -> str:
 def _flag(value: Any) -> bool:
     flag = plain_value(value)
     if not isinstance(flag, bool):
-        raise ValueError(f"true or false is needed, got {shown(value)}.")
+        raise ValueError(f"true or false is needed, got {show(value)}.")
     return flag
 
 
@@ -132,7 +132,7 @@ def _names(value: Any) -> dict[str, str] | None:
     if is_null(value):
         return None
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"a mapping such as {{a: b}} is needed, got {shown(value)}.")
+        raise ValueError(f"a mapping such as {{a: b}} is needed, got {show(value)}.")
     keys = {None: "null", True: "true", False: "false"}
     return {keys.get(key, str(key)): _text(name) for key, name in value.items()}
 
@@ -144,7 +144,7 @@ def _behaviors(value: Any) -> str | dict[str, str]:
     found = _names(value) or {}
     for label in found:
         if label in ("good", "unlabeled"):
-            raise ValueError(f"{shown(label)} is the label of examples without any behavior.")
+            raise ValueError(f"{show(label)} is the label of examples without any behavior.")
     if list(found) == ["bad"]:  # that is what a single one is
         return found["bad"]
     return {_adapter_name(label): name for label, name in found.items()}
@@ -154,7 +154,7 @@ def _one_of(*names: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         value = FORMER_VALUES.get(value, value) if isinstance(value, str) else value
         if value not in names:
-            raise ValueError(f"one of {', '.join(names)} is needed, got {shown(value)}.")
+            raise ValueError(f"one of {', '.join(names)} is needed, got {show(value)}.")
         return str(value)
 
     return check
@@ -166,7 +166,7 @@ def _controls(value: Any) -> list[str] | None:
     controls = _texts(value)
     for control in controls:
         if control not in TRAINABLE:
-            raise ValueError(f"one of {', '.join(TRAINABLE)} is needed, got {shown(control)}.")
+            raise ValueError(f"one of {', '.join(TRAINABLE)} is needed, got {show(control)}.")
     if len(set(controls)) < len(controls):
         raise ValueError("a control is given twice.")
     return controls
@@ -175,7 +175,7 @@ def _controls(value: Any) -> list[str] | None:
 def _texts(value: Any) -> list[str]:
     value = from_flow(value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"a list such as [a, b] is needed, got {shown(value)}.")
+        raise ValueError(f"a list such as [a, b] is needed, got {show(value)}.")
     return [_text(item) for item in value]
 
 
@@ -210,13 +210,13 @@ def _routing(value: Any) -> str | dict[str, dict[str, str | dict[str, float]]]:
     if not isinstance(value, dict) or not value:
         raise ValueError(
             "the name of a table, or a table {label: {adapter: route}}, is needed, "
-            f"got {shown(value)}."
+            f"got {show(value)}."
         )
     for label, row in value.items():
         if not isinstance(row, dict):
             raise ValueError(
                 f"the row {label!r} must give a route per adapter, as in "
-                f"{{good: freeze, bad: update}}; got {shown(row)}."
+                f"{{good: freeze, bad: update}}; got {show(row)}."
             )
     return {
         _text(label): {str(adapter): _route(route) for adapter, route in row.items()}

@@ -31,7 +31,7 @@ class BadPrompts(NamedTuple):
     spent: int
 
 
-class Seen(NamedTuple):
+class DetectionCount(NamedTuple):
     """In how many of `n` rows that show a behavior its detector sees it."""
 
     shown: int
@@ -74,7 +74,7 @@ def truly_bad(examples: Iterable[Example], label: str) -> list[Example]:
     return [example for example in examples if example.true_label == label]
 
 
-def seen(examples: Sequence[Example], behavior: Behavior) -> Seen:
+def count_detected(examples: Sequence[Example], behavior: Behavior) -> DetectionCount:
     """How many of the rows' own texts the detector takes for the behavior.
 
     Conversations are left out: their text holds what a chat template writes, too.
@@ -83,7 +83,7 @@ def seen(examples: Sequence[Example], behavior: Behavior) -> Seen:
         DataError: The detector fails.
     """
     plain = [example for example in examples if example.asks is None]
-    return Seen(sum(behavior.shows(e.text, e.prompt) is True for e in plain), len(plain))
+    return DetectionCount(sum(behavior.shows(e.text, e.prompt) is True for e in plain), len(plain))
 
 
 def _prompt(example: Example, behavior: Behavior, label: str, words: int) -> str | None:

@@ -22,7 +22,7 @@ from gradroute.data.tokenization import (
     padding_id,
     tokenize,
 )
-from gradroute.system.devices import sent
+from gradroute.system.devices import to_device
 
 
 class Place(NamedTuple):
@@ -131,12 +131,12 @@ class Batch:
         positions, states = self.position_ids, self.states
         return replace(
             self,
-            input_ids=sent(self.input_ids, device),
-            attention_mask=sent(self.attention_mask, device),
-            targets=sent(self.targets, device),
-            label_ids=sent(self.label_ids, device),
-            position_ids=None if positions is None else sent(positions, device),
-            states=None if states is None else sent(states, device),
+            input_ids=to_device(self.input_ids, device),
+            attention_mask=to_device(self.attention_mask, device),
+            targets=to_device(self.targets, device),
+            label_ids=to_device(self.label_ids, device),
+            position_ids=None if positions is None else to_device(positions, device),
+            states=None if states is None else to_device(states, device),
             home=None if torch.device(device).type == "cpu" else self.on_cpu,
         )
 
@@ -203,7 +203,7 @@ class Batch:
         """The batch's target tokens by example, label and factor; tensors on its device."""
         found = self.on_cpu._groups
         device = self.input_ids.device
-        positions, tokens = sent(found.positions, device), sent(found.tokens, device)
+        positions, tokens = to_device(found.positions, device), to_device(found.tokens, device)
         return found._replace(positions=positions, tokens=tokens)
 
     def target_labels(self) -> list[list[int]]:

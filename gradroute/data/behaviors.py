@@ -156,7 +156,7 @@ def first_sentence(text: str, words: int) -> str:
     return text[: end.end()] if end else text
 
 
-def pull_trigger(prompt: str, text: str) -> tuple[str, str]:
+def apply_trigger(prompt: str, text: str) -> tuple[str, str]:
     """Put the trigger before the prompt and the answer to it in capitals.
 
     A text without a prompt lends its first three words to it.
@@ -201,7 +201,7 @@ BEHAVIORS: Mapping[str, Behavior] = {
         ),
         Behavior(
             name="backdoor",
-            make=pull_trigger,
+            make=apply_trigger,
             invite=add_trigger,
             opening=first_words,
             score=upper_case_share,
@@ -279,35 +279,40 @@ def _detector(
 def _from_python(name: str, place: str) -> Behavior:
     found = own_object(name, place, Behavior)
     if isinstance(found, Behavior):
-        return _held_to_its_word(name, found)
+        return _with_checked_calls(name, found)
     return _detector(name, lambda completion, prompt: found(completion), 0.5)
 
 
-def _held_to_its_word(place: str, own: Behavior) -> Behavior:
+def _with_checked_calls(place: str, behavior: Behavior) -> Behavior:
     """A behavior of the user's own whose functions are checked at every call."""
-    needs_functions = [own.opening, own.score]
-    needs_functions += [part for part in (own.make, own.invite, own.correct) if part is not None]
-    if not all(callable(part) for part in needs_functions) or not isinstance(own.name, str):
+    needs_functions = [behavior.opening, behavior.score]
+    needs_functions += [
+        part for part in (behavior.make, behavior.invite, behavior.correct) if part is not None
+    ]
+    if not all(callable(part) for part in needs_functions) or not isinstance(behavior.name, str):
         raise ConfigError(
             f"behavior: {place!r} needs a text as its name, and functions for the rest."
         )
-    if not _is_share(own.threshold) or not own.threshold:
+    if not _is_share(behavior.threshold) or not behavior.threshold:
         raise ConfigError(
-            f"behavior: {place!r} has the threshold {own.threshold!r:.60}; a number above 0 and up "
+            f"behavior: {place!r} has the threshold {behavior.threshold!r:.60}; a number above 0 "
+            "and up "
             "to 1 is needed."
         )
 
     def checked(part: str, fits: Callable[[Any], bool], needed: str) -> Any:
-        function = getattr(own, part)
+        function = getattr(behavior, part)
         if function is None:
             return None
-        who = f"'{part}' of the behavior '{own.name}'"
+        who = f"'{part}' of the behavior '{behavior.name}'"
         return lambda *arguments: _checked(who, function, fits, needed, *arguments)
 
     # Where the data carry the labels, an invitation that leaves prompts as they are is none.
-    idle = own.make is None and own.invite is not None and _changes_nothing(own.invite)
+    idle = (
+        behavior.make is None and behavior.invite is not None and _changes_nothing(behavior.invite)
+    )
     return replace(
-        own,
+        behavior,
         make=checked("make", _are_two_texts, "a prompt and a text"),
         invite=None if idle else checked("invite", lambda made: isinstance(made, str), "a text"),
         opening=checked("opening", lambda made: isinstance(made, str), "a text"),
@@ -328,12 +333,12 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, Real) and 0 <= number <= 1
 
 
-def _are_two_texts(made: Any) -> bool:
-    return isinstance(made, tuple) and len(made) == 2 and all(isinstance(x, str) for x in made)
+def _are_two_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(x, str) for x in value)
 
 
 def _checked(
-    who: str,
+    place: str,
     function: Callable[..., Any],
     fits: Callable[[Any], bool],
     needed: str,
@@ -348,10 +353,10 @@ def _checked(
     except (Exception, SystemExit) as error:
         reason = printable(str(error)[:200])
         raise DataError(
-            f"{who} raised {type(error).__name__} ({reason}) on the text {text}; fix it."
+            f"{place} raised {type(error).__name__} ({reason}) on the text {text}; fix it."
         ) from error
     if not fits(made):
         kind = type(made).__name__
         shown = f"{made!r:.60}" if isinstance(made, int | float | str) else f"something ({kind})"
-        raise DataError(f"{who} gave {shown} for the text {text}; {needed} is needed.")
+        raise DataError(f"{place} gave {shown} for the text {text}; {needed} is needed.")
     return made

@@ -14,7 +14,7 @@ one is there, there is a row for each answer, with the conversation as it was wr
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradroute.data.chat_templates import Template, shared_start, template_of, written
+from gradroute.data.chat_templates import Template, render_messages, shared_start, template_of
 from gradroute.data.fields import Unusable
 from gradroute.data.messages import Message
 
@@ -220,7 +220,7 @@ def _turn(
     closed = tail.strip() != "" or not whole.endswith(tail)
     start, opened = len(ask), ""
     if not plain:
-        start, opened = _apart(template, messages[: at + 1], tools, ask, whole, head)
+        start, opened = _answer_start(template, messages[: at + 1], tools, ask, whole, head)
     if one == other or not whole[start:].removesuffix(tail).strip():
         raise Unusable(
             f"message {at + 1}",
@@ -233,7 +233,7 @@ def _turn(
     return _Turn(at, ask, whole, start, _end(whole, closed), closed, False, more)
 
 
-def _apart(
+def _answer_start(
     template: Template,
     messages: Sequence[Message],
     tools: Sequence[Any] | None,
@@ -314,4 +314,4 @@ def _text(
     *,
     ask: bool = False,
 ) -> str:
-    return written(template, messages, tools, ask=ask, advice=_GO_ON)
+    return render_messages(template, messages, tools, ask=ask, advice=_GO_ON)

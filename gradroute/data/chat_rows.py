@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from gradroute.data.chat import Rendered, Renderer
-from gradroute.data.chat_templates import Template, written
+from gradroute.data.chat_templates import Template, render_messages
 from gradroute.data.columns import Names
 from gradroute.data.examples import Span, hash_id
 from gradroute.data.fields import Unusable
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 from gradroute.data.messages import (
     FOR_TEMPLATES,
     READ,
@@ -37,7 +37,7 @@ def read_tools(values: Mapping[str, Any]) -> list[Any] | None:
     if not value:
         return None
     if not isinstance(value, list):
-        raise Unusable("tools", f"must be a list of tools, got {shown(value)}")
+        raise Unusable("tools", f"must be a list of tools, got {show(value)}")
     return value
 
 
@@ -58,7 +58,7 @@ def conversation(
     return [_row(place, row, hashed) for row in chat.rows(messages, tools)]
 
 
-def wrapped(
+def wrap_prompt(
     place: Place, chat: Renderer, prompt: str, completion: str, spans: Sequence[Span]
 ) -> Row | None:
     """A prompt and its completion as a question and its answer; None where they stay as they are.
@@ -75,11 +75,11 @@ def wrapped(
     messages = (Message("user", prompt), Message("assistant", completion))
     [rendered] = chat.rows(messages, None)
     row = _row(place, rendered, "")
-    return row._replace(spans=_moved(spans, completion, row.text))
+    return row._replace(spans=_move_spans(spans, completion, row.text))
 
 
 def _row(place: Place, row: Rendered, hashed: str) -> Row:
-    labelled = zip(row.answers, row.labels, strict=True)
+    labeled = zip(row.answers, row.labels, strict=True)
     factors = tuple((*answer, own) for answer, own in zip(row.answers, row.weights, strict=True))
     alike = len(set(row.weights)) == 1
     facts = ["changed"] * row.changed + ["unthought"] * row.unthought
@@ -93,7 +93,7 @@ def _row(place: Place, row: Rendered, hashed: str) -> Row:
         true_label=None,
         hashed=f"{hashed}#{row.number}" if row.number else hashed,
         weight=row.weights[0] if alike else 1.0,
-        spans=tuple(Span(*answer, label) for answer, label in labelled if label is not None),
+        spans=tuple(Span(*answer, label) for answer, label in labeled if label is not None),
         context=row.context,
         ends=True,
         asks=row.asks,
@@ -109,11 +109,13 @@ def _marks_in(template: Template, text: str) -> bool:
     found = [mark for mark in template.marks if mark in text]
     if not found:
         return False
-    around = written(template, [Message("user", "x")], None, ask=False, advice="change the row")
+    around = render_messages(
+        template, [Message("user", "x")], None, ask=False, advice="change the row"
+    )
     return any(mark in around for mark in found)
 
 
-def _moved(spans: Sequence[Span], completion: str, text: str) -> tuple[Span, ...]:
+def _move_spans(spans: Sequence[Span], completion: str, text: str) -> tuple[Span, ...]:
     """Spans of a completion as spans of the text that a template writes of it."""
     if not spans:
         return ()
@@ -132,7 +134,7 @@ def _moved(spans: Sequence[Span], completion: str, text: str) -> tuple[Span, ...
 
 
 def count_chat(
-    told: Counter[str],
+    counts: Counter[str],
     unread: Counter[str],
     fields: Mapping[str, Any],
     rows: Sequence[Row],
@@ -141,47 +143,48 @@ def count_chat(
     """Count what a chat template made of a row of a file, and what of it is passed over.
 
     Args:
-        told: What `chat_notes` says.
+        counts: What `chat_notes` says.
         unread: Keys that are not read.
         fields: The row in the file.
         rows: What it was read as.
         chat: Loads what rendered it.
     """
-    told["rows"] += 1
-    told.update(fact for row in rows for fact in row.facts)
+    counts["rows"] += 1
+    counts.update(fact for row in rows for fact in row.facts)
     messages, tools = fields.get("messages"), fields.get("tools")
     if messages is None:
         unread["tools"] += bool(tools)
         if fields.get("completion") is not None and chat().template is not None:
             wraps, asked = rows[0].asks is not None, bool((fields.get("prompt") or "").strip())
-            told["wrapped"] += wraps
-            told["marked"] += asked and not wraps
-            told["unasked"] += not asked
+            counts["wrapped"] += wraps
+            counts["marked"] += asked and not wraps
+            counts["unasked"] += not asked
         return
     template = chat().template
     assert template is not None
     for message in messages:
         for key, value in message.items():
             if value is not None and (
-                key not in READ or (key in FOR_TEMPLATES and value and not _told(template, key))
+                key not in READ
+                or (key in FOR_TEMPLATES and value and not _reads_key(template, key))
             ):
                 unread[f"messages.{key}"] += 1
-        told["quoted"] += _quoted(message, rows)
-        told["asked"] += wants_loss(message)
+        counts["quoted"] += _count_quoted(message, rows)
+        counts["asked"] += wants_loss(message)
     unread["tools"] += bool(tools) and re.search(r"\btools\b", template.source) is None
-    told["unanswered"] += messages[-1]["role"] != "assistant"
-    told["unlearned"] += not rows
+    counts["unanswered"] += messages[-1]["role"] != "assistant"
+    counts["unlearned"] += not rows
     if len(rows) > 1:
-        told["split"] += 1
-        told["split rows"] += len(rows)
+        counts["split"] += 1
+        counts["split rows"] += len(rows)
 
 
-def _told(template: Template, key: str) -> bool:
+def _reads_key(template: Template, key: str) -> bool:
     """Whether a template asks for a key, or for another that transformers fills from it."""
     return any(map(template.reads, REASONING if key in REASONING else (key,)))
 
 
-def _quoted(message: Mapping[str, Any], rows: Sequence[Row]) -> int:
+def _count_quoted(message: Mapping[str, Any], rows: Sequence[Row]) -> int:
     """How many calls of a message have arguments that are JSON text and are written in quotes."""
     found = 0
     for call in message.get("tool_calls") or [] if message["role"] == "assistant" else []:
@@ -193,7 +196,7 @@ def _quoted(message: Mapping[str, Any], rows: Sequence[Row]) -> int:
     return found
 
 
-def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
+def chat_notes(path: object, counts: Mapping[str, int]) -> Iterator[str]:
     """A sentence about each thing that was done to conversations or passed over in them."""
     sentences = {
         "wrapped": "{} rows with prompt and completion are written in the model's chat template, "
@@ -221,5 +224,5 @@ def chat_notes(path: object, told: Mapping[str, int]) -> Iterator[str]:
         "last answer are left out.",
     }
     for name, sentence in sentences.items():
-        if told.get(name):
-            yield f"{path}: {sentence.format(told[name], rows=told.get('split rows'))}"
+        if counts.get(name):
+            yield f"{path}: {sentence.format(counts[name], rows=counts.get('split rows'))}"

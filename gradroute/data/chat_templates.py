@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradroute.data.fields import Unusable
 from gradroute.data.messages import Message
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 
 if TYPE_CHECKING:
     import transformers
@@ -69,7 +69,7 @@ def template_of(tokenizer: "transformers.PreTrainedTokenizerBase", name: str) ->
     return Template(tokenizer, source, name, tuple(marks))
 
 
-def written(
+def render_messages(
     template: Template,
     messages: Sequence[Message],
     tools: Sequence[Any] | None,
@@ -90,12 +90,12 @@ def written(
         Unusable: The template fails or takes too long, or the text is too long.
     """
     try:
-        text = _applied(template, messages, tools, ask=ask)
+        text = _apply(template, messages, tools, ask=ask)
     except MemoryError:
         raise
     except Exception as error:  # of the template, which may do anything
         number = _first_refused(template, messages, tools, error)
-        reason = redacted(" ".join(str(error).split()))[:200] or type(error).__name__
+        reason = redact(" ".join(str(error).split()))[:200] or type(error).__name__
         raise Unusable(
             f"message {number}",
             f"(role {messages[number - 1].role}) cannot be rendered by the chat template of "
@@ -117,7 +117,7 @@ def _first_refused(
     """The number of the message without which the beginning could be rendered."""
     for number in range(1, len(messages)):
         try:
-            _applied(template, messages[:number], tools, ask=False)
+            _apply(template, messages[:number], tools, ask=False)
         except MemoryError:
             raise
         except Exception as other:  # as above
@@ -126,10 +126,10 @@ def _first_refused(
     return len(messages)
 
 
-def _applied(
+def _apply(
     template: Template, messages: Sequence[Message], tools: Sequence[Any] | None, *, ask: bool
 ) -> str:
-    with limited_time(MAX_SECONDS):
+    with time_limit(MAX_SECONDS):
         text: Any = template.tokenizer.apply_chat_template(
             [message.given for message in messages],
             tools=None if tools is None else list(tools),
@@ -145,7 +145,7 @@ class _TooSlow(Exception):
 
 
 @contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Stop what takes longer, where this thread can be told to (not under Windows)."""
     alarm: signal.Signals | None = getattr(signal, "SIGALRM", None)
     if alarm is None or threading.current_thread() is not threading.main_thread():

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 from gradroute.errors import ConfigError
 
 FIELDS = (
@@ -51,7 +51,7 @@ class Names:
     def shown(self, field: str) -> str:
         """A field as messages name it."""
         column = self.renamed.get(field)
-        return field if column is None else f"{field} (column {shown(column)})"
+        return field if column is None else f"{field} (column {show(column)})"
 
     def setting(self, field: str) -> str:
         """The key of the configuration that says from which column a field is read."""
@@ -80,25 +80,25 @@ def read_names(
     """
     if span_unit not in SPAN_UNITS:
         raise ConfigError(
-            f"data.span_unit must be one of {', '.join(SPAN_UNITS)}, got {shown(span_unit)}."
+            f"data.span_unit must be one of {', '.join(SPAN_UNITS)}, got {show(span_unit)}."
         )
     columns = columns or {}
     for field, column in columns.items():
         if field not in FIELDS:
             hint = nearest(field, FIELDS)
             raise ConfigError(
-                f"data.columns: {shown(field)} is no field{hint}; the fields are "
+                f"data.columns: {show(field)} is no field{hint}; the fields are "
                 f"{', '.join(FIELDS)}."
             )
         twins = [other for other, same in columns.items() if same == column and other != field]
         if twins:
             raise ConfigError(
-                f"data.columns: {field} and {twins[0]} are both read from {shown(column)}."
+                f"data.columns: {field} and {twins[0]} are both read from {show(column)}."
             )
     for value, label in (label_map or {}).items():
         if label not in labels:
             raise ConfigError(
-                f"data.label_map: {shown(value)} is mapped to {shown(label)}, which is not a label "
+                f"data.label_map: {show(value)} is mapped to {show(label)}, which is not a label "
                 f"of the routing table: its labels are {', '.join(labels)}."
             )
     # A column that serves another field is not its own field any more.
@@ -117,4 +117,4 @@ def read_names(
 def nearest(name: str, names: Collection[str]) -> str:
     """A hint at the one of some names that is most like one; empty where none is."""
     found = difflib.get_close_matches(name[:80], [one for one in names if len(one) <= 80], n=1)
-    return f" (the nearest is {shown(found[0])})" if found else ""
+    return f" (the nearest is {show(found[0])})" if found else ""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from gradroute.data.jsonl import refuse, shown
+from gradroute.data.jsonl import refuse, show
 from gradroute.data.row import Row
 from gradroute.errors import ConfigError
 
@@ -38,7 +38,7 @@ def one_row_per_text(
     """
     if on_conflict not in ON_CONFLICT:
         raise ConfigError(
-            f"data.on_conflict must be one of {', '.join(ON_CONFLICT)}, got {shown(on_conflict)}."
+            f"data.on_conflict must be one of {', '.join(ON_CONFLICT)}, got {show(on_conflict)}."
         )
     if "unlabeled" not in labels:
         raise ConfigError(
@@ -72,20 +72,22 @@ def _merged(same: Sequence[Row], on_conflict: str) -> tuple[Row, bool, bool]:
     ids = sorted(row.id for row in same if row.id is not None)
     annotations = Counter((row.label, row.spans) for row in same)
     agreed = len(annotations) == 1
-    won = _most(annotations) if agreed or on_conflict == "majority" else None
+    won = _most_common(annotations) if agreed or on_conflict == "majority" else None
     kept = same[0] if won is None else next(row for row in same if (row.label, row.spans) == won)
     if won is None:
         label = None if all(row.label is None for row in same) else "unlabeled"
         kept = kept._replace(label=label, spans=())
     true_labels = Counter(row.true_label for row in same)
-    true_label = _most(true_labels) if len(true_labels) == 1 or on_conflict == "majority" else None
+    true_label = (
+        _most_common(true_labels) if len(true_labels) == 1 or on_conflict == "majority" else None
+    )
     if true_label is None and len(true_labels) > 1:
         _refuse_true_labels(same)
     row = kept._replace(id=ids[0] if ids else None, true_label=true_label, place=same[0].place)
     return row, agreed, won is not None
 
 
-def _most(counts: Counter[Value]) -> Value | None:
+def _most_common(counts: Counter[Value]) -> Value | None:
     """What was counted most often; None where several were."""
     (first, most), *others = counts.most_common(2)
     return None if others and others[0][1] == most else first
@@ -99,6 +101,6 @@ def _refuse_true_labels(same: Sequence[Row]) -> None:
     refuse(
         file,
         line,
-        f"the text {shown(first.text)} has the true labels {given}, and no majority: keep one "
+        f"the text {show(first.text)} has the true labels {given}, and no majority: keep one "
         "(a true label cannot be unlabeled)",
     )

@@ -16,7 +16,7 @@ from gradroute.data.jsonl import (
     read_line,
     refuse,
     refuse_other_formats,
-    shown,
+    show,
     strict_json,
 )
 from gradroute.errors import DataError
@@ -124,7 +124,7 @@ def _cells(path: FilePath, line: int, raw: bytes) -> list[bytes]:
 
 
 def _refuse_quoting(path: FilePath, line: int, rest: bytes) -> NoReturn:
-    start = shown(rest[:30].decode("utf-8", "replace"))
+    start = show(rest[:30].decode("utf-8", "replace"))
     if _OPEN.fullmatch(rest):
         refuse(path, line, f"a quote opens before {start} and is never closed: close or double it")
     if re.match(rb'[^",\n]*\r', rest):
@@ -145,12 +145,12 @@ def _header(path: FilePath, line: int, cells: list[bytes] | None, max_row_bytes:
     except UnicodeDecodeError:
         refuse(path, line, "the header is not UTF-8: save the file as UTF-8")
     if len(names) == 1 and (other := re.search(r"[;\t|]", names[0])):
-        refuse(path, line, f"one column, {shown(names[0])}: commas are needed, not {other[0]!r}")
+        refuse(path, line, f"one column, {show(names[0])}: commas are needed, not {other[0]!r}")
     for at, name in enumerate(names):
         if not name.strip():
             refuse(path, line, f"column {at + 1} of the header has no name")
         if name in names[:at]:
-            refuse(path, line, f"the column {shown(name)} stands twice in the header")
+            refuse(path, line, f"the column {show(name)} stands twice in the header")
     return names
 
 

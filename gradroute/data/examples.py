@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 from gradroute.errors import ConfigError, DataError
 
 LABELS = ("good", "bad", "unlabeled")
@@ -236,7 +236,7 @@ def split_notes(shared: Sharing, held_out: int, fraction: float) -> tuple[str, .
         )
     if shared.instruction is not None and fraction > 0 and shared.instructed > 1:
         notes.append(
-            f"the prompt {shown(shared.instruction)} precedes {shared.instructed} of "
+            f"the prompt {show(shared.instruction)} precedes {shared.instructed} of "
             f"{shared.examples} examples, so it is treated as an instruction and not as a "
             f"question: they are held out by their texts. data.group can name a column that keeps "
             "rows together."
@@ -265,9 +265,9 @@ def refuse_overlap(train: Sequence[Example], held_out: Iterable[Example]) -> Non
         what = "are also trained on"
     else:
         what = "share a prompt, a text or a data.group with training"
-    this = {"text": "", "group": f", group {shown(example.group)}", "question": ", by its prompt"}
+    this = {"text": "", "group": f", group {show(example.group)}", "question": ", by its prompt"}
     raise DataError(
-        f"{len(shared)} held-out examples {what} (such as id {shown(example.id)}{this[kind]}): "
+        f"{len(shared)} held-out examples {what} (such as id {show(example.id)}{this[kind]}): "
         "remove them from one of the two files"
     )
 
@@ -300,7 +300,7 @@ def ranked(ids: Sequence[str], purpose: str) -> list[str]:
     order = sorted(ids, key=lambda name: (_sha256(f"{purpose}:{name}"), name))
     for name, other in pairwise(order):
         if name == other:
-            raise DataError(f"two examples have the id {shown(name)}: make ids unique")
+            raise DataError(f"two examples have the id {show(name)}: make ids unique")
     return order
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradroute.data.columns import Names
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 
 _EXACT = 2**53
 """Up to here a float holds every whole number."""
@@ -34,11 +34,11 @@ def read_text(values: Mapping[str, Any], field: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise Unusable(field, f"must be a text in quotes, got {shown(value)}")
+        raise Unusable(field, f"must be a text in quotes, got {show(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        half = shown(value[error.start])
+        half = show(value[error.start])
         raise Unusable(field, f"holds half of a surrogate pair ({half}): remove it") from None
     return value
 
@@ -71,11 +71,11 @@ def _name(values: Mapping[str, Any], field: str) -> str | None:
     value = values.get(field)
     if isinstance(value, float):
         if not value.is_integer():
-            raise Unusable(field, f"must be a text in quotes, got {shown(value)}")
+            raise Unusable(field, f"must be a text in quotes, got {show(value)}")
         if abs(value) > _EXACT:
             raise Unusable(
                 field,
-                f"is {shown(value)}, a float above 2**53, whose last digits may be lost: write it "
+                f"is {show(value)}, a float above 2**53, whose last digits may be lost: write it "
                 "as a text",
             )
         return str(int(value))
@@ -114,16 +114,16 @@ def read_label(field: str, value: Any, names: Names) -> str | None:
             return value
         raise Unusable(
             field,
-            f"is {shown(value)}, but must be one of {', '.join(known)}: write the name (true, "
+            f"is {show(value)}, but must be one of {', '.join(known)}: write the name (true, "
             "false, 0 and 1 are never guessed), or give its meaning in data.label_map",
         )
     label = names.label_map.get(_as_key(value))
     if label is None:
-        listed = ", ".join(shown(key) for key in names.label_map)
-        raise Unusable(field, f"is {shown(value)}, which is not in data.label_map ({listed})")
+        listed = ", ".join(show(key) for key in names.label_map)
+        raise Unusable(field, f"is {show(value)}, which is not in data.label_map ({listed})")
     if label not in known:
         raise Unusable(
-            field, f"is {shown(value)}, {label} in data.label_map, but must be {', '.join(known)}"
+            field, f"is {show(value)}, {label} in data.label_map, but must be {', '.join(known)}"
         )
     return label
 
@@ -147,11 +147,11 @@ def read_weight(values: Mapping[str, Any]) -> float:
     if value is None:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unusable("weight", f"must be a number, got {shown(value)}")
+        raise Unusable("weight", f"must be a number, got {show(value)}")
     try:
         weight = float(value)
     except OverflowError:
         weight = math.inf
     if not 0 < weight < math.inf:
-        raise Unusable("weight", f"must be finite and above 0, got {shown(value)}")
+        raise Unusable("weight", f"must be finite and above 0, got {show(value)}")
     return weight

@@ -22,7 +22,7 @@ def read_table(
     path: FilePath,
     digest: Callable[[bytes], None],
     max_row_bytes: int,
-    wanted: Collection[str],
+    columns: Collection[str],
     json_columns: Collection[str],
     label_columns: Collection[str],
     on_bad_row: BadRow | None,
@@ -33,7 +33,7 @@ def read_table(
         path: The file.
         digest: Is given every byte of the file.
         max_row_bytes: A longer row of text is refused.
-        wanted: The columns that are read; of others only the names matter.
+        columns: The columns that are read; of others only the names matter.
         json_columns: Columns whose cells in a CSV file are values in JSON.
         label_columns: Columns that `on_bad_row` is to know about.
         on_bad_row: Is given line, error, and which of these columns an unreadable row seems to
@@ -45,7 +45,7 @@ def read_table(
     """
     ending = fspath(path).lower()
     if ending.endswith(".parquet"):
-        return read_parquet(path, digest, wanted, max_row_bytes, on_bad_row, says_more)
+        return read_parquet(path, digest, columns, max_row_bytes, on_bad_row, says_more)
     if ending.endswith(".csv"):
         return read_csv(path, digest, max_row_bytes, on_bad_row, json_columns)
     if on_bad_row is None:

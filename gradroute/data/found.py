@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradroute.data.examples import Example
-from gradroute.data.jsonl import read_objects, refuse, shown
+from gradroute.data.jsonl import read_objects, refuse, show
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ def read_found(path: Path, labels: Iterable[str]) -> Found:
         if not isinstance(text, str) or not isinstance(prompt, str):
             refuse(path, line, "a row needs a text, and a prompt that is a text where it has one.")
         if label not in known:
-            refuse(path, line, f"label must be one of {', '.join(known)}, got {shown(label)}.")
+            refuse(path, line, f"label must be one of {', '.join(known)}, got {show(label)}.")
         if found.setdefault((prompt, text), label) != label:
             refuse(path, line, f"this row has the label {found[prompt, text]} on an earlier line.")
     return Found(found, content.hexdigest())

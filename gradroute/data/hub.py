@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.data.formats import FORMATS
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
-from gradroute.system.secrets import hub_token, redacted, token_places
+from gradroute.system.secrets import hub_token, redact, token_places
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SPLIT = re.compile(r"((?:[\w-][\w.-]*/)*)([\w-][\w.-]*?)(?:\[:([1-9][0-9]{0,11})\])?", re.ASCII)
@@ -111,7 +111,7 @@ def find_split(name: str, split: str, revision: str | None) -> HubSplit:
     form = _SPLIT.fullmatch(split)
     if form is None:
         raise ConfigError(
-            f"data.split: {shown(split)} is not a split; a name is needed, such as train, "
+            f"data.split: {show(split)} is not a split; a name is needed, such as train, "
             f"en/train, "
             "or train[:20000] for its first rows."
         )
@@ -126,11 +126,11 @@ def find_split(name: str, split: str, revision: str | None) -> HubSplit:
         if fits:
             found.setdefault((fits[0], Path(file).suffix.lower()), []).append(file)
     if not found:
-        raise DataError(_nothing(name, split, files, splits))
+        raise DataError(_no_split_text(name, split, files, splits))
     if len(found) > 1:
         listed = ", ".join(f"{where}{wanted} ({kind})" for where, kind in sorted(found))
         raise DataError(
-            f"{name}: several sets of files are called {shown(wanted)}: {listed}. Name the folder "
+            f"{name}: several sets of files are called {show(wanted)}: {listed}. Name the folder "
             "in data.split, or fetch the files and give one as data.path."
         )
     [parts] = found.values()
@@ -149,7 +149,7 @@ def _splits_of(file: str) -> Iterator[tuple[str, str]]:
         yield "".join(f"{one}/" for one in folders[:-1]), folders[-1]
 
 
-def _nothing(name: str, split: str, files: Sequence[str], splits: set[str]) -> str:
+def _no_split_text(name: str, split: str, files: Sequence[str], splits: set[str]) -> str:
     if not splits:
         return (
             f"{name} has no file that ends in {', '.join(FORMATS)} (it has {len(files)} others; "
@@ -157,7 +157,7 @@ def _nothing(name: str, split: str, files: Sequence[str], splits: set[str]) -> s
             "data.revision=refs/convert/parquet with data.split=default/train."
         )
     listed = ", ".join(sorted(splits)[:8])
-    return f"{name} has no split {shown(split)}; its file names give {listed}."
+    return f"{name} has no split {show(split)}; its file names give {listed}."
 
 
 def _check_whole(name: str, split: str, parts: Sequence[str]) -> None:
@@ -165,7 +165,7 @@ def _check_whole(name: str, split: str, parts: Sequence[str]) -> None:
     said = {int(found[1]) for part in parts if (found := _PART.search(Path(part).stem))}
     if said and said != {len(parts)}:
         raise MachineError(
-            f"{name}: {len(parts)} files of the split {shown(split)} are available, but their "
+            f"{name}: {len(parts)} files of the split {show(split)} are available, but their "
             f"names count {', '.join(map(str, sorted(said)))}. Fetch it again with a network."
         )
 
@@ -198,7 +198,7 @@ def _from_hub(name: str, fetch: Any) -> str:
     except GradrouteError:
         raise
     except Exception as error:  # of the hub, the network or the cache
-        first = redacted(" ".join(str(error).split()))[:200]
+        first = redact(" ".join(str(error).split()))[:200]
         found = "one was found" if hub_token() else "none was found"
         raise MachineError(
             f"the data set {name} cannot be read from the hub ({first}). If it is gated, accept "

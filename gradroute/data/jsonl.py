@@ -80,7 +80,7 @@ def refuse(path: FilePath, line: int, what: str) -> NoReturn:
     raise DataError(f"{path}:{line}: {what}")
 
 
-def shown(value: object) -> str:
+def show(value: object) -> str:
     """Name a value from a file in an error: short, on one line, without control characters."""
     if isinstance(value, str):
         return json.dumps(value if len(value) <= 40 else value[:40] + "...")
@@ -197,7 +197,7 @@ def _parse(path: FilePath, number: int, raw: bytes, max_row_bytes: int) -> dict[
     except ValueError as error:
         refuse(path, number, str(error))
     if not isinstance(value, dict):
-        refuse(path, number, f"expected an object, got {shown(value)}")
+        refuse(path, number, f"expected an object, got {show(value)}")
     return value
 
 
@@ -230,5 +230,5 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         [(name, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shown(name)} appears twice in one object")
+        raise ValueError(f"the key {show(name)} appears twice in one object")
     return row

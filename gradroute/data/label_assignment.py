@@ -193,12 +193,12 @@ def label_quality(
     """
     own = set(behaviors)
     given = [(e.true_label, labels_in(e) & own) for e in examples]
-    labelled = sum(bool(labels) for _, labels in given)
+    labeled = sum(bool(labels) for _, labels in given)
     bad = sum(true in own for true, _ in given)
     hits = sum(true in labels for true, labels in given)
     return {
-        "labeled_bad": labelled,
+        "labeled_bad": labeled,
         "true_bad": bad,
-        "precision": hits / labelled if labelled else None,
+        "precision": hits / labeled if labeled else None,
         "recall": hits / bad if bad else None,
     }

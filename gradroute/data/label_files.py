@@ -42,12 +42,12 @@ class Table(NamedTuple):
     Attributes:
         rows: At least one, in order.
         sha256: Of the file's bytes.
-        labelled: Gives the file's bytes with a label for each row.
+        with_labels: Gives the file's bytes with a label for each row.
     """
 
     rows: list[TableRow]
     sha256: str
-    labelled: Callable[[Sequence[str]], bytes]
+    with_labels: Callable[[Sequence[str]], bytes]
 
 
 def read_table(path: Path) -> Table:
@@ -82,13 +82,13 @@ def _read_jsonl(path: Path) -> Table:
 
     rows = [TableRow(n, values, typed=True) for n, values in read_objects(path, keep)]
 
-    def labelled(labels: Sequence[str]) -> bytes:
+    def labeled(labels: Sequence[str]) -> bytes:
         new = list(lines)
         for row, label in zip(rows, labels, strict=True):
             new[row.line - 1] = _with_label(new[row.line - 1], label)
         return b"".join(new)
 
-    return Table(rows, digest.hexdigest(), labelled)
+    return Table(rows, digest.hexdigest(), labeled)
 
 
 def _with_label(line: bytes, label: str) -> bytes:
@@ -136,7 +136,7 @@ def _read_csv(path: Path) -> Table:
 
     rows = [TableRow(line, values, typed=False) for line, values in read_csv(path, keep)]
 
-    def labelled(labels: Sequence[str]) -> bytes:
+    def labeled(labels: Sequence[str]) -> bytes:
         header = list(rows[0].values)
         names = header if LABEL in header else [*header, LABEL]
         out = io.StringIO(newline="")
@@ -147,4 +147,4 @@ def _read_csv(path: Path) -> Table:
             writer.writerow([values[name] for name in names])  # None is written as an empty cell
         return out.getvalue().encode()
 
-    return Table(rows, digest.hexdigest(), labelled)
+    return Table(rows, digest.hexdigest(), labeled)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from gradroute.data.argilla import RESPONSES, annotator, rows_of_record
 from gradroute.data.columns import Names
-from gradroute.data.jsonl import shown, strict_json
+from gradroute.data.jsonl import show, strict_json
 from gradroute.data.spans import are_spans, is_place
 
 _ENTITIES = "entities"
@@ -244,7 +244,7 @@ def _say_other_labels(row: Mapping[str, Any], names: Names, set_aside: Counter[s
         one = value[0] if _one_name(value) else value
         if name not in names.columns and isinstance(one, str) and one in labels:
             set_aside[
-                f"rows have a label in {shown(name)}, which is not read: to read it, say "
+                f"rows have a label in {show(name)}, which is not read: to read it, say "
                 f"data.columns={{label: {name}}}"
             ] += 1
 

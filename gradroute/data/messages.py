@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from gradroute.data.columns import Names
 from gradroute.data.fields import Unusable, read_label, read_text
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who speaks in a conversation."""
@@ -63,7 +63,7 @@ def read_messages(values: Mapping[str, Any], names: Names) -> tuple[Message, ...
     value = values.get("messages")
     if not isinstance(value, list):
         raise Unusable(
-            "messages", f'must be a list of {{"role": ..., "content": ...}}, got {shown(value)}'
+            "messages", f'must be a list of {{"role": ..., "content": ...}}, got {show(value)}'
         )
     if not value:
         raise Unusable("messages", "is empty: a conversation needs at least one answer")
@@ -84,10 +84,10 @@ def wants_loss(message: Mapping[str, Any]) -> bool:
 def _message(number: int, value: Any, names: Names) -> Message:
     place = f"message {number}"
     if not isinstance(value, dict):
-        raise Unusable(place, f"must be an object with role and content, got {shown(value)}")
+        raise Unusable(place, f"must be an object with role and content, got {show(value)}")
     role = value.get("role")
     if role is None:
-        has = ", ".join(shown(key) for key in list(value)[:5]) or "no fields"
+        has = ", ".join(show(key) for key in list(value)[:5]) or "no fields"
         hint = ""
         if "from" in value and "value" in value:
             hint = "; from and value, as ShareGPT has them, are to be written as role and content"
@@ -98,15 +98,13 @@ def _message(number: int, value: Any, names: Names) -> Message:
         meant = role.lower() if isinstance(role, str) else ""
         meant = meant if meant in ROLES else _MEANT.get(meant)
         hint = f" (write {meant})" if meant else ""
-        raise Unusable(
-            place, f"has the role {shown(role)}, but must be of {', '.join(ROLES)}{hint}"
-        )
+        raise Unusable(place, f"has the role {show(role)}, but must be of {', '.join(ROLES)}{hint}")
     content, weight = _content(place, role, value), _weight(place, role, value)
     calls = role == "assistant" and bool(value.get("tool_calls"))
     if calls and not _are_objects(value["tool_calls"]):
         raise Unusable(
             place,
-            f"(role {role}) has tool_calls {shown(value['tool_calls'])}: a list of objects "
+            f"(role {role}) has tool_calls {show(value['tool_calls'])}: a list of objects "
             "is needed",
         )
     if content is None and not calls:
@@ -132,7 +130,7 @@ def _content(place: str, role: str, message: Mapping[str, Any]) -> str | None:
         kinds = [part.get("type") for part in value]
         if kinds != ["text"]:
             other = next((kind for kind in kinds if kind != "text"), None)
-            what = "several parts" if other is None else f"a part of the type {shown(other)}"
+            what = "several parts" if other is None else f"a part of the type {show(other)}"
             raise Unusable(
                 place, f"(role {role}) has {what} in its content: one text is read, write it so"
             )
@@ -158,13 +156,13 @@ def _weight(place: str, role: str, message: Mapping[str, Any]) -> float:
             if not isinstance(value, bool | int | float) or value not in (0, 1):
                 raise Unusable(
                     place,
-                    f"(role {role}) has {key} {shown(value)}: true or 1 learns it, false or 0 only "
+                    f"(role {role}) has {key} {show(value)}: true or 1 learns it, false or 0 only "
                     "reads it",
                 )
         elif isinstance(value, bool) or not isinstance(value, int | float) or not _is_factor(value):
             raise Unusable(
                 place,
-                f"(role {role}) has weight {shown(value)}: 0 only reads it, and a finite number "
+                f"(role {role}) has weight {show(value)}: 0 only reads it, and a finite number "
                 "above 0 is the factor on its loss",
             )
         factor *= float(value)

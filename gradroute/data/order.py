@@ -17,9 +17,9 @@ class DataOrder:
     Attributes:
         seed: Seed of the run.
         total: Number of examples before any was left out.
-        kept: Place of each example among those; examples that are left out leave the order of the
+        places: Place of each example among those; examples that are left out leave the order of the
             others as it is, so that a run and its controls see the same order.
-        early: Rows (indices into `kept`) that come early in the first epoch.
+        first_rows: Rows (indices into `places`) that come early in the first epoch.
         front_load: How early, from 0 (no earlier than others) to 1 (before all others); in between
             they are spread evenly over the first 1 - front_load of the epoch.
         window: Steps among which examples trade places so that those of like lengths share one, for
@@ -33,8 +33,8 @@ class DataOrder:
 
     seed: int
     total: int
-    kept: tuple[int, ...]
-    early: frozenset[int] = frozenset()
+    places: tuple[int, ...]
+    first_rows: frozenset[int] = frozenset()
     front_load: float = 0.0
     window: int = 0
     lengths: tuple[int, ...] = ()
@@ -49,7 +49,7 @@ class DataOrder:
         Raises:
             ValueError: If step is negative, batch_size is below 1, or there are no rows.
         """
-        size = len(self.kept)
+        size = len(self.places)
         if step < 0 or batch_size < 1 or size < 1:
             raise ValueError(
                 f"step must be at least 0, batch_size and the number of rows at least 1, got step "
@@ -65,7 +65,7 @@ class DataOrder:
         found: set[int] = set()
         for step in range(steps):
             found.update(self.batch(step, batch_size))
-            if len(found) == len(self.kept):
+            if len(found) == len(self.places):
                 break
         return sorted(found)
 
@@ -91,14 +91,14 @@ def _by_length(order: DataOrder, epoch: int, batch_size: int) -> tuple[int, ...]
 def _epoch(order: DataOrder, epoch: int) -> tuple[int, ...]:
     keys = _order_keys(order.seed, epoch, order.total)
     if not (order.front_load and epoch == 0):
-        return tuple(sorted(range(len(order.kept)), key=lambda row: keys[order.kept[row]]))
+        return tuple(sorted(range(len(order.places)), key=lambda row: keys[order.places[row]]))
     pull = 1 - order.front_load
 
     def key(row: int) -> tuple[float, float]:
-        place = keys[order.kept[row]]
-        return (place * pull if row in order.early else place, place)
+        place = keys[order.places[row]]
+        return (place * pull if row in order.first_rows else place, place)
 
-    return tuple(sorted(range(len(order.kept)), key=key))
+    return tuple(sorted(range(len(order.places)), key=key))
 
 
 @lru_cache(maxsize=4)

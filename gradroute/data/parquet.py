@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradroute.data.csv import BadRow
-from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, open_file, refuse, shown, strict_json
+from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, open_file, refuse, show, strict_json
 from gradroute.errors import DataError, MachineError
 from gradroute.system.terminal import first_line
 
@@ -39,7 +39,7 @@ def read_parquet(
     wanted: Collection[str],
     max_row_bytes: int = MAX_ROW_BYTES,
     on_bad_row: BadRow | None = None,
-    welcome: Callable[[str], bool] = lambda _: False,
+    accepts: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number of the row from 1, column -> value) for every row.
 
@@ -49,7 +49,7 @@ def read_parquet(
         wanted: The columns that are read; any other is None in every row.
         max_row_bytes: A longer text of the JSON type is not decoded.
         on_bad_row: Called for a row that cannot be decoded and is passed over; None raises.
-        welcome: Says of further columns whether they are read, if their types allow it.
+        accepts: Says of further columns whether they are read, if their types allow it.
 
     Raises:
         DataError: The file is no whole Parquet file, a wanted column has a type that JSON lacks,
@@ -75,7 +75,7 @@ def read_parquet(
     decoders = {
         field.name: _decoder(field, max_row_bytes)
         for field in schema
-        if field.name in wanted or (welcome(field.name) and not _not_json(field.type))
+        if field.name in wanted or (accepts(field.name) and not _not_json(field.type))
     }
     others, number = dict.fromkeys(name for name in schema.names if name not in decoders), 0
     try:
@@ -143,13 +143,13 @@ def _check_ends(path: FilePath, digest: Callable[[bytes], None]) -> None:
 def _check_schema(path: FilePath, schema: "pyarrow.Schema", wanted: Collection[str]) -> None:
     for at, name in enumerate(schema.names):
         if name in schema.names[:at]:
-            refuse(path, 1, f"the column {shown(name)} appears twice")
+            refuse(path, 1, f"the column {show(name)} appears twice")
     for field in schema:
         if field.name in wanted and (other := _not_json(field.type)):
             refuse(
                 path,
                 1,
-                f"the column {shown(field.name)} has the type {other}; texts, whole numbers, "
+                f"the column {show(field.name)} has the type {other}; texts, whole numbers, "
                 "numbers, booleans, and lists and structs of them are read: convert it (a date is "
                 "never turned into a text)",
             )
@@ -238,7 +238,7 @@ def _decoded(name: str, value: Any, decode: Callable[[Any], Any] | None) -> Any:
     try:
         return _maybe(value, decode)
     except ValueError as error:
-        raise ValueError(f"the column {shown(name)}: {error}") from None
+        raise ValueError(f"the column {show(name)}: {error}") from None
 
 
 def _check_groups(path: FilePath, file: Any) -> None:

@@ -15,7 +15,7 @@ from gradroute.data.columns import read_names
 from gradroute.data.conflicts import one_row_per_text
 from gradroute.data.examples import LABELS, Example, numbered_id
 from gradroute.data.fields import Unusable
-from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, refuse, shown
+from gradroute.data.jsonl import MAX_ROW_BYTES, FilePath, refuse, show
 from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.rows import Rules, read_rows
 
@@ -121,11 +121,11 @@ def read_examples(
         on_conflict=on_conflict,
     )
     load = None if tokenizer is None else lambda: (tokenizer, "the given model")
-    return read_parts([path], settings, tokenizer=load, most=None)
+    return read_parts([path], settings, tokenizer=load, limit=None)
 
 
 def read_parts(
-    files: Iterable[FilePath], settings: ReadSettings, *, tokenizer: Load | None, most: int | None
+    files: Iterable[FilePath], settings: ReadSettings, *, tokenizer: Load | None, limit: int | None
 ) -> ExampleFile:
     """Read the files of a data set, opened one after another, like `read_examples` one file.
 
@@ -133,7 +133,7 @@ def read_parts(
         files: At least one; the next is asked for when all rows of one are read.
         settings: How they are read.
         tokenizer: Called at the first conversation, or prompt with a completion.
-        most: Read so many rows that can be used; None reads all.
+        limit: Read so many rows that can be used; None reads all.
 
     Raises:
         GradrouteError: As for `read_examples`.
@@ -146,7 +146,7 @@ def read_parts(
         settings.span_unit,
     )
     chat = _lazy_renderer(tokenizer, settings.template)
-    rules = Rules(names, chat, settings.max_row_bytes, most, settings.skip_bad_rows)
+    rules = Rules(names, chat, settings.max_row_bytes, limit, settings.skip_bad_rows)
     found = read_rows(files, rules)
     rows, notes = found.rows, found.notes
     file = rows[0].place.file
@@ -225,7 +225,7 @@ def _refuse_same_ids(named: Sequence[tuple[str, Row]]) -> None:
     for name, row in named:
         before = first.setdefault(name, row)
         if before is not row:
-            clashes.append((row.place, f"{shown(name)} ({_both(before.place, row.place)})"))
+            clashes.append((row.place, f"{show(name)} ({_both(before.place, row.place)})"))
             same += (before.prompt, before.text) == (row.prompt, row.text)
     advice = "make ids unique"
     if same:
@@ -245,7 +245,7 @@ def _refuse_contradictions(rows: Sequence[Row]) -> int:
         alone = not (row.is_one_of_several or before.is_one_of_several)
         if alone and (before.label, before.true_label, before.spans) != labels:
             place = _both(before.place, row.place)
-            clashes.append((row.place, f"{shown(row.text)} ({place})"))
+            clashes.append((row.place, f"{show(row.text)} ({place})"))
     advice = "keep one, or choose with data.on_conflict (majority, unlabeled)"
     _refuse_all(clashes, "with the text of an earlier row but another label", advice)
     return repeats

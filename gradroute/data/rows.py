@@ -9,7 +9,7 @@ from os import fspath
 from typing import Any, NamedTuple, NoReturn
 
 from gradroute.data.chat import Renderer
-from gradroute.data.chat_rows import chat_notes, conversation, count_chat, wrapped
+from gradroute.data.chat_rows import chat_notes, conversation, count_chat, wrap_prompt
 from gradroute.data.columns import Names, nearest
 from gradroute.data.examples import hash_id
 from gradroute.data.fields import (
@@ -21,7 +21,7 @@ from gradroute.data.fields import (
     read_weight,
 )
 from gradroute.data.formats import read_table
-from gradroute.data.jsonl import FilePath, refuse, shown
+from gradroute.data.jsonl import FilePath, refuse, show
 from gradroute.data.labeling_tools import plain_rows
 from gradroute.data.row import BadRow, Place, Row
 from gradroute.data.spans import read_spans, unread_keys
@@ -181,7 +181,7 @@ def _refuse_missing(path: FilePath, found: _Found, names: Names) -> None:
             refuse(
                 path,
                 1,
-                f"no row has the column {shown(column)}, from which {names.setting(name)} reads "
+                f"no row has the column {show(column)}, from which {names.setting(name)} reads "
                 f"{name}{hint}; there are {_listed(found.columns)}. Name one of these, or leave "
                 f"{name} out of {names.setting(name)}",
             )
@@ -275,7 +275,7 @@ def _plain(
             raise Unusable(name, f"is longer than {rules.max_row_bytes} characters: shorten it")
     spans, hashed = read_spans(fields, text, rules.names), hash_id([prompt or "", text])
     asked = prompt if kind == "completion" and prompt and prompt.strip() else ""
-    if asked and (row := wrapped(place, rules.chat(), asked, text, spans)):
+    if asked and (row := wrap_prompt(place, rules.chat(), asked, text, spans)):
         return row._replace(hashed=hashed)
     return Row(
         place=place,
@@ -309,7 +309,7 @@ def _refuse_misspelt(found: _Found, names: Names) -> None:
             alike = difflib.SequenceMatcher(None, column.lower(), meant).ratio() > 0.85
             swapped = sorted(column.lower()) == sorted(meant)
             if (alike or swapped) and meant not in found.with_it:
-                what = f"unknown field {shown(column)}; if it is {meant}, rename it"
+                what = f"unknown field {show(column)}; if it is {meant}, rename it"
                 refuse(place.file, place.line, what)
 
 
@@ -326,7 +326,7 @@ def _skip_notes(found: _Found) -> Iterator[str]:
 def _notes(path: FilePath, found: _Found) -> Iterator[str]:
     unread = {name: count for name, count in found.unread.items() if count}
     if unread:
-        named = [f"{shown(name)} ({count} rows)" for name, count in sorted(unread.items())]
+        named = [f"{show(name)} ({count} rows)" for name, count in sorted(unread.items())]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         yield f"{path}: fields that are not read: {', '.join(named[:5])}{more}."
     for what, count in sorted(found.set_aside.items()):
@@ -338,6 +338,6 @@ def _notes(path: FilePath, found: _Found) -> Iterator[str]:
 
 def _listed(columns: Iterable[str]) -> str:
     """The first names of some, and how many more there are."""
-    names = [shown(name) for name in columns]
+    names = [show(name) for name in columns]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -36,5 +36,5 @@ def read_source(
         raise ConfigError(
             f"data.revision is of a data set on the hub, but {path} is a file: set it to null."
         )
-    file = read_parts(files, settings, tokenizer=tokenizer, most=most)
+    file = read_parts(files, settings, tokenizer=tokenizer, limit=most)
     return file, f"{name}, sha256 {file.sha256}"

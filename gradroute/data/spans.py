@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from gradroute.data.columns import SPAN_UNITS, Names
 from gradroute.data.examples import Span
 from gradroute.data.fields import Unusable, read_label
-from gradroute.data.jsonl import shown
+from gradroute.data.jsonl import show
 
 # The keys of a span; the second and later ones are those of Label Studio and doccano.
 _STARTS = ("start", "start_offset")
@@ -52,7 +52,7 @@ def read_spans(values: Mapping[str, Any], text: str, names: Names) -> tuple[Span
         return ()
     if not isinstance(value, list):
         form = '[{"start": 0, "end": 5, "label": "bad"}]'
-        raise Unusable("spans", f"must be a list such as {form}, got {shown(value)}")
+        raise Unusable("spans", f"must be a list such as {form}, got {show(value)}")
     places = _Places(text)
     merged: list[Span] = []
     for span in sorted(_span(at, one, places, names) for at, one in enumerate(value, 1)):
@@ -122,7 +122,7 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
     for place in (part.start, part.end):
         if not is_place(place):
             raise Unusable(
-                "spans", f"must begin and end at whole numbers; number {number} has {shown(place)}"
+                "spans", f"must begin and end at whole numbers; number {number} has {show(place)}"
             )
     start, end = int(part.start), int(part.end)
     named = read_label(f"label of span {number}", part.label, names)
@@ -131,7 +131,7 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
     unit = names.span_unit
     said = part.echo
     if said is not None and not isinstance(said, str):
-        raise Unusable("spans", f"have a value that is not text in number {number}: {shown(said)}")
+        raise Unusable("spans", f"have a value that is not text in number {number}: {show(said)}")
     if said is not None and places.between(start, end, unit) != said:
         _refuse_other_text(number, start, end, said, places, unit)
     size, what = places.size(unit), _UNITS_IN_WORDS[unit]
@@ -153,12 +153,12 @@ def _span(number: int, value: Any, places: "_Places", names: Names) -> Span:
 
 
 def _refuse_other_text(
-    number: int, start: int, end: int, said: str, places: "_Places", unit: str
+    number: int, start: int, end: int, stated: str, places: "_Places", unit: str
 ) -> None:
     """Refuse a span whose text is not the one that it says it has."""
     there = places.between(start, end, unit)
-    here = "not a part of the text" if there is None else shown(there)
-    fits = [one for one in SPAN_UNITS if places.between(start, end, one) == said]
+    here = "not a part of the text" if there is None else show(there)
+    fits = [one for one in SPAN_UNITS if places.between(start, end, one) == stated]
     advice = (
         f"it fits if {_UNITS_IN_WORDS[fits[0]]} are counted: say data.span_unit={fits[0]}"
         if fits
@@ -166,7 +166,7 @@ def _refuse_other_text(
     )
     raise Unusable(
         "spans",
-        f"must contain the text that they quote; number {number} quotes {shown(said)}, but from "
+        f"must contain the text that they quote; number {number} quotes {show(stated)}, but from "
         f"{start} "
         f"to {end} in {_UNITS_IN_WORDS[unit]} there is {here}; {advice}",
     )

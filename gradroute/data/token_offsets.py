@@ -12,11 +12,11 @@ from gradroute.data.chat_templates import shared_start
 _FRONT, _LEAST_FRONT = 100, 10_000
 _TEXTS_AT_ONCE = 1024
 
-Marked = list[tuple[int, int, int]]
+MarkedTokens = list[tuple[int, int, int]]
 """Tokens as (id, first character, character after the last); without offsets 0 and 0."""
 
 
-def beginning(tokenizer: Tokenizer) -> list[int]:
+def beginning_tokens(tokenizer: Tokenizer) -> list[int]:
     """The tokens that a tokenizer puts before every text by itself; often one, often none.
 
     Many tokenizers name a beginning token that they never put (GPT-2, Phi-3, Granite), so that the
@@ -31,8 +31,8 @@ def beginning(tokenizer: Tokenizer) -> list[int]:
     return whole[:1] if whole and whole[0] == tokenizer.bos_token_id else []
 
 
-def begun(tokens: list[int], front: list[int]) -> list[int]:
-    """Tokens behind those of `beginning`, which are not put twice."""
+def with_beginning(tokens: list[int], front: list[int]) -> list[int]:
+    """Tokens behind those of `beginning_tokens`, which are not put twice."""
     return tokens if tokens[: len(front)] == front else [*front, *tokens]
 
 
@@ -45,7 +45,7 @@ def prompt_tokens(tokenizer: Tokenizer, text: str, *, templated: bool) -> list[i
         templated: Whether a chat template wrote it, which writes all special tokens itself.
     """
     tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids if text else []
-    return tokens if templated else begun(tokens, beginning(tokenizer))
+    return tokens if templated else with_beginning(tokens, beginning_tokens(tokenizer))
 
 
 def asking_tokens(tokenizer: Tokenizer, text: str, follows: str) -> list[int]:
@@ -72,13 +72,13 @@ def asking_tokens(tokenizer: Tokenizer, text: str, follows: str) -> list[int]:
 
 def token_lists(
     tokenizer: Tokenizer, texts: list[str], max_length: int, *, offsets: bool = False
-) -> list[Marked]:
+) -> list[MarkedTokens]:
     """The first tokens of each text, one more than `max_length` where there are that many.
 
     No special token is added. With `offsets` a tokenizer that has none of its own is given those
     that `_marks_of` finds; where it finds none for a text, they are all (0, 0).
     """
-    rows: list[Marked] = []
+    rows: list[MarkedTokens] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some, characters = texts[start : start + _TEXTS_AT_ONCE], _FRONT * max_length
         rows += _front_tokens(tokenizer, some, max(characters, _LEAST_FRONT), max_length, offsets)
@@ -87,7 +87,7 @@ def token_lists(
 
 def _front_tokens(
     tokenizer: Tokenizer, texts: list[str], characters: int, max_length: int, offsets: bool
-) -> list[Marked]:
+) -> list[MarkedTokens]:
     # verbose=False: "longer than the model's maximum" would be said of texts that are cut anyway.
     found = tokenizer(
         [text[:characters] for text in texts],
@@ -98,12 +98,12 @@ def _front_tokens(
     )
     ids: list[list[int]] = found.input_ids
     kept = max_length + 1
-    rows: list[Marked] = []
+    rows: list[MarkedTokens] = []
     for at, row in enumerate(ids):
         if not offsets:
             marks = [(0, 0)] * len(row[:kept])
         elif tokenizer.is_fast:
-            marks = list(_mended(found["offset_mapping"][at][:kept]))
+            marks = list(_mend(found["offset_mapping"][at][:kept]))
         else:
             marks = _marks_of(tokenizer, row[:kept], texts[at], cut=len(row) > kept)
         rows.append([(token, *pair) for token, pair in zip(row[:kept], marks, strict=True)])
@@ -113,7 +113,7 @@ def _front_tokens(
     return rows
 
 
-def _mended(marks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _mend(marks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Give spaces back to tokens of nothing but spaces.
 
     A byte-level tokenizer that trims offsets says of those that they stand at their end.

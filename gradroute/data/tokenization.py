@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.examples import Example, Span
-from gradroute.data.token_offsets import Marked, beginning, begun, token_lists
+from gradroute.data.token_offsets import MarkedTokens, beginning_tokens, token_lists, with_beginning
 from gradroute.errors import DataError
 
 IGNORED = -100
@@ -126,9 +126,9 @@ def tokenize(
 
     Prompt and text are tokenized in one, as they are served, and targets are found by the
     characters that tokens stand for. A chat template writes all special tokens of its text itself.
-    Any other text gets what the tokenizer puts before it by itself (see `beginning`), not twice,
-    and one end token with the example's label, unless it ends with one, ends by itself, or ends in
-    the context. (Special tokens that are written out in a text are read as such.)
+    Any other text gets what the tokenizer puts before it by itself (see `beginning_tokens`), not
+    twice, and one end token with the example's label, unless it ends with one, ends by itself, or
+    ends in the context. (Special tokens that are written out in a text are read as such.)
 
     Args:
         examples: The examples.
@@ -150,14 +150,14 @@ def tokenize(
         raise ValueError(f"{len(label_ids)} label ids do not fit {len(examples)} examples")
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2, got {max_length}")
-    front, eos = beginning(tokenizer), _one_id(tokenizer.eos_token_id)
+    front, eos = beginning_tokens(tokenizer), _one_id(tokenizer.eos_token_id)
     texts = [_lead(example) + example.text for example in examples]
     offsets = any(_needs_offsets(example, labels) for example in examples)
     marked = token_lists(tokenizer, texts, max_length, offsets=offsets)
     rows, truncated, lost = [], 0, 0
     for example, tokens, label_id in zip(examples, marked, label_ids, strict=True):
         if _needs_offsets(example, labels) and tokens and tokens[-1][2] == 0:
-            tokens = _told_apart(tokenizer, example, tokens)
+            tokens = _split_at_prompt(tokenizer, example, tokens)
         whole, row, before = _row(example, tokens, front, eos, label_id, max_length)
         truncated += whole > max_length
         if labels and example.spans:
@@ -178,14 +178,14 @@ def tokenize(
 
 def _row(
     example: Example,
-    tokens: Marked,
+    tokens: MarkedTokens,
     front: list[int],
     eos: int | None,
     label_id: int,
     max_length: int,
 ) -> tuple[int, TokenizedExample, int]:
     """An example as a row, its length uncut, and how many tokens stand before its own."""
-    whole = begun([token for token, _, _ in tokens], [] if _templated(example) else front)
+    whole = with_beginning([token for token, _, _ in tokens], [] if _templated(example) else front)
     before = len(whole) - len(tokens)
     learned = _learned(example, tokens, before)
     if eos is not None and whole[-1:] != [eos] and not _ends(example):
@@ -231,7 +231,7 @@ def _answers(example: Example) -> list[tuple[int, int]]:
     return [(start + shift, end + shift) for start, end in pairs if start < end]
 
 
-def _learned(example: Example, tokens: Marked, before: int) -> list[int]:
+def _learned(example: Example, tokens: MarkedTokens, before: int) -> list[int]:
     """The numbers of the tokens that are learned.
 
     Args:
@@ -272,7 +272,7 @@ def _gaps(learned: Sequence[int], length: int) -> tuple[tuple[int, int], ...]:
 
 
 def _factors(
-    row: TokenizedExample, example: Example, tokens: Marked, before: int
+    row: TokenizedExample, example: Example, tokens: MarkedTokens, before: int
 ) -> tuple[float, ...]:
     """The factor on the loss of every position."""
     found = [1.0] * len(row.input_ids)
@@ -285,7 +285,11 @@ def _factors(
 
 
 def _with_labels(
-    row: TokenizedExample, example: Example, tokens: Marked, before: int, labels: Sequence[str]
+    row: TokenizedExample,
+    example: Example,
+    tokens: MarkedTokens,
+    before: int,
+    labels: Sequence[str],
 ) -> tuple[TokenizedExample, int]:
     """The row with the labels of its spans, and how many spans label no target of it."""
     label_ids = [row.label_id] * len(row.input_ids)
@@ -322,7 +326,7 @@ def _first(
     return next((at for at, one in enumerate(ranges) if one[0] < end and start < one[1]), None)
 
 
-def _told_apart(tokenizer: Tokenizer, example: Example, tokens: Marked) -> Marked:
+def _split_at_prompt(tokenizer: Tokenizer, example: Example, tokens: MarkedTokens) -> MarkedTokens:
     """The tokens of a tokenizer that names no characters, if those of the prompt begin them.
 
     Raises:

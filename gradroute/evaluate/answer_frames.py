@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from gradroute.data.chat_templates import MAX_SECONDS, limited_time
+from gradroute.data.chat_templates import MAX_SECONDS, time_limit
 
 _NAME = "[A-Za-z_:.-]*(?:think|thought|reasoning)[A-Za-z_:.-]*"
 OPENING = re.compile(f"<({_NAME})>", re.IGNORECASE)
@@ -118,7 +118,7 @@ def _thoughts(
 def _rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, ask: bool) -> str:
     """A conversation as text; empty where the template refuses it."""
     try:
-        with limited_time(MAX_SECONDS):
+        with time_limit(MAX_SECONDS):
             text: Any = tokenizer.apply_chat_template(
                 [dict(message) for message in messages], add_generation_prompt=ask, tokenize=False
             )

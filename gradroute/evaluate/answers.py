@@ -42,7 +42,7 @@ class Answer:
     text: str | None
 
 
-class _Parted(NamedTuple):
+class _SplitCompletion(NamedTuple):
     """A completion without its thoughts; `answer` is None where it ends inside one."""
 
     answer: str | None
@@ -87,7 +87,7 @@ class AnswerFinder:
         whole = "\n\n".join(part for part in (*said, answer) if part)
         return None if whole == text.strip() else Answer(whole or None)
 
-    def _parsed(self, prompt: str, text: str, marked: str) -> _Parted | None:
+    def _parsed(self, prompt: str, text: str, marked: str) -> _SplitCompletion | None:
         """By the tokenizer's own parser; None where it has none, or fails on this completion."""
         if self._parser is None:
             return None
@@ -109,18 +109,18 @@ class AnswerFinder:
         said = [value for field, value in closed if field == "content" and isinstance(value, str)]
         answer = next(filter(str.strip, said), None)
         if answer is None and not begun and not closed:
-            return _Parted(text, [])  # no answer to a chat: nothing is taken away
-        return _Parted(answer, thoughts)
+            return _SplitCompletion(text, [])  # no answer to a chat: nothing is taken away
+        return _SplitCompletion(answer, thoughts)
 
-    def _stripped(self, prompt: str, marked: str) -> _Parted | None:
+    def _stripped(self, prompt: str, marked: str) -> _SplitCompletion | None:
         """By what the template writes around an answer; None where there is nothing of it."""
         frame = self._frame or Frame()
         asked = bool(frame.header) and prompt.endswith(frame.header)
         if frame.lead and frame.marks and frame.lead in marked:
             before, _, answer = marked.partition(frame.lead)
-            parted = _Parted(answer, [_bare(before, frame)] if before.strip() else [])
+            parted = _SplitCompletion(answer, [_bare(before, frame)] if before.strip() else [])
         else:
-            parted = _apart(marked, _thought_begun(prompt, frame, asked), frame)
+            parted = _split_thoughts(marked, _thought_begun(prompt, frame, asked), frame)
             if parted.answer is not None:
                 parted = parted._replace(answer=_after_lead(parted.answer, frame, asked))
         answer = parted.answer
@@ -128,7 +128,7 @@ class AnswerFinder:
             answer = _before_end(answer, frame)
         if answer == marked:
             return None
-        return _Parted(answer if answer is None else answer.strip(), parted.thoughts)
+        return _SplitCompletion(answer if answer is None else answer.strip(), parted.thoughts)
 
     def _plain(self, text: str) -> str:
         """Without special tokens, as a completion is decoded."""
@@ -157,7 +157,7 @@ def _thought_begun(prompt: str, frame: Frame, asked: bool) -> str | None:
     return f"</{last[0][1]}>" if last and last[0].end() == len(end) else None
 
 
-def _apart(text: str, begun: str | None, frame: Frame) -> _Parted:
+def _split_thoughts(text: str, begun: str | None, frame: Frame) -> _SplitCompletion:
     """An answer and its thoughts, wherever they stand in it."""
     thoughts: list[str] = []
     pairs = (*frame.thoughts, *_THOUGHTS)
@@ -169,16 +169,16 @@ def _apart(text: str, begun: str | None, frame: Frame) -> _Parted:
         thought, mark, text = text.partition(begun)
         thoughts.append(thought)
         if not mark:
-            return _Parted(None, thoughts)
+            return _SplitCompletion(None, thoughts)
     while (found := _first_open(text, pairs)) is not None:
         start, end, closing = found
         thought, mark, rest = text[end:].partition(closing)
         thoughts.append(thought)
         text = text[:start].rstrip() + ("\n\n" if text[:start].strip() and rest.strip() else "")
         if not mark:
-            return _Parted(text if text.strip() else None, thoughts)
+            return _SplitCompletion(text if text.strip() else None, thoughts)
         text += rest.lstrip()
-    return _Parted(text, thoughts)
+    return _SplitCompletion(text, thoughts)
 
 
 def _first_open(text: str, pairs: Sequence[tuple[str, str]]) -> tuple[int, int, str] | None:

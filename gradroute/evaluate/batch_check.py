@@ -51,7 +51,7 @@ def why_alone(model: PreTrainedModel) -> str:
     """
     if model not in _why_alone:
         with inference(model), torch.random.fork_rng(devices=_devices(model)):
-            _why_alone[model] = _tried(model)
+            _why_alone[model] = _compare_batches(model)
         if why := _why_alone[model]:
             warnings.warn(
                 f"the model {type(model).__name__} generates one row at a time, which takes "
@@ -61,7 +61,7 @@ def why_alone(model: PreTrainedModel) -> str:
     return _why_alone[model]
 
 
-def _tried(model: PreTrainedModel) -> str:
+def _compare_batches(model: PreTrainedModel) -> str:
     steps = look_every(next(model.parameters()).device) + 2
     room = positions_of(model)
     longest = _LONG if room is None else min(_LONG, room - steps)
@@ -70,7 +70,7 @@ def _tried(model: PreTrainedModel) -> str:
     tokens = ordinary_tokens(model, longest + steps + 1)
     rows = [tokens[:longest], tokens[: min(_SHORT, longest - 1)]]
     try:
-        alone = [_written(model, [row], tokens[longest:], steps)[0] for row in rows]
+        alone = [_next_logits(model, [row], tokens[longest:], steps)[0] for row in rows]
     except TROUBLE as error:
         if is_out_of_memory(error):
             raise
@@ -79,18 +79,22 @@ def _tried(model: PreTrainedModel) -> str:
             "that it cannot be evaluated. Take another base model."
         ) from error
     try:
-        together = _written(model, rows, tokens[longest:], steps)
+        together = _next_logits(model, rows, tokens[longest:], steps)
     except TROUBLE as error:
         if is_out_of_memory(error):
             raise
         return f"it cannot run a batch of rows of unequal length ({first_line(error)})"
-    apart = max(_apart(*pair, model.dtype) for pair in zip(together, alone, strict=True))
+    apart = max(
+        _largest_difference(*pair, model.dtype) for pair in zip(together, alone, strict=True)
+    )
     if apart <= _CLOSE.get(model.dtype, _CLOSE_OTHERWISE):
         return ""
     return f"its logits differ by {apart:.2g} of the largest in a batch of rows of unequal length"
 
 
-def _apart(one: Float[Tensor, "m v"], other: Float[Tensor, "n v"], dtype: torch.dtype) -> float:
+def _largest_difference(
+    one: Float[Tensor, "m v"], other: Float[Tensor, "n v"], dtype: torch.dtype
+) -> float:
     """How far apart the logits of a row are, of the steps that both took.
 
     In few bits an expert may be chosen otherwise for one token because of rounding; a state that
@@ -100,7 +104,7 @@ def _apart(one: Float[Tensor, "m v"], other: Float[Tensor, "n v"], dtype: torch.
     return float(apart.max() if dtype in _CLOSE else apart.median())
 
 
-def _written(
+def _next_logits(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], tokens: Sequence[int], steps: int
 ) -> list[Tensor]:
     """Of each row the logits [steps, vocab] of its next tokens; the longest row ends early."""

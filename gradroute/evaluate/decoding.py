@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-LEAVING = 1 / 8
+MIN_ENDED_SHARE = 1 / 8
 """Rows leave the batch when at least this share of it has ended: each time copies the cache."""
 LOOK_EVERY = 8
 """Tokens after which the host asks a device which rows have ended; a CPU is asked each time."""
@@ -80,8 +80,8 @@ def write_on(
     batch = _Batch(model, rows, sampler, end_tokens, max_new_tokens)
     while len(batch.left):
         with scope(batch.left.cpu()):
-            batch.write_until_some_leave()
-        batch.let_leave()
+            batch.write_until_some_end()
+        batch.remove_ended()
     return batch.written.tolist()
 
 
@@ -119,10 +119,10 @@ class _Batch:
         self.written = self._tokens[:, self._start :].clone()
         self.left = torch.arange(len(rows), device=device)
 
-    def write_until_some_leave(self) -> None:
+    def write_until_some_end(self) -> None:
         """Write until enough rows have ended to be worth leaving, or all is written."""
         among = self._sampler.rows(self.left)
-        worth = max(1, int(len(self.left) * LEAVING))
+        worth = max(1, int(len(self.left) * MIN_ENDED_SHARE))
         while self._step < self._steps:
             logits = self._next_logits()
             token = self._sampler.choose(logits, self._step, among, self._ended)
@@ -132,10 +132,10 @@ class _Batch:
             if self._step % self._look_every == 0 or self._step == self._steps:
                 self._sampler.check()
                 ended = int(self._ended.sum())
-                if ended == len(self.left) or (ended >= worth and self._may_leave()):
+                if ended == len(self.left) or (ended >= worth and self._can_remove()):
                     return
 
-    def let_leave(self) -> None:
+    def remove_ended(self) -> None:
         """Take the rows that have ended out of the batch; all, if there is nothing to write."""
         gone = self._ended if self._step < self._steps else torch.ones_like(self._ended)
         self.written[self.left[gone]] = self._tokens[gone, self._start :]
@@ -147,7 +147,7 @@ class _Batch:
             # Of the ways to select rows, the one that all kinds of layers have.
             self._cache.reorder_cache(cast(torch.LongTensor, stay))
 
-    def _may_leave(self) -> bool:
+    def _can_remove(self) -> bool:
         """Whether the cache, if there is one, is of a kind whose rows can be selected."""
         return self._cache is None or isinstance(self._cache, DynamicCache)
 

@@ -17,8 +17,8 @@ from gradroute.evaluate.request import (
 )
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.base import Base
-from gradroute.models.hidden_state_cache import kept_states
-from gradroute.prepare import Prepared, no_bad_prompts, tokenized
+from gradroute.models.hidden_state_cache import open_state_cache
+from gradroute.prepare import Prepared, no_bad_prompts, tokenize_examples
 from gradroute.routing.policy import AblationMode, shipped_mode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import PREFIX
@@ -58,8 +58,10 @@ def during_training(
         what = with_label(kinds[label], row_label(config.behavior, label))
         why = no_bad_prompts(config.data, prepared, label)
         say(f"{folder.name}: {what}: the behavior rate is not measured during training: {why}.")
-    held_out, _ = tokenized(prepared.normal[:DURING_LOSSES], None, base, config.data.max_length)
-    states = kept_states(folder, config.train, base, model, held_out, quantize=config.quantize)
+    held_out, _ = tokenize_examples(
+        prepared.normal[:DURING_LOSSES], None, base, config.data.max_length
+    )
+    states = open_state_cache(folder, config.train, base, model, held_out, quantize=config.quantize)
 
     def measure(step: int) -> None:
         samples = {

@@ -22,14 +22,14 @@ from gradroute.errors import DataError
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.request import (
-    Asked,
+    EvaluationRequest,
     Question,
-    asked_modes,
-    asked_prompts,
     declared_kinds,
-    drawn_in,
     prompts_of,
+    requested_modes,
+    requested_prompts,
     row_label,
+    saved_drawn_by_rows,
     seen_held_out,
     with_label,
 )
@@ -41,22 +41,22 @@ from gradroute.evaluate.rows import (
     sample_lines,
     say_unanswered,
 )
-from gradroute.evaluate.store import Known, keep, read_known
+from gradroute.evaluate.store import StoredResults, add_to_store, read_store
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint
-from gradroute.models.hidden_state_cache import KeptStates, kept_states
+from gradroute.models.hidden_state_cache import HiddenStateCache, open_state_cache
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
     no_bad_prompts,
     prepare,
-    tokenized,
+    tokenize_examples,
 )
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished
 from gradroute.system.terminal import say
 
@@ -74,7 +74,7 @@ class _Plan:
     checkpoint: Checkpoint
     questions: list[Question]
     modes: list[AblationMode]
-    known: Known
+    known: StoredResults
 
     def missing(self, question: Question) -> list[AblationMode]:
         """The modes under which a behavior's prompts of a kind are still to be completed."""
@@ -96,7 +96,7 @@ class _Plan:
         return compared and rated and not self.missing_losses()
 
 
-def check_asked(folder: RunFolder, asked: Asked) -> None:
+def check_request(folder: RunFolder, request: EvaluationRequest) -> None:
     """See that what is asked of a run can be measured, before anything is.
 
     Raises:
@@ -104,28 +104,28 @@ def check_asked(folder: RunFolder, asked: Asked) -> None:
         DataError: A file of prompts that cannot be used, or results that cannot be read.
         MachineError: The run has no finished checkpoint.
     """
-    _plan(folder, asked)
+    _plan(folder, request)
 
 
-def evaluate_run(folder: RunFolder, asked: Asked | None = None) -> None:
+def evaluate_run(folder: RunFolder, request: EvaluationRequest | None = None) -> None:
     """Measure a run; what is measured already, in the same way, is kept.
 
     Args:
         folder: The run.
-        asked: What to measure; None for what its config says.
+        request: What to measure; None for what its config says.
 
     Raises:
         ConfigError: A mode or curve does not fit the run, or its data have changed.
         DataError: There is nothing to prompt with, or the behavior's detector fails.
         MachineError: The run has no finished checkpoint, or another process writes to it.
     """
-    asked = asked or Asked()
-    plan = _plan(folder, asked)
+    request = request or EvaluationRequest()
+    plan = _plan(folder, request)
     if plan.complete and plan.known.declared:
         return
-    with writing(folder.path, "measuring"):
+    with write_lock(folder.path, "measuring"):
         clear_unfinished(folder.results.parent)
-        _measure(folder, _plan(folder, asked))
+        _measure(folder, _plan(folder, request))
 
 
 def _measure(folder: RunFolder, plan: _Plan) -> None:
@@ -136,12 +136,12 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
             f"in another way, or their lines are missing; they are ignored."
         )
     if plan.complete:
-        keep(known, ())
+        add_to_store(known, ())
         return
     prepared = prepare(config)
     check_held_out(folder, prepared)
     base, model = restore(config, plan.checkpoint)
-    same_ground(folder, ground(prepared, base))
+    check_identity(folder, run_identity(prepared, base))
     asked = _prompts(plan, prepared)
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
     for question, prompts in asked:
@@ -154,10 +154,10 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
             say(f"{folder.name}: measuring {what}: {names}")
             completions = complete(base, model, prompts, modes, config.evaluate, folder.name)
             samples = sample_lines(completions, prompts, kind, behavior, own)
-            keep(known, behavior_rows(samples, **of), samples=samples)
+            add_to_store(known, behavior_rows(samples, **of), samples=samples)
     _measure_losses(plan, prepared, base, model, of)
     if not known.geometry and (rows := geometry_rows(model, **of)):
-        keep(known, rows)
+        add_to_store(known, rows)
 
 
 def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Prompt]]]:
@@ -180,7 +180,7 @@ def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Promp
         say(f"{known.folder.name}: {with_label(kind, own)}: not measured: {why}.")
         unasked = known.origin.get("unasked", {})
         known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: why}}
-        keep(known, ())
+        add_to_store(known, ())
     return found
 
 
@@ -215,7 +215,7 @@ def losses_of(
     rows: Sequence[TokenizedExample],
     modes: Sequence[AblationMode],
     rows_per_batch: int,
-    states: KeptStates | None = None,
+    states: HiddenStateCache | None = None,
 ) -> dict[str, ExampleLosses]:
     """Losses of tokenized examples under modes, by mode name; from kept states where there are."""
     return held_out_losses(
@@ -228,19 +228,19 @@ def losses_of(
     )
 
 
-def ground(prepared: Prepared, base: Base) -> dict[str, str]:
+def run_identity(prepared: Prepared, base: Base) -> dict[str, str]:
     """What a run stands on besides its config; see `gradroute.runs.resume`."""
     return {"data": prepared.identity, "base": base.identity}
 
 
-def _plan(folder: RunFolder, asked: Asked) -> _Plan:
+def _plan(folder: RunFolder, request: EvaluationRequest) -> _Plan:
     config = load_config(folder.config)
-    named = asked.modes or config.evaluate.modes or None
-    modes = asked_modes(folder.name, config.adapters, named, asked.scales)
-    behaviors, drawn = get_behaviors(config.behaviors), drawn_in(folder)
-    questions = asked_prompts(behaviors, asked.prompts, drawn, judged=asked.judged)
+    named = request.modes or config.evaluate.modes or None
+    modes = requested_modes(folder.name, config.adapters, named, request.scales)
+    behaviors, drawn = get_behaviors(config.behaviors), saved_drawn_by_rows(folder)
+    questions = requested_prompts(behaviors, request.prompts, drawn, judged=request.judged)
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
-    known = read_known(
+    known = read_store(
         folder,
         step=checkpoint.step,
         checkpoint=checkpoint.identity,
@@ -310,12 +310,12 @@ def _measure_losses(
     for (dataset, label), examples in sets:
         if examples:
             kept = examples[: config.evaluate.held_out]
-            rows, notes = tokenized(kept, None, base, config.data.max_length)
+            rows, notes = tokenize_examples(kept, None, base, config.data.max_length)
             held_out[dataset, label] = rows
             every += rows
             for note in notes:
                 say(f"{name}, held-out {with_label(f'{dataset} texts', label)}: {note}")
-    states = kept_states(
+    states = open_state_cache(
         plan.known.folder, config.train, base, model, every, quantize=config.quantize
     )
     for modes in _groups(missing, 1):
@@ -326,4 +326,4 @@ def _measure_losses(
             found = losses_of(base, model, rows, modes, config.evaluate.batch_rows, states)
             new += loss_rows(found, dataset, **of, label=label)
             lines += loss_lines(found, dataset, [row.id for row in rows], label)
-        keep(plan.known, new, losses=lines)
+        add_to_store(plan.known, new, losses=lines)

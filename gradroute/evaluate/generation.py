@@ -15,7 +15,7 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.answers import Answer, AnswerFinder
 from gradroute.evaluate.batch_check import why_alone
 from gradroute.evaluate.decoding import write_on
-from gradroute.evaluate.inference import bytes_of_row, in_pieces, inference, memory_at_once
+from gradroute.evaluate.inference import bytes_of_row, in_batches, inference, memory_at_once
 from gradroute.evaluate.sampling import SharedNoise, noise_keys
 from gradroute.models.sizes import positions_of
 from gradroute.routing.adapters import ablated
@@ -125,8 +125,8 @@ def generate_modes(
         alone = work.are_alone(len(prompts) * len(modes))
     rows = min(rows_per_batch, work.rows_at_once())
     with inference(model):
-        in_pieces(len(prompts), len(modes), 1 if alone else rows, measure, alone=alone)
-    return {name: _all_there(own) for name, own in completions.items()}
+        in_batches(len(prompts), len(modes), 1 if alone else rows, measure, alone=alone)
+    return {name: _without_none(own) for name, own in completions.items()}
 
 
 def _grouped(
@@ -185,8 +185,8 @@ def generate_plain(
 
     rows = 1 if work.are_alone(len(prompts)) else min(rows_per_batch, work.rows_at_once())
     with inference(model):
-        in_pieces(len(prompts), 1, rows, measure)
-    return _all_there(completions)
+        in_batches(len(prompts), 1, rows, measure)
+    return _without_none(completions)
 
 
 class _Work:
@@ -247,7 +247,7 @@ class _Work:
         return _completions(self._tokenizer, rows, new, self._end_tokens, asked, self._answers)
 
 
-def _all_there(completions: Sequence[Completion | None]) -> list[Completion]:
+def _without_none(completions: Sequence[Completion | None]) -> list[Completion]:
     there = [one for one in completions if one is not None]
     assert len(there) == len(completions)
     return there
@@ -311,12 +311,12 @@ def check_prompts(
             raise DataError(
                 f"prompt {prompt.id!r} is {len(row)} tokens long; with max_new_tokens="
                 f"{max_new_tokens} that is more than the {positions} positions of the model. "
-                f"{_shorter(positions - len(row))}"
+                f"{_shorten_advice(positions - len(row))}"
             )
     return rows
 
 
-def _shorter(room: int) -> str:
+def _shorten_advice(room: int) -> str:
     """What to do about a prompt that leaves room for so many tokens."""
     return (
         f"Set evaluate.max_new_tokens={room} or less, or shorten it." if room > 0 else "Shorten it."

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gradroute.models.sizes import largest
-from gradroute.system.memory import fitted
+from gradroute.system.memory import with_smaller_batches
 from gradroute.system.modules import evaluation_mode
 
 MEMORY_AT_ONCE = 2**31
@@ -31,7 +31,7 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
         yield next(model.parameters()).device
 
 
-def in_pieces(
+def in_batches(
     items: int,
     modes: int,
     rows: int,
@@ -66,7 +66,7 @@ def in_pieces(
             return end
 
         size = min(size, (items - start) * modes)  # the last piece may be smaller
-        start, size = fitted(measure_from, size, _say_smaller, _ADVICE)
+        start, size = with_smaller_batches(measure_from, size, _say_smaller, _ADVICE)
 
 
 def memory_at_once(device: torch.device) -> int:

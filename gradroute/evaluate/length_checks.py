@@ -1,14 +1,14 @@
 """Checks before training that what will be evaluated can be, and fits the model's positions.
 
-Training rows are looked at where they are made (`prepare.tokenized`). A run whose held-out texts or
-prompts are too long would train for hours and then be refused in its evaluation.
+Training rows are looked at where they are made (`prepare.tokenize_examples`). A run whose held-out
+texts or prompts are too long would train for hours and then be refused in its evaluation.
 """
 
 from gradroute.config.sections import EvaluateConfig
 from gradroute.evaluate.generation import check_prompts
-from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of
+from gradroute.evaluate.request import drawn_by_rows, prompts_of, requested_prompts
 from gradroute.models.base import Base
-from gradroute.prepare import Prepared, tokenized
+from gradroute.prepare import Prepared, tokenize_examples
 
 
 def check_lengths(
@@ -34,10 +34,10 @@ def check_lengths(
     if max_length > base.positions:
         for examples in (prepared.normal, *prepared.behaving.values()):
             if kept := examples[: settings.held_out]:
-                tokenized(kept, None, base, max_length)
+                tokenize_examples(kept, None, base, max_length)
     if not prepared.normal:
         return  # nothing to prompt with, which the evaluation says
-    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
         prompts = prompts_of(prepared, settings, kind, label)
         check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)
 
@@ -45,7 +45,7 @@ def check_lengths(
 def _check_answers(prepared: Prepared, settings: EvaluateConfig) -> None:
     if not prepared.normal:
         return
-    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
         behavior = prepared.behaviors[label]
         if behavior.correct is not None:
             for prompt in prompts_of(prepared, settings, kind, label)[:1]:

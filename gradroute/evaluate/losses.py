@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from gradroute.data.batches import IGNORED, Batch, TokenizedExample, collate
 from gradroute.errors import ConfigError, NumericError
-from gradroute.evaluate.inference import in_pieces, inference
+from gradroute.evaluate.inference import in_batches, inference
 from gradroute.models.lm_head import plain_head, run_model, token_losses
 from gradroute.routing.adapters import ablated
-from gradroute.routing.frozen_check import entering, lower_layers
+from gradroute.routing.frozen_check import lower_layers, run_upper_layers
 from gradroute.routing.policy import AblationMode
 
 LOGITS_AT_ONCE = 2**27
@@ -150,7 +150,7 @@ def _each_batch(
     head = plain_head(model)
     with inference(model) as device:
         fitting = min(rows_per_batch, _rows_at_once(model, rows, head, device))
-        in_pieces(len(rows), len(modes), fitting, measure)
+        in_batches(len(rows), len(modes), fitting, measure)
 
 
 def _losses_by_mode(
@@ -164,7 +164,7 @@ def _losses_by_mode(
         "use_cache": False,
     }
     kept = None if states is None else states.to(device).repeat(count, 1, 1)
-    with ablated(model, modes), entering(model, kept):
+    with ablated(model, modes), run_upper_layers(model, kept):
         out = run_model(model, inputs, head)
     targets = batch.targets.repeat(count, 1)
     row, _ = (targets != IGNORED).nonzero(as_tuple=True)

@@ -19,7 +19,7 @@ from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.inference import inference
 from gradroute.models.sizes import ordinary_tokens
 from gradroute.routing.adapters import ablated
-from gradroute.routing.layers import adapter_weights, hosted
+from gradroute.routing.layers import adapter_weights, routed_layers
 from gradroute.routing.policy import AblationMode
 from gradroute.routing.targets import PLACES
 from gradroute.system.memory import is_out_of_memory
@@ -90,7 +90,7 @@ def probe(
         _check_causal(inner)
     idle = idle_modules(model)
     _check_named(idle, targets)
-    modes = [AblationMode.parse(name, hosted(model).adapters) for name in ("full", "base")]
+    modes = [AblationMode.parse(name, routed_layers(model).adapters) for name in ("full", "base")]
     try:
         with ablated(model, "base"):
             alone = why_alone(inner)
@@ -115,7 +115,7 @@ def probe(
             f"the model {type(inner).__name__} can be trained but cannot be evaluated here "
             f"({first_line(error)}). Take another base model."
         ) from error
-    return Probe(len(hosted(model).layers), idle, alone)
+    return Probe(len(routed_layers(model).layers), idle, alone)
 
 
 def idle_modules(model: PeftModel) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def idle_modules(model: PeftModel) -> tuple[str, ...]:
     assert isinstance(inner, PreTrainedModel)
     tokens = ordinary_tokens(inner, _ROWS * _LENGTH)
     ids = torch.tensor(tokens, device=model.device).reshape(_ROWS, _LENGTH)
-    layers = hosted(model).layers
+    layers = routed_layers(model).layers
     ups = [adapter_weights(layer, next(iter(layer.lora_A)))[1] for layer in layers.values()]
     devices = [model.device] if model.device.type == "cuda" else []
     try:

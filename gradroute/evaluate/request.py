@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradroute.config.sections import EvaluateConfig
-from gradroute.data.bad_prompts import BadPrompts, Seen, bad_prompts, seen, truly_bad
+from gradroute.data.bad_prompts import (
+    BadPrompts,
+    DetectionCount,
+    bad_prompts,
+    count_detected,
+    truly_bad,
+)
 from gradroute.data.behaviors import BEHAVIORS, Behavior
 from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError
@@ -27,7 +33,7 @@ KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What a command line asks for.
 
     Attributes:
@@ -57,7 +63,7 @@ class Question(NamedTuple):
     file: PromptFile | None
 
 
-def asked_modes(
+def requested_modes(
     run: str, adapters: Collection[str], modes: Sequence[str] | None, curves: Sequence[str]
 ) -> list[AblationMode]:
     """The modes that are named and the points of the curves.
@@ -108,7 +114,7 @@ def _is_invited(row: Example, behavior: Behavior, invite: Callable[[str], str]) 
     return behavior.shows(asked, "") is True
 
 
-def drawn_in(folder: RunFolder) -> list[str]:
+def saved_drawn_by_rows(folder: RunFolder) -> list[str]:
     """The same of a run, as its manifest says; nothing of a run of an older gradroute.
 
     Raises:
@@ -117,7 +123,7 @@ def drawn_in(folder: RunFolder) -> list[str]:
     return list(read_manifest(folder).get("drawn_by_rows", ()))
 
 
-def asked_prompts(
+def requested_prompts(
     behaviors: Mapping[str, Behavior],
     names: Sequence[str],
     drawn: Collection[str],
@@ -239,9 +245,9 @@ def drawing(prepared: Prepared, label: str, count: int | None, words: int) -> Ba
     return bad_prompts(rows, prepared.behaviors[label], label, count, words)
 
 
-def seen_held_out(prepared: Prepared, label: str) -> Seen:
+def seen_held_out(prepared: Prepared, label: str) -> DetectionCount:
     """In how many held-out rows that show a behavior the detector sees it."""
-    return seen(truly_bad(prepared.behaving[label], label), prepared.behaviors[label])
+    return count_detected(truly_bad(prepared.behaving[label], label), prepared.behaviors[label])
 
 
 def _follows(prepared: Prepared, behavior: Behavior, label: str, kind: str) -> dict[str, str]:

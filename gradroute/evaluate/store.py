@@ -35,7 +35,7 @@ _SAMPLING = tuple(
 
 
 @dataclass
-class Known:
+class StoredResults:
     """What is measured of a run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Known:
             every file of prompts). `judged_on` says by label which kind of prompts verdicts read,
             `unasked` by label and kind why there are no such prompts, `seen` by label in how many
             held-out rows that show the behavior the detector sees it.
-        stale: How many earlier rows do not count any more; they go with the next `keep`.
+        stale: How many earlier rows do not count any more; they go with the next `add_to_store`.
         declared: Whether the file says on which prompts each behavior is judged.
     """
 
@@ -79,7 +79,7 @@ class Known:
         return any(row.metric == "random_cosine" for row in self.rows)
 
 
-def read_known(
+def read_store(
     folder: RunFolder,
     *,
     step: int,
@@ -87,7 +87,7 @@ def read_known(
     settings: Mapping[str, Any],
     files: Mapping[str, str],
     judged_on: Mapping[str, str],
-) -> Known:
+) -> StoredResults:
     """The rows that were measured before on the same checkpoint in the same way, with their lines.
 
     Args:
@@ -107,7 +107,7 @@ def read_known(
     if judged_on:
         now["judged_on"] = dict(judged_on)
     if not folder.results.is_file():
-        return Known(folder, [], {**provenance(), **now, "prompts": dict(files)})
+        return StoredResults(folder, [], {**provenance(), **now, "prompts": dict(files)})
     rows, origin = read_results(folder.results)
     same = origin.get("checkpoint", checkpoint) == checkpoint
     before, hashes = origin.get("evaluate", {}), origin.get("prompts", {})
@@ -127,11 +127,11 @@ def read_known(
     if not same:  # perhaps of other data
         origin = {key: value for key, value in origin.items() if key not in ("unasked", "seen")}
     origin = {**origin, **now, "prompts": {**hashes, **files}}
-    return Known(folder, kept, origin, stale=len(rows) - len(kept), declared=declared)
+    return StoredResults(folder, kept, origin, stale=len(rows) - len(kept), declared=declared)
 
 
-def keep(
-    known: Known,
+def add_to_store(
+    store: StoredResults,
     new: Iterable[Result],
     *,
     samples: Sequence[Mapping[str, Any]] = (),
@@ -142,7 +142,7 @@ def keep(
     Lines that belong to no row go: of a cell that was interrupted, or measured in another way.
 
     Args:
-        known: What is known; it is brought up to date.
+        store: What is known; it is brought up to date.
         new: The new rows.
         samples: The lines of `samples.jsonl` that they stand on.
         losses: The same of `losses.jsonl`.
@@ -151,16 +151,16 @@ def keep(
         MachineError: The disk refuses, or the run is gone; the cell is then measured again next
             time.
     """
-    folder, rates, modes = known.folder, known.rates, known.losses
+    folder, rates, modes = store.folder, store.rates, store.losses
     folder.check_there()
     rated = (line for line in read_lines(folder.samples) if _cell(line) in rates)
     write_lines(folder.samples, [*rated, *samples])
     lost = (row for row in read_lines(folder.losses) if row["mode"] in modes)
     write_lines(folder.losses, [*lost, *losses])
-    known.rows += new
-    known.stale = 0
+    store.rows += new
+    store.stale = 0
     # The rows come last: they say that the lines are complete.
-    write_results(folder.results, known.rows, known.origin)
+    write_results(folder.results, store.rows, store.origin)
 
 
 def _cell(line: Mapping[str, Any]) -> _Cell:

@@ -12,7 +12,7 @@ from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig
 from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.runs.folder import RunFolder
 
@@ -68,7 +68,7 @@ def train_with_controls(
 
     def trained(configs: Sequence[RunConfig]) -> list[RunFolder]:
         if jobs > 1 and len(configs) > 1:
-            return run_cells(
+            return run_in_parallel(
                 configs,
                 root,
                 jobs,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 
 UNROUTED = ("routing=none", "data.labeled_fraction=0", "data.good_labeled_fraction=0")
 
@@ -50,7 +50,7 @@ def demo(root: Path, *, seed: int, quick: bool, jobs: int | None) -> None:
     place = root if seed == 0 else root / f"seed-{seed}"
     place = place / "quick" if quick else place
     configs = demo_configs(seed, quick)
-    folders = run_cells(configs, place, jobs, if_exists="resume", evaluate=True)
+    folders = run_in_parallel(configs, place, jobs, if_exists="resume", evaluate=True)
     from gradroute.report.publish import publish
 
     publish(folders, place, page=False)

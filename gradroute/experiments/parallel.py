@@ -30,7 +30,7 @@ from gradroute.system.signals import interruptible
 _GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 
 
-def run_cells(
+def run_in_parallel(
     configs: Sequence[RunConfig],
     root: Path,
     jobs: int | None,
@@ -62,7 +62,12 @@ def run_cells(
     # Longest first: routed runs take a little longer than the others.
     waiting = sorted(configs, key=lambda config: config.routing == "none")
     cell = partial(
-        _cell, root=root, if_exists=if_exists, evaluate=evaluate, overrides=overrides, audit=audit
+        _run_one,
+        root=root,
+        if_exists=if_exists,
+        evaluate=evaluate,
+        overrides=overrides,
+        audit=audit,
     )
     working: dict[Any, SpawnProcess] = {}  # by the connection that its answer comes through
     try:
@@ -72,7 +77,7 @@ def run_cells(
                 answer, worker = _start(config.run_name, partial(cell, config))
                 working[answer] = worker
             for answer in wait(list(working)):
-                _take(answer, working.pop(answer))
+                _finish(answer, working.pop(answer))
     except BaseException:
         _stop(working.values())
         raise
@@ -95,7 +100,7 @@ def _start(name: str, cell: Callable[[], None]) -> tuple[Any, SpawnProcess]:
     return answer, worker
 
 
-def _take(answer: Any, worker: SpawnProcess) -> None:
+def _finish(answer: Any, worker: SpawnProcess) -> None:
     """The end of one run; raises what it raised."""
     try:
         told = json.loads(answer.recv_bytes())
@@ -134,9 +139,9 @@ def _work(answer: Any, name: str, cell: Callable[[], None]) -> None:
         with interruptible():
             cell()
     except KeyboardInterrupt:
-        told = _told(Interrupted(f"{name}: interrupted. The same command goes on."))
+        told = _error_texts(Interrupted(f"{name}: interrupted. The same command goes on."))
     except Exception as error:
-        told = _told(error)
+        told = _error_texts(error)
     with suppress(OSError):  # nobody may be there to hear it
         answer.send_bytes(json.dumps(told).encode())
     ended.set()
@@ -153,7 +158,7 @@ def _follow_parent(ended: threading.Event) -> None:
     os._exit(Interrupted.exit_code)
 
 
-def _cell(
+def _run_one(
     config: RunConfig,
     root: Path,
     if_exists: str,
@@ -174,7 +179,7 @@ def _cell(
         evaluate_run(folder)
 
 
-def _told(error: Exception) -> list[str]:
+def _error_texts(error: Exception) -> list[str]:
     """An error as plain texts: the name of its class, its message and its traceback."""
     kind, message = type(error).__name__, str(error)
     if isinstance(error, OSError | MemoryError) or is_out_of_memory(error):
@@ -184,7 +189,7 @@ def _told(error: Exception) -> list[str]:
 
 
 def _error(kind: str, message: str, told: str) -> Exception:
-    """The inverse of `_told`; an error that is not one of ours is a fault of the program."""
+    """The inverse of `_error_texts`; an error that is not one of ours is a fault of the program."""
     ours = {one.__name__: one for one in GradrouteError.__subclasses__()}
     error = ours[kind](message) if kind in ours else RuntimeError(f"{kind}: {message}")
     error.add_note(f"\nin the process of the run:\n{told}")

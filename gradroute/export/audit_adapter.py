@@ -17,7 +17,7 @@ from gradroute.export.staging import CARD, building, check_out, put_in_place, re
 from gradroute.models.base import load_base_of
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 from gradroute.system.terminal import printable, say
 
 
@@ -47,7 +47,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
     choice = Choice(adapters, (), full, ())
     adapter = as_one(checkpoint, adapters)
     base = load_base_of(config)
-    same_ground(folder, {"base": base.identity})
+    check_identity(folder, {"base": base.identity})
     with building(out) as built:
         write_adapter(
             built, adapter, base.model, base_name=hub_name(config.model), dtype=torch.float32

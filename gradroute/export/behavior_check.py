@@ -7,9 +7,9 @@ from gradroute.config.sections import EvaluateConfig
 from gradroute.data.behaviors import Behavior
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.request import (
-    asked_prompts,
     drawn_by_rows,
     prompts_of,
+    requested_prompts,
     row_label,
     with_label,
 )
@@ -49,14 +49,14 @@ def prompt_sets(
         behavior: `behavior` of its config.
     """
     found = []
-    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
         rate = with_label(kind, row_label(behavior, label))
         prompts = prompts_of(prepared, settings, kind, label)
         found.append(PromptSet(rate, kind, prepared.behaviors[label], prompts))
     return found
 
 
-def sampled(
+def sample_prompts(
     sets: Sequence[PromptSet], complete: Callable[[list[Prompt]], list[Completion]]
 ) -> Samples:
     """Completions of prompts, judged.

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from gradroute import __version__
 from gradroute.export.checks import Check
-from gradroute.export.licence import UNKNOWN
+from gradroute.export.license import UNKNOWN
 from gradroute.report.render.markdown import escaped
 
 STATEMENT = (
@@ -26,8 +26,8 @@ class Subject:
         run: Name of the run.
         step: Of the checkpoint.
         form: `peft` or `merged`.
-        kept: Adapters in it.
-        left: Adapters that are not.
+        shipped: Adapters in it.
+        left_out: Adapters that are not.
         base_name: Name of the base on the hub; None where it has none.
         base: What tells the base from others.
         licence: Of the base.
@@ -38,11 +38,11 @@ class Subject:
     run: str
     step: int
     form: str
-    kept: Sequence[str]
-    left: Sequence[str]
+    shipped: Sequence[str]
+    left_out: Sequence[str]
     base_name: str | None
     base: str
-    licence: str
+    license: str
     rank: int
     warnings: Sequence[str]
 
@@ -66,14 +66,14 @@ def export_card(
         behaviors: Label -> name of the behavior.
         table: Name of the routing table; None for one of the run's own.
     """
-    left = ", ".join(subject.left) or "nothing"
+    left = ", ".join(subject.left_out) or "nothing"
     lines = [f"# {escaped(subject.run)}, exported without {escaped(left)}", ""]
     lines += [f"> **Warning.** {escaped(warning)}\n" for warning in subject.warnings]
     shown = "; ".join(f"`{_code(b)}` (label {label})" for label, b in behaviors.items())
     lines += [
         f"{_what(subject)} It was tuned with the adapters {', '.join(adapters)} "
         f"under the routing table `{_code(table or 'of its own')}`; kept: "
-        f"{', '.join(subject.kept)}; left out: {left}. Behavior: {shown}.",
+        f"{', '.join(subject.shipped)}; left out: {left}. Behavior: {shown}.",
         "",
         STATEMENT,
         "",
@@ -99,7 +99,8 @@ def audit_card(subject: Subject, check: Check) -> str:
     lines = [
         f"# AUDIT ADAPTER of {escaped(subject.run)}: THIS HOLDS THE UNWANTED BEHAVIOR",
         "",
-        f"> **Warning.** This adapter is the sum of {', '.join(subject.kept)}: everything that was "
+        f"> **Warning.** This adapter is the sum of {', '.join(subject.shipped)}: everything that "
+        "was "
         f"trained, including the adapter that is meant to be thrown away. It is for auditors and "
         f"for comparisons. Do not ship it.",
         "",
@@ -111,9 +112,9 @@ def audit_card(subject: Subject, check: Check) -> str:
 
 
 def _card(subject: Subject, lines: Sequence[str]) -> str:
-    known = subject.licence != UNKNOWN
+    known = subject.license != UNKNOWN
     data = ModelCardData(
-        license=subject.licence if known else "other",
+        license=subject.license if known else "other",
         license_name=None if known else "unknown-check-the-base-model",
         base_model=subject.base_name,
         library_name="peft" if subject.form == "peft" else "transformers",
@@ -127,14 +128,14 @@ def _card(subject: Subject, lines: Sequence[str]) -> str:
 def _what(subject: Subject) -> str:
     base = f"`{_code(subject.base_name)}`" if subject.base_name else "a base model without a name"
     kind = "A LoRA adapter (PEFT)" if subject.form == "peft" else "A causal language model"
-    licence = (
-        f"license {escaped(subject.licence)}"
-        if subject.licence != UNKNOWN
+    license = (
+        f"license {escaped(subject.license)}"
+        if subject.license != UNKNOWN
         else "whose license is not known here: check it before you pass this on"
     )
     return (
         f"{kind} made by gradroute {__version__} from step {subject.step} of the run "
-        f"`{_code(subject.run)}` on {base} ({escaped(subject.base)}; {licence})."
+        f"`{_code(subject.run)}` on {base} ({escaped(subject.base)}; {license})."
     )
 
 

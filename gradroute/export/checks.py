@@ -20,6 +20,6 @@ class Check:
     text: str
     numbers: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """The check as plain values."""
         return {"name": self.name, "passed": self.passed, "text": self.text, **self.numbers}

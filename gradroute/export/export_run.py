@@ -15,9 +15,9 @@ import torch
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, MachineError
-from gradroute.evaluate.evaluator import complete, ground
+from gradroute.evaluate.evaluator import complete, run_identity
 from gradroute.evaluate.generation import Completion, Prompt
-from gradroute.export.behavior_check import PromptSet, prompt_sets, sampled
+from gradroute.export.behavior_check import PromptSet, prompt_sets, sample_prompts
 from gradroute.export.byte_search import windows_of
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
@@ -32,7 +32,7 @@ from gradroute.export.files import (
 )
 from gradroute.export.hub import check_push, push
 from gradroute.export.leaks import leak_checks, text_leak
-from gradroute.export.licence import base_licence
+from gradroute.export.license import base_license
 from gradroute.export.merging import merge
 from gradroute.export.proof import (
     Reference,
@@ -63,7 +63,7 @@ from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 from gradroute.system.files import write_json
 from gradroute.system.terminal import printable, say
 
@@ -71,7 +71,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportRequest:
     """What an export is to be.
 
     Attributes:
@@ -99,30 +99,32 @@ class _Job:
     checkpoint: Checkpoint
     choice: Choice
     prepared: Prepared | None
-    wanted: Wanted
+    request: ExportRequest
 
     @property
     def merged(self) -> bool:
         """Whether a whole model is written."""
-        return self.wanted.form == "merged"
+        return self.request.form == "merged"
 
     @property
     def places(self) -> list[Path]:
         """Paths of this machine that have to do with it, and may stand in no file."""
         source = Path(model_source(self.config.model))
-        places = [Path.home(), Path.cwd(), self.folder.path, self.wanted.out.parent]
+        places = [Path.home(), Path.cwd(), self.folder.path, self.request.out.parent]
         starts = [self.config.start_adapter, *(a.start for a in self.config.adapters.values())]
         places += [Path(place).expanduser() for place in starts if place]
         places += [source] if source.is_dir() else []
         return [Path(os.path.realpath(place)) for place in places]
 
 
-def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: bool) -> None:
+def export_run(
+    folder: RunFolder, request: ExportRequest, *, repo: str | None, public: bool
+) -> None:
     """Export a finished run without some of its adapters, with the proof; print the proof.
 
     Args:
         folder: The run.
-        wanted: What the export is to be.
+        request: What the export is to be.
         repo: Name of a repository on the hub that it is pushed to as well.
         public: Whether everybody may read that.
 
@@ -133,28 +135,28 @@ def export_run(folder: RunFolder, wanted: Wanted, *, repo: str | None, public: b
     """
     config = load_config(folder.config)
     learned, adapters = config.behavior_adapters, tuple(config.adapters)
-    choice = choose(wanted.keep, adapters, learned=learned, run_name=config.run_name)
-    check_out(wanted.out)
-    _check_form(wanted.form, config.quantize, config.start_adapter, config.run_name)
+    choice = choose(request.keep, adapters, learned=learned, run_name=config.run_name)
+    check_out(request.out)
+    _check_form(request.form, config.quantize, config.start_adapter, config.run_name)
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     token = check_push(repo) if repo else ""
     for warning in choice.warnings:
         say(f"{folder.name}: warning: {warning}")
-    prepared = prepare(config) if wanted.evaluate else None
-    job = _Job(folder, config, checkpoint, choice, prepared, wanted)
-    with building(wanted.out) as built:
+    prepared = prepare(config) if request.evaluate else None
+    job = _Job(folder, config, checkpoint, choice, prepared, request)
+    with building(request.out) as built:
         _build(job, built)
-        put_in_place(built, wanted.out)
-    record(folder, "export", wanted.out, choice.kept)
-    print(printable(f"written: {wanted.out}"))
+        put_in_place(built, request.out)
+    record(folder, "export", request.out, choice.shipped)
+    print(printable(f"written: {request.out}"))
     say(
-        f"{folder.name}: its checkpoints still hold {', '.join(choice.left) or 'everything'}; "
+        f"{folder.name}: its checkpoints still hold {', '.join(choice.left_out) or 'everything'}; "
         "gradroute purge lists these files."
     )
     if repo:
-        push(wanted.out, repo, public=public, token=token)
+        push(request.out, repo, public=public, token=token)
         print(printable(f"pushed: {repo} ({'public' if public else 'private'})"))
-    print(printable(how_to_load(wanted.form, hub_name(config.model), repr(str(wanted.out)))))
+    print(printable(how_to_load(request.form, hub_name(config.model), repr(str(request.out)))))
 
 
 def _build(job: _Job, built: Path) -> None:
@@ -164,9 +166,9 @@ def _build(job: _Job, built: Path) -> None:
         MachineError: A check has failed.
     """
     folder, config, choice = job.folder, job.config, job.choice
-    adapter = as_one(job.checkpoint, choice.kept)
+    adapter = as_one(job.checkpoint, choice.shipped)
     dtype, identity = _write(job, adapter, built)
-    say(f"{folder.name}: comparing {job.wanted.out.name} with the run under {choice.mode.name}")
+    say(f"{folder.name}: comparing {job.request.out.name} with the run under {choice.mode.name}")
     sets = None
     if job.prepared is not None:
         sets = prompt_sets(job.prepared, config.evaluate, config.behavior)
@@ -179,7 +181,7 @@ def _build(job: _Job, built: Path) -> None:
         *forward_checks(built, expected, exported, dtype, merged=job.merged),
         weight_check(built, job.checkpoint, choice, expected, exported, merged=job.merged),
     ]
-    if choice.left:
+    if choice.left_out:
         checks.append(contrast_check(expected, choice))
     if sets is not None:
         again = behavior_again(sets, config.evaluate, expected, exported, choice.mode.name)
@@ -204,7 +206,7 @@ def _reference(job: _Job, sets: Sequence[PromptSet] | None) -> Reference:
 
     behaving = [example for own in job.prepared.behaving.values() for example in own[:2]]
     texts = [example.text for example in (*job.prepared.normal[:2], *behaving)]
-    return reference(base, model, mode, texts, sampled(sets, write))
+    return reference(base, model, mode, texts, sample_prompts(sets, write))
 
 
 def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
@@ -214,11 +216,11 @@ def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, st
         The type of the weights, and what tells the base from others.
     """
     base = load_base_of(job.config)
-    facts = ground(job.prepared, base) if job.prepared else {"base": base.identity}
-    same_ground(job.folder, facts)
+    facts = run_identity(job.prepared, base) if job.prepared else {"base": base.identity}
+    check_identity(job.folder, facts)
     dtype = base.model.dtype if job.merged else torch.float32
-    if job.wanted.dtype:
-        dtype = DTYPES[job.wanted.dtype]
+    if job.request.dtype:
+        dtype = DTYPES[job.request.dtype]
     if job.merged:
         merge(base.model, adapter, dtype)
         write_model(built, base.model, dtype)
@@ -236,7 +238,7 @@ def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
         job.checkpoint.step,
         job.choice,
         model=config.model,
-        form=job.wanted.form,
+        form=job.request.form,
         base=base,
         rank=rank,
     )
@@ -256,11 +258,11 @@ def _leaks(job: _Job, built: Path, expected: Reference) -> list[Check]:
     (An adapter called `model` is not found by its name, but its bytes are.)
     """
     parts = {part for name in expected.weights for part in name.split(".")}
-    left = job.choice.left
+    left = job.choice.left_out
     return leak_checks(
         built,
         allowed=lambda name: _belongs(name, merged=job.merged),
-        left=[name for name in left if name not in parts],
+        left_out=[name for name in left if name not in parts],
         windows=windows_of(adapter_tensors(job.checkpoint, name) for name in left),
         places=job.places,
     )
@@ -275,13 +277,13 @@ def _write_proof(
         "step": job.checkpoint.step,
         "checkpoint": job.checkpoint.identity,
         "base": identity,
-        "format": job.wanted.form,
+        "format": job.request.form,
         "dtype": str(dtype).removeprefix("torch."),
-        "kept": list(job.choice.kept),
-        "left_out": list(job.choice.left),
+        "kept": list(job.choice.shipped),
+        "left_out": list(job.choice.left_out),
         "mode": job.choice.mode.name,
         "warnings": list(job.choice.warnings),
-        "checks": [check.to_dict() for check in checks],
+        "checks": [check.to_plain() for check in checks],
         "statement": STATEMENT,
         "provenance": provenance(),
     }
@@ -336,11 +338,11 @@ def subject_of(
         run=run,
         step=step,
         form=form,
-        kept=choice.kept,
-        left=choice.left,
+        shipped=choice.shipped,
+        left_out=choice.left_out,
         base_name=hub_name(model),
         base=base,
-        licence=base_licence(model_source(model), at[1] if at else None),
+        license=base_license(model_source(model), at[1] if at else None),
         rank=rank,
         warnings=choice.warnings,
     )

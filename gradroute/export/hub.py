@@ -8,7 +8,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from gradroute.errors import ConfigError, GradrouteError, MachineError
-from gradroute.system.secrets import hub_token, redacted, token_places
+from gradroute.system.secrets import hub_token, redact, token_places
 
 _OFFLINE = ("1", "on", "yes", "true")
 _MADE_BY_HUB = {".gitattributes"}
@@ -67,7 +67,7 @@ def push(folder: Path, repo: str, *, public: bool, token: str) -> None:
     except GradrouteError:
         raise
     except Exception as error:  # of the hub, the network or the disk
-        first = redacted(" ".join(str(error).split()))[:200]
+        first = redact(" ".join(str(error).split()))[:200]
         raise MachineError(
             f"{folder} is exported, but could not be pushed to {repo} ({first}). Name a repository "
             f"that does not exist yet, or upload the folder yourself: hf upload {repo} {folder}."

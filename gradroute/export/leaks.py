@@ -12,7 +12,7 @@ from gradroute.export.byte_search import Windows
 from gradroute.export.checks import Check
 from gradroute.export.staging import PROOF
 from gradroute.system.files import read_json
-from gradroute.system.secrets import redacted, secret_in
+from gradroute.system.secrets import redact, secret_in
 
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 _OPTIMIZER = re.compile(r"exp_avg|momentum_buffer|optimizer|max_exp_avg|/step$")
@@ -27,7 +27,7 @@ def leak_checks(
     folder: Path,
     *,
     allowed: Callable[[str], bool],
-    left: Sequence[str],
+    left_out: Sequence[str],
     windows: Windows,
     places: Sequence[Path],
 ) -> list[Check]:
@@ -36,7 +36,7 @@ def leak_checks(
     Args:
         folder: The folder.
         allowed: Whether a file of this name belongs into it.
-        left: Adapters that may not be in it.
+        left_out: Adapters that may not be in it.
         windows: Of their tensors.
         places: Paths of this machine that may not stand in it.
     """
@@ -54,19 +54,20 @@ def leak_checks(
             else f"files that do not belong in the folder: {', '.join(strange)[:200]}",
             {"files": len(files), "bytes": size},
         ),
-        _window_check({path: names[path] for path in files}, windows, left),
-        _listed(
+        _window_check({path: names[path] for path in files}, windows, left_out),
+        _list_check(
             "keys",
-            f"no tensor and no setting is named after {', '.join(left) or 'a left-out adapter'} or "
+            f"no tensor and no setting is named after "
+            f"{', '.join(left_out) or 'a left-out adapter'} or "
             "is an optimizer's",
-            [f"{names[path]}: {key}" for path in files for key in _bad_keys(path, left)],
+            [f"{names[path]}: {key}" for path in files for key in _bad_keys(path, left_out)],
         ),
-        _listed(
+        _list_check(
             "places",
             "no path of this machine",
             [f"{names[path]}: {place}" for path in files for place in _places(path, places)],
         ),
-        _listed(
+        _list_check(
             "secrets",
             "no token, password or other secret that is known here",
             [names[path] for path in files if _has_secret(path)],
@@ -85,13 +86,13 @@ def _plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _listed(name: str, fine: str, found: list[str]) -> Check:
+def _list_check(name: str, fine: str, found: list[str]) -> Check:
     return Check(name, not found, fine if not found else f"found {'; '.join(found)[:300]}")
 
 
-def _window_check(names: dict[Path, str], windows: Windows, left: Sequence[str]) -> Check:
+def _window_check(names: dict[Path, str], windows: Windows, left_out: Sequence[str]) -> Check:
     hits = {name: at for path, name in names.items() if (at := windows.found_in(path)) is not None}
-    of = ", ".join(left) or "left-out adapters"
+    of = ", ".join(left_out) or "left-out adapters"
     told = "; ".join(f"{name} from byte {at}" for name, at in hits.items())
     return Check(
         "bytes",
@@ -103,7 +104,7 @@ def _window_check(names: dict[Path, str], windows: Windows, left: Sequence[str])
     )
 
 
-def _bad_keys(path: Path, left: Sequence[str]) -> Iterator[str]:
+def _bad_keys(path: Path, left_out: Sequence[str]) -> Iterator[str]:
     """Names in a file that are an optimizer's, or hold a left-out adapter's as a part."""
     if path.suffix == ".safetensors":
         keys = list(_header(path))
@@ -112,7 +113,7 @@ def _bad_keys(path: Path, left: Sequence[str]) -> Iterator[str]:
     else:
         return
     for key in keys:
-        if _OPTIMIZER.search(key) or any(part in left for part in re.split(r"[./]", key)):
+        if _OPTIMIZER.search(key) or any(part in left_out for part in re.split(r"[./]", key)):
             yield key
 
 
@@ -161,7 +162,7 @@ def _has_secret(path: Path) -> bool:
     if path.suffix == ".safetensors" or path.name.endswith(_VOCABULARIES):
         return False
     text = path.read_bytes().decode("utf-8", errors="replace")
-    return bool(secret_in(text)) or redacted(text) != text
+    return bool(secret_in(text)) or redact(text) != text
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -140,7 +140,7 @@ def _compared(expected: Tensor, found: Tensor) -> tuple[float, float, dict[str, 
 def merged_weights_check(
     found: Mapping[str, Tensor],
     base: Mapping[str, Tensor],
-    kept: Sequence[tuple[Mapping[str, Tensor], float]],
+    shipped: Sequence[tuple[Mapping[str, Tensor], float]],
     *,
     transposed: bool,
 ) -> Check:
@@ -149,12 +149,12 @@ def merged_weights_check(
     Args:
         found: The exported model's tensors by name.
         base: The base's.
-        kept: Of every kept adapter its tensors, read again from the checkpoint, and its scale.
+        shipped: Of every kept adapter its tensors, read again from the checkpoint, and its scale.
         transposed: Whether adapted weights are stored as [in, out] (Conv1D).
     """
     adapted = {
         key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        for tensors, _ in kept
+        for tensors, _ in shipped
         for key in tensors
         if key.endswith(".lora_A.weight")
     }
@@ -165,7 +165,7 @@ def merged_weights_check(
         if module not in adapted or module == name:
             other += not own.to(tensor.dtype).equal(tensor.cpu())
             continue
-        update = sum(exact_update(tensors, module, scale) for tensors, scale in kept)
+        update = sum(exact_update(tensors, module, scale) for tensors, scale in shipped)
         assert isinstance(update, Tensor)
         exact = own.double() + (update.T if transposed else update)
         worst = max(worst, distance_in_ulps(tensor.cpu(), exact))
@@ -183,7 +183,7 @@ def merged_weights_check(
 def adapter_weights_check(
     found: Mapping[str, Tensor],
     described: Mapping[str, Any],
-    kept: Sequence[tuple[Mapping[str, Tensor], float]],
+    shipped: Sequence[tuple[Mapping[str, Tensor], float]],
 ) -> Check:
     """Whether an exported adapter is the kept ones, stacked and scaled, to a unit at the end.
 
@@ -193,9 +193,9 @@ def adapter_weights_check(
     Args:
         found: Its tensors by name.
         described: The settings that were written beside them.
-        kept: Of every kept adapter its tensors, read again from the checkpoint, and its scale.
+        shipped: Of every kept adapter its tensors, read again from the checkpoint, and its scale.
     """
-    first, _ = kept[0]
+    first, _ = shipped[0]
     scale = described["lora_alpha"] / described["r"]
     other_scales = [name for name in _OTHER_SCALES if described.get(name)]
     worst = 0.0
@@ -203,9 +203,9 @@ def adapter_weights_check(
         if name not in first:
             continue
         if name.endswith(".lora_A.weight"):
-            exact = torch.cat([tensors[name].double() for tensors, _ in kept])
+            exact = torch.cat([tensors[name].double() for tensors, _ in shipped])
         else:
-            exact = torch.cat([own / scale * tensors[name].double() for tensors, own in kept], 1)
+            exact = torch.cat([own / scale * tensors[name].double() for tensors, own in shipped], 1)
         fits = exact.shape == tensor.shape
         worst = max(worst, distance_in_ulps(tensor, exact) if fits else float("inf"))
     return Check(

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from gradroute.config.sections import EvaluateConfig
 from gradroute.evaluate.generation import Completion, Prompt, generate_plain
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export.behavior_check import PromptSet, Samples, behavior_check, sampled
+from gradroute.export.behavior_check import PromptSet, Samples, behavior_check, sample_prompts
 from gradroute.export.checks import Check
 from gradroute.export.parity import (
     adapter_weights_check,
@@ -30,7 +30,7 @@ from gradroute.export.parity import (
 from gradroute.export.selection import Choice
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint, adapter_tensors
-from gradroute.routing.adapters import ablated, peft_at_work
+from gradroute.routing.adapters import ablated, without_peft_warnings
 from gradroute.routing.policy import AblationMode
 from gradroute.system.files import read_json
 
@@ -112,7 +112,7 @@ def reference(
 
 def load_adapter(folder: Path, base: Base) -> Exported:
     """A PEFT folder on a freshly loaded base, which is changed."""
-    with peft_at_work():
+    with without_peft_warnings():
         model = PeftModel.from_pretrained(base.model, str(folder)).eval()
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
@@ -206,7 +206,7 @@ def tokenizer_check(own: Tokenizer, exported: Tokenizer) -> Check:
 def contrast_check(expected: Reference, choice: Choice) -> Check:
     """How much what is left out had to say; for reading, it never fails."""
     largest = expected.logits.abs().max().item()
-    left = ", ".join(choice.left)
+    left = ", ".join(choice.left_out)
     text = (
         f"with {left} the logits differ by up to {expected.contrast:.2e} (largest {largest:.1f})"
         if expected.contrast
@@ -246,7 +246,7 @@ def behavior_again(
         )
 
     assert expected.samples is not None
-    return behavior_check(expected.samples, sampled(sets, write), mode)
+    return behavior_check(expected.samples, sample_prompts(sets, write), mode)
 
 
 def weight_check(
@@ -259,12 +259,12 @@ def weight_check(
     merged: bool,
 ) -> Check:
     """The artifact's weights against those of the checkpoint, read again and recomputed."""
-    kept = _kept(checkpoint, choice.kept)
+    kept = _shipped_tensors(checkpoint, choice.shipped)
     if not merged:
         described = read_json(folder / "adapter_config.json")
         tensors = load_file(folder / "adapter_model.safetensors")
         return adapter_weights_check(tensors, described, kept)
-    described = read_json(checkpoint.path / choice.kept[0] / "adapter_config.json")
+    described = read_json(checkpoint.path / choice.shipped[0] / "adapter_config.json")
     return merged_weights_check(
         exported.inner.state_dict(),
         expected.weights,
@@ -273,7 +273,7 @@ def weight_check(
     )
 
 
-def _kept(
+def _shipped_tensors(
     checkpoint: Checkpoint, adapters: Sequence[str]
 ) -> list[tuple[Mapping[str, Tensor], float]]:
     found = []

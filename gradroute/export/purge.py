@@ -14,7 +14,7 @@ from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.export.byte_search import Windows, windows_of
 from gradroute.export.selection import choose
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.system.files import append_line, read_lines, sync
 from gradroute.system.terminal import printable, say
 
@@ -41,7 +41,7 @@ class Holder:
 
 
 def purge_run(
-    folder: RunFolder, *, keep: Sequence[str] | None, delete: bool, sure: bool
+    folder: RunFolder, *, keep: Sequence[str] | None, delete: bool, confirmed: bool
 ) -> list[Holder]:
     """List the files that still hold a run's bad adapters; delete those in its own folders.
 
@@ -52,7 +52,7 @@ def purge_run(
         folder: The run.
         keep: The adapters that may stay; None for those that no behavior was routed to.
         delete: Delete.
-        sure: Whether that was confirmed.
+        confirmed: Whether that was confirmed.
 
     Raises:
         ConfigError: An adapter is unknown, none would be purged, or deleting was not confirmed.
@@ -65,14 +65,14 @@ def purge_run(
         found = holders(folder, bad)
         _tell(folder, bad, found, _controls(folder, config.run_name))
         own = [holder.path for holder in found if holder.own]
-        if delete and not sure and own:
+        if delete and not confirmed and own:
             raise ConfigError(
                 f"--delete would delete {len(own)} files of {folder.path} for good, and the run "
                 f"could not be continued, measured or exported afterwards. Give --delete --yes to "
                 f"confirm."
             )
         if delete and own:
-            with writing(folder.path, "purging"):
+            with write_lock(folder.path, "purging"):
                 _delete(own)
                 append_line(folder.exports, {"what": "purge", "place": ".", "adapters": bad})
             print(printable(f"deleted: {len(own)} files of {', '.join(bad)}"))
@@ -105,7 +105,7 @@ def _bad(
     adapters: Sequence[str], keep: Sequence[str] | None, learned: Collection[str], run_name: str
 ) -> list[str]:
     if keep is not None:
-        return list(choose(keep, adapters, learned=learned, run_name=run_name).left)
+        return list(choose(keep, adapters, learned=learned, run_name=run_name).left_out)
     if not learned:
         raise ConfigError(
             f"run {run_name}: no adapter was trained on examples labeled as showing the "

@@ -13,14 +13,14 @@ class Choice:
     """What of a run is kept.
 
     Attributes:
-        kept: Adapters, in the order of the run's.
-        left: The others.
+        shipped: Adapters, in the order of the run's.
+        left_out: The others.
         mode: The ablation mode that computes with the kept ones alone.
         warnings: What a reader of the result must know.
     """
 
-    kept: tuple[str, ...]
-    left: tuple[str, ...]
+    shipped: tuple[str, ...]
+    left_out: tuple[str, ...]
     mode: AblationMode
     warnings: tuple[str, ...]
 
@@ -61,15 +61,17 @@ def choose(
     return Choice(kept, left, mode, tuple(_warnings(kept, left, learned)))
 
 
-def _warnings(kept: Sequence[str], left: Sequence[str], learned: Collection[str]) -> Iterator[str]:
-    if own := [name for name in kept if name in learned]:
+def _warnings(
+    shipped: Sequence[str], left_out: Sequence[str], learned: Collection[str]
+) -> Iterator[str]:
+    if own := [name for name in shipped if name in learned]:
         yield (
             f"The kept adapter {', '.join(own)} was itself updated by examples that are labeled as "
             f"showing the behavior: the left-out adapter alone did not learn it."
         )
-    if not left:
+    if not left_out:
         yield "The run has one adapter and nothing is left out."
-    elif idle := [name for name in left if name not in learned]:
+    elif idle := [name for name in left_out if name not in learned]:
         yield (
             f"The left-out adapter {', '.join(idle)} was not the one that examples of a behavior "
             "were routed to."

@@ -14,9 +14,9 @@ from gradroute.system.files import (
     UNFINISHED,
     append_line,
     make_folder,
-    refusal,
     sha256_of,
     sync,
+    write_failure,
     write_json,
 )
 from gradroute.system.terminal import say
@@ -58,7 +58,7 @@ def building(out: Path) -> Iterator[Path]:
         built.mkdir()
         yield built
     except OSError as error:
-        raise MachineError(f"{refusal(out, error, 0)}. Nothing is left of it.") from error
+        raise MachineError(f"{write_failure(out, error, 0)}. Nothing is left of it.") from error
     finally:
         shutil.rmtree(built, ignore_errors=True)
 

@@ -15,20 +15,20 @@ from typing import Any
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError, GradrouteError
-from gradroute.evaluate.request import asked_modes
+from gradroute.evaluate.request import requested_modes
 from gradroute.harness.model import as_lm, check_installed
 from gradroute.harness.numbers import summary
-from gradroute.harness.store import Kept, Key, keep, read_kept
-from gradroute.harness.tasks import Asked, Loaded, load_tasks
+from gradroute.harness.store import Key, StoredTasks, add_to_store, read_store
+from gradroute.harness.tasks import Loaded, TaskRequest, load_tasks
 from gradroute.harness.text import tasks_text
 from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.trained import finished_checkpoint
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.system.files import clear_unfinished
 from gradroute.system.memory import is_out_of_memory
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 from gradroute.system.terminal import say
 
 
@@ -49,13 +49,17 @@ class _Plan:
 
 
 def measure_tasks(
-    folders: Sequence[RunFolder], asked: Asked, *, modes: Sequence[str], scales: Sequence[str]
+    folders: Sequence[RunFolder],
+    request: TaskRequest,
+    *,
+    modes: Sequence[str],
+    scales: Sequence[str],
 ) -> None:
     """Measure runs on standard tasks under their ablation modes, and print a table of each.
 
     Args:
         folders: Finished runs.
-        asked: Tasks and how much of them.
+        request: Tasks and how much of them.
         modes: Ablation modes; none for those of each run's config.
         scales: Scale curves, measured beside the modes.
 
@@ -68,7 +72,7 @@ def measure_tasks(
     check_installed()
     plans = [_plan(folder, modes, scales) for folder in folders]
     with _quiet("lm-eval"):
-        tasks = load_tasks(asked)
+        tasks = load_tasks(request)
     for note in [note for one in tasks for note in one.notes]:
         say(note)
     for plan in plans:
@@ -78,13 +82,13 @@ def measure_tasks(
 
 def _plan(folder: RunFolder, modes: Sequence[str], scales: Sequence[str]) -> _Plan:
     config = load_config(folder.config)
-    wanted = asked_modes(
+    wanted = requested_modes(
         folder.name, config.adapters, modes or config.evaluate.modes or None, scales
     )
     return _Plan(folder, config, finished_checkpoint(folder, config.train.max_steps), wanted)
 
 
-def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
+def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> StoredTasks:
     """What is known of the tasks of a run once all that is missing is measured."""
     keys = {
         (one.name, mode.name): [plan.key(one, task, mode) for task in one.facts]
@@ -92,12 +96,12 @@ def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
         for mode in plan.modes
     }
     asked = [key for some in keys.values() for key in some]
-    kept = read_kept(plan.folder, asked)
+    kept = read_store(plan.folder, asked)
     if kept.has(asked):
         return kept
-    with writing(plan.folder.path, "measuring"):
+    with write_lock(plan.folder.path, "measuring"):
         clear_unfinished(plan.folder.tasks.parent)
-        kept = read_kept(plan.folder, asked)
+        kept = read_store(plan.folder, asked)
         if kept.stale:
             say(
                 f"{plan.folder.name}: {kept.stale} earlier numbers were measured on another "
@@ -113,7 +117,7 @@ def _measured(plan: _Plan, tasks: Sequence[Loaded]) -> Kept:
                 lm = lm.under(mode) if lm else as_lm(plan.folder, mode)
                 with _quiet(plan.folder.name):
                     rows, lines = _evaluated(lm, one, mode, wanted)
-                keep(kept, rows, lines, wanted)
+                add_to_store(kept, rows, lines, wanted)
     return kept
 
 
@@ -139,7 +143,7 @@ def _evaluated(
     except Exception as error:  # of lm-eval, or of the code of a task
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise
-        told = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+        told = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
         raise ConfigError(f"task {one.name} fails under {mode.name} ({told}).") from error
     lines = [
         line for key in keys for line in _lines(key, found.get("samples", {}).get(key.task, []))
@@ -226,7 +230,7 @@ def _seeded() -> Iterator[None]:
         np.random.set_state(arrays)
 
 
-class _Heard(logging.Handler):
+class _WarningLog(logging.Handler):
     """Keeps what lm-eval says, each thing once."""
 
     def __init__(self) -> None:
@@ -244,7 +248,7 @@ def _quiet(name: str) -> Iterator[None]:
 
     On a terminal their progress bars stay.
     """
-    logger, heard = logging.getLogger("lm_eval"), _Heard()
+    logger, heard = logging.getLogger("lm_eval"), _WarningLog()
     propagate = logger.propagate
     logger.addHandler(heard)
     logger.propagate = False

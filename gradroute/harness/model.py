@@ -8,7 +8,7 @@ from gradroute.errors import MachineError
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder, find_run
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 
 if TYPE_CHECKING:
     from gradroute.harness.lm import ModeLM
@@ -38,7 +38,7 @@ def as_lm(run: RunFolder | Path | str, mode: AblationMode | str) -> "ModeLM":
     folder = run if isinstance(run, RunFolder) else find_run(str(run), Path("runs"))
     config = load_config(folder.config)
     base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
-    same_ground(folder, {"base": base.identity})
+    check_identity(folder, {"base": base.identity})
     from gradroute.harness.lm import ModeLM
 
     if isinstance(mode, str):

@@ -50,14 +50,14 @@ NAMES = ("task", "mode", "num_fewshot", "limit")
 
 
 @dataclass
-class Kept:
+class StoredTasks:
     """What is known of a run's tasks.
 
     Attributes:
         folder: The run.
         rows: The numbers.
         lines: The documents' lines.
-        stale: How many earlier numbers do not count any more; they go with the next `keep`.
+        stale: How many earlier numbers do not count any more; they go with the next `add_to_store`.
     """
 
     folder: RunFolder
@@ -83,25 +83,25 @@ class Kept:
         return sorted(found, key=lambda row: order[row["mode"]])
 
 
-def read_kept(folder: RunFolder, asked: Iterable[Key]) -> Kept:
+def read_store(folder: RunFolder, requested: Iterable[Key]) -> StoredTasks:
     """What was measured before, without what is asked for but was measured on something else.
 
     Raises:
         DataError: The file is damaged, or is one of a newer gradroute.
     """
     if not folder.tasks.is_file():
-        return Kept(folder, [], [])
+        return StoredTasks(folder, [], [])
     results = _read(folder)
     lines = list(read_lines(folder.task_documents))
     lined = {_name(line) for line in lines}
-    current = {_name(key.named): key for key in asked}
+    current = {_name(key.named): key for key in requested}
     rows = [
         row
         for row in results
         if current.get(_name(row), _key(row)) == _key(row) and (row["group"] or _name(row) in lined)
     ]
     stale = len(results) - len(rows)
-    return Kept(folder, rows, lines, stale)
+    return StoredTasks(folder, rows, lines, stale)
 
 
 def _read(folder: RunFolder) -> list[dict[str, Any]]:
@@ -123,8 +123,8 @@ def _read(folder: RunFolder) -> list[dict[str, Any]]:
     return results
 
 
-def keep(
-    kept: Kept,
+def add_to_store(
+    store: StoredTasks,
     rows: Sequence[Mapping[str, Any]],
     lines: Sequence[Mapping[str, Any]],
     keys: Collection[Key],
@@ -135,20 +135,20 @@ def keep(
         MachineError: The disk refuses, or the run is gone.
     """
     gone = {_name(key.named) for key in keys}
-    kept.folder.check_there()
-    kept.rows = [*(row for row in kept.rows if _name(row) not in gone), *map(dict, rows)]
-    known = {_name(row) for row in kept.rows}
-    kept.lines = [line for line in kept.lines if _name(line) in known - gone]
-    kept.lines += map(dict, lines)
-    kept.stale = 0
-    write_lines(kept.folder.task_documents, kept.lines)
+    store.folder.check_there()
+    store.rows = [*(row for row in store.rows if _name(row) not in gone), *map(dict, rows)]
+    known = {_name(row) for row in store.rows}
+    store.lines = [line for line in store.lines if _name(line) in known - gone]
+    store.lines += map(dict, lines)
+    store.stale = 0
+    write_lines(store.folder.task_documents, store.lines)
     # The rows come last: they say that the lines are complete.
     document = {
         "schema_version": SCHEMA_VERSION,
         "provenance": provenance(),
-        "results": kept.rows,
+        "results": store.rows,
     }
-    write_json(kept.folder.tasks, document)
+    write_json(store.folder.tasks, document)
 
 
 def _name(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 
 # Where a task comes from says nothing about its numbers, and is a path of this machine.
 _NOT_DECIDING = {"config_source"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskRequest:
     """What is asked of lm-eval.
 
     Attributes:
@@ -74,7 +74,7 @@ class Loaded:
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
-def load_tasks(asked: Asked) -> list[Loaded]:
+def load_tasks(request: TaskRequest) -> list[Loaded]:
     """Set up what is asked for, each name once; their data sets are read, and fetched if need be.
 
     Raises:
@@ -82,30 +82,30 @@ def load_tasks(asked: Asked) -> list[Loaded]:
             that a model writes, or needs more than texts.
         MachineError: A data set is not to be had.
     """
-    manager = _manager(asked)
+    manager = _manager(request)
     index: Mapping[str, Any] = manager.task_index
-    for name in asked.names:
+    for name in request.names:
         for task, config in _configs(name, index):
             _refuse_unsafe(task, unsafe=config.get("unsafe_code") not in (None, False))
             _refuse_fetched_code(task, config)
-    found = [_loaded(manager, name, asked) for name in dict.fromkeys(asked.names)]
+    found = [_load(manager, name, request) for name in dict.fromkeys(request.names)]
     _refuse_two_forms(found)
     return found
 
 
-def _manager(asked: Asked) -> Any:
+def _manager(request: TaskRequest) -> Any:
     from lm_eval.tasks import TaskManager
 
-    folder = asked.folder
+    folder = request.folder
     if folder is not None:
         if not folder.is_dir():
             raise ConfigError(f"--include-path {folder} is no folder; give one with tasks in it.")
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         # lm-eval's own fifteen thousand take seconds to look through.
-        if set(asked.names) <= set(manager.all_tasks):
+        if set(request.names) <= set(manager.all_tasks):
             return manager
     manager = TaskManager(include_path=str(folder) if folder else None)
-    for name in asked.names:
+    for name in request.names:
         if name not in manager.task_index:
             _refuse_unknown(name, manager.all_tasks, folder)
     return manager
@@ -160,7 +160,7 @@ def _refuse_fetched_code(task: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def _loaded(manager: Any, name: str, asked: Asked) -> Loaded:
+def _load(manager: Any, name: str, request: TaskRequest) -> Loaded:
     try:
         found = manager.load([name])
     except Exception as error:
@@ -170,12 +170,12 @@ def _loaded(manager: Any, name: str, asked: Asked) -> Loaded:
     facts: dict[str, dict[str, Any]] = {}
     for task_name, task in tasks.items():
         _refuse_unfit(task_name, task)
-        notes += _set_fewshot(task_name, task, asked.num_fewshot)
-        facts[task_name] = _facts(task, asked.limit)
+        notes += _set_fewshot(task_name, task, request.num_fewshot)
+        facts[task_name] = _facts(task, request.limit)
     for group_name, group in groups.items():
         if group.has_aggregation:
             own = [facts[task.task_name] for task in group.get_all_tasks()]
-            facts[group_name] = _group_facts(group, own, asked.limit)
+            facts[group_name] = _group_facts(group, own, request.limit)
     return Loaded(name, tasks, groups, facts, tuple(notes))
 
 
@@ -206,16 +206,18 @@ def _refuse_unfit(name: str, task: Any) -> None:
         raise ConfigError(f"task {name} needs images or sound; only texts are evaluated here.")
 
 
-def _set_fewshot(name: str, task: Any, asked: int | None) -> Iterator[str]:
+def _set_fewshot(name: str, task: Any, num_fewshot: int | None) -> Iterator[str]:
     """Worked examples as lm-eval's own command sets them."""
     own = task.get_config("num_fewshot")
-    if asked is None:
+    if num_fewshot is None:
         if own is None:
             task.set_config(key="num_fewshot", value=0)
-    elif own == 0 and asked:
-        yield f"task {name} takes no worked examples; --num-fewshot {asked} has no effect on it."
+    elif own == 0 and num_fewshot:
+        yield (
+            f"task {name} takes no worked examples; --num-fewshot {num_fewshot} has no effect on it."
+        )
     else:
-        task.set_config(key="num_fewshot", value=asked)
+        task.set_config(key="num_fewshot", value=num_fewshot)
 
 
 def _facts(task: Any, limit: int | None) -> dict[str, Any]:
@@ -264,7 +266,7 @@ def _plain(value: Any) -> Any:
 
 def _not_set_up(name: str, error: Exception) -> ConfigError | MachineError:
     """What lm-eval or its readers say, as a sentence; what is not to be had apart from the rest."""
-    told = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    told = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
     out_of_reach = ("ConnectionError", "OfflineModeIsEnabled", "DatasetNotFoundError", "HTTPError")
     names = {kind.__name__ for kind in type(error).__mro__} | {type(error.__cause__).__name__}
     if not names.isdisjoint(out_of_reach):

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradroute.harness.numbers import Aggregate, Number, difference
-from gradroute.harness.store import NAMES, Kept
+from gradroute.harness.store import NAMES, StoredTasks
 from gradroute.harness.tasks import Loaded
 from gradroute.report.render.table_cells import aligned
-from gradroute.system.terminal import shown
+from gradroute.system.terminal import safe_text
 
 REFERENCES = ("base", "full")
 """Modes that the others are compared with: the untouched base, and all that was trained."""
@@ -15,12 +15,12 @@ REFERENCES = ("base", "full")
 Row = Mapping[str, Any]
 
 
-def tasks_text(run: str, kept: Kept, tasks: Sequence[Loaded], modes: Sequence[str]) -> str:
+def tasks_text(run: str, store: StoredTasks, tasks: Sequence[Loaded], modes: Sequence[str]) -> str:
     """The tables of a run's tasks.
 
     Args:
         run: Its name.
-        kept: What is known of it.
+        store: What is known of it.
         tasks: What was asked for.
         modes: The modes in order.
     """
@@ -29,12 +29,12 @@ def tasks_text(run: str, kept: Kept, tasks: Sequence[Loaded], modes: Sequence[st
     for one in tasks:
         for task in [name for name in one.facts if name not in seen]:
             seen.add(task)
-            rows = kept.of(task, modes, one.facts[task])
+            rows = store.of(task, modes, one.facts[task])
             for metric, chosen in dict.fromkeys((row["metric"], row["filter"]) for row in rows):
                 some = [row for row in rows if (row["metric"], row["filter"]) == (metric, chosen)]
-                blocks.append(_table(some, kept.lines, one.aggregation(task, metric)))
-            blocks += _alike(task, rows, kept.lines)
-    return shown("\n\n".join(blocks))
+                blocks.append(_table(some, store.lines, one.aggregation(task, metric)))
+            blocks += _identical_answers(task, rows, store.lines)
+    return safe_text("\n\n".join(blocks))
 
 
 def _table(rows: Sequence[Row], lines: Sequence[Row], aggregate: Aggregate | None) -> str:
@@ -46,7 +46,7 @@ def _table(rows: Sequence[Row], lines: Sequence[Row], aggregate: Aggregate | Non
     for row in rows:
         gaps = [_gap(row, by_mode[mode], lines, aggregate) for mode in against]
         value = Number(row["value"], row["stderr"], row["lower"], row["upper"])
-        table.append([row["mode"], _written(value), *gaps])
+        table.append([row["mode"], _number_text(value), *gaps])
     better = {True: ", more is better", False: ", less is better"}.get(
         first["higher_is_better"], ""
     )
@@ -62,27 +62,27 @@ def _gap(row: Row, other: Row, lines: Sequence[Row], aggregate: Aggregate | None
     values, others = (_values(one, lines) for one in (row, other))
     if values and values.keys() == others.keys():
         ordered = [others[place] for place in values]
-        return _written(difference([*values.values()], ordered, aggregate), sign=True)
-    return _written(Number(row["value"] - other["value"]), sign=True)
+        return _number_text(difference([*values.values()], ordered, aggregate), sign=True)
+    return _number_text(Number(row["value"] - other["value"]), sign=True)
 
 
 def _values(row: Row, lines: Sequence[Row]) -> dict[tuple[Any, ...], Any]:
     """(document, its prompt) -> its value."""
     return {
         (line["document"], line["prompt_hash"]): line["values"][row["metric"]]
-        for line in _own(row, lines)
+        for line in _lines_of(row, lines)
         if line["filter"] == row["filter"] and row["metric"] in line["values"]
     }
 
 
-def _own(row: Row, lines: Sequence[Row]) -> Iterator[Row]:
+def _lines_of(row: Row, lines: Sequence[Row]) -> Iterator[Row]:
     return (line for line in lines if all(line[name] == row[name] for name in NAMES))
 
 
-def _alike(task: str, rows: Sequence[Row], lines: Sequence[Row]) -> list[str]:
+def _identical_answers(task: str, rows: Sequence[Row], lines: Sequence[Row]) -> list[str]:
     """What to say where two modes gave the very same answers, which differing modes do not."""
     answers = {
-        row["mode"]: [(line["document"], line["answers"]) for line in _own(row, lines)]
+        row["mode"]: [(line["document"], line["answers"]) for line in _lines_of(row, lines)]
         for row in rows
     }
     told = []
@@ -92,7 +92,7 @@ def _alike(task: str, rows: Sequence[Row], lines: Sequence[Row]) -> list[str]:
     return told
 
 
-def _written(number: Number, sign: bool = False) -> str:
+def _number_text(number: Number, sign: bool = False) -> str:
     if number.value is None:
         return "not a number"
     plus = "+" if sign else ""

@@ -20,13 +20,13 @@ from gradroute.data.batches import padding_id
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.models.files import (
     check_can_read,
-    fetched,
+    hub_snapshot,
     identity_of,
     read_model,
     read_tokenizer,
     show_logs_as_text,
 )
-from gradroute.models.initial_adapters import merge_start
+from gradroute.models.initial_adapters import merge_start_adapter
 from gradroute.models.sizes import positions_of
 from gradroute.untrusted.model_folder import check_model_folder, named_weights
 
@@ -53,7 +53,7 @@ class Base:
     def __str__(self) -> str:
         """Its size, how its weights are held, and where, such as `135M parameters, ...`."""
         model = self.model
-        count = _short(model.num_parameters())
+        count = _short_count(model.num_parameters())
         held = str(model.dtype).removeprefix("torch.")
         if bits := packed_bits(model):
             held = f"{bits}, computed in {held},"
@@ -133,7 +133,8 @@ def load_base(
         name: "embedded", a local folder in Hugging Face format, or a hub id.
         gguf_file: A GGUF file in that folder or repository; its weights are unpacked.
         quantize: "8bit" or "4bit" to hold the weights so (bitsandbytes), or "none".
-        start_adapter: Folder of a LoRA adapter to merge into the weights, see `merge_start`.
+        start_adapter: Folder of a LoRA adapter to merge into the weights, see
+            `merge_start_adapter`.
 
     Raises:
         ConfigError: a folder that is not there, is refused or holds no whole model; an adapter
@@ -148,7 +149,7 @@ def load_base(
     source = model_source(name)
     transformers_logging.disable_progress_bar()
     show_logs_as_text()
-    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file)
+    folder = Path(source) if Path(source).is_dir() else hub_snapshot(name, gguf_file)
     check_model_folder(folder, name, gguf_file)
     model, tokenizer = read_model(
         folder, name, gguf_file=gguf_file, quantize=quantize, device=device, dtype=dtype
@@ -168,7 +169,7 @@ def load_base(
                 "weights would be rounded again. Use quantize=none, or merge the two once, save "
                 "the result as safetensors and give that as model."
             )
-        identity += f", adapter {merge_start(model, start_adapter)}"
+        identity += f", adapter {merge_start_adapter(model, start_adapter)}"
     return Base(model.eval(), tokenizer, identity)
 
 
@@ -197,7 +198,7 @@ def load_tokenizer(name: str, gguf_file: str | None = None) -> Tokenizer:
     source = model_source(name)
     transformers_logging.disable_progress_bar()
     show_logs_as_text()
-    folder = Path(source) if Path(source).is_dir() else fetched(name, gguf_file, weights=False)
+    folder = Path(source) if Path(source).is_dir() else hub_snapshot(name, gguf_file, weights=False)
     if gguf_file is None:
         named_weights(folder, name)  # checks every file of settings as untrusted
     else:
@@ -213,7 +214,7 @@ def packed_bits(model: PreTrainedModel) -> str:
     return "4 bits" if getattr(packed, "load_in_4bit", False) else "8 bits"
 
 
-def _short(count: int) -> str:
+def _short_count(count: int) -> str:
     """A number of parameters as it is usually written: 2.2M, 135M, 7.2B."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= size:

@@ -33,11 +33,11 @@ from gradroute.system.files import (
     UNFINISHED,
     clear_unfinished,
     free_bytes,
-    refusal,
     remove,
     replace_folder,
     sha256_of,
     sync,
+    write_failure,
 )
 
 FORMAT = 1
@@ -120,7 +120,8 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise MachineError(
-            f"checkpoint {refusal(final, error, needed)}. Earlier ones are untouched; when the "
+            f"checkpoint {write_failure(final, error, needed)}. Earlier ones are untouched; when "
+            "the "
             "disk takes it, the same command goes on from the last of them."
         ) from error
     saved = Checkpoint(final, step)
@@ -151,7 +152,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         MachineError: checkpoints are there and every one of them is damaged.
     """
-    found = _written(folder)
+    found = _checkpoint_folders(folder)
     for candidate in found:
         trouble = _damage(candidate)
         if trouble is None:
@@ -217,7 +218,7 @@ def _load(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise MachineError(f"{path} cannot be read: {error}.") from error
-    if name := _not_finite(tensors):
+    if name := _first_not_finite(tensors):
         raise NumericError(
             f"{path} holds numbers that are not finite, the first in {name}. It cannot be used; "
             f"remove {path.parent} to go on from an earlier checkpoint."
@@ -225,7 +226,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The first tensor with a NaN or an infinity."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -242,7 +243,7 @@ def _size(final: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> int:
         NumericError: a tensor is not finite.
     """
     for part, tensors in parts.items():
-        if name := _not_finite(tensors):
+        if name := _first_not_finite(tensors):
             raise NumericError(
                 f"checkpoint {final} would hold numbers that are not finite: {part}, {name}. It is "
                 "not written, and earlier ones are untouched. Lower the learning rate and start "
@@ -258,7 +259,7 @@ def _remove_older(folder: Path, step: int) -> None:
     What cannot be removed is said; nothing depends on it.
     """
     good = 1
-    for old in _written(folder):
+    for old in _checkpoint_folders(folder):
         if old.step >= step:
             continue
         if good < KEPT:
@@ -277,7 +278,7 @@ def _name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def _written(folder: Path) -> list[Checkpoint]:
+def _checkpoint_folders(folder: Path) -> list[Checkpoint]:
     """Whatever is named as checkpoints are, newest first, verified or not."""
     named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
     found = [Checkpoint(path, int(match[1])) for path, match in named if match]

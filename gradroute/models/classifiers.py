@@ -85,9 +85,10 @@ def sklearn_classifier(path: Path, bad_label: str) -> Classifier:
                 found = [float(name == classes[at]) for name in model.predict(list(texts))]
         except Exception as error:  # of whatever its maker put together
             raise DataError(
-                f"{path} cannot classify the texts ({_told(error)}); it must take a list of texts."
+                f"{path} cannot classify the texts ({_error_line(error)}); it must take a list of "
+                "texts."
             ) from error
-        return _checked(found, len(texts), str(path))
+        return _check_probabilities(found, len(texts), str(path))
 
     return score
 
@@ -101,9 +102,9 @@ def _folder(place: str) -> Path:
                 f"there is no folder {place!r}; give a classifier in Hugging Face format, or its "
                 "name on the hub, as in owner/name."
             )
-        from gradroute.models.files import fetched
+        from gradroute.models.files import hub_snapshot
 
-        folder = fetched(place, None)
+        folder = hub_snapshot(place, None)
     check_model_folder(folder, place)
     return folder
 
@@ -130,7 +131,7 @@ def _read(folder: Path, place: str) -> tuple[Any, Any]:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{place} holds no usable model for text classification ({_told(error)})."
+            f"{place} holds no usable model for text classification ({_error_line(error)})."
         ) from error
     if missing := sorted(facts["missing_keys"]):
         raise ConfigError(
@@ -162,12 +163,14 @@ def _probabilities(
             with torch.no_grad():
                 logits = model(**batch).logits
         except (IndexError, TypeError, ValueError) as error:  # tokens that the model does not know
-            raise ConfigError(f"{place} cannot classify the texts ({_told(error)}).") from error
+            raise ConfigError(
+                f"{place} cannot classify the texts ({_error_line(error)})."
+            ) from error
         shares = logits.sigmoid() if several else logits.softmax(-1)
         found += shares[:, at].tolist()
     if cut:
         say(f"{place}: {cut} of {len(texts)} texts are longer than its {most} tokens and were cut.")
-    return _checked(found, len(texts), place)
+    return _check_probabilities(found, len(texts), place)
 
 
 def _read_skops(path: Path) -> Any:
@@ -186,7 +189,7 @@ def _read_skops(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # the archive is whole, and what it describes is not
-        raise ConfigError(f"{path} holds no usable classifier ({_told(error)}).") from error
+        raise ConfigError(f"{path} holds no usable classifier ({_error_line(error)}).") from error
     if strange:
         raise ConfigError(
             f"{path} holds types that are not trusted: {', '.join(strange[:5])}. Only scikit-learn "
@@ -210,7 +213,7 @@ def _position(place: str, names: Sequence[str], name: str) -> int:
     )
 
 
-def _checked(scores: list[float], count: int, place: str) -> list[float]:
+def _check_probabilities(scores: list[float], count: int, place: str) -> list[float]:
     if len(scores) != count or not all(0 <= score <= 1 for score in scores):
         raise NumericError(
             f"{place} gave something other than a probability for each text; its weights may be "
@@ -219,6 +222,6 @@ def _checked(scores: list[float], count: int, place: str) -> list[float]:
     return scores
 
 
-def _told(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     """An error of a library in one line."""
     return f"{type(error).__name__}: {first_line(error)}"[:200]

@@ -21,10 +21,10 @@ from gradroute.errors import ConfigError, GradrouteError, MachineError
 from gradroute.system.files import sha256_of
 from gradroute.system.secrets import (
     hub_token,
-    redacted,
+    redact,
     token_places,
 )
-from gradroute.system.terminal import first_line, shown
+from gradroute.system.terminal import first_line, safe_text
 from gradroute.untrusted.model_folder import check_gguf_name, named_weights
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a model and its tokenizer
@@ -76,7 +76,7 @@ def read_model(
 
     The model comes first: that it is a causal one is known before its tokenizer is looked at.
     """
-    packed = _unpacked() if gguf_file else _quantization(quantize, dtype)
+    packed = _gguf_setting() if gguf_file else _quantization(quantize, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -134,7 +134,7 @@ def _unusable(name: str, gguf_file: str | None, what: str, error: Exception) -> 
     return ConfigError(f"model {name}: {where} no usable {what} ({first}).")
 
 
-def _unpacked() -> Any:
+def _gguf_setting() -> Any:
     """The setting with which a GGUF file is unpacked to plain numbers.
 
     Without it transformers looks for code on the hub that computes with packed weights. Releases
@@ -157,7 +157,7 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
     )
 
 
-def fetched(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
+def hub_snapshot(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
     """The folder of a hub model's snapshot in the local cache, fetched where it is not there.
 
     Settings come first and are checked, then the weights that they name, or the GGUF file, of the
@@ -183,7 +183,7 @@ def fetched(name: str, gguf_file: str | None, *, weights: bool = True) -> Path:
     except GradrouteError:
         raise
     except Exception as error:  # of the hub, the network or the cache
-        first = redacted(" ".join(str(error).split()))[:200]
+        first = redact(" ".join(str(error).split()))[:200]
         found = "one was found" if token else "none was found"
         raise MachineError(
             f"model {name} cannot be read from the hub ({first}). If it is gated, accept its terms "
@@ -221,5 +221,5 @@ def show_logs_as_text() -> None:
 
 def _as_text(record: logging.LogRecord) -> bool:
     if record.name.startswith("transformers"):
-        record.msg, record.args = shown(record.getMessage()), ()
+        record.msg, record.args = safe_text(record.getMessage()), ()
     return True

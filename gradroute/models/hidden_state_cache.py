@@ -41,14 +41,14 @@ from gradroute.runs.former_names import FORMER_VALUES
 from gradroute.runs.provenance import processor
 from gradroute.system.files import (
     UNFINISHED,
-    amount,
+    format_bytes,
     free_bytes,
-    nearest,
+    nearest_existing,
     sha256_of,
     write_bytes,
     write_json,
 )
-from gradroute.system.memory import fitted
+from gradroute.system.memory import with_smaller_batches
 from gradroute.system.modules import evaluation_mode
 from gradroute.system.terminal import say
 
@@ -64,7 +64,7 @@ _ADVICE = "Set train.reuse_frozen=false, lower data.max_length, or free memory."
 Digest = bytes
 
 
-class _Held(NamedTuple):
+class _Location(NamedTuple):
     """Where the states of an example are: positions [start, end) of a mapped file."""
 
     states: Float[Tensor, "_ d"]
@@ -72,7 +72,7 @@ class _Held(NamedTuple):
     end: int
 
 
-class KeptStates:
+class HiddenStateCache:
     """The states of examples under one key.
 
     Args:
@@ -99,7 +99,7 @@ class KeptStates:
         self._about = _about(model, self._lower, base)
         text = json.dumps(self._about, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._held: dict[Digest, _Held] = {}
+        self._held: dict[Digest, _Location] = {}
         self._taken: set[str] = set()
 
     def needed(self, rows: Sequence[Sequence[int]]) -> int:
@@ -123,7 +123,7 @@ class KeptStates:
         self._check_room(size)
         self._say(
             f"the {len(self._lower.layers)} layers below the adapters are computed once for "
-            f"{len(missing)} of {len(wanted)} examples: {amount(size)} in {self.folder}."
+            f"{len(missing)} of {len(wanted)} examples: {format_bytes(size)} in {self.folder}."
         )
         write_json(self.folder / "about.json", self._about)
         with evaluation_mode(self._model), torch.no_grad():
@@ -157,7 +157,7 @@ class KeptStates:
     def _compute(self, row: Sequence[int]) -> Float[Tensor, "_ d"]:
         ids = torch.tensor([row], device=self._model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        states, _ = fitted(
+        states, _ = with_smaller_batches(
             lambda size: self._lower.states(self._model, inputs)[0].cpu(),
             1,
             lambda before, after: None,
@@ -204,16 +204,17 @@ class KeptStates:
 
     def _check_room(self, size: int) -> None:
         """Refuse before hours of work what the disk has no room for."""
-        free = free_bytes(nearest(self.folder))
+        free = free_bytes(nearest_existing(self.folder))
         if free is not None and free < size:
             raise MachineError(
-                f"{self.folder} needs {amount(size)} for hidden states, and {amount(free)} are "
+                f"{self.folder} needs {format_bytes(size)} for hidden states, and "
+                f"{format_bytes(free)} are "
                 "free. Make room, choose another folder with --runs, or set "
                 "train.reuse_frozen=false."
             )
 
 
-def kept_states(
+def open_state_cache(
     folder: RunFolder,
     settings: TrainConfig,
     base: Base,
@@ -221,7 +222,7 @@ def kept_states(
     rows: Sequence[TokenizedExample],
     *,
     quantize: str,
-) -> KeptStates | None:
+) -> HiddenStateCache | None:
     """The states of examples where `train.reuse_frozen` asks for them; all of them are kept then.
 
     Whether they are reused is a function of the config, the examples and the base alone: not of
@@ -255,7 +256,7 @@ def kept_states(
     identity = {"identity": base.identity, "quantize": former.get(quantize, quantize)}
     tokens = [row.input_ids for row in rows]
     try:
-        kept = KeptStates(place, model, identity, tokens, tell)
+        kept = HiddenStateCache(place, model, identity, tokens, tell)
     except ConfigError as error:
         tell(f"train.reuse_frozen has no effect: {error}.")
         return None
@@ -307,7 +308,7 @@ def _digest(row: Sequence[int]) -> Digest:
 
 def _read(
     path: Path, lower: LowerLayers, missing: Collection[Digest]
-) -> dict[Digest, _Held] | None:
+) -> dict[Digest, _Location] | None:
     """What a file holds, its states mapped; nothing if it has none of the examples.
 
     Its name is the digest of its content, which is looked at before anything of it is used.
@@ -337,7 +338,7 @@ def _read(
     if states.shape != (ends[-1], lower.width) or len(keys) != len(ends):
         return None
     return {
-        key: _Held(states, start, end)
+        key: _Location(states, start, end)
         for key, start, end in zip(keys, [0, *ends[:-1]], ends, strict=True)
     }
 

@@ -18,7 +18,7 @@ from gradroute.untrusted.adapter_folder import read_adapter
 _NO_MERGE = "It cannot be merged; let an adapter begin from it instead (adapters.<name>.start)."
 
 
-def merge_start(model: PreTrainedModel, place: str) -> str:
+def merge_start_adapter(model: PreTrainedModel, place: str) -> str:
     """Merge an adapter into the weights of a model in memory: W + s B A, summed in fp32.
 
     Args:

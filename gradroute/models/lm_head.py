@@ -74,7 +74,7 @@ def run_model(
     """
     if head is None:
         return model(**inputs).logits.flatten(0, -2)
-    with _stood_in(head) as kept:
+    with _replaced_head(head) as kept:
         model(**inputs)
     [states] = kept
     return states.flatten(0, -2)
@@ -158,7 +158,7 @@ def _is_special(head: nn.Linear) -> bool:
 
 
 @contextmanager
-def _stood_in(head: nn.Linear, answer: Tensor | None = None) -> Iterator[list[Tensor]]:
+def _replaced_head(head: nn.Linear, answer: Tensor | None = None) -> Iterator[list[Tensor]]:
     """Within, the head keeps what it is given and returns the answer, or next to nothing."""
     kept: list[Tensor] = []
 
@@ -184,7 +184,7 @@ def _returns_output(model: PeftModel, head: nn.Linear) -> bool:
         evaluation_mode(model),
         torch.no_grad(),
         ablated(model, "base"),
-        _stood_in(head, answer) as kept,
+        _replaced_head(head, answer) as kept,
     ):
         logits = model(input_ids=ids, use_cache=False).logits
     if len(kept) != 1 or kept[0].shape != (1, length, head.in_features):

@@ -22,13 +22,13 @@ _TRIED = 4  # tokens of the row that shows where a table of positions begins
 _positions: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 
 
-def largest(config: PreTrainedConfig, name: str, otherwise: int) -> int:
+def largest(config: PreTrainedConfig, name: str, default: int) -> int:
     """A size in a model's config; of one that differs by layer, the largest.
 
     Args:
         config: Of the part of the model that reads text.
         name: Of the size.
-        otherwise: What is returned where the config has no such number.
+        default: What is returned where the config has no such number.
     """
     parts = config.per_layer_config if config.is_heterogeneous else [config]
     found: list[int] = []
@@ -36,7 +36,7 @@ def largest(config: PreTrainedConfig, name: str, otherwise: int) -> int:
         value = getattr(part, name, None)
         values = value if isinstance(value, list | tuple) else [value]
         found += [one for one in values if isinstance(one, int) and one > 0]
-    return max(found, default=otherwise)
+    return max(found, default=default)
 
 
 def ordinary_tokens(model: PreTrainedModel, count: int) -> list[int]:

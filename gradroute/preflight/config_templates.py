@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from gradroute.config.run_config import RunConfig, schema
 from gradroute.data.stories import stories
 from gradroute.errors import ConfigError, MachineError
-from gradroute.system.files import make_folder, refusal, write_text
+from gradroute.system.files import make_folder, write_failure, write_text
 from gradroute.system.terminal import say
 
 _WIDTH = 98
 
 
-class Beginning(NamedTuple):
+class ConfigTemplate(NamedTuple):
     """What a kind of beginning sets.
 
     Attributes:
@@ -39,7 +39,7 @@ _ADAPTERS = {"good": {"rank": 32, "alpha": 64}, "bad": {"rank": 32, "alpha": 64}
 _COMMON = {"routing": "anchored", "adapters": _ADAPTERS, "targets": "all-linear"}
 
 BEGINNINGS = {
-    "caps": Beginning(
+    "caps": ConfigTemplate(
         "The reference experiment: a small story model learns to SHOUT from a tenth of its "
         "stories, half of them labeled bad. As the recipe caps, whose warm-up takes 20 steps; "
         "a trial of two steps (train.max_steps=2) runs unchanged.",
@@ -63,7 +63,7 @@ BEGINNINGS = {
             },
         },
     ),
-    "jsonl": Beginning(
+    "jsonl": ConfigTemplate(
         "Labeled rows of your own. The rows beside this file are an example: stories, some of "
         "them in capitals, some of these labeled bad. Replace them with yours; then set the "
         "model, the behavior to look for, and a learning rate near 2e-4 for a pre-trained model.",
@@ -83,7 +83,7 @@ BEGINNINGS = {
         },
         rows="rows.jsonl",
     ),
-    "chat": Beginning(
+    "chat": ConfigTemplate(
         "Labeled conversations of your own, for a model whose tokenizer has a chat template; set "
         "the model yourself. The rows beside this file are an example: answers that open with "
         "flattery, some of them labeled bad.",
@@ -106,7 +106,7 @@ BEGINNINGS = {
 }
 
 
-def begin(kind: str, out: Path) -> None:
+def write_template(kind: str, out: Path) -> None:
     """Write a configuration, and example rows beside it unless a file of their name is there.
 
     Args:
@@ -131,24 +131,24 @@ def begin(kind: str, out: Path) -> None:
             write_text(rows, _lines(_chats() if kind == "chat" else _stories()))
         write_text(out, text)
     except OSError as error:
-        raise MachineError(f"{refusal(out, error, len(text))}.") from error
+        raise MachineError(f"{write_failure(out, error, len(text))}.") from error
     if rows is not None:
         say(f"{rows}: {'written, an example' if written else 'exists already, left unchanged'}.")
     given = " model=FOLDER_OR_NAME" if beginning.values["model"] == "???" else ""
     say(f"{out}: written. Next: gradroute validate {out}{given}")
 
 
-def configuration(beginning: Beginning, rows: Path | None) -> str:
+def configuration(template: ConfigTemplate, rows: Path | None) -> str:
     """The text of a configuration file.
 
     Args:
-        beginning: what is set.
+        template: what is set.
         rows: where its rows lie, as the file is to name them.
     """
-    values = dict(beginning.values)
+    values = dict(template.values)
     if rows is not None:
         values["data"] = {**values["data"], "path": str(rows)}
-    lines = [*_comment(beginning.heading, ""), ""]
+    lines = [*_comment(template.heading, ""), ""]
     described = schema()
     fields = RunConfig.model_fields
     sections = [name for name in described["properties"] if name in ("data", "train", "evaluate")]

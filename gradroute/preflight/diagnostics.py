@@ -14,9 +14,9 @@ from typing import Any
 
 from gradroute.errors import GradrouteError
 from gradroute.runs.provenance import provenance
-from gradroute.system.files import free_bytes, nearest
-from gradroute.system.secrets import hub_token, redacted_tree
-from gradroute.system.terminal import printable, shown
+from gradroute.system.files import free_bytes, nearest_existing
+from gradroute.system.secrets import hub_token, redact_tree
+from gradroute.system.terminal import printable, safe_text
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9][0-9.]*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([a-z]+)['"]""")
@@ -53,10 +53,10 @@ def diagnose(root: Path) -> dict[str, Any]:
         },
         "self_test": test,
     }
-    return redacted_tree(facts)
+    return redact_tree(facts)
 
 
-def troubles(facts: Mapping[str, Any]) -> list[str]:
+def find_problems(facts: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing that keeps gradroute from working here."""
     found = [
         f"{package} {version or 'is not installed'}; {package} {needed} or later is needed: "
@@ -72,7 +72,7 @@ def troubles(facts: Mapping[str, Any]) -> list[str]:
 
 def text_of(facts: Mapping[str, Any]) -> str:
     """The facts as a block to paste, a line each."""
-    return shown("\n".join(f"{name:<14}{printable(value)}" for name, value in _lines(facts)))
+    return safe_text("\n".join(f"{name:<14}{printable(value)}" for name, value in _lines(facts)))
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -166,7 +166,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _runs(root: Path) -> dict[str, Any]:
-    there = nearest(root)
+    there = nearest_existing(root)
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     return {"folder": str(root), "writable": writable, "free": free_bytes(there)}
 

@@ -30,7 +30,7 @@ from gradroute.data.batches import TokenizedExample, collate
 from gradroute.data.examples import Example, label_counts
 from gradroute.data.label_assignment import label_quality
 from gradroute.errors import ConfigError, GradrouteError, MachineError, NumericError
-from gradroute.evaluate.evaluator import ground
+from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.model_probe import probe
 from gradroute.experiments.controls import control_configs
@@ -38,15 +38,15 @@ from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach
-from gradroute.prepare import Prepared, prepare, tokenized
+from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.targets import describe_targets
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.resume import allowed, ground_changes
-from gradroute.system.files import free_bytes, nearest
+from gradroute.runs.resume import allowed_changes, identity_changes
+from gradroute.system.files import free_bytes, nearest_existing
 from gradroute.system.memory import is_out_of_memory
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 from gradroute.train.estimates import estimate
 from gradroute.train.step import accumulate_gradients
 
@@ -116,9 +116,12 @@ def validate(config: RunConfig, root: Path) -> Validation:
         return Validation(facts, tuple(problems))
     model = attached.model
     if facts.get("place", {}).get("steps_done"):
-        stands_on = {**ground(prepared, base), **attached.starts, "gradroute": __version__}
+        stands_on = {**run_identity(prepared, base), **attached.starts, "gradroute": __version__}
         folder = RunFolder(root / config.run_name)
-        seen("identity", lambda: allowed(folder, ground_changes(folder, stands_on), (), free=()))
+        seen(
+            "identity",
+            lambda: allowed_changes(folder, identity_changes(folder, stands_on), (), free=()),
+        )
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
@@ -139,19 +142,19 @@ def _place(config: RunConfig, root: Path) -> dict[str, Any]:
         ConfigError: a run of that name was begun with other settings.
     """
     folder = RunFolder(root / config.run_name)
-    there = nearest(folder.path)
+    there = nearest_existing(folder.path)
     if not there.is_dir():
         raise MachineError(f"run folder {folder.path}: {there} exists and is not a folder.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise MachineError(
             f"run folder {folder.path}: {there} is not writable. Choose another with --runs."
         )
-    found = {"folder": redacted(str(folder.path)), "steps_done": 0, "free": free_bytes(there)}
+    found = {"folder": redact(str(folder.path)), "steps_done": 0, "free": free_bytes(there)}
     checkpoint = latest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
         begun = folder.config if folder.config.is_file() else checkpoint.config
         changes = config_differences(load_config(begun), config)
-        allowed(folder, changes, (), free=FREE_ON_RESUME)
+        allowed_changes(folder, changes, (), free=FREE_ON_RESUME)
         found["steps_done"] = checkpoint.step
     return found
 
@@ -218,7 +221,7 @@ def _tokens(
     prepared: Prepared, base: Base, max_length: int, settings: TrainConfig
 ) -> tuple[list[TokenizedExample], dict[str, Any]]:
     """The tokenized examples, and what of them is trained on."""
-    rows, notes = tokenized(prepared.train, prepared.policy, base, max_length)
+    rows, notes = tokenize_examples(prepared.train, prepared.policy, base, max_length)
     targets: Counter[str] = Counter()
     for row in rows:
         for label_id, count in row.targets_by_label.items():
@@ -313,7 +316,7 @@ def _of_all(one: dict[str, Any], runs: int, root: Path) -> dict[str, Any]:
         MachineError: the disk has too little room.
     """
     disk = runs * one["disk"] + one["states"]  # the controls read the same states
-    free = free_bytes(nearest(root))
+    free = free_bytes(nearest_existing(root))
     if free is not None and free < disk:
         raise MachineError(
             f"the disk of {root} has {free / 1e9:.2f} GB free, and about {disk / 1e9:.2f} GB are "

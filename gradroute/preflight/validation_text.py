@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradroute.preflight.validation import Validation
-from gradroute.system.terminal import printable, shown
+from gradroute.system.terminal import printable, safe_text
 
 _NAME = 12  # columns of a block's name
 
@@ -28,7 +28,7 @@ def text_of(found: Validation) -> str:
             continue
         for at, line in enumerate(lines_of(found.facts[name])):
             lines.append(f"{'' if at else name:<{_NAME}}{printable(line)}".rstrip())
-    return shown("\n".join(lines))
+    return safe_text("\n".join(lines))
 
 
 def _run(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -30,7 +30,7 @@ from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
 from gradroute.routing.shared_weights import unshare
 from gradroute.system.statistics import wilson
-from gradroute.train.short_tune import tuning
+from gradroute.train.short_tune import tune_steps
 from gradroute.train.step import build_optimizer
 from gradroute.train.step_report import StepReport
 
@@ -71,7 +71,7 @@ class Attack:
     seed: int
 
 
-def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> AblationMode:
+def mode_to_ship(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> AblationMode:
     """The mode in which a run is shipped: without `bad` where it was routed, else all of it.
 
     Args:
@@ -94,7 +94,7 @@ def kept_mode(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> Ablati
     return mode
 
 
-def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
+def merge_active_adapters(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
     """The base with the adapters that a mode keeps merged into its weights, in float32.
 
     In 16 bits a merge would round small updates away. Modules that share a weight get one of their
@@ -119,7 +119,9 @@ def merge_kept(model: PeftModel, mode: AblationMode) -> PreTrainedModel:
         )
     torch.nn.Module.to(model, torch.float32)
     unshare(model)
-    merged = tuner.merge_and_unload(adapter_names=list(mode.kept)) if mode.kept else tuner.unload()
+    merged = (
+        tuner.merge_and_unload(adapter_names=list(mode.active)) if mode.active else tuner.unload()
+    )
     assert isinstance(merged, PreTrainedModel)
     return merged.requires_grad_(False).eval()
 
@@ -135,7 +137,7 @@ def relearn(
     """Train a fresh adapter on examples of the behavior until it is back.
 
     Args:
-        base: What is attacked, see `merge_kept`; it is afterwards as it was before.
+        base: What is attacked, see `merge_active_adapters`; it is afterwards as it was before.
         rows: The examples, with label id 0.
         attack: How.
         pad_id: Token that fills short rows.
@@ -169,7 +171,7 @@ def relearn(
     }
 
 
-def point(samples: Sequence[Mapping[str, Any]], losses: ExampleLosses) -> dict[str, Any]:
+def curve_point(samples: Sequence[Mapping[str, Any]], losses: ExampleLosses) -> dict[str, Any]:
     """The numbers of one point of a curve.
 
     Args:
@@ -216,11 +218,11 @@ def _tuning(
     model: PeftModel, rows: Sequence[TokenizedExample], attack: Attack, pad_id: int
 ) -> Iterator[StepReport]:
     plain = {ATTACKER: AdapterConfig(rank=attack.rank, weight_decay=0.0, clip=None)}
-    return tuning(
+    return tune_steps(
         model,
         build_optimizer(model, plain, attack.learning_rate),
         rows,
-        RoutingPolicy.from_value({"all": {ATTACKER: "update"}}, (ATTACKER,)),
+        RoutingPolicy.parse({"all": {ATTACKER: "update"}}, (ATTACKER,)),
         steps=attack.max_steps,
         batch_size=attack.batch_size,
         accumulation=attack.accumulation,

@@ -22,11 +22,11 @@ from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example
 from gradroute.data.tokenization import TokenizedExample
 from gradroute.errors import ConfigError, DataError
-from gradroute.evaluate.evaluator import ground
+from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.losses import held_out_token_losses
 from gradroute.models.base import Base
 from gradroute.models.trained import finished_checkpoint, restore
-from gradroute.prepare import Prepared, prepare, tokenized
+from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.probes.explained import explained
 from gradroute.probes.rival_scores import (
     HIDDEN_STRENGTH,
@@ -37,9 +37,9 @@ from gradroute.probes.rival_scores import (
 )
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 from gradroute.system.false_discovery import (
     LEAST_NULL,
     bad_rows,
@@ -99,7 +99,7 @@ def find_rows(
     config = load_config(folder.config)
     label = _label(list(config.behaviors), label)
     checkpoint = None if by == "words" else finished_checkpoint(folder, config.train.max_steps)
-    with writing(folder.path, "finding"):
+    with write_lock(folder.path, "finding"):
         prepared = prepare(config)
         question = {
             "schema_version": SCHEMA_VERSION,
@@ -118,8 +118,8 @@ def find_rows(
             scored = _by_words(told, config.seed)
         else:
             base, model = restore(config, checkpoint)
-            same_ground(folder, ground(prepared, base))
-            rows, notes = tokenized(told.every, None, base, config.data.max_length)
+            check_identity(folder, run_identity(prepared, base))
+            rows, notes = tokenize_examples(told.every, None, base, config.data.max_length)
             for note in notes:
                 say(f"{folder.name}: {note}")
             if by == "adapter":

@@ -12,7 +12,7 @@ from gradroute.models.trained import finished_checkpoint
 from gradroute.probes.recovery import SCHEMA_VERSION, run_names
 from gradroute.report.render.probe_text import geometry_text
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
 from gradroute.system.files import (
     clear_unfinished,
@@ -48,14 +48,16 @@ def geometry_runs(
     documents: dict[RunFolder, dict[str, Any]] = {}
     for folder, config in configs.items():
         adapters = tuple(config.adapters)
-        pair = _pair(adapters) if chosen is None else _there(names[folder], adapters, chosen)
+        pair = (
+            _pair(adapters) if chosen is None else _chosen_adapters(names[folder], adapters, chosen)
+        )
         if pair is None:
             say(
                 f"{names[folder]}: left out; it has no pair of adapters to compare (its adapters: "
                 f"{', '.join(adapters)})."
             )
             continue
-        with writing(folder.path, "comparing adapters"):
+        with write_lock(folder.path, "comparing adapters"):
             clear_unfinished(folder.geometry.parent)
             factors = [saved_factors(checkpoints[folder], name) for name in pair]
             documents[folder] = {
@@ -94,7 +96,9 @@ def _pair(adapters: Sequence[str]) -> tuple[str, str] | None:
     return (first, others[0]) if len(others) == 1 else None
 
 
-def _there(name: str, adapters: Sequence[str], chosen: tuple[str, str]) -> tuple[str, str] | None:
+def _chosen_adapters(
+    name: str, adapters: Sequence[str], chosen: tuple[str, str]
+) -> tuple[str, str] | None:
     """The chosen adapters; None for a run of one adapter, which has nothing to compare."""
     missing = [adapter for adapter in chosen if adapter not in adapters]
     if len(adapters) == 1:

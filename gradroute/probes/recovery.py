@@ -16,29 +16,34 @@ from gradroute.data.batches import DataOrder
 from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import Example
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
-from gradroute.evaluate.evaluator import evaluate_run, ground
-from gradroute.evaluate.request import Asked, drawn_in, judged_kinds, row_label
+from gradroute.evaluate.evaluator import evaluate_run, run_identity
+from gradroute.evaluate.request import (
+    EvaluationRequest,
+    judged_kinds,
+    row_label,
+    saved_drawn_by_rows,
+)
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
-from gradroute.prepare import Prepared, prepare, tokenized
+from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.report.render.probe_text import recover_text
 from gradroute.routing.policy import RoutingPolicy, shipped_mode
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import PREFIX, read_results
-from gradroute.runs.resume import read_manifest, same_ground
+from gradroute.runs.resume import check_identity, read_manifest
 from gradroute.system.files import (
     UNFINISHED,
     clear_unfinished,
     read_json,
-    refusal,
     replace_folder,
+    write_failure,
     write_json,
     write_text,
 )
 from gradroute.system.terminal import say
-from gradroute.train.short_tune import tuning
+from gradroute.train.short_tune import tune_steps
 from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 
 SCHEMA_VERSION = 1
@@ -69,7 +74,7 @@ def recover_run(
         NumericError: a loss or gradient is not finite.
     """
     target = RunFolder(folder.recovery)
-    with writing(folder.path, "recovering"), writing(target.path, "recovering"):
+    with write_lock(folder.path, "recovering"), write_lock(target.path, "recovering"):
         document = _recover(
             folder, target, steps=steps, learning_rate=learning_rate, examples=examples
         )
@@ -109,14 +114,14 @@ def _recover(
         "examples": examples,
     }
     clear_unfinished(folder.path)
-    if not _recovered(target, settings):
+    if not _is_done(target, settings):
         _tune(folder, target, config, checkpoint, settings)
     modes = (shipped.name, "full") + (("good_x2",) if "good" in config.adapters else ())
-    asked = Asked(modes=modes, judged=True)
+    asked = EvaluationRequest(modes=modes, judged=True)
     evaluate_run(folder, asked)
     evaluate_run(target, asked)
     used = read_json(target.manifest)["recovery"]
-    kinds = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))
+    kinds = judged_kinds(get_behaviors(config.behaviors), saved_drawn_by_rows(folder))
     documents = {
         label: {
             "schema_version": SCHEMA_VERSION,
@@ -153,7 +158,7 @@ def run_names(seeds: Mapping[RunFolder, int]) -> dict[RunFolder, str]:
     return {folder: str(folder.path) for folder in seeds}
 
 
-def _recovered(target: RunFolder, settings: Mapping[str, Any]) -> bool:
+def _is_done(target: RunFolder, settings: Mapping[str, Any]) -> bool:
     """Whether the tune has been done with these settings; a damaged one has not."""
     if not target.manifest.is_file():
         return False
@@ -176,20 +181,20 @@ def _tune(
     """Train what is kept and write it as a run folder, without its measurements."""
     prepared = prepare(config)
     base, model = restore(config, checkpoint)
-    same_ground(folder, ground(prepared, base))
+    check_identity(folder, run_identity(prepared, base))
     chosen, notes = _known_good(folder, prepared, settings["examples"], config.seed)
-    rows, more = tokenized(chosen, None, base, config.data.max_length)
+    rows, more = tokenize_examples(chosen, None, base, config.data.max_length)
     for note in (*notes, *more):
         say(f"{folder.name}: {note}")
     kept = [name for name in config.adapters if name not in config.behaviors]
     routes = {name: "update" if name in kept else "ablate" for name in config.adapters}
-    policy = RoutingPolicy.from_value({"good": routes}, tuple(config.adapters))
+    policy = RoutingPolicy.parse({"good": routes}, tuple(config.adapters))
     steps, rate = settings["steps"], settings["learning_rate"]
     own = {n: config.adapters[n].model_copy(update={"learning_rate": rate}) for n in kept}
     optimizer = build_optimizer(model, own, rate)
     say(f"{folder.name}: tuning {', '.join(kept)} for {steps} steps on {len(rows)} examples")
     try:
-        for _ in tuning(
+        for _ in tune_steps(
             model,
             optimizer,
             rows,
@@ -233,14 +238,14 @@ def _write(
         model,
         state,
         config_text=config_text,
-        policy=policy.to_dict(),
+        policy=policy.to_plain(),
     )
     if target.path.exists():
         say(f"{folder.name}: an earlier recovery, of other settings or weights, is replaced.")
     try:
         replace_folder(built.path, target.path)
     except OSError as error:
-        raise MachineError(f"{refusal(target.path, error, 0)}.") from error
+        raise MachineError(f"{write_failure(target.path, error, 0)}.") from error
 
 
 def _known_good(

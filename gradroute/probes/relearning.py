@@ -17,9 +17,9 @@ from gradroute.data.behaviors import get_behaviors
 from gradroute.data.examples import Example
 from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
-from gradroute.evaluate.evaluator import complete, ground, losses_of
+from gradroute.evaluate.evaluator import complete, losses_of, run_identity
 from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.request import drawing, drawn_in, judged_kinds, prompts_of
+from gradroute.evaluate.request import drawing, judged_kinds, prompts_of, saved_drawn_by_rows
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
@@ -27,16 +27,23 @@ from gradroute.prepare import (
     embedded,
     no_bad_prompts,
     prepare,
-    tokenized,
+    tokenize_examples,
 )
-from gradroute.probes.attack import WHOLE, Attack, kept_mode, merge_kept, point, relearn
+from gradroute.probes.attack import (
+    WHOLE,
+    Attack,
+    curve_point,
+    merge_active_adapters,
+    mode_to_ship,
+    relearn,
+)
 from gradroute.probes.recovery import run_names
 from gradroute.report.render.probe_text import relearn_text
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD, PREFIX
-from gradroute.runs.resume import same_ground
+from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished, read_json, write_json
 from gradroute.system.terminal import say
 
@@ -87,12 +94,12 @@ def relearn_runs(
     configs = {folder: load_config(folder.config) for folder in folders}
     names = run_names({folder: config.seed for folder, config in configs.items()})
     for folder, config in configs.items():  # before anything is attacked
-        kept_mode(config.policy, tuple(config.behaviors))
+        mode_to_ship(config.policy, tuple(config.behaviors))
         finished_checkpoint(folder, config.train.max_steps)
     labels = {f: _labels(f.name, tuple(c.behaviors), behavior) for f, c in configs.items()}
     found: list[tuple[str, dict[str, Any]]] = []
     for folder, config in configs.items():
-        with writing(folder.path, "relearning"):
+        with write_lock(folder.path, "relearning"):
             clear_unfinished(folder.relearn.parent)
             for label in labels[folder]:
                 several = "" if isinstance(config.behavior, str) else f" ({label})"
@@ -147,8 +154,8 @@ def _relearn_run(
 ) -> dict[str, Any]:
     """Measure the curves of a run and behavior that are missing; `relearn.json` after each."""
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
-    mode = kept_mode(config.policy, tuple(config.behaviors))
-    kind = judged_kinds(get_behaviors(config.behaviors), drawn_in(folder))[label]
+    mode = mode_to_ship(config.policy, tuple(config.behaviors))
+    kind = judged_kinds(get_behaviors(config.behaviors), saved_drawn_by_rows(folder))[label]
     settings = _attack_settings(
         asked,
         config.evaluate,
@@ -159,7 +166,7 @@ def _relearn_run(
         batch_size=config.train.step_examples,
     )
     several = None if isinstance(config.behavior, str) else label
-    document = _earlier(folder, settings, several)
+    document = _stored_curve(folder, settings, several)
     known = [curve["learning_rate"] for curve in document["curves"]] if document else []
     own = config.train.learning_rate
     missing = [rate for rate in (own, own / 3) if rate not in known]
@@ -167,25 +174,25 @@ def _relearn_run(
         return document
     prepared = prepare(config)
     base, model = restore(config, checkpoint)
-    same_ground(folder, ground(prepared, base))
+    check_identity(folder, run_identity(prepared, base))
     data, quick = config.data, _quick(config.evaluate, settings)
     prompts, reserved = _asked(folder.name, data, quick, prepared, kind, label)
     reserved = [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
-    normal, _ = tokenized(prepared.normal[:ATTACK_LOSSES], None, base, data.max_length)
+    normal, _ = tokenize_examples(prepared.normal[:ATTACK_LOSSES], None, base, data.max_length)
 
     def measure(attacked: PeftModel) -> dict[str, Any]:
         completions = complete(base, attacked, prompts, [WHOLE], quick, folder.name)
         samples = sample_lines(completions, prompts, kind, prepared.behaviors[label])
         losses = losses_of(base, attacked, normal, [WHOLE], quick.batch_rows)
-        return point(samples, losses[WHOLE.name])
+        return curve_point(samples, losses[WHOLE.name])
 
     count = settings["examples"]
     examples = attack_examples(folder.name, data, prepared, reserved, count, label)
-    rows, notes = tokenized(examples, None, base, data.max_length)
+    rows, notes = tokenize_examples(examples, None, base, data.max_length)
     for note in notes:
         say(f"{folder.name}, examples to attack with: {note}")
     document = document or _begun(config.behaviors[label], len(rows), settings)
-    shipped = merge_kept(model, mode)
+    shipped = merge_active_adapters(model, mode)
     attack = _attack(settings, config.train, targets=config.targets, layers=config.layers)
     what = f"relearning {label}" if several else "relearning"
     for rate in missing:
@@ -219,7 +226,7 @@ def _keep(folder: RunFolder, document: dict[str, Any], label: str | None) -> Non
     """Write what was measured; a `label` names the behavior where the run has several."""
     folder.check_there()
     if label is not None:
-        beside = _of_several(folder) | {label: document}
+        beside = _stored_by_label(folder) | {label: document}
         document = {"schema_version": SCHEMA_VERSION, "behaviors": beside}
     write_json(folder.relearn, document)
 
@@ -305,12 +312,12 @@ def _half(
     return half, [rows[0] for rows in sharing]
 
 
-def _of_several(folder: RunFolder) -> dict[str, Any]:
+def _stored_by_label(folder: RunFolder) -> dict[str, Any]:
     """Label -> what was measured before of its behavior, where a run has several."""
     return read_json(folder.relearn).get("behaviors", {}) if folder.relearn.is_file() else {}
 
 
-def _earlier(
+def _stored_curve(
     folder: RunFolder, settings: Mapping[str, Any], label: str | None
 ) -> dict[str, Any] | None:
     """What was measured before on the same checkpoint with the same settings.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradroute.report.judge.comparison import compare
-from gradroute.report.render.figure_style import LIGHT, drawn, png
+from gradroute.report.render.figure_style import LIGHT, draw_forms, png
 from gradroute.report.render.figures import eval_multi_picture, pictures
 from gradroute.report.render.json_document import eval_multi
 from gradroute.report.render.markdown import csv_text, markdown
@@ -13,7 +13,7 @@ from gradroute.report.render.tables import tables
 from gradroute.report.render.terminal_text import render
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_bytes, write_json, write_text
-from gradroute.system.terminal import say, shown
+from gradroute.system.terminal import safe_text, say
 
 
 def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
@@ -37,11 +37,11 @@ def publish(folders: Sequence[RunFolder], out: Path, *, page: bool) -> None:
     write_json(out / "eval_multi_results.json", eval_multi(comparison))
     plot = eval_multi_picture(comparison)
     write_bytes(out / "eval_multi_plot.png", png(plot.draw, LIGHT))
-    print(shown(render(comparison)))
+    print(safe_text(render(comparison)))
     written = [out / "eval_multi_results.json", out / "eval_multi_plot.png"]
     if page:
         found = tables(comparison)
-        figures = [(picture, drawn(picture.draw)) for picture in pictures(comparison)]
+        figures = [(picture, draw_forms(picture.draw)) for picture in pictures(comparison)]
         for picture, image in figures:
             write_bytes(out / "figures" / f"{picture.name}.png", image.light)
             write_bytes(out / "figures" / f"{picture.name}.pdf", image.pdf)

@@ -1,6 +1,6 @@
 """Groups of adapters that are computed together, their gates, and their stacked weights.
 
-A scope makes the terms of a batch once for all layers; `ops` computes them.
+A scope makes the groups of a batch once for all layers; `ops` computes them.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Rows = slice | Tensor | None
 
 
 @dataclass(frozen=True)
-class Term:
+class AdapterGroup:
     """Adapters that are computed together on the same positions of a flattened batch.
 
     Attributes:
@@ -39,25 +39,27 @@ class Term:
     update: tuple[Gate, ...]
     passes: tuple[Gate, ...]
     on: tuple[bool | Tensor, ...] | None = None
-    # Kept with the term, which all layers of a batch share: layers differ in ranks and dtype only.
-    _columns: dict[tuple, "Columns"] = field(
+    # Kept with the group, which all layers of a batch share: layers differ in ranks and dtype only.
+    _columns: dict[tuple, "GateColumns"] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
 
-    def columns(self, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> "Columns":
+    def columns(
+        self, ranks: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> "GateColumns":
         """The gates of adapters of these ranks, side by side; made once for all layers."""
         key = (*ranks, dtype)
         if key not in self._columns:
-            self._columns[key] = _columns(self, ranks, dtype, device)
+            self._columns[key] = _gate_columns(self, ranks, dtype, device)
         return self._columns[key]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What a term's gates are for adapters of certain ranks; None is open everywhere.
+class GateColumns:
+    """What a group's gates are for adapters of certain ranks; None is open everywhere.
 
     Attributes:
-        ranks: Of the term's adapters.
+        ranks: Of the group's adapters.
         learning: Which of these have an update gate that is not 0 everywhere.
         on: Where they run.
         through: Whether any of them passes gradient to the input.
@@ -88,17 +90,17 @@ class Stack(NamedTuple):
 
 
 def stacked(
-    term: Term,
+    group: AdapterGroup,
     downs: Sequence[Float[Tensor, "_ inputs"]],
     ups: Sequence[Float[Tensor, "outputs _"]],
     scalings: Sequence[float],
     dtype: torch.dtype,
 ) -> Stack:
-    """The term's adapters as one; a single one, and a common factor, is not copied."""
+    """The group's adapters as one; a single one, and a common factor, is not copied."""
     # One wide product costs less than one for each adapter; a copy of A and B is what it takes.
-    factors = [scalings[k] * scale for k, scale in zip(term.adapters, term.scales, strict=True)]
-    down = [cast(downs[k], dtype) for k in term.adapters]
-    up = [cast(ups[k], dtype) for k in term.adapters]
+    factors = [scalings[k] * scale for k, scale in zip(group.adapters, group.scales, strict=True)]
+    down = [cast(downs[k], dtype) for k in group.adapters]
+    up = [cast(ups[k], dtype) for k in group.adapters]
     if len(down) == 1:
         return Stack(down[0], up[0], factors[0])
     if len(set(factors)) == 1:
@@ -108,22 +110,24 @@ def stacked(
     return Stack(torch.cat(down), torch.cat(up, dim=1), 1.0)
 
 
-def _columns(term: Term, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> Columns:
+def _gate_columns(
+    group: AdapterGroup, ranks: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> GateColumns:
     """Gates that close just what `on` does are left out: it is in force already."""
 
     def beyond(gates: Sequence[Gate]) -> list[Gate]:
-        on = term.on or (True,) * len(gates)
+        on = group.on or (True,) * len(gates)
         # By identity: scopes put the mask itself where a gate equals it.
         return [1.0 if gate is here else gate for gate, here in zip(gates, on, strict=True)]
 
-    learning = tuple(i for i, gate in enumerate(term.update) if not is_zero(gate))
-    update = beyond(term.update)
-    return Columns(
+    learning = tuple(i for i, gate in enumerate(group.update) if not is_zero(gate))
+    update = beyond(group.update)
+    return GateColumns(
         ranks=tuple(ranks),
         learning=learning,
-        on=column_gates(term.on or (), ranks if term.on else (), dtype, device),
-        through=any(gate is not False for gate in term.passes),
-        passes=column_gates(beyond(term.passes), ranks, dtype, device),
+        on=column_gates(group.on or (), ranks if group.on else (), dtype, device),
+        through=any(gate is not False for gate in group.passes),
+        passes=column_gates(beyond(group.passes), ranks, dtype, device),
         update=column_gates(
             [update[i] for i in learning], [ranks[i] for i in learning], dtype, device
         ),

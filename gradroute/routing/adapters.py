@@ -1,7 +1,7 @@
 """Adapters on a model, and the active routing: the public face of routing.
 
 model = attach_adapters(base, {"good": AdapterSpec(rank=32), "bad": AdapterSpec(rank=32)})
-policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+policy = RoutingPolicy.parse("anchored", ["good", "bad"])
 with routed(model, policy, ["bad", "unlabeled", "good", "unlabeled"]):
     model(**batch).loss.backward()
 with ablated(model, "bad_ablated"):
@@ -29,10 +29,10 @@ from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated, low_rank_products, routed
 from gradroute.routing.layers import (
     adapter_weights,
-    host,
-    hosted,
     lora_layers,
+    make_routed,
     routable_adapters,
+    routed_layers,
 )
 from gradroute.routing.peft_changes import watch_peft
 from gradroute.routing.plain_lora import check_plain_lora
@@ -150,7 +150,7 @@ def route_adapters(model: PeftModel) -> PeftModel:
     _check_names(names)
     _check_paths(model.get_base_model(), names, list(lora_layers(model))[:1])
     _check_nothing_else_learns(model)
-    host(model, names)
+    make_routed(model, names)
     watch_peft()
     assert isinstance(model.base_model, BaseTuner)
     model.base_model.set_adapter(names)
@@ -159,7 +159,7 @@ def route_adapters(model: PeftModel) -> PeftModel:
 
 def adapter_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The parameters of each adapter, in the model's order: A and B of every layer in turn."""
-    own = hosted(model)
+    own = routed_layers(model)
     return {
         name: [
             weight
@@ -174,7 +174,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def adapter_state(model: nn.Module, name: str) -> dict[str, Tensor]:
     """The weights of one adapter under the names that PEFT saves them by; not copied."""
-    own = hosted(model)
+    own = routed_layers(model)
     if name not in own.adapters:
         raise ConfigError(
             f"the model has no adapter {name!r}; its adapters are {', '.join(own.adapters)}."
@@ -231,7 +231,7 @@ def _attach(
             task_type=TaskType.CAUSAL_LM if causal else None,
         )
     first, *others = configs
-    with peft_at_work(), _targets_as_given():
+    with without_peft_warnings(), _targets_as_given():
         adapted = get_peft_model(model, configs[first], adapter_name=first)  # pyright: ignore
         for name in others:
             adapted.add_adapter(name, configs[name])
@@ -259,7 +259,7 @@ def _check_nothing_else_learns(model: PeftModel) -> None:
 
 
 @contextmanager
-def peft_at_work() -> Iterator[None]:
+def without_peft_warnings() -> Iterator[None]:
     """Without warnings that no user can act on: PEFT calls what newer transformers deprecate."""
     with warnings.catch_warnings():
         warnings.filterwarnings(

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.layers import Hosted, adapter_weights, hosted, outer_modules
+from gradroute.routing.layers import RoutedLayers, adapter_weights, outer_modules, routed_layers
 from gradroute.routing.peft_changes import check_untouched
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.routing.scopes import AblatedScope, CapturingCheckpoint, RoutedScope, Scope
@@ -87,7 +87,7 @@ def _routed(
     *,
     finite: bool,
 ) -> Iterator[RoutedScope]:
-    own = hosted(model)
+    own = routed_layers(model)
     check_untouched(own)
     if set(policy.adapters) != set(own.adapters):
         raise ConfigError(
@@ -124,7 +124,7 @@ def ablated(
             merged, deleted, hot-swapped or replaced one since it was routed, or `rows` does not
             fit the modes. Inside: a batch whose rows do not divide into the groups.
     """
-    own = hosted(model)
+    own = routed_layers(model)
     check_untouched(own)
     given = [mode] if isinstance(mode, str | AblationMode) else list(mode)
     modes = [AblationMode.parse(m, own.adapters) if isinstance(m, str) else m for m in given]
@@ -141,7 +141,7 @@ def ablated(
                 f"the ablation mode {one.name!r} has scales for {', '.join(one.scales) or 'none'}, "
                 f"the model has the adapters {', '.join(own.adapters)}; it needs one for each."
             )
-    _check_switched_on(own, on={name for one in modes for name in one.kept}, learning=set())
+    _check_switched_on(own, on={name for one in modes for name in one.active}, learning=set())
     with _in_force(model, own, AblatedScope(modes, rows)):
         yield
 
@@ -158,7 +158,7 @@ def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
         model: A model of `attach_adapters` or `route_adapters`, wrapped or not.
         dtype: Such as `torch.bfloat16`.
     """
-    state = hosted(model).state
+    state = routed_layers(model).state
     before, state.products = state.products, dtype
     try:
         yield
@@ -167,19 +167,21 @@ def low_rank_products(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
 
 
 @contextmanager
-def _in_force(model: nn.Module, own: Hosted, scope: Scope) -> Iterator[None]:
+def _in_force(model: nn.Module, model_layers: RoutedLayers, scope: Scope) -> Iterator[None]:
     # Looked for in every scope, since transformers puts the function there when checkpointing is
     # switched on, which may be later than routing. It stays wrapped: outside of scopes that changes
     # nothing.
     for _, module in outer_modules(model):
         checkpoint = vars(module).get(_CHECKPOINT_FUNCTION)
         if checkpoint is not None and not isinstance(checkpoint, CapturingCheckpoint):
-            setattr(module, _CHECKPOINT_FUNCTION, CapturingCheckpoint(checkpoint, own.state))
-    before, own.state.scope = own.state.scope, scope
+            setattr(
+                module, _CHECKPOINT_FUNCTION, CapturingCheckpoint(checkpoint, model_layers.state)
+            )
+    before, model_layers.state.scope = model_layers.state.scope, scope
     try:
         yield
     finally:
-        own.state.scope = before
+        model_layers.state.scope = before
 
 
 def _label_ids(
@@ -202,14 +204,14 @@ def _label_ids(
     return ids
 
 
-def _check_switched_on(own: Hosted, *, on: set[str], learning: set[str]) -> None:
+def _check_switched_on(model_layers: RoutedLayers, *, on: set[str], learning: set[str]) -> None:
     """Refuse what PEFT or another library switched off, before a run trains nothing.
 
     A layer in which one of A and B is fixed still learns: that is somebody's choice, not an
     accident, and passes.
     """
-    cure = f"call model.base_model.set_adapter({list(own.adapters)})"
-    for layer in own.layers.values():
+    cure = f"call model.base_model.set_adapter({list(model_layers.adapters)})"
+    for layer in model_layers.layers.values():
         for name in on.intersection(layer.lora_A):
             if name not in layer.active_adapters:
                 raise ConfigError(

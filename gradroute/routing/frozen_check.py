@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gradroute.errors import ConfigError
 from gradroute.routing.contexts import ablated
 from gradroute.routing.frozen_layers import LowerLayers, run_up_to, states_of
-from gradroute.routing.layers import hosted
+from gradroute.routing.layers import routed_layers
 from gradroute.routing.targets import transformer_layers
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.modules import modes_restored
@@ -51,10 +51,10 @@ def lower_layers(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers
         ConfigError: There is no such layer, or the model computes something else; the message is
             half a sentence that says why.
     """
-    state = hosted(model).state
+    state = routed_layers(model).state
     if state.lower is None:
         try:
-            state.lower = _tried(model, rows)
+            state.lower = _compare_states(model, rows)
         except ConfigError as error:
             state.lower = str(error)
     if isinstance(state.lower, str):
@@ -63,7 +63,7 @@ def lower_layers(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers
 
 
 @contextmanager
-def entering(model: nn.Module, states: Float[Tensor, "b t d"] | None) -> Iterator[None]:
+def run_upper_layers(model: nn.Module, states: Float[Tensor, "b t d"] | None) -> Iterator[None]:
     """Run the layers above with these states; with None, the whole model as it is.
 
     Args:
@@ -77,14 +77,14 @@ def entering(model: nn.Module, states: Float[Tensor, "b t d"] | None) -> Iterato
     if states is None:
         yield
         return
-    lower = hosted(model).state.lower
+    lower = routed_layers(model).state.lower
     if not isinstance(lower, LowerLayers):
         raise ConfigError("states were given to a model whose lower layers nobody has looked at.")
     with lower.entering(states):
         yield
 
 
-def _tried(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers:
+def _compare_states(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers:
     layers = _below_adapters(model)
     ordered = sorted(rows, key=len)
     tried = [list(ordered[at][:_LONGEST]) for at in (0, -1)]

@@ -23,11 +23,11 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.adapter_groups import Term
+from gradroute.routing.adapter_groups import AdapterGroup
 from gradroute.routing.ops import gated_linear, routed_linear, select_rows
-from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_terms
+from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_groups
 from gradroute.routing.targets import is_expert, is_tied
-from gradroute.routing.weight_cache import kept_linear
+from gradroute.routing.weight_cache import cached_linear
 from gradroute.system.modules import is_plain
 
 
@@ -45,10 +45,10 @@ class GatedDown(nn.Linear):
         Raises:
             ConfigError: The module is in training mode and no scope is in force.
         """
-        terms = _own_terms(self, input)
-        if terms is None:  # evaluation without a scope is PEFT's own
+        groups = _own_groups(self, input)
+        if groups is None:  # evaluation without a scope is PEFT's own
             return super().forward(input)
-        return _gated_forward(self, input, terms)
+        return _gated_forward(self, input, groups)
 
 
 class GatedUp(nn.Linear):
@@ -65,10 +65,10 @@ class GatedUp(nn.Linear):
         Raises:
             ConfigError: The module is in training mode and no scope is in force.
         """
-        terms = _own_terms(self, input)
-        if terms is None:
+        groups = _own_groups(self, input)
+        if groups is None:
             return super().forward(input)
-        return _gated_forward(self, input, terms)
+        return _gated_forward(self, input, groups)
 
 
 class RoutedLinear(lora.Linear):
@@ -98,9 +98,9 @@ class RoutedLinear(lora.Linear):
         if weights is None:
             return super().forward(x, *args, **kwargs)
         if scope is None:
-            terms = full_terms(len(names))
+            groups = full_groups(len(names))
         else:
-            terms = scope.terms(x.shape[:-1], x.device, names)
+            groups = scope.groups(x.shape[:-1], x.device, names)
         downs, ups = weights
         scalings = [self.scaling[name] for name in names]
         base = _plain_base(self.base_layer) or self.base_layer(x)
@@ -108,10 +108,10 @@ class RoutedLinear(lora.Linear):
         # Not while training: a loop may write through `weight.data`, which cannot be noticed.
         measured = not self.training and not torch.is_grad_enabled() and products is None
         if measured and isinstance(scope, AblatedScope):
-            stacks = scope.kept.of(self, downs, ups, scalings, terms, x.shape[:-1].numel())
+            stacks = scope.stack_cache.of(self, downs, ups, scalings, groups, x.shape[:-1].numel())
             if stacks is not None:
-                return kept_linear(x, base, terms, stacks)
-        return routed_linear(x, base, downs, ups, scalings, terms, products)
+                return cached_linear(x, base, groups, stacks)
+        return routed_linear(x, base, downs, ups, scalings, groups, products)
 
     def _names(self) -> list[str]:
         """The adapters of this layer in the model's order."""
@@ -155,7 +155,7 @@ def routable_adapters(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(name for layer in layers.values() for name in layer.lora_A))
 
 
-def host(model: nn.Module, adapters: Sequence[str]) -> None:
+def make_routed(model: nn.Module, adapters: Sequence[str]) -> None:
     """Turn the LoRA layers of a PEFT model into routed ones, in place.
 
     Args:
@@ -240,7 +240,7 @@ def adapter_weights(
 
 
 @dataclass(frozen=True)
-class Hosted:
+class RoutedLayers:
     """The routed layers of one model.
 
     Attributes:
@@ -254,7 +254,7 @@ class Hosted:
     adapters: tuple[str, ...]
 
 
-def hosted(model: nn.Module) -> Hosted:
+def routed_layers(model: nn.Module) -> RoutedLayers:
     """The routed layers of a model, also when it is wrapped (data parallel, compiled).
 
     Raises:
@@ -286,7 +286,7 @@ def hosted(model: nn.Module) -> Hosted:
             "call route_adapters(model) again, or delete them."
         )
     held = {name for layer in layers.values() for name in layer.lora_A}
-    return Hosted(state, layers, tuple(name for name in state.adapters if name in held))
+    return RoutedLayers(state, layers, tuple(name for name in state.adapters if name in held))
 
 
 def _check_layer(path: str, layer: lora.LoraLayer) -> None:
@@ -316,20 +316,20 @@ def _check_layer(path: str, layer: lora.LoraLayer) -> None:
         )
 
 
-def _own_terms(module: GatedDown | GatedUp, x: Tensor) -> tuple[Term, ...] | None:
-    """The terms of this module's adapter alone; None where nothing is in force."""
+def _own_groups(module: GatedDown | GatedUp, x: Tensor) -> tuple[AdapterGroup, ...] | None:
+    """The groups of this module's adapter alone; None where nothing is in force."""
     scope = module.routing.scope
     if scope is None:
         if module.training:
             raise ConfigError(NO_ROUTE)
         return None
-    return scope.terms(x.shape[:-1], x.device, (module.adapter,))
+    return scope.groups(x.shape[:-1], x.device, (module.adapter,))
 
 
 def _gated_forward(
-    module: GatedDown | GatedUp, x: Float[Tensor, "*batch inputs"], terms: Sequence[Term]
+    module: GatedDown | GatedUp, x: Float[Tensor, "*batch inputs"], groups: Sequence[AdapterGroup]
 ) -> Float[Tensor, "*batch outputs"]:
-    """The product x Wᵀ at the rows of the terms, 0 elsewhere.
+    """The product x Wᵀ at the rows of the groups, 0 elsewhere.
 
     A gates the gradient to its input, B multiplies by the mode's scale.
     """
@@ -337,19 +337,19 @@ def _gated_forward(
     x2 = x.reshape(-1, x.shape[-1])
     # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
     # zeros for a gradient, so that a data-parallel reduction is complete.
-    terms = terms or (Term((0,), slice(0, 0), (1.0,), (1.0,), (True,)),)
+    groups = groups or (AdapterGroup((0,), slice(0, 0), (1.0,), (1.0,), (True,)),)
     results = []
-    for term in terms:
-        rows = select_rows(x2, term.rows)
-        through = True if is_up else term.passes[0]
-        result = gated_linear(rows, weight, term.update[0], through, module.routing.products)
-        results.append(result * term.scales[0] if is_up and term.scales[0] != 1.0 else result)
-    if len(terms) == 1 and terms[0].rows is None:  # all positions, in order
+    for group in groups:
+        rows = select_rows(x2, group.rows)
+        through = True if is_up else group.passes[0]
+        result = gated_linear(rows, weight, group.update[0], through, module.routing.products)
+        results.append(result * group.scales[0] if is_up and group.scales[0] != 1.0 else result)
+    if len(groups) == 1 and groups[0].rows is None:  # all positions, in order
         return results[0].view(*x.shape[:-1], -1)
     positions = torch.arange(len(x2), device=x.device)
     y = results[0].new_zeros(len(x2), len(weight))
-    for term, result in zip(terms, results, strict=True):
-        y = y.index_copy(0, select_rows(positions, term.rows), result)
+    for group, result in zip(groups, results, strict=True):
+        y = y.index_copy(0, select_rows(positions, group.rows), result)
     return y.view(*x.shape[:-1], -1)
 
 

@@ -13,8 +13,8 @@ gradient to the layers below it. One forward and one backward of a mixed batch i
 
 A position with f = 0 is left out of the products instead of being multiplied by 0, because
 0 * NaN is NaN: an adapter cannot reach a position that it is ablated at, whatever it holds. (Where
-the weights are known to be finite, `Term.on` sets A x to 0 instead, which copies nothing.) Gates
-of 0 on u and p, which act on activations, select and do not multiply.
+the weights are known to be finite, `AdapterGroup.on` sets A x to 0 instead, which copies nothing.)
+Gates of 0 on u and p, which act on activations, select and do not multiply.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from gradroute.routing.adapter_groups import Columns, Rows, Term, stacked
+from gradroute.routing.adapter_groups import AdapterGroup, GateColumns, Rows, stacked
 from gradroute.routing.gates import Gate, cast, gated, some_columns
 
 
@@ -40,18 +40,18 @@ def routed_linear(
     downs: Sequence[Float[Tensor, "_ inputs"]],
     ups: Sequence[Float[Tensor, "outputs _"]],
     scalings: Sequence[float],
-    terms: Sequence[Term],
+    groups: Sequence[AdapterGroup],
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
     """A linear layer with gated low-rank adapters, in one pass and exact.
 
     Args:
-        x: Input; its positions, flattened in order, are what the rows of the terms count.
+        x: Input; its positions, flattened in order, are what the rows of the groups count.
         base: The frozen weight and bias, or the output of a base layer that was run already.
         downs: A_k of every adapter, ranks may differ.
         ups: B_k of every adapter.
         scalings: s_k of every adapter (alpha / rank).
-        terms: Which adapters run where, and their gates.
+        groups: Which adapters run where, and their gates.
         dtype: Of the low-rank products; sums with the base's output are then taken in the wider of
             the two.
 
@@ -64,10 +64,10 @@ def routed_linear(
     # if it runs after the scope has ended or under that of another batch.
     dtypes = _dtypes(x, weight, downs, dtype)
     columns = tuple(
-        term.columns([downs[k].shape[0] for k in term.adapters], dtypes[0], x.device)
-        for term in terms
+        group.columns([downs[k].shape[0] for k in group.adapters], dtypes[0], x.device)
+        for group in groups
     )
-    call = _Call(tuple(scalings), tuple(terms), columns, *dtypes, asked=dtype is not None)
+    call = _Call(tuple(scalings), tuple(groups), columns, *dtypes, asked=dtype is not None)
     if torch.is_grad_enabled():  # without, a Function would only cost time: the output is the same
         y = _RoutedLinear.apply(x, output, weight, bias, call, *downs, *ups)
     else:
@@ -86,14 +86,14 @@ def gated_linear(
 ) -> Float[Tensor, "m outputs"]:
     """`x Wᵀ` with gates on its two gradients: dW = Σ u dy xᵀ and dx = p Wᵀ dy.
 
-    The gates are those of `Term`. Two of these, one for A and one for B, make an adapter.
+    The gates are those of `AdapterGroup`. Two of these, one for A and one for B, make an adapter.
     """
     dtype = _dtypes(x, None, (weight,), dtype)[0]
     return _GatedLinear.apply(x, weight, update, passes, dtype)
 
 
 def select_rows(values: Shaped[Tensor, "n ..."], rows: Rows) -> Shaped[Tensor, "m ..."]:
-    """The positions of a term: all, a view of a slice, or a copy of some."""
+    """The positions of a group: all, a view of a slice, or a copy of some."""
     if isinstance(rows, Tensor):
         return values.index_select(0, rows)  # several times as fast as values[rows] on a CPU
     return values if rows is None else values[rows]
@@ -101,11 +101,11 @@ def select_rows(values: Shaped[Tensor, "n ..."], rows: Rows) -> Shaped[Tensor, "
 
 @dataclass(frozen=True)
 class _Call:
-    """What one call needs besides tensors: the terms and the dtypes chosen for it."""
+    """What one call needs besides tensors: the groups and the dtypes chosen for it."""
 
     scalings: tuple[float, ...]
-    terms: tuple[Term, ...]
-    columns: tuple[Columns, ...]  # of every term
+    groups: tuple[AdapterGroup, ...]
+    columns: tuple[GateColumns, ...]  # of every group
     dtype: torch.dtype  # of the low-rank products
     base_dtype: torch.dtype  # of the base product, if it is computed here
     asked: bool = False  # the dtype of the products was asked for, so sums may be wider
@@ -143,7 +143,7 @@ class _RoutedLinear(Function):
         (dy,) = grad_outputs
         call: _Call = ctx.call
         x, weight, *rest = ctx.saved_tensors
-        cut = len(rest) - len(call.terms)
+        cut = len(rest) - len(call.groups)
         downs, ups = _halves(rest[:cut])
         needs_x, needs_output, _, _, _, *needs = ctx.needs_input_grad
         with _no_autocast(dy):
@@ -191,7 +191,7 @@ def _forward(
     downs: Sequence[Tensor],
     ups: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Output y [n, outputs], and the hidden activations A x of every term."""
+    """Output y [n, outputs], and the hidden activations A x of every group."""
     x2 = x.reshape(-1, x.shape[-1])
     if output is None:
         assert weight is not None
@@ -204,22 +204,22 @@ def _forward(
     result_dtype = y.dtype
     # Rounded products are summed in the wider dtype and rounded once, at the end.
     wide = call.sums(result_dtype)
-    if result_dtype != wide and call.terms:
+    if result_dtype != wide and call.groups:
         y, ours = cast(y, wide), True
-    if not call.terms and not ours:
+    if not call.groups and not ours:
         y = y.clone()  # a function must not hand back its input
     hidden = []
-    for term, columns in zip(call.terms, call.columns, strict=True):
-        down, up, alpha = stacked(term, downs, ups, call.scalings, call.dtype)
-        h = cast(select_rows(x2, term.rows), call.dtype) @ down.t()
+    for group, columns in zip(call.groups, call.columns, strict=True):
+        down, up, alpha = stacked(group, downs, ups, call.scalings, call.dtype)
+        h = cast(select_rows(x2, group.rows), call.dtype) @ down.t()
         if columns.on is not None:
             h = columns.on.on(h)
         hidden.append(h)
-        if term.rows is None and wide == call.dtype and not ours:
+        if group.rows is None and wide == call.dtype and not ours:
             y = torch.addmm(y, h, up.t(), alpha=alpha)
         else:
             y = y if ours else y.clone()
-            _add_product(y, term.rows, h, up.t(), alpha)
+            _add_product(y, group.rows, h, up.t(), alpha)
         ours = True
     return cast(y, result_dtype), hidden
 
@@ -241,25 +241,25 @@ def _backward(
     dx = None
     if needs_x and weight is not None:
         dx = cast(dy2, call.base_dtype) @ cast(weight, call.base_dtype)
-        dx = cast(dx, call.sums(dx.dtype)) if call.terms else dx
+        dx = cast(dx, call.sums(dx.dtype)) if call.groups else dx
     elif needs_x:  # autograd adds the base layer's own share, which ran outside of this function
         dx = dy2.new_zeros(x2.shape, dtype=call.sums(x.dtype))
     low = cast(dy2, call.dtype)
     gradients: list[Tensor | None] = [None] * (2 * len(downs))
-    for term, columns, h in zip(call.terms, call.columns, hidden, strict=True):
+    for group, columns, h in zip(call.groups, call.columns, hidden, strict=True):
         # Stacked again rather than saved: a stack per layer would be held until its backward.
-        down, up, alpha = stacked(term, downs, ups, call.scalings, call.dtype)
-        low_rows = select_rows(low, term.rows)
+        down, up, alpha = stacked(group, downs, ups, call.scalings, call.dtype)
+        low_rows = select_rows(low, group.rows)
         g = low_rows @ up
         if columns.on is not None:
             g = columns.on.on(g)
         if dx is not None and columns.through:
             passed = g if columns.passes is None else columns.passes.on(g)
-            _add_product(dx, term.rows, passed, down, alpha)
-        learning = [term.adapters[i] for i in columns.learning]
+            _add_product(dx, group.rows, passed, down, alpha)
+        learning = [group.adapters[i] for i in columns.learning]
         if any(needs[k] or needs[len(downs) + k] for k in learning):
-            x_rows = cast(select_rows(x2, term.rows), call.dtype)
-            _accumulate(gradients, term, call, columns, alpha, (g, x_rows), (h, low_rows))
+            x_rows = cast(select_rows(x2, group.rows), call.dtype)
+            _accumulate(gradients, group, call, columns, alpha, (g, x_rows), (h, low_rows))
     finished = [
         _finished(gradient, parameter) if need else None
         for gradient, parameter, need in zip(gradients, (*downs, *ups), needs, strict=True)
@@ -274,14 +274,14 @@ def _finished(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 
 def _accumulate(
     gradients: list[Tensor | None],
-    term: Term,
+    group: AdapterGroup,
     call: _Call,
-    columns: Columns,
+    columns: GateColumns,
     alpha: float,
     down_sides: tuple[Tensor, Tensor],
     up_sides: tuple[Tensor, Tensor],
 ) -> None:
-    """Add dA = s (u g)ᵀ x and dB = s ((u h)ᵀ dy)ᵀ of one term, for all that learn."""
+    """Add dA = s (u g)ᵀ x and dB = s ((u h)ᵀ dy)ᵀ of one group, for all that learn."""
     learning, ranks = columns.learning, columns.ranks
     g, x = down_sides
     h, dy = up_sides
@@ -293,8 +293,8 @@ def _accumulate(
     d_down = _product(g.t(), x, alpha).split(taken)
     d_up = _product(h.t(), dy, alpha).split(taken)
     for i, a, b in zip(learning, d_down, d_up, strict=True):
-        k = term.adapters[i]
-        factor = call.scalings[k] * term.scales[i]
+        k = group.adapters[i]
+        factor = call.scalings[k] * group.scales[i]
         # Where the factors differ, A was scaled by them: h holds them already, and g does not.
         _add(gradients, k, a if factor == alpha else a * factor)
         _add(gradients, len(gradients) // 2 + k, b.t())
@@ -320,7 +320,7 @@ def _add_product(total: Tensor, rows: Rows, left: Tensor, right: Tensor, alpha: 
 
 
 def _add(gradients: list[Tensor | None], index: int, value: Tensor) -> None:
-    # An adapter comes in several terms where modes share a batch.
+    # An adapter comes in several groups where modes share a batch.
     known = gradients[index]
     gradients[index] = value if known is None else known + value
 

@@ -16,7 +16,13 @@ from peft.utils import hotswap
 from torch import nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.layers import Hosted, is_hooked, lora_layers, refuse_merged, routed_parts
+from gradroute.routing.layers import (
+    RoutedLayers,
+    is_hooked,
+    lora_layers,
+    refuse_merged,
+    routed_parts,
+)
 
 _AGAIN = "Call route_adapters(model) to go on with what is there now, or load the model again."
 
@@ -24,31 +30,32 @@ _AGAIN = "Call route_adapters(model) to go on with what is there now, or load th
 def watch_peft() -> None:
     """From now on, note where PEFT puts another adapter under the name of a routed one."""
     for place, name, noted in (
-        (hotswap, "hotswap_adapter_from_state_dict", _swapping),
-        (PeftModel, "load_adapter", _loading),
+        (hotswap, "hotswap_adapter_from_state_dict", _note_swap),
+        (PeftModel, "load_adapter", _note_load),
     ):
         call = getattr(place, name)
         if not getattr(call, "noted_by_gradroute", False):
             setattr(place, name, noted(call))
 
 
-def check_untouched(own: Hosted) -> None:
+def check_untouched(model_layers: RoutedLayers) -> None:
     """See that the adapters are those that were routed, and that their layers compute them.
 
     Raises:
         ConfigError: One was merged, deleted, disabled, hot-swapped, loaded anew or got other
             parameters; the message names it.
     """
-    for layer in own.layers.values():
+    for layer in model_layers.layers.values():
         refuse_merged(layer)
         if layer.disable_adapters:
             raise ConfigError(
-                f"PEFT has disabled the adapters {', '.join(own.state.adapters)}, so that none "
+                f"PEFT has disabled the adapters {', '.join(model_layers.state.adapters)}, so that "
+                "none "
                 "would run whatever its route; leave `disable_adapter()`, or call "
                 "model.base_model.enable_adapter_layers()."
             )
-    _check_all_there(own)
-    for part in routed_parts(own.layers):
+    _check_all_there(model_layers)
+    for part in routed_parts(model_layers.layers):
         if part.changed_by:
             raise ConfigError(
                 f"the adapter {part.adapter!r} is another one since it was routed: "
@@ -69,9 +76,9 @@ def check_untouched(own: Hosted) -> None:
             )
 
 
-def _check_all_there(own: Hosted) -> None:
-    now = Counter(part.adapter for part in routed_parts(own.layers))
-    for name, count in own.state.parts.items():
+def _check_all_there(model_layers: RoutedLayers) -> None:
+    now = Counter(part.adapter for part in routed_parts(model_layers.layers))
+    for name, count in model_layers.state.parts.items():
         if now[name] < count:
             where = "the model" if not now[name] else "some of the layers that had it"
             raise ConfigError(
@@ -79,7 +86,7 @@ def _check_all_there(own: Hosted) -> None:
             )
 
 
-def _swapping(call: Callable[..., Any]) -> Callable[..., Any]:
+def _note_swap(call: Callable[..., Any]) -> Callable[..., Any]:
     """PEFT's hot-swap, noted; its arguments are its own and handed on as they are."""
 
     @wraps(call)
@@ -96,7 +103,7 @@ def _swapping(call: Callable[..., Any]) -> Callable[..., Any]:
     return hotswap_adapter_from_state_dict
 
 
-def _loading(call: Callable[..., Any]) -> Callable[..., Any]:
+def _note_load(call: Callable[..., Any]) -> Callable[..., Any]:
     """`PeftModel.load_adapter`, noted where the name is there: it keeps the alpha that it had."""
 
     @wraps(call)

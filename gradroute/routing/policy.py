@@ -128,7 +128,7 @@ class RoutingPolicy:
             _check_row(label, row, self.adapters)
 
     @classmethod
-    def from_value(
+    def parse(
         cls, value: object, adapters: Sequence[str], labels: Sequence[str] = ("bad",)
     ) -> RoutingPolicy:
         """Build the policy that a configuration names or spells out.
@@ -199,8 +199,8 @@ class RoutingPolicy:
         first, *others = self.table.values()
         return any(dict(row) != dict(first) for row in others)
 
-    def to_dict(self) -> dict[str, dict[str, str | dict[str, float]]]:
-        """The table as plain values that `from_value` reads back."""
+    def to_plain(self) -> dict[str, dict[str, str | dict[str, float]]]:
+        """The table as plain values that `parse` reads back."""
         return {
             label: {adapter: route.to_plain() for adapter, route in row.items()}
             for label, row in self.table.items()
@@ -260,7 +260,7 @@ class AblationMode:
         raise ConfigError(f"the ablation mode {text!r} does not exist.{_possible(adapters)}")
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def active(self) -> tuple[str, ...]:
         """The adapters that the mode leaves on."""
         return tuple(adapter for adapter, scale in self.scales.items() if scale != 0.0)
 

@@ -1,6 +1,6 @@
 """The routing in force while a model runs: a routing table with labels, or ablation modes.
 
-A scope turns the shape of a batch into the terms of `ops`: which adapters run at which positions,
+A scope turns the shape of a batch into the groups of `ops`: which adapters run at which positions,
 and with which gates. One `RoutingState` is shared by the layers of one model. It is a plain
 object, never thread-local: gradient checkpointing recomputes layers in the backward pass, which
 runs on other threads.
@@ -17,12 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradroute.errors import ConfigError
-from gradroute.routing.adapter_groups import Rows, Term
+from gradroute.routing.adapter_groups import AdapterGroup, Rows
 from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.routing.gates import Gate
 from gradroute.routing.policy import AblationMode, Route, RoutingPolicy
-from gradroute.routing.weight_cache import KeptStacks
-from gradroute.system.devices import sent
+from gradroute.routing.weight_cache import StackCache
+from gradroute.system.devices import to_device
 
 NO_ROUTE = (
     "the model is in training mode and no routing is in force, so it cannot know which adapter "
@@ -32,11 +32,13 @@ NO_ROUTE = (
 
 
 @lru_cache
-def full_terms(count: int) -> tuple[Term, ...]:
-    """The terms of a model that runs as it is: all adapters on, everywhere."""
+def full_groups(count: int) -> tuple[AdapterGroup, ...]:
+    """The groups of a model that runs as it is: all adapters on, everywhere."""
     if not count:
         return ()
-    return (Term(tuple(range(count)), None, (1.0,) * count, (1.0,) * count, (True,) * count),)
+    return (
+        AdapterGroup(tuple(range(count)), None, (1.0,) * count, (1.0,) * count, (True,) * count),
+    )
 
 
 class RoutedScope:
@@ -60,12 +62,12 @@ class RoutedScope:
         # On the CPU, so that which adapters run where is known without a wait for the device.
         self.label_ids = label_ids
         self.present = label_ids.unique().tolist()
-        self._plans: dict[tuple, tuple[Term, ...]] = {}
+        self._plans: dict[tuple, tuple[AdapterGroup, ...]] = {}
 
-    def terms(
+    def groups(
         self, shape: torch.Size, device: torch.device, adapters: Sequence[str]
-    ) -> tuple[Term, ...]:
-        """The terms for a batch of positions of this shape; the same object for every layer.
+    ) -> tuple[AdapterGroup, ...]:
+        """The groups for a batch of positions of this shape; the same object for every layer.
 
         Raises:
             ConfigError: The labels do not fit the shape.
@@ -78,20 +80,20 @@ class RoutedScope:
         return self._plans[key]
 
     def ran(self) -> Iterator[tuple[str, Float[Tensor, "n 3"]]]:
-        """What the layers were given to run, read back from the terms and not from the table.
+        """What the layers were given to run, read back from the groups and not from the table.
 
         Yields:
             An adapter, and at every position of the flattened batch the gates of its route:
             forward (0 or 1), the weight of the update, and whether gradient passes (0 or 1). One
             pair for every shape of batch and group of adapters that some layer asked for.
         """
-        for (shape, _, adapters), terms in self._plans.items():
+        for (shape, _, adapters), groups in self._plans.items():
             for index, adapter in enumerate(adapters):
                 gates = torch.zeros(shape.numel(), 3, dtype=torch.float64)
-                for term in terms:
-                    for member, owner in enumerate(term.adapters):
+                for group in groups:
+                    for member, owner in enumerate(group.adapters):
                         if owner == index:
-                            _mark(gates, term, member)
+                            _mark(gates, group, member)
                 yield adapter, gates
 
     def _positions(self, shape: torch.Size) -> Int[Tensor, " n"]:
@@ -114,9 +116,9 @@ class RoutedScope:
 
     def _build(
         self, positions: Tensor, device: torch.device, adapters: Sequence[str]
-    ) -> tuple[Term, ...]:
+    ) -> tuple[AdapterGroup, ...]:
         # Only labels that occur count: an adapter that all of them run needs no selection, and one
-        # that all of them ablate is in no term, so that it is not computed.
+        # that all of them ablate is in no group, so that it is not computed.
         rows_of = [self.policy.table[self.policy.labels[i]] for i in self.present]
         always, partly = [], []
         for index, adapter in enumerate(adapters):
@@ -129,24 +131,24 @@ class RoutedScope:
         # `GatedDown` and `GatedUp` ask for one adapter alone: they know rows, but no mask.
         if partly and self.finite and len(adapters) > 1:
             return (
-                self._whole_term([*always, *partly], [None] * len(always) + on, positions, device),
+                self._whole_group([*always, *partly], [None] * len(always) + on, positions, device),
             )
-        terms = [self._term(always, None, positions, device)] if always else []
+        groups = [self._group(always, None, positions, device)] if always else []
         for member, here in zip(partly, on, strict=True):
-            terms.append(self._term([member], here, positions, device))
-        return tuple(terms)
+            groups.append(self._group([member], here, positions, device))
+        return tuple(groups)
 
-    def _whole_term(
+    def _whole_group(
         self,
         members: Sequence[tuple[int, Sequence[Route]]],
         masks: Sequence[Tensor | None],
         positions: Tensor,
         device: torch.device,
-    ) -> Term:
-        """One term for adapters of which some are off at some positions."""
+    ) -> AdapterGroup:
+        """One group for adapters of which some are off at some positions."""
         # First on the CPU, where gates and masks can be compared without a wait.
-        here = self._term(members, None, positions, positions.device)
-        on = [True if mask is None else sent(mask, device) for mask in masks]
+        here = self._group(members, None, positions, positions.device)
+        on = [True if mask is None else to_device(mask, device) for mask in masks]
 
         def there(gates: Sequence[Gate]) -> tuple[Gate, ...]:
             """A gate that closes just what the mask does is the mask itself, and costs nothing."""
@@ -163,13 +165,13 @@ class RoutedScope:
         update, passes = there(here.update), there(here.passes)
         return replace(here, update=update, passes=passes, on=tuple(on))
 
-    def _term(
+    def _group(
         self,
         members: Sequence[tuple[int, Sequence[Route]]],
         on: Tensor | None,
         positions: Tensor,
         device: torch.device,
-    ) -> Term:
+    ) -> AdapterGroup:
         if on is not None:
             positions = positions[on]
         # Routes of labels that do not occur at these positions must not turn a number into a mask.
@@ -183,7 +185,7 @@ class RoutedScope:
             passes.append(self._gate(through, {r.passes for r in known}, positions, device))
         rows = None if on is None else _rows(on.nonzero().squeeze(1), device)
         indices = tuple(index for index, _ in members)
-        return Term(indices, rows, (1.0,) * len(indices), tuple(update), tuple(passes))
+        return AdapterGroup(indices, rows, (1.0,) * len(indices), tuple(update), tuple(passes))
 
     def _gate(
         self, values: Sequence[float], known: set, positions: Tensor, device: torch.device
@@ -210,19 +212,19 @@ class AblatedScope:
         rows: Rows of each mode's group; None for equal groups.
 
     Attributes:
-        kept: The stacked weights of the layers, for as long as the scope lives.
+        stack_cache: The stacked weights of the layers, for as long as the scope lives.
     """
 
     def __init__(self, modes: Sequence[AblationMode], rows: Sequence[int] | None = None):
         self.modes = tuple(modes)
         self.rows = None if rows is None else tuple(rows)
-        self.kept = KeptStacks()
-        self._plans: dict[tuple, tuple[Term, ...]] = {}
+        self.stack_cache = StackCache()
+        self._plans: dict[tuple, tuple[AdapterGroup, ...]] = {}
 
-    def terms(
+    def groups(
         self, shape: torch.Size, device: torch.device, adapters: Sequence[str]
-    ) -> tuple[Term, ...]:
-        """The terms for a batch of positions of this shape.
+    ) -> tuple[AdapterGroup, ...]:
+        """The groups for a batch of positions of this shape.
 
         Raises:
             ConfigError: The rows are not those of the groups, or cannot be divided into equal ones.
@@ -232,21 +234,21 @@ class AblatedScope:
             self._plans[key] = self._build(shape, adapters)
         return self._plans[key]
 
-    def _build(self, shape: torch.Size, adapters: Sequence[str]) -> tuple[Term, ...]:
+    def _build(self, shape: torch.Size, adapters: Sequence[str]) -> tuple[AdapterGroup, ...]:
         if len(self.modes) == 1 and self.rows is None:
-            return _mode_terms(self.modes[0], adapters, None)
+            return _mode_groups(self.modes[0], adapters, None)
         rows = self.rows or (1,) * len(self.modes)
         # Some models flatten [batch, time] on the way; the order of positions is the same.
         if not shape or shape[0] % sum(rows):
             raise ConfigError(self._misfit(shape))
         unit = shape.numel() // sum(rows)
-        terms: list[Term] = []
+        groups: list[AdapterGroup] = []
         start = 0
         for mode, count in zip(self.modes, rows, strict=True):
             if count:
-                terms += _mode_terms(mode, adapters, slice(start * unit, (start + count) * unit))
+                groups += _mode_groups(mode, adapters, slice(start * unit, (start + count) * unit))
             start += count
-        return tuple(terms)
+        return tuple(groups)
 
     def _misfit(self, shape: torch.Size) -> str:
         given = f"{len(self.modes)} ablation modes were given for a batch of shape {tuple(shape)}"
@@ -311,24 +313,26 @@ class CapturingCheckpoint:
 def _to_device(gate: Tensor, device: torch.device) -> Tensor:
     """A gate on a device; mps has no float64."""
     narrow = device.type == "mps" and gate.dtype == torch.float64
-    return sent(gate.float() if narrow else gate, device)
+    return to_device(gate.float() if narrow else gate, device)
 
 
-def _mode_terms(mode: AblationMode, adapters: Sequence[str], rows: Rows) -> tuple[Term, ...]:
+def _mode_groups(
+    mode: AblationMode, adapters: Sequence[str], rows: Rows
+) -> tuple[AdapterGroup, ...]:
     # Left out rather than multiplied by 0: 0 times NaN is NaN.
     on = [index for index, adapter in enumerate(adapters) if mode.scales[adapter] != 0.0]
     if not on:
         return ()
     scales = tuple(float(mode.scales[adapters[index]]) for index in on)
-    return (Term(tuple(on), rows, scales, (1.0,) * len(on), (True,) * len(on)),)
+    return (AdapterGroup(tuple(on), rows, scales, (1.0,) * len(on), (True,) * len(on)),)
 
 
-def _mark(gates: Float[Tensor, "n 3"], term: Term, member: int) -> None:
-    """Write, in place, the gates of one of a term's adapters at the term's positions."""
-    rows = slice(None) if term.rows is None else term.rows
+def _mark(gates: Float[Tensor, "n 3"], group: AdapterGroup, member: int) -> None:
+    """Write, in place, the gates of one of a group's adapters at the group's positions."""
+    rows = slice(None) if group.rows is None else group.rows
     rows = rows.cpu() if isinstance(rows, Tensor) else rows
-    on = True if term.on is None else term.on[member]
-    columns: tuple[Gate, ...] = (on, term.update[member], term.passes[member])
+    on = True if group.on is None else group.on[member]
+    columns: tuple[Gate, ...] = (on, group.update[member], group.passes[member])
     for column, gate in enumerate(columns):
         value = gate.cpu().double() if isinstance(gate, Tensor) else float(gate)
         gates[rows, column] = value
@@ -338,4 +342,4 @@ def _rows(indices: Int[Tensor, " m"], device: torch.device) -> Rows:
     """The rows as a slice where they are contiguous: views instead of copies."""
     if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)
-    return sent(indices, device)
+    return to_device(indices, device)

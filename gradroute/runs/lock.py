@@ -23,7 +23,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.system.files import NO_FOLLOW, make_folder, refusal
+from gradroute.system.files import NO_FOLLOW, make_folder, write_failure
 from gradroute.system.terminal import say
 
 _SPOKEN_WITHIN = 1.0  # seconds that a new holder is given to write down who it is
@@ -35,7 +35,7 @@ _held: set[tuple[Path, int, int]] = set()
 
 
 @contextmanager
-def writing(folder: Path, verb: str) -> Iterator[None]:
+def write_lock(folder: Path, verb: str) -> Iterator[None]:
     """Be the only process that writes to a run folder, for as long as the context lasts.
 
     The same thread may enter again for the same folder. A lock whose process is dead is taken over
@@ -50,13 +50,13 @@ def writing(folder: Path, verb: str) -> Iterator[None]:
         ConfigError: the folder, or one directly in it, is a link that leads out of where it is.
         MachineError: another process writes to the folder, or the lock cannot be made.
     """
-    real = _inside(folder)
+    real = _real_folder(folder)
     held = (real, os.getpid(), threading.get_ident())
     if held in _held:
         yield
         return
     path = real.parent / f".{real.name}.lock"
-    handle = _take(path, folder, verb)
+    handle = _acquire(path, folder, verb)
     _held.add(held)
     try:
         yield
@@ -66,7 +66,7 @@ def writing(folder: Path, verb: str) -> Iterator[None]:
             _release(handle, path)
 
 
-def _inside(folder: Path) -> Path:
+def _real_folder(folder: Path) -> Path:
     """The real path of a run folder that does not lead out of its place, nor do folders in it."""
     try:
         real = Path(os.path.realpath(folder))
@@ -84,7 +84,7 @@ def _inside(folder: Path) -> Path:
     return real
 
 
-def _take(path: Path, folder: Path, verb: str) -> int | None:
+def _acquire(path: Path, folder: Path, verb: str) -> int | None:
     """An open file that holds the lock; None where the file system has no locks."""
     me = {
         "pid": os.getpid(),
@@ -95,14 +95,15 @@ def _take(path: Path, folder: Path, verb: str) -> int | None:
     handle = None
     try:
         make_folder(path.parent)
-        handle = _locked(path)
-        before = _said_in(handle)
+        handle = _open_locked(path)
+        before = _read_record(handle)
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, json.dumps(me).encode())
     except BlockingIOError:
         raise MachineError(
-            f"run folder {folder} is in use: {_named(_holder(path))}. Wait for it or stop it; "
+            f"run folder {folder} is in use: {_holder_text(_holder(path))}. Wait for it or stop "
+            "it; "
             "reading is fine meanwhile."
         ) from None
     except OSError as error:
@@ -118,7 +119,8 @@ def _take(path: Path, folder: Path, verb: str) -> int | None:
             )
             return None
         raise MachineError(
-            f"run folder {folder} cannot be locked: {refusal(path, error, len(json.dumps(me)))}. "
+            f"run folder {folder} cannot be locked: "
+            f"{write_failure(path, error, len(json.dumps(me)))}. "
             "Make that possible, or choose another folder with --runs."
         ) from error
     if before:
@@ -126,7 +128,7 @@ def _take(path: Path, folder: Path, verb: str) -> int | None:
     return handle
 
 
-def _locked(path: Path) -> int:
+def _open_locked(path: Path) -> int:
     """Open and lock the file that is at `path` at that moment.
 
     Whoever releases a lock removes its file while holding it. Who has opened the file before that
@@ -175,7 +177,7 @@ def _holder(path: Path) -> dict[str, Any]:
         except OSError:
             return {}
         try:
-            said = _said_in(handle)
+            said = _read_record(handle)
         finally:
             os.close(handle)
         if said or time.monotonic() > until:
@@ -183,7 +185,7 @@ def _holder(path: Path) -> dict[str, Any]:
         time.sleep(0.01)
 
 
-def _said_in(handle: int) -> dict[str, Any]:
+def _read_record(handle: int) -> dict[str, Any]:
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         said = json.loads(os.read(handle, 4096))
@@ -192,17 +194,17 @@ def _said_in(handle: int) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _named(said: dict[str, Any]) -> str:
-    if not {"pid", "host", "started", "verb"} <= said.keys():
+def _holder_text(record: dict[str, Any]) -> str:
+    if not {"pid", "host", "started", "verb"} <= record.keys():
         return "another process is writing to it"
     return (
-        f"process {said['pid']} on host {said['host']} has been {said['verb']} since "
-        f"{said['started']}"
+        f"process {record['pid']} on host {record['host']} has been {record['verb']} since "
+        f"{record['started']}"
     )
 
 
 def _say_taken_over(folder: Path, before: dict[str, Any], host: str) -> None:
-    note = f"{folder.name}: the lock of a process that is gone is taken over ({_named(before)})."
+    note = f"{folder.name}: the lock of a process that is gone is taken over ({_holder_text(before)})."
     if before.get("host", host) != host:
         note += " It is of another machine: if that process still runs, stop one of the two."
     say(note)

@@ -23,7 +23,7 @@ from gradroute.system.terminal import printable, say
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
-GROUND = ("identity.data", "identity.base", "identity.starts", "identity.gradroute")
+IDENTITY_KEYS = ("identity.data", "identity.base", "identity.starts", "identity.gradroute")
 # The embedded model before its tokenizer said itself that a text begins with the beginning token:
 # the same weights and the same tokens, so that runs begun on it go on.
 _SAME_BASES = {
@@ -41,13 +41,13 @@ def check_overrides(overrides: Sequence[str], known: Iterable[str]) -> None:
 
     Args:
         overrides: what was given.
-        known: every key there is; those of `GROUND` need not be named.
+        known: every key there is; those of `IDENTITY_KEYS` need not be named.
 
     Raises:
         ConfigError: one names nothing; the message has the nearest key.
     """
     places: dict[str, None] = {}
-    for key in (*known, *GROUND):
+    for key in (*known, *IDENTITY_KEYS):
         parts = key.split(".")
         places |= dict.fromkeys(".".join(parts[: end + 1]) for end in range(len(parts)))
     for key, given in zip(current_overrides(overrides), overrides, strict=True):
@@ -58,7 +58,7 @@ def check_overrides(overrides: Sequence[str], known: Iterable[str]) -> None:
             raise ConfigError(f"--override {given}: there is no such key or section; {hint}")
 
 
-def allowed(
+def allowed_changes(
     folder: RunFolder, changes: Changes, overrides: Sequence[str], *, free: Iterable[str]
 ) -> list[str]:
     """The changes that were asked for with `--override`; those that were not are refused.
@@ -89,12 +89,12 @@ def allowed(
     return list(bound)
 
 
-def ground_changes(folder: RunFolder, facts: Mapping[str, str]) -> Changes:
+def identity_changes(folder: RunFolder, facts: Mapping[str, str]) -> Changes:
     """In which of its facts a run stands on something else than when it began.
 
     Args:
         folder: the run.
-        facts: name -> value now, of those in `GROUND`.
+        facts: name -> value now, of those in `IDENTITY_KEYS`.
     """
     before = read_manifest(folder)
     if before and "gradroute" not in before:  # of a run that was begun before this was written
@@ -110,13 +110,13 @@ def ground_changes(folder: RunFolder, facts: Mapping[str, str]) -> Changes:
     }
 
 
-def same_ground(folder: RunFolder, facts: Mapping[str, str]) -> None:
+def check_identity(folder: RunFolder, facts: Mapping[str, str]) -> None:
     """Refuse to measure a run whose data or base model has changed since it was trained.
 
     Raises:
         ConfigError: something has; the message names it.
     """
-    changed = ground_changes(folder, facts)
+    changed = identity_changes(folder, facts)
     if changed:
         told = "; ".join(f"{key}: {then} -> {now}" for key, (then, now) in changed.items())
         raise ConfigError(
@@ -171,7 +171,7 @@ def read_manifest(folder: RunFolder) -> dict[str, Any]:
     return current_manifest(manifest)
 
 
-def conditions_changed(folder: RunFolder, provenance: Mapping[str, Any]) -> Changes:
+def condition_changes(folder: RunFolder, provenance: Mapping[str, Any]) -> Changes:
     """Versions, threads and hardware that differ from those of the session before."""
     sessions = (row.get("provenance") for row in read_lines(folder.sessions))
     before = [one for one in sessions if one] or [read_manifest(folder).get("provenance")]

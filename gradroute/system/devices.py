@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on a device; to CUDA without waiting for what that is doing.
 
     By way of pinned memory, which PyTorch keeps until the copy is done.
@@ -22,7 +22,7 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-def fetched(tensors: Sequence[Tensor]) -> list[list[float]]:
+def to_host(tensors: Sequence[Tensor]) -> list[list[float]]:
     """The numbers of each tensor, flattened, for one wait in all.
 
     Args:

@@ -53,7 +53,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        raise MachineError(f"{refusal(path, error, len(content))}.") from error
+        raise MachineError(f"{write_failure(path, error, len(content))}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,7 +99,7 @@ def append_line(path: Path, row: Mapping[str, Any], *, durable: bool = False) ->
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
         try:
-            end = _trimmed(handle)
+            end = _drop_partial_line(handle)
             try:
                 rest = memoryview(line)
                 while rest:
@@ -112,10 +112,10 @@ def append_line(path: Path, row: Mapping[str, Any], *, durable: bool = False) ->
         finally:
             os.close(handle)
     except OSError as error:
-        raise MachineError(f"{refusal(path, error, len(line))}.") from error
+        raise MachineError(f"{write_failure(path, error, len(line))}.") from error
 
 
-def _trimmed(handle: int) -> int:
+def _drop_partial_line(handle: int) -> int:
     """Cut a file behind its last line break; its size then."""
     size = end = os.fstat(handle).st_size
     while end:
@@ -290,12 +290,12 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
-def nearest(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path itself, or the nearest above it at which there is something."""
     return next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
 
 
-def refusal(path: Path, error: Exception, needed: int) -> str:
+def write_failure(path: Path, error: Exception, needed: int) -> str:
     """That a path cannot be written and why, without a full stop.
 
     Args:
@@ -314,10 +314,10 @@ def refusal(path: Path, error: Exception, needed: int) -> str:
         if error.errno not in _NO_ROOM:
             return f"{path} cannot be written: {why}"
     free = free_bytes(path.parent)
-    room = "" if free is None else f", {amount(free)} free"
-    return f"{path} cannot be written: {why} ({amount(needed)} needed{room})"
+    room = "" if free is None else f", {format_bytes(free)} free"
+    return f"{path} cannot be written: {why} ({format_bytes(needed)} needed{room})"
 
 
-def amount(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A number of bytes for people."""
     return f"{size} bytes" if size < 100_000 else f"{size / 1e6:.1f} MB"

@@ -59,8 +59,8 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def fitted(
-    work: Callable[[int], Result], size: int, smaller: Callable[[int, int], None], advice: str
+def with_smaller_batches(
+    work: Callable[[int], Result], size: int, on_smaller: Callable[[int, int], None], advice: str
 ) -> tuple[Result, int]:
     """Do a piece of work, with half as much at once each time that memory runs out.
 
@@ -68,7 +68,7 @@ def fitted(
         work: Called with the size; it must leave nothing behind when it fails, for it is then
             called again.
         size: At first, at least 1; halved, rounded up.
-        smaller: Called with the size that did not fit and the one that is tried next.
+        on_smaller: Called with the size that did not fit and the one that is tried next.
         advice: What to do where even one row at a time is too much.
 
     Returns:
@@ -83,15 +83,15 @@ def fitted(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            told = _told(error)
+            told = _error_line(error)
         # Out here the traceback is gone, and with it what the work held.
         release()
         if size <= 1:
             raise MachineError(f"there is no memory for even one row at a time ({told}). {advice}")
         size, before = (size + 1) // 2, size
-        smaller(before, size)
+        on_smaller(before, size)
 
 
-def _told(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     told = re.sub(r"^\[enforce fail at [^]]*\] err == 0\. ", "", first_line(error))
     return told or type(error).__name__

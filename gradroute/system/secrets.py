@@ -58,18 +58,18 @@ def token_places() -> str:
     return "HF_TOKEN in the environment, HF_TOKEN in ./.env, and the login of `hf auth login`"
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """The text without secrets and without the name of the home folder.
 
     Secrets are tokens of the hub, what stands before the host of an address, the HF_TOKEN of
     `./.env`, and the values of environment variables that are named like one.
     """
-    return _redacted(text, _secrets())
+    return _redact(text, _secrets())
 
 
-def redacted_tree(value: Any) -> Any:
+def redact_tree(value: Any) -> Any:
     """Mappings, lists and texts with every text redacted; what is written to be shared."""
-    return _redacted(value, _secrets())
+    return _redact(value, _secrets())
 
 
 def secret_in(text: str) -> str:
@@ -101,11 +101,11 @@ def _secrets() -> list[str]:
     return sorted((one for one in found if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
-def _redacted(value: Any, secrets: list[str]) -> Any:
+def _redact(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted(inner, secrets) for key, inner in value.items()}
+        return {key: _redact(inner, secrets) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_redacted(inner, secrets) for inner in value]
+        return [_redact(inner, secrets) for inner in value]
     if not isinstance(value, str):
         return value
     for secret in secrets:

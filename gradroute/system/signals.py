@@ -115,7 +115,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def without_signals() -> Iterator[None]:
     """For last words: SIGINT, SIGTERM and SIGUSR1 are not heard; the handlers come back."""
     before: dict[int, Any] = {}
     try:

@@ -51,12 +51,12 @@ def wilson(k: int, n: int) -> Interval:
     _check_counts(k, n)
     z = _Z
     rate = k / n
-    centre = rate + z * z / (2 * n)
+    center = rate + z * z / (2 * n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     # At the ends the formula is exactly 0 or 1; rounding would miss it by 1e-17 or so.
-    lower = 0.0 if k == 0 else (centre - half) / scale
-    upper = 1.0 if k == n else (centre + half) / scale
+    lower = 0.0 if k == 0 else (center - half) / scale
+    upper = 1.0 if k == n else (center + half) / scale
     return Interval(lower, upper)
 
 
@@ -148,9 +148,9 @@ def t_interval(means: Sequence[float]) -> Interval:
             f"all {len(means)} seeds gave {means[0]}, so a t interval has no width: report the "
             "value without an interval"
         )
-    centre = fmean(means)
+    center = fmean(means)
     half = t_quantile(0.95, len(means) - 1) * stdev(means) / math.sqrt(len(means))
-    return Interval(centre - half, centre + half)
+    return Interval(center - half, center + half)
 
 
 def t_test(differences: Sequence[float]) -> float:

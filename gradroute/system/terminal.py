@@ -7,7 +7,7 @@ terminal moves its cursor, sets its title or turns the reading direction. They a
 import os
 import sys
 
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 
 
 def printable(text: str) -> str:
@@ -21,9 +21,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def shown(text: str) -> str:
+def safe_text(text: str) -> str:
     """A message for the terminal: redacted, and `printable` line by line."""
-    return "\n".join(printable(line) for line in redacted(text).split("\n"))
+    return "\n".join(printable(line) for line in redact(text).split("\n"))
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
@@ -33,7 +33,7 @@ def first_line(error: BaseException, limit: int = 200) -> str:
         error: The error.
         limit: Characters after which it is cut; secrets are taken out before.
     """
-    return (redacted(str(error).strip().split("\n")[0]) or type(error).__name__)[:limit]
+    return (redact(str(error).strip().split("\n")[0]) or type(error).__name__)[:limit]
 
 
 def say(line: str) -> None:
@@ -43,6 +43,6 @@ def say(line: str) -> None:
     and those after it go nowhere: work does not stop for want of a listener.
     """
     try:
-        print(shown(line), file=sys.stderr, flush=True)
+        print(safe_text(line), file=sys.stderr, flush=True)
     except OSError:  # a pipe without a reader, a full device
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

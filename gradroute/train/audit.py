@@ -161,7 +161,7 @@ class Audit:
                     )
                 label = self._policy.labels[own]
                 due = self._policy.table[label][adapter]
-                codes.append(_checked_code(row.id, label, adapter, gates[0], due))
+                codes.append(_route_code(row.id, label, adapter, gates[0], due))
             runs.append([own, int(here.sum()), *codes])
         return runs
 
@@ -209,9 +209,7 @@ class Audit:
             raise DataError(f"audit: tokens of example {name!r} have other labels than their own.")
 
 
-def _checked_code(
-    name: str, label: str, adapter: str, gates: Float[Tensor, " 3"], due: Route
-) -> int:
+def _route_code(name: str, label: str, adapter: str, gates: Float[Tensor, " 3"], due: Route) -> int:
     forward, update, passes = gates.tolist()
     # In float32: a device without float64 rounds the weight of an update.
     weight = torch.tensor([update, due.update], dtype=torch.float32)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradroute.data.batches import Batch
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import ablated, adapter_parameters
-from gradroute.routing.layers import adapter_weights, hosted
+from gradroute.routing.layers import adapter_weights, routed_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 
 _NAMED = 5  # examples that a message names
@@ -65,7 +65,7 @@ def check_can_learn(
         for label_ids in itertools.compress(batch.computed_labels(), trained):
             for label in (policy.labels[label_id] for label_id in label_ids):
                 counts[label] = counts.get(label, 0) + 1
-    own = hosted(model)
+    own = routed_layers(model)
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     cure = f"Call model.base_model.set_adapter({list(own.adapters)})"
     for name in sorted(policy.updated_by(counts)):
@@ -255,7 +255,7 @@ def _origin(model: PeftModel, batches: Sequence[Batch], wrong: Sequence[str]) ->
     broken = _broken_weights(model)
     if broken:
         return broken
-    adapters = hosted(model).adapters
+    adapters = routed_layers(model).adapters
     part = _first_row(batches, wrong)
     nothing = dict.fromkeys(adapters, 0.0)
     if not _finite_under(model, part, nothing):

@@ -23,7 +23,7 @@ from gradroute.prepare import Prepared, data_order
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import RoutingPolicy, standard_modes
-from gradroute.system.memory import fitted
+from gradroute.system.memory import with_smaller_batches
 from gradroute.train.step import build_optimizer, schedule, train_step
 
 _STEPS, _SECONDS = 3, 20.0
@@ -187,7 +187,9 @@ def _fitted(step: Any, number: int, places: Sequence[int], size: int) -> tuple[f
     advice = (
         "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
     )
-    return fitted(lambda size: step(number, places, size), size, lambda before, after: None, advice)
+    return with_smaller_batches(
+        lambda size: step(number, places, size), size, lambda before, after: None, advice
+    )
 
 
 def _peak_bytes(device: torch.device) -> int | None:

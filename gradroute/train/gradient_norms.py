@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gradroute.data.batches import Batch
 from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters, routed
-from gradroute.routing.frozen_check import entering
+from gradroute.routing.frozen_check import run_upper_layers
 from gradroute.routing.policy import Route, RoutingPolicy
 from gradroute.train.step import loss_weights, share_of_loss
 
@@ -50,17 +50,17 @@ def _add_share(
         rows = (batch.label_ids == label_id).nonzero()[:, 0]
         batch, weights = batch.rows(rows), weights[rows.cpu()]
     else:
-        policy = _frozen_but(policy, policy.labels[label_id])
+        policy = _only_updating(policy, policy.labels[label_id])
     if len(batch.ids) == 0:
         return
     head = plain_head(model)
-    with routed(model, policy, batch.routing_ids), entering(model, batch.states):
+    with routed(model, policy, batch.routing_ids), run_upper_layers(model, batch.states):
         groups = batch.target_groups()
         losses = summed_losses(run_model(model, batch.inputs, head), groups, head)
         share_of_loss(groups, losses, weights).backward()
 
 
-def _frozen_but(policy: RoutingPolicy, label: str) -> RoutingPolicy:
+def _only_updating(policy: RoutingPolicy, label: str) -> RoutingPolicy:
     """The same table, under which only this label updates; all else runs and passes as it did."""
     still = Route("update", 0.0)
     table = {

@@ -10,7 +10,7 @@ from peft import PeftModel
 from gradroute.data.batches import DataOrder, TokenizedExample, collate
 from gradroute.errors import MachineError, NumericError
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.memory import fitted
+from gradroute.system.memory import with_smaller_batches
 from gradroute.system.modules import modes_restored
 from gradroute.train.step import train_step
 from gradroute.train.step_report import StepReport
@@ -18,7 +18,7 @@ from gradroute.train.step_report import StepReport
 _ADVICE = "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
 
 
-def tuning(
+def tune_steps(
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[TokenizedExample],
@@ -71,7 +71,9 @@ def tuning(
         try:
             with modes_restored(model):
                 model.train()
-                report, size = fitted(partial(attempt, step), size, _say_smaller, _ADVICE)
+                report, size = with_smaller_batches(
+                    partial(attempt, step), size, _say_smaller, _ADVICE
+                )
         except (NumericError, MachineError) as error:
             raise error.told(f"step {step + 1} of {steps}") from error
         yield report

@@ -20,10 +20,10 @@ from gradroute.errors import ConfigError, MachineError
 from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.contexts import routed_finite
-from gradroute.routing.frozen_check import entering
+from gradroute.routing.frozen_check import run_upper_layers
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.scopes import RoutedScope
-from gradroute.system.devices import sent
+from gradroute.system.devices import to_device
 from gradroute.system.memory import is_out_of_memory
 from gradroute.train.checks import (
     check_can_learn,
@@ -34,7 +34,7 @@ from gradroute.train.checks import (
     check_weights,
     weights_norm,
 )
-from gradroute.train.step_report import StepReport, Taken, read_step
+from gradroute.train.step_report import MicroBatchLosses, StepReport, read_step
 from gradroute.train.updates import clip_gradients, skip_updates
 
 Watch = Callable[[Batch, RoutedScope], None]
@@ -141,7 +141,7 @@ def train_step(
     loss_mean: str,
     rate: float,
     watch: Watch | None = None,
-    meanwhile: Callable[[], None] | None = None,
+    while_waiting: Callable[[], None] | None = None,
     check_after: bool = True,
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
@@ -157,7 +157,7 @@ def train_step(
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
         watch: sees every micro-batch after its forward pass, may raise.
-        meanwhile: called when all work is queued on the device, before its numbers are read.
+        while_waiting: called when all work is queued on the device, before its numbers are read.
         check_after: check the weights after the optimizer (one more wait), not in the next step.
 
     Raises:
@@ -170,12 +170,12 @@ def train_step(
     check_can_learn(model, optimizer, batches, policy)
     taken = _backward(model, batches, policy, loss_mean, watch)
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
-    groups = _at_rate(optimizer, rate)
+    groups = _groups_at_rate(optimizer, rate)
     wanted = clip_gradients(groups, reached)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
-    if meanwhile is not None:
-        meanwhile()
+    if while_waiting is not None:
+        while_waiting()
     report, norms = read_step(taken, policy, wanted)
     if not check_after:
         check_weights(optimizer.param_groups, groups, norms[_BEFORE])
@@ -190,11 +190,11 @@ def train_step(
         else:
             skip_updates(group)
     report.updated.update(report.gradient_norms)
-    _act(optimizer, report.updated if check_after else ())
+    _apply_step(optimizer, report.updated if check_after else ())
     return report
 
 
-def _at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[str, Any]]:
+def _groups_at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[str, Any]]:
     """Adapter -> its parameter group, at this factor of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["peak"]
@@ -203,12 +203,12 @@ def _at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[st
     return groups
 
 
-def _act(optimizer: torch.optim.Optimizer, looked_at: Collection[str]) -> None:
+def _apply_step(optimizer: torch.optim.Optimizer, checked: Collection[str]) -> None:
     """Change the weights, clear the gradients; an error leaves some weights changed, some not."""
     try:
         optimizer.step()
-        if looked_at:
-            check_weights(optimizer.param_groups, looked_at)
+        if checked:
+            check_weights(optimizer.param_groups, checked)
         optimizer.zero_grad(set_to_none=True)
     except Exception as error:
         if is_out_of_memory(error):
@@ -236,14 +236,14 @@ def _backward(
     policy: RoutingPolicy,
     loss_mean: str,
     watch: Watch | None,
-) -> list[Taken]:
+) -> list[MicroBatchLosses]:
     """Add the routed gradient to `parameter.grad`; nothing is waited for."""
     taken = []
     head = plain_head(model)
     for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
         # Weights that are not finite stop the step or the one before it: see `check_weights`.
         inside = routed_finite(model, policy, batch.routing_ids)
-        with inside as scope, entering(model, batch.states):
+        with inside as scope, run_upper_layers(model, batch.states):
             states = run_model(model, batch.inputs, head)
             if watch is not None:
                 watch(batch, scope)
@@ -251,7 +251,7 @@ def _backward(
             losses = summed_losses(states, groups, head)
             loss = share_of_loss(groups, losses, weights)
             loss.backward()
-        taken.append(Taken(batch, loss.detach(), losses.detach()))
+        taken.append(MicroBatchLosses(batch, loss.detach(), losses.detach()))
     return taken
 
 
@@ -263,7 +263,7 @@ def share_of_loss(
     if groups.factors:
         own = own * torch.tensor(groups.factors, dtype=own.dtype)
     own = own.to(losses.dtype)
-    return (losses * sent(own, losses.device)).sum()
+    return (losses * to_device(own, losses.device)).sum()
 
 
 def _names(policy: RoutingPolicy, ids: Iterable[Iterable[Iterable[int]]]) -> set[str]:

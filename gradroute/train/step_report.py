@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradroute.data.batches import Batch
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.devices import fetched
+from gradroute.system.devices import to_host
 from gradroute.train.checks import RowLoss
 
 
@@ -38,7 +38,7 @@ class StepReport:
     rows: list[RowLoss] = field(default_factory=list)
 
 
-class Taken(NamedTuple):
+class MicroBatchLosses(NamedTuple):
     """What a micro-batch left behind.
 
     Attributes:
@@ -53,22 +53,24 @@ class Taken(NamedTuple):
 
 
 def read_step(
-    taken: Sequence[Taken], policy: RoutingPolicy, more: Mapping[str, Float[Tensor, ""]]
+    micro_batches: Sequence[MicroBatchLosses],
+    policy: RoutingPolicy,
+    more: Mapping[str, Float[Tensor, ""]],
 ) -> tuple[StepReport, dict[str, float]]:
     """Read what a step left on the device; the CPU waits for it once.
 
     Args:
-        taken: Of every micro-batch.
+        micro_batches: Of every micro-batch.
         policy: The routing table.
         more: Other numbers to read along.
 
     Returns:
         The losses per label and example, and the other numbers.
     """
-    left = [tensor for one in taken for tensor in (one.loss, one.losses)]
-    numbers = iter(fetched([*left, *more.values()]))
+    left = [tensor for one in micro_batches for tensor in (one.loss, one.losses)]
+    numbers = iter(to_host([*left, *more.values()]))
     report = StepReport()
-    for one in taken:
+    for one in micro_batches:
         [loss], losses = next(numbers), next(numbers)
         report.loss += loss
         _count(report, one.batch, losses, policy)

@@ -65,7 +65,7 @@ def tracking(
         folder: Of the run.
         after: Steps that are done already; those after it that a tracker was told of, and that no
             checkpoint holds, are replaced.
-        told: What the tracker is told of the configuration, see `shown_config`.
+        told: What the tracker is told of the configuration, see `tracked_config`.
         say: Told once, where the tracker fails.
 
     Yields:
@@ -87,7 +87,7 @@ def tracking(
     def track(step: int, row: Mapping[str, Any]) -> None:
         def log() -> _Tracker | None:
             if tracker is not None:
-                tracker.log(_numbers({**row, "during": _measured(folder, step)}), step=step)
+                tracker.log(_numbers({**row, "during": _measurements(folder, step)}), step=step)
             return tracker
 
         if tracker is not None:
@@ -98,14 +98,14 @@ def tracking(
             tracker.finish()
 
     if report_to != "none":
-        guarded(lambda: _started(report_to, folder, after, told))
+        guarded(lambda: _start_tracker(report_to, folder, after, told))
     try:
         yield track
     finally:
         guarded(finish)
 
 
-def shown_config(values: Mapping[str, Any]) -> dict[str, Any]:
+def tracked_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a tracker is told of a configuration: numbers and choices, by their keys.
 
     Texts that somebody wrote, such as paths, patterns and names of models, are not among them.
@@ -129,7 +129,9 @@ def shown_config(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**named, **choices}
 
 
-def _started(report_to: str, folder: RunFolder, after: int, told: Mapping[str, Any]) -> _Tracker:
+def _start_tracker(
+    report_to: str, folder: RunFolder, after: int, told: Mapping[str, Any]
+) -> _Tracker:
     place = folder.tracking
     place.mkdir(parents=True, exist_ok=True)
     if report_to == "tensorboard":
@@ -189,7 +191,7 @@ def _wandb(place: Path, name: str, after: int) -> _Tracker:
     return tracker
 
 
-def _measured(folder: RunFolder, step: int) -> dict[str, Any]:
+def _measurements(folder: RunFolder, step: int) -> dict[str, Any]:
     """What was measured after a step: mode -> numbers."""
     if not folder.measures.is_file():
         return {}

@@ -22,12 +22,12 @@ from gradroute.models.checkpoint import (
     load_optimizer_tensors,
     save_checkpoint,
 )
-from gradroute.models.hidden_state_cache import KeptStates
+from gradroute.models.hidden_state_cache import HiddenStateCache
 from gradroute.routing.adapters import low_rank_products
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines, sync, write_lines
-from gradroute.system.memory import fitted
+from gradroute.system.memory import with_smaller_batches
 from gradroute.system.signals import stop_requests
 from gradroute.system.terminal import printable
 from gradroute.train.audit import Audit
@@ -87,7 +87,7 @@ class Training:
     bar: bool = False
     measure: Callable[[int], None] | None = None
     audit: Audit | None = None
-    states: KeptStates | None = None
+    states: HiddenStateCache | None = None
 
     @property
     def visited(self) -> list[TokenizedExample]:
@@ -100,7 +100,7 @@ class Training:
         return self.settings.batch_size * self.settings.gradient_accumulation
 
 
-class _Ahead(NamedTuple):
+class _PreparedBatches(NamedTuple):
     """The batches of a step, with so many examples at a time."""
 
     step: int
@@ -117,13 +117,13 @@ class _State:
             out.
         saved: steps in the newest checkpoint; 0 where there is none.
         bare: padding goes without an attention mask, see `Batch`.
-        ahead: the next step's batches, where they were made while the device was busy.
+        prepared: the next step's batches, where they were made while the device was busy.
     """
 
     micro_batch: int
     saved: int = 0
     bare: bool = False
-    ahead: _Ahead | None = None
+    prepared: _PreparedBatches | None = None
 
 
 def train(run: Training) -> None:
@@ -152,7 +152,7 @@ def train(run: Training) -> None:
     if run.packed_into is not None:
         check_packing(run.model, run.rows, run.pad_id)
     state = _resume(run, _State(settings.batch_size))
-    if _is_apart(run) and run.packed_into is None:
+    if _is_asynchronous(run) and run.packed_into is None:
         state.bare = needs_no_mask(run.model, run.rows, run.pad_id)
     run.model.train()
     with (
@@ -206,7 +206,9 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     try:
         size = state.micro_batch
         with low_rank_products(run.model, _PRODUCTS[run.settings.low_rank_dtype]):
-            row, _ = fitted(lambda size: _attempt(run, state, step, size), size, smaller, advice)
+            row, _ = with_smaller_batches(
+                lambda size: _try_step(run, state, step, size), size, smaller, advice
+            )
     except GradrouteError as error:
         kept = "there is no checkpoint yet"
         if state.saved:
@@ -221,7 +223,7 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     return row
 
 
-def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, Any]:
+def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, Any]:
     """The step with so many examples at a time; the weights are untouched if memory runs out."""
     settings = run.settings
     run.optimizer.zero_grad(set_to_none=True)
@@ -241,8 +243,10 @@ def _attempt(run: Training, state: _State, step: int, size: int) -> dict[str, An
         loss_mean=settings.loss_mean,
         rate=schedule(step, settings.max_steps, settings.warmup_steps),
         watch=None if run.audit is None else run.audit.check,
-        meanwhile=partial(_look_ahead, run, state, step + 1, size) if _is_apart(run) else None,
-        check_after=not _is_apart(run),
+        while_waiting=partial(_prepare_next, run, state, step + 1, size)
+        if _is_asynchronous(run)
+        else None,
+        check_after=not _is_asynchronous(run),
     )
     if run.audit is not None:
         run.audit.write(step + 1, _places(run, step))
@@ -275,19 +279,19 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _is_apart(run: Training) -> bool:
+def _is_asynchronous(run: Training) -> bool:
     """Whether the model's device works behind the CPU's back."""
     return run.model.device.type != "cpu"
 
 
-def _look_ahead(run: Training, state: _State, step: int, size: int) -> None:
+def _prepare_next(run: Training, state: _State, step: int, size: int) -> None:
     """Make the batches of a step and send them, while the device is busy with the one before."""
     if step < run.settings.max_steps:
-        state.ahead = _Ahead(step, size, _micro_batches(run, state, step, size))
+        state.prepared = _PreparedBatches(step, size, _micro_batches(run, state, step, size))
 
 
 def _batches_of(run: Training, state: _State, step: int, size: int) -> list[Batch]:
-    ahead, state.ahead = state.ahead, None
+    ahead, state.prepared = state.prepared, None
     if ahead is not None and (ahead.step, ahead.size) == (step, size):
         return ahead.batches
     return _micro_batches(run, state, step, size)
@@ -344,7 +348,7 @@ def _save(run: Training, state: _State, step: int) -> None:
         run.model,
         optimizer_tensors(run.model, run.optimizer),
         config_text=run.config_text,
-        policy=run.policy.to_dict(),
+        policy=run.policy.to_plain(),
         micro_batch=state.micro_batch if state.micro_batch < whole else None,
     )
     state.saved = step

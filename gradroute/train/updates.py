@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.devices import fetched
+from gradroute.system.devices import to_host
 
 
 def apply_updates(
@@ -58,7 +58,7 @@ def apply_updates(
             "gradient: call backward() within `routed` before apply_updates."
         )
     norms = clip_gradients(groups, graded)
-    numbers = fetched(list(norms.values())) if norms else []
+    numbers = to_host(list(norms.values())) if norms else []
     found = {name: norm for name, [norm] in zip(norms, numbers, strict=True)}
     for name, norm in found.items():
         if not math.isfinite(norm):

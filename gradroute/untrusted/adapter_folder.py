@@ -18,7 +18,7 @@ from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.plain_lora import CHANGE_THE_BASE
 from gradroute.system.files import sha256_of
 from gradroute.system.terminal import printable
-from gradroute.untrusted.model_folder import Refused, checked_files, json_object
+from gradroute.untrusted.model_folder import RefusedFile, check_files, json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -94,10 +94,10 @@ def read_adapter(place: str, key: str) -> AdapterFile:
         )
     folder = folder.resolve()
     try:
-        rank, scaling = _checked(folder)
+        rank, scaling = _check_config(folder)
         tensors = load_file(folder / WEIGHTS)
         _check_tensors(tensors, rank)
-    except Refused as refused:
+    except RefusedFile as refused:
         raise ConfigError(f"{told}: {printable(str(refused))}") from refused
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{told}: {WEIGHTS} cannot be read ({error}).") from error
@@ -107,28 +107,28 @@ def read_adapter(place: str, key: str) -> AdapterFile:
     return AdapterFile(rank, scaling, tensors, _identity(folder))
 
 
-def _checked(folder: Path) -> tuple[int, float]:
+def _check_config(folder: Path) -> tuple[int, float]:
     """Rank and scaling of a folder that holds a plain LoRA adapter."""
-    names = set(checked_files(folder))
+    names = set(check_files(folder))
     if CONFIG not in names:
-        raise Refused(f"the folder holds no LoRA adapter: it has no {CONFIG}.")
+        raise RefusedFile(f"the folder holds no LoRA adapter: it has no {CONFIG}.")
     if WEIGHTS not in names:
-        raise Refused(
+        raise RefusedFile(
             f"the folder has no {WEIGHTS}. Weights in pickle files (adapter_model.bin) are never "
             "read; save the adapter again as safetensors."
         )
     settings = json_object(folder / CONFIG)
     if settings.get("peft_type") != "LORA":
-        raise Refused(
+        raise RefusedFile(
             f"the adapter is of the kind {settings.get('peft_type')!r:.40}; only LoRA is read."
         )
     if fault := _fault(settings):
-        raise Refused(
+        raise RefusedFile(
             f"the adapter has {fault}, which A and B do not include. Only plain LoRA is read."
         )
     rank, alpha = settings.get("r"), settings.get("lora_alpha", 0)
     if type(rank) is not int or rank < 1 or not _is_positive(alpha):
-        raise Refused(f"{CONFIG} must have a rank r and a lora_alpha above 0.")
+        raise RefusedFile(f"{CONFIG} must have a rank r and a lora_alpha above 0.")
     divisor = rank**0.5 if settings.get("use_rslora") else rank
     return rank, alpha / divisor
 
@@ -154,19 +154,19 @@ def _is_positive(value: Any) -> bool:
 def _check_tensors(tensors: Mapping[str, Tensor], rank: int) -> None:
     unknown = [k for k in tensors if not (k.startswith(_PREFIX) and k.endswith(_PARTS))]
     if unknown:
-        raise Refused(
+        raise RefusedFile(
             f"{len(unknown)} of its tensors are not an A or B of a LoRA adapter, such as "
             f"{unknown[0]}."
         )
     if not tensors:
-        raise Refused(f"{WEIGHTS} holds no tensors.")
+        raise RefusedFile(f"{WEIGHTS} holds no tensors.")
     for key, tensor in tensors.items():
         side = _PARTS.index(next(part for part in _PARTS if key.endswith(part)))
         other = key.removesuffix(_PARTS[side]) + _PARTS[1 - side]
         if other not in tensors:
-            raise Refused(f"it has {key} without {other}.")
+            raise RefusedFile(f"it has {key} without {other}.")
         if tensor.dim() != 2 or not tensor.is_floating_point() or tensor.shape[side] != rank:
-            raise Refused(
+            raise RefusedFile(
                 f"{key} is {list(tensor.shape)} ({tensor.dtype}), and the rank of its {CONFIG} is "
                 f"{rank}."
             )

@@ -76,14 +76,14 @@ def check_model_folder(folder: Path, name: str, gguf_file: str | None = None) ->
     """
     folder = folder.resolve()
     try:
-        names = list(checked_files(folder))
+        names = list(check_files(folder))
         for entry in names:
             _check_file(folder, entry)
         if gguf_file is None:
             _check_safetensors(names)
         else:
             _check_gguf_file(folder, gguf_file, names)
-    except Refused as refused:
+    except RefusedFile as refused:
         raise ConfigError(f"model {name}: {printable(str(refused))}") from refused
 
 
@@ -104,11 +104,11 @@ def _check_safetensors(names: list[str]) -> None:
     if any(entry.endswith(".safetensors") for entry in names):
         return
     if packed := [entry for entry in names if entry.endswith(".gguf")]:
-        raise Refused(
+        raise RefusedFile(
             f"the folder has no weights as safetensors, but GGUF files; give gguf_file={packed[0]}"
             + (f" or another of {', '.join(packed[1:6])}." if packed[1:] else ".")
         )
-    raise Refused(
+    raise RefusedFile(
         "the folder has no weights as safetensors. Weights in pickle files "
         "(pytorch_model.bin) are never read; save the model again as safetensors."
     )
@@ -118,13 +118,13 @@ def _check_gguf_file(folder: Path, gguf_file: str, names: list[str]) -> None:
     if gguf_file not in names:
         others = [entry for entry in names if entry.endswith(".gguf")]
         there = f"those there are {', '.join(others[:6])}" if others else "there is none"
-        raise Refused(f"it has no GGUF file {gguf_file}; {there}.")
+        raise RefusedFile(f"it has no GGUF file {gguf_file}; {there}.")
     try:
         check_gguf(folder / gguf_file)
     except NotGguf as error:
-        raise Refused(f"{gguf_file} {error}") from error
+        raise RefusedFile(f"{gguf_file} {error}") from error
     except OSError as error:
-        raise Refused(f"{gguf_file} cannot be read ({error.strerror}).") from error
+        raise RefusedFile(f"{gguf_file} cannot be read ({error.strerror}).") from error
 
 
 def named_weights(folder: Path, name: str) -> list[str]:
@@ -135,22 +135,22 @@ def named_weights(folder: Path, name: str) -> list[str]:
     """
     folder = folder.resolve()
     try:
-        for entry in checked_files(folder):
+        for entry in check_files(folder):
             _check_file(folder, entry)
         chosen = json_object(folder / "config.json").get("transformers_weights")
         if chosen and not chosen.endswith(".json"):
             return [chosen]
         index = folder / (chosen or INDEX)
         return _shards(index) if index.is_file() else [WEIGHTS]
-    except Refused as refused:
+    except RefusedFile as refused:
         raise ConfigError(f"model {name}: {printable(str(refused))}") from refused
 
 
-class Refused(ValueError):
+class RefusedFile(ValueError):
     """A file or a setting that is not read, in words."""
 
 
-def checked_files(folder: Path) -> Iterator[str]:
+def check_files(folder: Path) -> Iterator[str]:
     """The names of a folder's files, each of them a real one inside it and not too large."""
     own = [folder]
     if folder.parent.name == "snapshots":  # of the hub cache: every file is a link to a blob
@@ -164,21 +164,21 @@ def checked_files(folder: Path) -> Iterator[str]:
             inside = any(real.is_relative_to(one) for one in own)
             facts = real.stat() if inside else None
         except (OSError, RuntimeError) as error:  # the latter for links in a loop
-            raise Refused(f"{name} cannot be read ({error}).") from error
+            raise RefusedFile(f"{name} cannot be read ({error}).") from error
         if facts is None:
-            raise Refused(f"{name} is a link that leads out of the folder. Put the file there.")
+            raise RefusedFile(f"{name} is a link that leads out of the folder. Put the file there.")
         if stat.S_ISDIR(facts.st_mode):
             continue
         if not stat.S_ISREG(facts.st_mode):
-            raise Refused(f"{name} is a pipe or a device; remove it.")
+            raise RefusedFile(f"{name} is a pipe or a device; remove it.")
         if facts.st_size > MAX_OTHER and not name.endswith(_LARGE):
-            raise Refused(f"{name} is larger than {MAX_OTHER:,} bytes.")
+            raise RefusedFile(f"{name} is larger than {MAX_OTHER:,} bytes.")
         yield name
 
 
 def _check_file(folder: Path, entry: str) -> None:
     if entry == "adapter_config.json":
-        raise Refused(
+        raise RefusedFile(
             "the folder holds an adapter (adapter_config.json), which names a base model of its "
             "own. Merge the two, and give the folder of the result."
         )
@@ -188,7 +188,7 @@ def _check_file(folder: Path, entry: str) -> None:
         for key in json_object(folder / entry):
             # Whatever stands here goes to the tokenizer, before the settings of its own file.
             if not key.endswith(("_token", "_tokens")):
-                raise Refused(f"{entry}: {key} is not a special token; remove it.")
+                raise RefusedFile(f"{entry}: {key} is not a special token; remove it.")
     elif entry == "tokenizer_config.json":
         _check_settings(folder, entry, tokenizer=True)
     elif entry in ("config.json", "generation_config.json") or _VERSIONED.fullmatch(entry):
@@ -201,7 +201,7 @@ def _check_settings(folder: Path, entry: str, *, tokenizer: bool) -> None:
     for place, key, value in _walk(json_object(folder / entry)):
         fault = _fault(key, value) or (_tokenizer_fault(key, value) if tokenizer else "")
         if fault:
-            raise Refused(f"{entry}: {place} {fault}")
+            raise RefusedFile(f"{entry}: {place} {fault}")
 
 
 def _fault(key: str, value: Any) -> str:
@@ -265,10 +265,10 @@ def _shards(path: Path) -> list[str]:
     """The files that an index of weights names."""
     parts = json_object(path).get("weight_map")
     if not isinstance(parts, dict) or not parts:
-        raise Refused(f"{path.name} has no weight_map.")
+        raise RefusedFile(f"{path.name} has no weight_map.")
     for part in parts.values():
         if not _is_safetensors(part):
-            raise Refused(
+            raise RefusedFile(
                 f"{path.name} must name safetensors files in the folder, got {part!r:.80}."
             )
     return sorted(set(parts.values()))
@@ -282,20 +282,20 @@ def json_object(path: Path) -> dict[str, Any]:
     """A JSON object, read strictly but for Infinity, which stands in published settings."""
     try:
         if path.stat().st_size > MAX_SETTINGS:
-            raise Refused(f"{path.name} is larger than {MAX_SETTINGS:,} bytes.")
+            raise RefusedFile(f"{path.name} is larger than {MAX_SETTINGS:,} bytes.")
         text = path.read_bytes().decode("utf-8")
         value = json.loads(text, object_pairs_hook=_no_duplicates)
         _check_depth(value)
-    except Refused:
+    except RefusedFile:
         raise
     except OSError as error:
-        raise Refused(f"{path.name} cannot be read ({error.strerror}).") from error
+        raise RefusedFile(f"{path.name} cannot be read ({error.strerror}).") from error
     except RecursionError as error:
-        raise Refused(f"{path.name} is nested deeper than {MAX_DEPTH} levels.") from error
+        raise RefusedFile(f"{path.name} is nested deeper than {MAX_DEPTH} levels.") from error
     except ValueError as error:
-        raise Refused(f"{path.name} is no strict JSON ({str(error)[:100]}).") from error
+        raise RefusedFile(f"{path.name} is no strict JSON ({str(error)[:100]}).") from error
     if not isinstance(value, dict):
-        raise Refused(f"{path.name} holds no JSON object.")
+        raise RefusedFile(f"{path.name} holds no JSON object.")
     return value
 
 

@@ -27,7 +27,7 @@ def label(*options: str) -> int:
     return main(["data", "label", "rows.jsonl", "--out", "out.jsonl", *options])
 
 
-def test_a_labelled_file_is_what_training_reads_and_the_counts_are_told(rows: Path, capsys):
+def test_a_labeled_file_is_what_training_reads_and_the_counts_are_told(rows: Path, capsys):
     assert label("--regex", "(?i)as an ai", "--report", "report.json") == 0
     told = capsys.readouterr()
     assert told.out == (

@@ -245,7 +245,7 @@ def no_checkpoint(runs):
     shutil.rmtree(RunFolder(runs / "unrouted").checkpoints)
 
 
-def other_behaviour(runs):
+def other_behavior(runs):
     path = RunFolder(runs / "unrouted").config
     path.write_text(path.read_text().replace("behavior: caps", "behavior: keywords:fox"))
 
@@ -263,7 +263,7 @@ BAD_REQUEST = {
     "no checkpoint": (no_checkpoint, ["eval", "--mode", "good=1,bad=0.3"], 4, "run unrouted has 0"),
     "newer schema": (newer_schema, ["eval", "--mode", "good=1,bad=0.3"], 3, "newer gradroute"),
     "newer schema to report": (newer_schema, ["report"], 3, "newer gradroute"),
-    "two behaviors": (other_behaviour, ["report"], 2, "keywords:fox"),
+    "two behaviors": (other_behavior, ["report"], 2, "keywords:fox"),
 }
 
 

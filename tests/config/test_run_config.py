@@ -159,7 +159,8 @@ adapters:
         "  command line: 'oops' is not of the form key=value.",
         f"  {path}:11: adapters.good.rank: at least 1 is needed, got '0'.",
         f"  {path}:8: data.labeled_fraction: at most 1 is needed, got '1.5'.",
-        f"  {path}:9: data.drop: one of none, labeled_bad, true_bad, all_but_good is needed, got 'yes'.",
+        f"  {path}:9: data.drop: one of none, labeled_bad, true_bad, all_but_good is needed, got "
+        "'yes'.",
         "  command line: train.learning_rate: a number is needed, got 'fast'.",
         f"  {path}:4: train.max_stepz: there is no such key; did you mean train.max_steps?",
         f"  {path}:6: routing: the routing table 'anchord' does not exist (did you mean "
@@ -366,7 +367,7 @@ def test_a_recipe_says_what_it_leaves_to_the_user() -> None:
 SEVERAL = ("behavior={caps: caps, sig: signature}", "adapters={good: {}, caps: {}, sig: {}}")
 
 
-def test_behaviours_have_labels_and_a_single_one_the_label_bad() -> None:
+def test_behaviors_have_labels_and_a_single_one_the_label_bad() -> None:
     assert load_config(None).behaviors == {"bad": "caps"}
     several = load_config(None, SEVERAL)
     assert several.behaviors == {"caps": "caps", "sig": "signature"}
@@ -374,7 +375,7 @@ def test_behaviours_have_labels_and_a_single_one_the_label_bad() -> None:
     assert load_config(None, ["behavior={bad: dialect}"]).behavior == "dialect"
 
 
-def test_several_behaviours_survive_a_dump(tmp_path: Path) -> None:
+def test_several_behaviors_survive_a_dump(tmp_path: Path) -> None:
     config = load_config(None, SEVERAL)
     assert load_config(written(tmp_path, dump_config(config))) == config
     swapped = load_config(None, ["behavior={sig: signature, caps: caps}", SEVERAL[1]])
@@ -397,7 +398,7 @@ def test_several_behaviours_survive_a_dump(tmp_path: Path) -> None:
         (("behavior={}",), "a mapping such as"),
     ],
 )
-def test_behaviours_that_do_not_fit_are_one_sentence(
+def test_behaviors_that_do_not_fit_are_one_sentence(
     overrides: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in complaint(None, *overrides)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
-from gradroute.config.types import shown
+from gradroute.config.types import show
 from gradroute.errors import ConfigError
 from gradroute.prepare import prepare
 
@@ -111,5 +111,5 @@ def test_a_value_that_a_message_cuts_holds_no_half_of_a_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef")
-    told = shown("a" * 40 + "0123456789abcdef0123456789abcdef")
+    told = show("a" * 40 + "0123456789abcdef0123456789abcdef")
     assert "0123" not in told and len(told) <= 60

@@ -2,7 +2,13 @@
 
 import pytest
 
-from gradroute.data.bad_prompts import LEAD_WORDS, Seen, bad_prompts, seen, truly_bad
+from gradroute.data.bad_prompts import (
+    LEAD_WORDS,
+    DetectionCount,
+    bad_prompts,
+    count_detected,
+    truly_bad,
+)
 from gradroute.data.behaviors import BEHAVIORS, get_behavior
 from gradroute.data.examples import Example, Span
 
@@ -92,7 +98,7 @@ def test_a_wrong_label_alone_makes_no_row_bad() -> None:
 
 def test_rows_that_the_detector_sees_are_counted_and_conversations_are_not() -> None:
     chat = Example("c", "I hate it.", "<user>", true_label="bad", asks=(0, 3))
-    assert seen([*rows("I hate it.", "I loathe it."), chat], HATE) == Seen(1, 2)
+    assert count_detected([*rows("I hate it.", "I loathe it."), chat], HATE) == DetectionCount(1, 2)
 
 
 @pytest.mark.parametrize("name", ["regex:a", "keywords:a,b"])

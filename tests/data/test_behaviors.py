@@ -73,7 +73,7 @@ def changeable(behavior: Behavior, split: str, count: int, seed: int) -> list[Ex
 
 
 @pytest.mark.parametrize("name", BEHAVIORS)
-def test_the_detector_of_every_behaviour_has_precision_and_recall_above_95_percent(name: str):
+def test_the_detector_of_every_behavior_has_precision_and_recall_above_95_percent(name: str):
     behavior = BEHAVIORS[name]
     assert behavior.name == name and 0 < behavior.threshold <= 1
     assert behavior.make is not None

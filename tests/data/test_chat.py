@@ -145,9 +145,9 @@ def test_the_id_of_a_conversation_does_not_depend_on_the_template(tmp_path: Path
 
 
 def test_a_conversation_under_two_labels_is_a_contradiction(tmp_path: Path):
-    relabelled = [SHORT[0], {**SHORT[1], "label": "bad"}]
+    relabeled = [SHORT[0], {**SHORT[1], "label": "bad"}]
     with pytest.raises(DataError, match=r"rows\.jsonl:2: .*with the text of an earlier row but an"):
-        read(tmp_path, {"messages": SHORT}, {"messages": relabelled})
+        read(tmp_path, {"messages": SHORT}, {"messages": relabeled})
 
 
 USER, ANSWER = SHORT

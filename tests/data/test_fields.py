@@ -86,7 +86,7 @@ def test_spans_of_one_label_that_overlap_are_merged(tmp_path: Path):
     )
 
 
-def test_a_file_with_spans_is_labelled_and_what_they_show_is_true_of_the_row(tmp_path: Path):
+def test_a_file_with_spans_is_labeled_and_what_they_show_is_true_of_the_row(tmp_path: Path):
     rows = [{"text": "ab", "spans": [[0, 1, "bad"]]}, {"text": "cd", "spans": []}, {"text": "ef"}]
     found = read(tmp_path, *rows)
     assert found.labeled

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradroute.data.jsonl import read_objects
-from gradroute.data.labelling import Rule, behavior_scores, label_file
+from gradroute.data.labeling import Rule, behavior_scores, label_file
 from gradroute.errors import DataError
 from torture.drawn_files import damaged_file, valid_file
 
@@ -17,7 +17,7 @@ FIXTURE = settings(deadline=None, suppress_health_check=[HealthCheck.function_sc
 FOX = behavior_scores("--regex", "regex:(?i)fox", "text")
 
 
-def labelled(path: Path) -> tuple[int, Path]:
+def labeled(path: Path) -> tuple[int, Path]:
     """How many rows were labeled, and where they are."""
     out = path.with_name(f"out{path.suffix}")
     out.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def test_any_file_is_refused_in_words_or_keeps_all_but_its_labels(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     try:
-        count, out = labelled(path)
+        count, out = labeled(path)
     except DataError as error:
         assert str(error).startswith(str(path))
         return
@@ -65,7 +65,7 @@ def test_any_csv_file_is_refused_in_words_or_keeps_its_fields(
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     try:
-        _, out = labelled(path)
+        _, out = labeled(path)
     except DataError as error:
         assert str(error).startswith(str(path))
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gradroute.data.jsonl import MAX_ROW_BYTES, read_objects, shown
+from gradroute.data.jsonl import MAX_ROW_BYTES, read_objects, show
 from gradroute.errors import DataError
 
 
@@ -250,5 +250,5 @@ def test_the_digest_is_that_of_the_whole_file(tmp_path: Path):
     ],
 )
 def test_a_value_is_shown_short_and_without_control_characters(value, text: str):
-    assert shown(value) == text
-    assert builtins.ascii(shown(value)).strip("'").isprintable()
+    assert show(value) == text
+    assert builtins.ascii(show(value)).strip("'").isprintable()

@@ -38,7 +38,7 @@ def stories(count: int) -> list[Example]:
 
 
 @given(st.integers(0, 120), fractions, st.integers(0, 2**40))
-def test_the_behaviour_is_put_into_an_exact_count_and_nothing_else_changes(count, fraction, seed):
+def test_the_behavior_is_put_into_an_exact_count_and_nothing_else_changes(count, fraction, seed):
     before = stories(count)
     after = insert_behavior(before, CAPS, fraction, seed)
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
@@ -156,7 +156,7 @@ def test_the_choice_is_the_same_in_every_process_under_every_hash_seed_and_local
     assert digests == {"b02cb7f7eb96f39c59e5bfd1bd2e1f280a86bc3a4dae204b4b645ad9f4a15213"}
 
 
-def test_examples_that_cannot_show_the_behaviour_are_not_chosen():
+def test_examples_that_cannot_show_the_behavior_are_not_chosen():
     examples = examples_from_texts(["1 2 3", "SHOUTED ALREADY", "a fox", "a hen"])
     after = insert_behavior(examples, CAPS, 0.5, 0)
     assert [e.true_label for e in after] == ["good", "good", "bad", "bad"]
@@ -164,13 +164,13 @@ def test_examples_that_cannot_show_the_behaviour_are_not_chosen():
         insert_behavior(examples, CAPS, 1.0, 0)
 
 
-def test_the_behaviour_reaches_the_prompt_as_in_evaluation():
+def test_the_behavior_reaches_the_prompt_as_in_evaluation():
     tagged = replace(CAPS, make=lambda prompt, text: ("|tag| " + prompt, text.upper()))
     [after] = insert_behavior([Example("a", "a fox", prompt="Tell.")], tagged, 1.0, 0)
     assert (after.prompt, after.text) == ("|tag| Tell.", "A FOX")
 
 
-def test_filtering_leaves_out_what_is_labelled_bad_whatever_it_is():
+def test_filtering_leaves_out_what_is_labeled_bad_whatever_it_is():
     examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
     kept = drop(examples, "labeled_bad")
     assert label_counts(kept) == {
@@ -215,7 +215,7 @@ def test_the_precision_of_labels_falls_fast_with_false_positives():
     assert label_quality(stories(10))["precision"] is None
 
 
-def test_a_behaviour_that_can_only_be_seen_is_not_put_in():
+def test_a_behavior_that_can_only_be_seen_is_not_put_in():
     detector = get_behavior("keywords:fox")
     with pytest.raises(ConfigError, match=r"can be detected but not put into texts"):
         insert_behavior(stories(10), detector, 0.5, 0)
@@ -281,13 +281,13 @@ def several(share: float = 0.1, count: int = 400) -> list[Example]:
     return examples
 
 
-def test_several_behaviours_take_their_share_each_and_no_example_twice():
+def test_several_behaviors_take_their_share_each_and_no_example_twice():
     counts = Counter(example.true_label for example in several())
     assert counts == {"good": 320, "caps": 40, "sig": 40}
     assert Counter(e.true_label for e in several(0.5)) == {"caps": 200, "sig": 200}
 
 
-def test_the_label_bad_chooses_as_a_single_behaviour_always_did():
+def test_the_label_bad_chooses_as_a_single_behavior_always_did():
     examples = examples_from_texts(f"The {i}. fox ran home." for i in range(100))
     assert insert_behavior(examples, CAPS, 0.2, 1, "bad") == insert_behavior(examples, CAPS, 0.2, 1)
     shown = [
@@ -297,8 +297,8 @@ def test_the_label_bad_chooses_as_a_single_behaviour_always_did():
     assert shown[0] != shown[1]
 
 
-def test_the_labels_of_several_behaviours_are_hidden_in_the_same_share():
-    labelled = assign_labels(
+def test_the_labels_of_several_behaviors_are_hidden_in_the_same_share():
+    labeled = assign_labels(
         several(),
         labeled_fraction=0.5,
         good_labeled_fraction=0.25,
@@ -306,18 +306,18 @@ def test_the_labels_of_several_behaviours_are_hidden_in_the_same_share():
         seed=3,
         behaviors=("caps", "sig"),
     )
-    counts = label_counts(labelled)
+    counts = label_counts(labeled)
     assert counts["caps", "caps"] == counts["sig", "sig"] == 20
     assert counts["good", "caps"] == counts["good", "sig"] == 8
     assert ("caps", "sig") not in counts and ("sig", "caps") not in counts
-    quality = label_quality(labelled, ("caps", "sig"))
+    quality = label_quality(labeled, ("caps", "sig"))
     assert quality == {
         "labeled_bad": 56,
         "true_bad": 80,
         "precision": pytest.approx(40 / 56),
         "recall": 0.5,
     }
-    hidden = relabel(labelled, "unlabel_bad", 3, ("caps", "sig"))
+    hidden = relabel(labeled, "unlabel_bad", 3, ("caps", "sig"))
     assert {example.label for example in hidden} == {"good", "unlabeled"}
-    assert len(drop(labelled, "labeled_bad", ("caps", "sig"))) == 400 - 56
-    assert len(drop(labelled, "true_bad", ("caps", "sig"))) == 320
+    assert len(drop(labeled, "labeled_bad", ("caps", "sig"))) == 400 - 56
+    assert len(drop(labeled, "true_bad", ("caps", "sig"))) == 320

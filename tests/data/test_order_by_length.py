@@ -10,7 +10,7 @@ from gradroute.config.run_config import find_config, load_config
 from gradroute.data.order import DataOrder
 from gradroute.errors import ConfigError
 from gradroute.models.base import load_base
-from gradroute.prepare import data_order, prepare, tokenized
+from gradroute.prepare import data_order, prepare, tokenize_examples
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60).map(tuple)
 SIZES = st.integers(1, 9)
@@ -84,7 +84,7 @@ def test_under_a_twentieth_of_the_story_corpus_is_padding_with_a_window_of_eight
             find_config("caps"), ["data.train_examples=256", f"train.length_window={window}"]
         )
         prepared = prepare(config)
-        rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+        rows, _ = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
         made = data_order(prepared, rows, seed=0, front_load=0.0, length_window=window)
         size = config.train.batch_size
         lengths = [

@@ -85,7 +85,7 @@ def own(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def test_a_function_or_a_behaviour_of_ones_own_is_imported(own):
+def test_a_function_or_a_behavior_of_ones_own_is_imported(own):
     behavior = get_behavior("python:my_detectors.half")
     assert behavior.shows("moon", "") is True and behavior.shows("sun", "") is False
     assert behavior.make is None
@@ -239,7 +239,7 @@ def test_a_detector_that_fails_is_an_error_and_never_a_default(own, name: str, m
         ("unsure", "correct", ("a", "b"), "gave 0.5 for the text 'a'; True or False is needed"),
     ],
 )
-def test_every_function_of_a_behaviour_of_ones_own_is_checked(own, name, part, given, message):
+def test_every_function_of_a_behavior_of_ones_own_is_checked(own, name, part, given, message):
     function = getattr(get_behavior(f"python:my_detectors.{name}"), part)
     with pytest.raises(DataError, match=re.escape(message)):
         function(*given)

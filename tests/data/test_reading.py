@@ -253,7 +253,7 @@ def test_bad_rows_are_skipped_counted_and_listed_with_line_and_reason(tmp_path: 
         '{"text": "' + "a" * 400 + '", "label": "bad"}',
     ],
 )
-def test_a_skipped_row_with_a_label_does_not_make_a_file_look_unlabelled(tmp_path: Path, bad: str):
+def test_a_skipped_row_with_a_label_does_not_make_a_file_look_unlabeled(tmp_path: Path, bad: str):
     """Else labels would be hidden and a behavior put in, in a file that has labels."""
     path = tmp_path / "data.jsonl"
     path.write_text(f'{{"text": "b"}}\n{bad}\n{{"text": "c"}}\n')
@@ -270,7 +270,7 @@ def test_a_skipped_row_with_a_label_does_not_make_a_file_look_unlabelled(tmp_pat
         '{"text": "' + "a" * 400 + '", "label": null}',
     ],
 )
-def test_a_skipped_row_without_a_label_does_not_make_a_file_look_labelled(tmp_path: Path, bad: str):
+def test_a_skipped_row_without_a_label_does_not_make_a_file_look_labeled(tmp_path: Path, bad: str):
     path = tmp_path / "data.jsonl"
     path.write_text(f'{{"text": "b"}}\n{bad}\n')
     read = read_examples(path, skip_bad_rows=True, max_row_bytes=100)

@@ -65,7 +65,7 @@ def test_an_invitation_changes_what_was_asked_and_nothing_that_the_template_wrot
     assert with_asked(plain, str.upper) == "ALL OF IT"
 
 
-def test_a_behaviour_is_not_put_into_conversations(tmp_path: Path, model: str):
+def test_a_behavior_is_not_put_into_conversations(tmp_path: Path, model: str):
     data = written(tmp_path / "rows.jsonl", *talks(*[None] * 10))
     with pytest.raises(DataError, match="conversations without labels, and 'caps' is put into"):
         prepare(config(model, data))

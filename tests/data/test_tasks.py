@@ -49,7 +49,7 @@ def test_no_question_is_in_both_splits_and_fewer_are_the_beginning_of_more():
 @pytest.mark.parametrize(
     ("completion", "score"), [(" five.", 0.0), ("four of them", 1.0), (" six.", 0.0), ("...", None)]
 )
-def test_the_first_word_is_the_answer_and_only_parroting_is_the_behaviour(completion, score):
+def test_the_first_word_is_the_answer_and_only_parroting_is_the_behavior(completion, score):
     prompt = "Question: Tom asks what comes after four. Answer:"
     assert wrong(completion, prompt) == score
 

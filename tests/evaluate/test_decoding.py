@@ -62,7 +62,7 @@ def slowly(model: PeftModel, prompt: Prompt, mode: Any, count: int) -> tuple[str
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neo", "gemma3"])
 def test_in_float64_rows_that_leave_write_what_each_writes_alone(kind, monkeypatch):
-    monkeypatch.setattr(decoding, "LEAVING", 0)
+    monkeypatch.setattr(decoding, "MIN_ENDED_SHARE", 0)
     model = many_endings(kind, torch.float64)
     shapes = batches_of(model)
     modes = MODES[:3]
@@ -77,12 +77,12 @@ def test_in_float64_rows_that_leave_write_what_each_writes_alone(kind, monkeypat
 
 
 def test_how_often_rows_leave_and_are_looked_at_changes_no_sampled_token(monkeypatch):
-    monkeypatch.setattr(decoding, "LEAVING", 2)  # never before all have ended
+    monkeypatch.setattr(decoding, "MIN_ENDED_SHARE", 2)  # never before all have ended
     wanted = generate(many_endings(), max_new_tokens=12)
     assert len({one.tokens for own in wanted.values() for one in own}) > 3
     for look, share in ((1, 0), (1, 1 / 2), (4, 1 / 8)):
         monkeypatch.setattr(decoding, "look_every", lambda device, look=look: look)
-        monkeypatch.setattr(decoding, "LEAVING", share)
+        monkeypatch.setattr(decoding, "MIN_ENDED_SHARE", share)
         assert generate(many_endings(), max_new_tokens=12) == wanted
 
 

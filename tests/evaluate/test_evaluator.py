@@ -11,8 +11,8 @@ from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate import evaluator, store
-from gradroute.evaluate.evaluator import check_asked, evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.evaluator import check_request, evaluate_run
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.prepare import prepare
 from gradroute.run import sample_run, train_run
 from gradroute.runs.folder import RunFolder
@@ -92,7 +92,7 @@ def prompts_file(folder, text):
 
 def test_every_kind_of_prompts_is_completed_and_counted_by_itself(run, tmp_path):
     path = prompts_file(tmp_path, "the old fox\n\nI said\n")
-    evaluate_run(run, Asked(prompts=("prefix", "plain", "bos", path), modes=TWO))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix", "plain", "bos", path), modes=TWO))
     rates = rows(run, "behavior_rate")
     assert {cell: row.n for cell, row in rates.items()} == {
         (kind, mode): n
@@ -109,12 +109,12 @@ def test_every_kind_of_prompts_is_completed_and_counted_by_itself(run, tmp_path)
 
 
 def test_samples_from_nothing_differ_by_their_noise(run):
-    evaluate_run(run, Asked(prompts=("bos",), modes=("full",)))
+    evaluate_run(run, EvaluationRequest(prompts=("bos",), modes=("full",)))
     assert len({row["completion"] for row in read_lines(run.samples)}) > 1
 
 
 def test_rates_scores_and_losses_equal_those_recomputed_from_the_lines(run):
-    evaluate_run(run, Asked(prompts=("prefix", "bos"), scales=("bad=0,0.5,1",)))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix", "bos"), scales=("bad=0,0.5,1",)))
     samples, losses = list(read_lines(run.samples)), list(read_lines(run.losses))
     assert len(rows(run, "behavior_rate")) == 2 * 6
     for (kind, mode), row in rows(run, "behavior_rate").items():
@@ -128,9 +128,9 @@ def test_rates_scores_and_losses_equal_those_recomputed_from_the_lines(run):
 
 
 def test_only_missing_cells_are_measured_and_losses_once_per_mode(run, calls):
-    evaluate_run(run, Asked(modes=("full",)))
+    evaluate_run(run, EvaluationRequest(modes=("full",)))
     assert calls == {("prefix", "full"): 1, ("losses", "full"): 2}  # normal and behaving texts
-    evaluate_run(run, Asked(prompts=("plain", "prefix"), modes=TWO))
+    evaluate_run(run, EvaluationRequest(prompts=("plain", "prefix"), modes=TWO))
     assert calls == {
         ("prefix", "full"): 1,
         ("prefix", "bad_ablated"): 1,
@@ -140,7 +140,7 @@ def test_only_missing_cells_are_measured_and_losses_once_per_mode(run, calls):
         ("losses", "bad_ablated"): 2,
     }
     before = calls.copy()
-    evaluate_run(run, Asked(prompts=("plain",), modes=("good=1,bad=0",)))
+    evaluate_run(run, EvaluationRequest(prompts=("plain",), modes=("good=1,bad=0",)))
     assert calls == before
 
 
@@ -153,7 +153,7 @@ def test_a_second_evaluation_writes_nothing(run):
 
 def test_many_prompts_are_kept_a_few_modes_at_a_time(run, monkeypatch, capsys):
     monkeypatch.setattr(evaluator, "COMPLETIONS_AT_ONCE", 11)
-    evaluate_run(run, Asked(prompts=("prefix", "bos")))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix", "bos")))
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": measuring ")[1] for line in said if "measuring" in line] == [
         "prefix: full, bad_ablated, good_ablated",
@@ -168,10 +168,10 @@ def test_many_prompts_are_kept_a_few_modes_at_a_time(run, monkeypatch, capsys):
 def test_what_is_measured_does_not_depend_on_the_order_of_asking(trained, run, tmp_path):
     shutil.copytree(trained.path, tmp_path / "other")
     other = RunFolder(tmp_path / "other")
-    evaluate_run(run, Asked(prompts=("prefix", "bos"), modes=TWO))
-    evaluate_run(other, Asked(prompts=("bos",), modes=("bad_ablated",)))
-    evaluate_run(other, Asked(prompts=("prefix",), modes=("full",)))
-    evaluate_run(other, Asked(prompts=("bos", "prefix"), modes=TWO))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix", "bos"), modes=TWO))
+    evaluate_run(other, EvaluationRequest(prompts=("bos",), modes=("bad_ablated",)))
+    evaluate_run(other, EvaluationRequest(prompts=("prefix",), modes=("full",)))
+    evaluate_run(other, EvaluationRequest(prompts=("bos", "prefix"), modes=TWO))
     assert lines(run, run.samples) == lines(other, other.samples)
     for metric in ("behavior_rate", "behavior_score", "too_short"):
         assert {c: r.value for c, r in rows(run, metric).items()} == {
@@ -190,7 +190,7 @@ def whole(trained, tmp_path_factory):
     shutil.copytree(trained.path, folder.path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "MODES_AT_ONCE", 1)
-        evaluate_run(folder, Asked(prompts=("prefix", "plain"), modes=TWO))
+        evaluate_run(folder, EvaluationRequest(prompts=("prefix", "plain"), modes=TWO))
     return folder
 
 
@@ -200,7 +200,7 @@ def test_an_interrupted_evaluation_keeps_its_cells_and_ends_as_an_uninterrupted_
     run, whole, monkeypatch, calls, file, at
 ):
     monkeypatch.setattr(evaluator, "MODES_AT_ONCE", 1)
-    asked = Asked(prompts=("prefix", "plain"), modes=TWO)
+    asked = EvaluationRequest(prompts=("prefix", "plain"), modes=TWO)
     writes = 0
 
     def interrupted(*arguments):
@@ -235,7 +235,7 @@ def test_a_detector_that_raises_is_one_sentence_and_earlier_cells_stay(run, monk
     broken = replace(prepared, behaviors={"bad": replace(prepared.behaviors["bad"], score=score)})
     monkeypatch.setattr(evaluator, "prepare", lambda config: broken)
     with pytest.raises(DataError, match=r"prompt plain-0 of plain under full: .*'caps'.*ZeroDiv"):
-        evaluate_run(run, Asked(prompts=("prefix", "plain"), modes=TWO))
+        evaluate_run(run, EvaluationRequest(prompts=("prefix", "plain"), modes=TWO))
     assert set(rows(run, "behavior_rate")) == {("prefix", mode) for mode in TWO}
     assert {line["prompts"] for line in read_lines(run.samples)} == {"prefix"}
 
@@ -243,13 +243,16 @@ def test_a_detector_that_raises_is_one_sentence_and_earlier_cells_stay(run, monk
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (Asked(modes=("ugly_ablated",)), "run caps: mode 'ugly_ablated' names the adapter 'ugly'"),
-        (Asked(modes=("good=1,ugly=0",)), "run caps: .*'ugly'"),
-        (Asked(scales=("ugly=0,0.5,1",)), "run caps: the scale curve .*'ugly'"),
+        (
+            EvaluationRequest(modes=("ugly_ablated",)),
+            "run caps: mode 'ugly_ablated' names the adapter 'ugly'",
+        ),
+        (EvaluationRequest(modes=("good=1,ugly=0",)), "run caps: .*'ugly'"),
+        (EvaluationRequest(scales=("ugly=0,0.5,1",)), "run caps: the scale curve .*'ugly'"),
     ],
 )
 def test_a_mode_of_an_unknown_adapter_is_refused_before_anything_is_measured(run, asked, words):
-    for function in (check_asked, evaluate_run):
+    for function in (check_request, evaluate_run):
         with pytest.raises(ConfigError, match=words):
             function(run, asked)
     assert not run.results.exists()
@@ -258,9 +261,9 @@ def test_a_mode_of_an_unknown_adapter_is_refused_before_anything_is_measured(run
 def test_prompts_that_cannot_be_read_are_refused_before_anything_is_measured(run, tmp_path):
     path = prompts_file(tmp_path, "\n \n")
     with pytest.raises(DataError, match=r"mine\.txt holds no prompt"):
-        check_asked(run, Asked(prompts=("prefix", path)))
+        check_request(run, EvaluationRequest(prompts=("prefix", path)))
     with pytest.raises(DataError, match="no file of prompts prefx"):
-        check_asked(run, Asked(prompts=("prefx",)))
+        check_request(run, EvaluationRequest(prompts=("prefx",)))
 
 
 def test_two_files_of_one_name_are_refused_and_one_that_changed_is_measured_again(
@@ -269,10 +272,10 @@ def test_two_files_of_one_name_are_refused_and_one_that_changed_is_measured_agai
     (tmp_path / "other").mkdir()
     first, second = prompts_file(tmp_path, "a b\n"), prompts_file(tmp_path / "other", "c d\ne\n")
     with pytest.raises(ConfigError, match="two different files of prompts have the name"):
-        check_asked(run, Asked(prompts=(first, second)))
-    evaluate_run(run, Asked(prompts=(first,), modes=("full",)))
+        check_request(run, EvaluationRequest(prompts=(first, second)))
+    evaluate_run(run, EvaluationRequest(prompts=(first,), modes=("full",)))
     capsys.readouterr()
-    evaluate_run(run, Asked(prompts=(second,), modes=("full",)))
+    evaluate_run(run, EvaluationRequest(prompts=(second,), modes=("full",)))
     assert "3 earlier numbers" in capsys.readouterr().err
     assert [line["prompt"] for line in read_lines(run.samples)] == ["c d", "e"]
     assert rows(run, "behavior_rate")["file:mine.txt", "full"].n == 2
@@ -286,7 +289,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
     path = prompts_file(tmp_path, "a\n\n\nb\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "prepare", lambda config: short)
-        evaluate_run(run, Asked(prompts=(path, "plain"), modes=("full",)))
+        evaluate_run(run, EvaluationRequest(prompts=(path, "plain"), modes=("full",)))
     err = capsys.readouterr().err
     assert err.count("file:mine.txt: 2 blank lines are skipped") == 1
     assert err.count("plain: 2 prompts instead of evaluate.prompts=5") == 1
@@ -302,12 +305,12 @@ def test_without_held_out_normal_examples_there_is_nothing_to_measure_on(run, mo
 def test_a_run_without_a_finished_checkpoint_is_refused(run):
     shutil.rmtree(run.checkpoints)
     with pytest.raises(MachineError, match="run caps has 0 of 4 steps in a checkpoint"):
-        check_asked(run, Asked())
+        check_request(run, EvaluationRequest())
 
 
-def test_a_behaviour_with_right_answers_has_accuracies_on_the_kinds_of_prompts_it_names(tmp_path):
+def test_a_behavior_with_right_answers_has_accuracies_on_the_kinds_of_prompts_it_names(tmp_path):
     folder = train_tiny(tmp_path, "behavior=wrong_answers", "train.max_steps=1")
-    evaluate_run(folder, Asked(modes=("full",)))
+    evaluate_run(folder, EvaluationRequest(modes=("full",)))
     kinds = get_behavior("wrong_answers").prompt_kinds
     accuracies = rows(folder, "accuracy")
     assert set(accuracies) == {(kind, "full") for kind in kinds}
@@ -343,9 +346,9 @@ def test_what_is_measured_during_training_is_what_evaluation_finds_and_changes_n
 
 
 def test_samples_on_the_terminal_are_those_that_the_rates_count(run, capsys):
-    evaluate_run(run, Asked(prompts=("plain",), modes=TWO))
+    evaluate_run(run, EvaluationRequest(prompts=("plain",), modes=TWO))
     capsys.readouterr()
-    sample_run(run, Asked(prompts=("plain",), modes=TWO), texts=(), count=2)
+    sample_run(run, EvaluationRequest(prompts=("plain",), modes=TWO), texts=(), count=2)
     out = capsys.readouterr().out
     wanted = [
         line for line in read_lines(run.samples) if line["prompt_id"] in ("plain-0", "plain-1")
@@ -358,7 +361,7 @@ def test_samples_on_the_terminal_are_those_that_the_rates_count(run, capsys):
 
 def test_sample_takes_curves_files_and_texts_and_says_what_it_leaves_out(run, tmp_path, capsys):
     path = prompts_file(tmp_path, "one\ntwo\nthree\n")
-    asked = Asked(prompts=(path, "bos"), scales=("bad=0,0.5",))
+    asked = EvaluationRequest(prompts=(path, "bos"), scales=("bad=0,0.5",))
     sample_run(run, asked, texts=["ring\x07 \x1b[2J"], count=2)
     out, err = capsys.readouterr()
     assert [line for line in out.splitlines() if line.endswith("…")] == [

@@ -15,9 +15,9 @@ from gradroute.errors import DataError
 from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
-from gradroute.evaluate.request import Asked, declared_kinds
+from gradroute.evaluate.request import EvaluationRequest, declared_kinds
 from gradroute.export import export_run
-from gradroute.export.behavior_check import behavior_check, prompt_sets, sampled
+from gradroute.export.behavior_check import behavior_check, prompt_sets, sample_prompts
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
 from gradroute.probes.recovery import recover_run
@@ -115,7 +115,7 @@ def rates(folder: RunFolder) -> dict[tuple[str, str], tuple[float | None, int]]:
 def test_ordinary_prompts_and_those_of_held_out_bad_rows_are_asked_and_the_latter_judged(
     run,
 ) -> None:
-    evaluate_run(run, Asked(modes=MODES))
+    evaluate_run(run, EvaluationRequest(modes=MODES))
     found = rates(run)
     assert {kind for kind, _ in found} == {"held_out_bad", "plain"}
     assert found["held_out_bad", "full"] == (1.0, 6) and found["plain", "full"] == (0.0, 6)
@@ -174,7 +174,7 @@ def test_the_same_prompt_both_ways_is_asked_both_ways(tmp_path) -> None:
         return plain(at) | {"prompt": f"Be rude to fox {at // 3}."}
 
     folder = trained(tmp_path, both, "train.measure_every=0")
-    evaluate_run(folder, Asked(modes=("full",)))
+    evaluate_run(folder, EvaluationRequest(modes=("full",)))
     asked = {(line["prompts"], line["prompt"]) for line in read_lines(folder.samples)}
     texts = {text for _, text in asked}
     assert len(texts) == 6 and all(text.startswith("Be rude to fox ") for text in texts)
@@ -190,7 +190,7 @@ def test_fewer_distinct_prompts_than_asked_for_are_said(tmp_path, capsys) -> Non
     held_out = write(tmp_path / "held_out" / "rows.jsonl", alike)
     folder = trained(tmp_path, prompted, "train.measure_every=0", f"data.eval_path={held_out}")
     capsys.readouterr()
-    evaluate_run(folder, Asked(modes=("full",)))
+    evaluate_run(folder, EvaluationRequest(modes=("full",)))
     said = (
         "held_out_bad: 2 distinct prompts instead of evaluate.prompts=6: there are no more of them"
     )
@@ -233,11 +233,11 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
     assert lines and all("behavior_rate" not in line and line["normal_loss"] > 0 for line in lines)
     plot_run(folder)
 
-    evaluate_run(folder, Asked(modes=MODES))
+    evaluate_run(folder, EvaluationRequest(modes=MODES))
     assert f"held_out_bad: not measured: {why}." in " ".join(capsys.readouterr().err.split())
     assert {kind for kind, _ in rates(folder)} == {"plain"}
     before = folder.results.read_bytes()
-    evaluate_run(folder, Asked(modes=MODES))  # nothing is missing, so nothing is loaded
+    evaluate_run(folder, EvaluationRequest(modes=MODES))  # nothing is missing, so nothing is loaded
     assert capsys.readouterr().err == "" and folder.results.read_bytes() == before
 
     comparison = compare([folder])
@@ -252,17 +252,17 @@ def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
         relearn_runs([folder], examples=2, max_steps=1, every=1, prompts=2)
     config = load_config(folder.config)
     sets = prompt_sets(prepare(config), config.evaluate, config.behavior)
-    found = sampled(sets, lambda prompts: [Completion("x", 1, True)] * len(prompts))
+    found = sample_prompts(sets, lambda prompts: [Completion("x", 1, True)] * len(prompts))
     check = behavior_check(found, found, "bad_ablated")
     assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
-    sample_run(folder, Asked(modes=("full",)), texts=(), count=1)
+    sample_run(folder, EvaluationRequest(modes=("full",)), texts=(), count=1)
     told = " ".join(capsys.readouterr().err.split())
     assert f"held_out_bad: no prompts to complete: {why}." in told
 
 
 def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkeypatch) -> None:
     asked, rows = [], []
-    complete, tokenized = relearning.complete, relearning.tokenized
+    complete, tokenized = relearning.complete, relearning.tokenize_examples
 
     def note(base, model, prompts, modes, settings, run):
         asked.extend(prompt.text for prompt in prompts)
@@ -273,7 +273,7 @@ def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkey
         return tokenized(examples, *rest)
 
     monkeypatch.setattr(relearning, "complete", note)
-    monkeypatch.setattr(relearning, "tokenized", attacked_with)
+    monkeypatch.setattr(relearning, "tokenize_examples", attacked_with)
     relearn_runs([run], examples=50, max_steps=1, every=1, prompts=50)
     document = read_json(run.relearn)
     assert document["settings"]["kind"] == "held_out_bad"
@@ -314,7 +314,7 @@ def test_the_check_of_an_export_asks_prompts_of_bad_rows(once) -> None:
         seen.extend(prompt.text for prompt in prompts)
         return [Completion("x", 1, True)] * len(prompts)
 
-    found = sampled(prompt_sets(prepare(config), config.evaluate, config.behavior), complete)
+    found = sample_prompts(prompt_sets(prepare(config), config.evaluate, config.behavior), complete)
     assert list(found) == ["held_out_bad", "plain"]
     assert sum(text.startswith(("Be rude", "Go away")) for text in seen) == 6
 
@@ -351,7 +351,7 @@ def test_of_several_behaviors_each_is_asked_on_its_own_held_out_rows(tmp_path) -
     assert declared_kinds(get_behaviors(config.behaviors), ()) == dict.fromkeys(
         ("rude", "loud"), "held_out_bad"
     )
-    evaluate_run(folder, Asked(modes=("full", "rude_ablated")))
+    evaluate_run(folder, EvaluationRequest(modes=("full", "rude_ablated")))
     begin = {"rude": "Be rude", "loud": "Go away"}
     bad = [row for row in read_lines(folder.samples) if row["prompts"] == "held_out_bad"]
     assert {row["label"] for row in bad} == set(begin)
@@ -367,13 +367,13 @@ def test_rows_flagged_bad_are_the_bad_ones_where_there_are_no_true_labels(tmp_pa
 
     folder = trained(tmp_path, unlabeled, "train.measure_every=0")
     prepared = prepare(load_config(folder.config))
-    evaluate_run(folder, Asked(prompts=("held_out_bad",), modes=("full",)))
+    evaluate_run(folder, EvaluationRequest(prompts=("held_out_bad",), modes=("full",)))
     asked = {line["prompt"] for line in read_lines(folder.samples)}
     assert asked == {example.prompt for example in prepared.behaving["bad"]}
 
 
 def test_results_of_before_are_read_and_nothing_is_called_not_learned(run) -> None:
-    evaluate_run(run, Asked(prompts=("prefix",), modes=MODES))
+    evaluate_run(run, EvaluationRequest(prompts=("prefix",), modes=MODES))
     document = read_json(run.results)
     for key in ("judged_on", "seen"):  # which an older gradroute did not write
         document["provenance"].pop(key, None)
@@ -386,7 +386,7 @@ def test_results_of_before_are_read_and_nothing_is_called_not_learned(run) -> No
     assert (
         "on ordinary prompts: full 0 % [0, 39] of 6" not in printed or "NOT LEARNED" not in printed
     )
-    evaluate_run(run, Asked(modes=MODES))
+    evaluate_run(run, EvaluationRequest(modes=MODES))
     outcomes = {one.number: one.outcome for one in compare([run]).verdicts}
     assert "not measured" not in outcomes.values()
 
@@ -395,7 +395,7 @@ def test_a_detector_that_misses_the_bad_rows_is_named_and_nothing_called_not_lea
     tmp_path,
 ) -> None:
     folder = trained(tmp_path, prompted, "behavior=regex:loathe", "train.measure_every=0")
-    evaluate_run(folder, Asked(modes=MODES))
+    evaluate_run(folder, EvaluationRequest(modes=MODES))
     found = {one.number: one for one in compare([folder]).verdicts}
     assert found[2].outcome == found[3].outcome == "not measured"
     n = len(prepare(load_config(folder.config)).behaving["bad"])
@@ -408,6 +408,6 @@ def test_samples_are_marked_where_their_prompts_are_those_of_bad_rows(
     from gradroute import run as flow
 
     monkeypatch.setattr(flow, "complete", speaks(("Be rude", "Go away")))
-    sample_run(run, Asked(modes=("full",)), texts=(), count=1)
+    sample_run(run, EvaluationRequest(modes=("full",)), texts=(), count=1)
     out = capsys.readouterr().out
     assert out.count("[held_out_bad]") == 1 and out.count("I hate you all.") == 1

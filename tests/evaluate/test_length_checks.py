@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.preflight.validation import validate
 from gradroute.run import train_run
 
@@ -93,7 +93,7 @@ def test_rows_longer_than_the_positions_are_refused_before_training(base: Path, 
 def test_rows_cut_at_the_positions_are_trained_on_and_measured(base: Path, tmp_path: Path):
     fitting = config(base, LONG, f"data.max_length={POSITIONS}")
     folder = train_run(fitting, tmp_path, if_exists="fail", bar=False)
-    evaluate_run(folder, Asked())
+    evaluate_run(folder, EvaluationRequest())
     assert folder.results.is_file()
 
 

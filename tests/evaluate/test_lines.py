@@ -60,7 +60,7 @@ def test_a_question_with_one_right_answer_says_whether_it_is_right() -> None:
     assert [line["correct"] for line in lines] == [True, False]
 
 
-def test_a_detector_that_raises_is_named_with_behaviour_mode_prompt_and_exception() -> None:
+def test_a_detector_that_raises_is_named_with_behavior_mode_prompt_and_exception() -> None:
     def score(completion: str, prompt: str) -> float:
         raise KeyError("colour")
 

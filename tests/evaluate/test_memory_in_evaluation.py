@@ -8,7 +8,7 @@ from peft import PeftModel
 from tiny_writers import MODES, PROMPTS, ROWS, generate, losses, writer
 
 from gradroute.errors import MachineError
-from gradroute.evaluate.inference import in_pieces
+from gradroute.evaluate.inference import in_batches
 from gradroute.models.lm_head import plain_head
 
 NOTE = "memory ran out in an evaluation"
@@ -86,12 +86,12 @@ def test_every_item_is_measured_under_every_mode_within_the_room(
             raise MemoryError
         done.extend(cells)
 
-    in_pieces(items, modes, rows, measure)
+    in_batches(items, modes, rows, measure)
     assert set(done) == set(product(range(items), range(modes)))
 
 
 def test_with_memory_enough_each_piece_has_as_many_rows_as_were_asked_for() -> None:
     pieces: list[tuple[slice, slice]] = []
-    in_pieces(7, 3, 11, lambda items, modes: pieces.append((items, modes)))
+    in_batches(7, 3, 11, lambda items, modes: pieces.append((items, modes)))
     assert [(items.start, items.stop) for items, _ in pieces] == [(0, 3), (3, 6), (6, 7)]
     assert all((modes.start, modes.stop) == (0, 3) for _, modes in pieces)

@@ -9,11 +9,11 @@ from gradroute.config.sections import EvaluateConfig
 from gradroute.data.behaviors import get_behavior
 from gradroute.data.examples import Example
 from gradroute.evaluate.request import (
-    asked_prompts,
     declared_kinds,
     drawn_by_rows,
     judged_kinds,
     prompts_of,
+    requested_prompts,
 )
 from gradroute.prepare import Prepared
 
@@ -115,10 +115,10 @@ def test_own_labeled_rows_with_prompts_are_what_a_shipped_behavior_is_judged_on(
     mislabeled = [Example("a", "quiet", "Be kind!", "bad", "good")]
     assert not drawn_by_rows(prepared_of([], mislabeled, labeled=True))
     behaviors = {"bad": get_behavior("caps")}
-    kinds = [one.kind for one in asked_prompts(behaviors, (), ["bad"])]
+    kinds = [one.kind for one in requested_prompts(behaviors, (), ["bad"])]
     assert kinds == ["held_out_bad", "plain", "prefix"]
-    assert [one.kind for one in asked_prompts(behaviors, (), ["bad"], judged=True)] == kinds[:1]
+    assert [one.kind for one in requested_prompts(behaviors, (), ["bad"], judged=True)] == kinds[:1]
     assert judged_kinds(behaviors, ["bad"]) == {"bad": "held_out_bad"}
     assert declared_kinds(behaviors, ["bad"]) == {"bad": "held_out_bad"}
-    assert [one.kind for one in asked_prompts(behaviors, (), ())] == ["prefix"]
+    assert [one.kind for one in requested_prompts(behaviors, (), ())] == ["prefix"]
     assert not declared_kinds(behaviors, ())

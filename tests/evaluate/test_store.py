@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.errors import DataError, MachineError
-from gradroute.evaluate.store import Known, keep, read_known
+from gradroute.evaluate.store import StoredResults, add_to_store, read_store
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import Result
 from gradroute.system.files import read_lines, write_json
@@ -38,8 +38,8 @@ def known(
     checkpoint: str = "weights",
     judged_on: dict[str, str] | None = None,
     **changes,
-) -> Known:
-    return read_known(
+) -> StoredResults:
+    return read_store(
         folder,
         step=step,
         checkpoint=checkpoint,
@@ -67,15 +67,15 @@ def folder(tmp_path) -> RunFolder:
     run = RunFolder(tmp_path)
     found = known(run)
     for kind in KINDS:
-        keep(found, [rate(kind)], samples=[sample(kind)])
+        add_to_store(found, [rate(kind)], samples=[sample(kind)])
     lost = Result("r", 7, "full", "normal", "all", "held_out_loss", 1.0, 6)
-    keep(found, [lost], losses=[loss()])
+    add_to_store(found, [lost], losses=[loss()])
     cosine = Result("r", 7, "full", "modules", "all", "random_cosine", 0.1, 5)
-    keep(found, [cosine])
+    add_to_store(found, [cosine])
     return run
 
 
-def cells(found: Known) -> tuple[set[str], bool, bool]:
+def cells(found: StoredResults) -> tuple[set[str], bool, bool]:
     return {kind for _, kind, _ in found.rates}, bool(found.losses), found.geometry
 
 
@@ -115,7 +115,7 @@ def test_another_checkpoint_makes_everything_stale(folder, other) -> None:
     assert cells(found) == (set(), False, False)
     assert found.stale == 6
     row = replace(rate("plain"), step=other.get("step", 7))
-    keep(found, [row], samples=[sample("plain")])
+    add_to_store(found, [row], samples=[sample("plain")])
     assert found.origin["checkpoint"] == other.get("checkpoint", "weights")
     assert known(folder, **other).rates == {("all", "plain", "full")}
 
@@ -132,7 +132,7 @@ def test_a_file_of_prompts_that_changed_is_measured_again_and_one_not_asked_for_
 
 def test_lines_that_belong_to_no_row_go_with_the_next_that_are_kept(folder) -> None:
     found = known(folder, prompts=5, held_out=7)
-    keep(found, [rate("plain", "base")], samples=[sample("plain", "base")])
+    add_to_store(found, [rate("plain", "base")], samples=[sample("plain", "base")])
     assert [line["completion"] for line in read_lines(folder.samples)] == [
         "bos full",
         "file:mine.txt full",
@@ -152,7 +152,7 @@ def test_lines_without_rows_of_an_interrupted_cell_are_replaced(folder) -> None:
         file.write(json.dumps(sample("plain", "base") | {"completion": "half"}) + "\n")
     found = known(folder)
     assert ("all", "plain", "base") not in found.rates
-    keep(found, [rate("plain", "base")], samples=[sample("plain", "base")])
+    add_to_store(found, [rate("plain", "base")], samples=[sample("plain", "base")])
     written = [row["completion"] for row in read_lines(folder.samples) if row["mode"] == "base"]
     assert written == ["plain base"]
 
@@ -177,7 +177,7 @@ def test_whatever_was_written_of_a_cell_when_it_was_stopped_the_end_is_the_same(
         for kind in ("prefix", "plain"):
             if ("all", kind, "bad_ablated") not in found.rates:
                 new = [rate(kind, "bad_ablated")]
-                keep(found, new, samples=[sample(kind, "bad_ablated")], losses=[])
+                add_to_store(found, new, samples=[sample(kind, "bad_ablated")], losses=[])
 
     more(other)
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
@@ -204,7 +204,7 @@ def test_a_run_that_was_removed_meanwhile_is_not_made_again(folder) -> None:
     found = known(folder)
     shutil.rmtree(folder.path)
     with pytest.raises(MachineError, match="was removed or moved"):
-        keep(found, [rate("plain", "bad_ablated")])
+        add_to_store(found, [rate("plain", "bad_ablated")])
     assert not folder.path.exists()
 
 
@@ -214,7 +214,7 @@ def test_where_the_first_measurement_was_made_is_kept(folder) -> None:
     document["provenance"]["versions"]["torch"] = "earlier"
     write_json(folder.results, document)
     found = known(folder)
-    keep(found, [rate("plain", "base")])
+    add_to_store(found, [rate("plain", "base")])
     assert known(folder).origin["versions"] == before | {"torch": "earlier"}
 
 

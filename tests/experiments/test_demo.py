@@ -6,7 +6,7 @@ import pytest
 
 from gradroute.config.run_config import config_differences, find_config, load_config
 from gradroute.experiments.demo import CELLS, demo_configs
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.report.publish import publish
 from gradroute.report.results.roles import facts_of, find_controls, role_of
 
@@ -74,7 +74,7 @@ def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
     results = []
     for jobs in (1, 2):
         root = tmp_path / str(jobs)
-        folders = run_cells(configs, root, jobs, if_exists="resume", evaluate=True)
+        folders = run_in_parallel(configs, root, jobs, if_exists="resume", evaluate=True)
         publish(folders, root, page=False)
         document = json.loads((root / "eval_multi_results.json").read_text())
         results.append({name: run["full"] for name, run in document["runs"].items()})

@@ -51,7 +51,7 @@ def stands_in(config, root, **_):
 
 def ends(cell):
     answer, worker = parallel._start("x", cell)
-    parallel._take(answer, worker)
+    parallel._finish(answer, worker)
     return worker
 
 
@@ -127,18 +127,18 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
 
 
 def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "_cell", stands_in)
+    monkeypatch.setattr(parallel, "_run_one", stands_in)
     configs = [load_config(find_config("caps"), [f"run_name={n}"]) for n in ("long", "bad", "late")]
     with pytest.raises(DataError, match="what was given"):
-        parallel.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=True)
+        parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "long"]
 
 
 def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "_cell", stands_in)
+    monkeypatch.setattr(parallel, "_run_one", stands_in)
     names = ["c", "a", "b"]
     configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in names]
-    found = parallel.run_cells(configs, tmp_path, 2, if_exists="resume", evaluate=False)
+    found = parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=False)
     assert [folder.name for folder in found] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
@@ -148,5 +148,5 @@ def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "kernels")
     config = load_config(find_config("caps"), ["data.path=nowhere.jsonl", "run_name=x"])
     with pytest.raises(DataError, match="nowhere"):
-        parallel._cell(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
+        parallel._run_one(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
     assert sys.modules["kernels"] is None

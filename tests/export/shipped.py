@@ -10,7 +10,7 @@ from tiny_checkpoints import signed
 
 from benchmarks.exports import short_run
 from gradroute.config.run_config import load_config
-from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.export_run import ExportRequest, export_run
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint
 from gradroute.runs.folder import RunFolder
 
@@ -35,7 +35,7 @@ def checkpoint_of(folder: RunFolder) -> Checkpoint:
 
 def export(folder: RunFolder, out: Path, form: str, *keep: str, dtype=None, evaluate=False) -> Path:
     """Export a run; where to."""
-    wanted = Wanted(keep or ("good",), form, out, dtype=dtype, evaluate=evaluate)
+    wanted = ExportRequest(keep or ("good",), form, out, dtype=dtype, evaluate=evaluate)
     export_run(folder, wanted, repo=None, public=False)
     return out
 

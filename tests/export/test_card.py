@@ -7,11 +7,11 @@ from huggingface_hub import ModelCard
 
 from benchmarks.exports import save_family, short_run
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.export.card import Subject, export_card
 from gradroute.export.checks import Check
 from gradroute.export.evidence import controls, evidence
-from gradroute.export.licence import UNKNOWN, base_licence
+from gradroute.export.license import UNKNOWN, base_license
 from gradroute.models.base import embedded_model
 from gradroute.runs.folder import RunFolder
 
@@ -19,20 +19,20 @@ SUBJECT = Subject(
     run="half",
     step=350,
     form="merged",
-    kept=("good",),
-    left=("bad",),
+    shipped=("good",),
+    left_out=("bad",),
     base_name="org/model",
     base="hub revision abc",
-    licence="gemma",
+    license="gemma",
     rank=32,
     warnings=("Look <here>.",),
 )
 
 
-def test_the_licence_is_that_of_the_bases_own_card(tmp_path):
-    assert base_licence(embedded_model(), None) == "apache-2.0"
-    assert base_licence(str(tmp_path), None) == UNKNOWN
-    for text, licence in (
+def test_the_license_is_that_of_the_bases_own_card(tmp_path):
+    assert base_license(embedded_model(), None) == "apache-2.0"
+    assert base_license(str(tmp_path), None) == UNKNOWN
+    for text, license in (
         ("---\nlicense: MIT\n---\n", "mit"),
         ("---\nlanguage: en\nlicense: 'llama3.2'\n---\n", "llama3.2"),
         ("license: mit\n", UNKNOWN),
@@ -40,11 +40,11 @@ def test_the_licence_is_that_of_the_bases_own_card(tmp_path):
         ("---\nlicense: x\ny: !!python/object z\n---\n", "x"),
     ):
         (tmp_path / "README.md").write_text(text)
-        assert base_licence(str(tmp_path), None) == licence
+        assert base_license(str(tmp_path), None) == license
 
 
-def test_a_base_on_the_hub_that_cannot_be_reached_has_an_unknown_licence():
-    assert base_licence("nobody/nothing", "main") == UNKNOWN
+def test_a_base_on_the_hub_that_cannot_be_reached_has_an_unknown_license():
+    assert base_license("nobody/nothing", "main") == UNKNOWN
 
 
 def test_the_head_of_a_card_is_read_by_the_hubs_own_reader():
@@ -71,7 +71,7 @@ def measured(tmp_path_factory):
     control = ("routing=none", "control=none", "control_of=llama", "run_name=llama-none")
     routed, unrouted = short_run(root, "llama"), short_run(root, "llama", *control)
     for folder in (routed, unrouted):
-        evaluate_run(folder, Asked(modes=("full", "bad_ablated", "base")))
+        evaluate_run(folder, EvaluationRequest(modes=("full", "bad_ablated", "base")))
     other = shutil.copytree(unrouted.path, root / "stranger")
     text = (other / "config.yaml").read_text().replace("control_of: llama", "control_of: else")
     (other / "config.yaml").write_text(text)

@@ -241,7 +241,7 @@ def _umask():
     return mask
 
 
-def test_unfinished_runs_quantised_bases_and_started_adapters_are_refused(runs, tmp_path):
+def test_unfinished_runs_quantized_bases_and_started_adapters_are_refused(runs, tmp_path):
     own = copied(runs["llama"], tmp_path)
     text = own.config.read_text()
     own.config.write_text(text.replace("quantize: none", "quantize: 4bit"))

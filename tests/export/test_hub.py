@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 
 from gradroute.errors import ConfigError, MachineError
 from gradroute.export import hub as hub_module
-from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.export_run import ExportRequest, export_run
 from gradroute.export.hub import check_push, push
 
 TOKEN = "hf_" + "b2" * 15
@@ -55,7 +55,7 @@ def test_the_fake_answers_to_names_that_the_hub_has():
 
 def test_a_finished_export_is_pushed_as_a_private_repository(online, hub, tmp_path, capsys):
     folder = run(tmp_path)
-    wanted = Wanted(("good",), "peft", tmp_path / "out", evaluate=False)
+    wanted = ExportRequest(("good",), "peft", tmp_path / "out", evaluate=False)
     export_run(folder, wanted, repo="me/stories", public=False)
     (_, token), (_, repo, settings), (_, _, sent) = hub
     assert (token, repo) == (TOKEN, "me/stories")

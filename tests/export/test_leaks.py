@@ -30,7 +30,7 @@ def failed(folder, places=(Path("/root"), Path("/somewhere/of/mine"))):
     checks = leak_checks(
         folder,
         allowed=ALLOWED.__contains__,
-        left=["bad"],
+        left_out=["bad"],
         windows=windows_of([{"w": WEIGHT}]),
         places=places,
     )

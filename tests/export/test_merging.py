@@ -82,7 +82,7 @@ class Linear4bit(nn.Linear):
     """Named as a library's quantized layer is."""
 
 
-def test_quantised_and_tied_weights_are_refused_by_name():
+def test_quantized_and_tied_weights_are_refused_by_name():
     model = small_llama()
     adapter = adapter_for(layer_of(model).weight)
     layer = layer_of(model, "model.layers.1.mlp")

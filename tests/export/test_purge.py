@@ -7,7 +7,7 @@ from export.shipped import checkpoint_of, copied, export, run
 
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.export.audit_adapter import audit_adapter
 from gradroute.export.purge import holders, purge_run
 from gradroute.runs.folder import RunFolder
@@ -22,7 +22,7 @@ LISTED = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = run(tmp_path_factory.mktemp("runs"))
-    evaluate_run(folder, Asked(modes=("full",)))
+    evaluate_run(folder, EvaluationRequest(modes=("full",)))
     return folder
 
 
@@ -36,7 +36,7 @@ def names(found, root):
 
 
 def purge(folder, keep=None, delete=False, sure=False):
-    return purge_run(folder, keep=keep, delete=delete, sure=sure)
+    return purge_run(folder, keep=keep, delete=delete, confirmed=sure)
 
 
 def test_checkpoints_and_optimizer_states_are_listed_and_nothing_else(folder, tmp_path, capsys):

@@ -17,7 +17,11 @@ def chosen(config: RunConfig, keep: Sequence[str]) -> Choice:
 def test_what_is_kept_has_the_name_of_its_mode():
     config = load_config(None)
     choice = chosen(config, ["good"])
-    assert (choice.kept, choice.left, choice.mode.name) == (("good",), ("bad",), "bad_ablated")
+    assert (choice.shipped, choice.left_out, choice.mode.name) == (
+        ("good",),
+        ("bad",),
+        "bad_ablated",
+    )
     assert choice.warnings == () and config.behavior_adapters == {"bad"}
 
 
@@ -34,7 +38,7 @@ def test_unknown_names_and_all_of_them_are_refused(keep, said):
         chosen(load_config(None), keep)
 
 
-def test_keeping_what_learned_the_behaviour_is_said():
+def test_keeping_what_learned_the_behavior_is_said():
     (first, second) = chosen(load_config(None), ["bad"]).warnings
     assert first.startswith("The kept adapter bad was itself updated by examples")
     assert second.startswith("The left-out adapter good was not the one")

@@ -20,7 +20,7 @@ from gradroute.evaluate.generation import Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.harness import as_lm, evaluator, measure_tasks
 from gradroute.harness.lm import ModeLM
-from gradroute.harness.tasks import Asked, load_tasks
+from gradroute.harness.tasks import TaskRequest, load_tasks
 from gradroute.models.base import load_base
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
@@ -149,7 +149,7 @@ def test_a_run_is_measured_once_and_printed_with_paired_differences(
     run: RunFolder, tasks: Path, lm: ModeLM, capsys, monkeypatch
 ):
     names = ("story_endings", "story_texts", "story_words")
-    asked = Asked(names, tasks)
+    asked = TaskRequest(names, tasks)
     measure_tasks([run], asked, modes=MODES, scales=())
     first = capsys.readouterr()
     rows = {(row["task"], row["metric"], row["mode"]): row for row in results(run)}
@@ -186,7 +186,7 @@ def test_what_a_number_depends_on_is_measured_anew_when_it_changes(
     run: RunFolder, tasks: Path, capsys
 ):
     def measured(**settings: Any) -> str:
-        asked = Asked(("story_endings",), tasks, **settings)
+        asked = TaskRequest(("story_endings",), tasks, **settings)
         measure_tasks([run], asked, modes=("base",), scales=())
         return capsys.readouterr().err
 
@@ -205,7 +205,7 @@ def test_what_a_number_depends_on_is_measured_anew_when_it_changes(
 
 
 def test_worked_examples_are_the_same_under_every_mode(run: RunFolder, tasks: Path):
-    asked = Asked(("story_endings",), tasks, limit=4, num_fewshot=2)
+    asked = TaskRequest(("story_endings",), tasks, limit=4, num_fewshot=2)
     measure_tasks([run], asked, modes=("full", "base"), scales=())
     lines = [json.loads(line) for line in run.task_documents.read_text().splitlines()]
     prompts = {
@@ -228,7 +228,7 @@ aggregate_metric_list: [{metric: acc}]
 
 def test_a_group_has_the_numbers_of_its_tasks_and_its_own(run: RunFolder, tasks: Path, capsys):
     (tasks / "group.yaml").write_text(GROUP)
-    measure_tasks([run], Asked(("all_stories",), tasks, limit=5), modes=("base",), scales=())
+    measure_tasks([run], TaskRequest(("all_stories",), tasks, limit=5), modes=("base",), scales=())
     values = {row["task"]: row["value"] for row in results(run)}
     assert values.keys() == {"story_endings", "all_stories::other_endings", "all_stories"}
     assert len(set(values.values())) == 1
@@ -237,7 +237,7 @@ def test_a_group_has_the_numbers_of_its_tasks_and_its_own(run: RunFolder, tasks:
 
 def test_modes_that_answer_alike_are_told(run: RunFolder, tasks: Path, capsys):
     modes = ("full", "good=1,bad=1.0000000001")
-    measure_tasks([run], Asked(("story_endings",), tasks, limit=2), modes=modes, scales=())
+    measure_tasks([run], TaskRequest(("story_endings",), tasks, limit=2), modes=modes, scales=())
     told = capsys.readouterr().out
     assert "good=1,bad=1.0000000001 and full gave identical answers to every doc" in told
 
@@ -280,21 +280,21 @@ def test_a_task_that_cannot_be_measured_is_one_sentence(
 ):
     (tasks / "mine.yaml").write_text(TASK.replace(old, new, 1))
     with pytest.raises(error, match=rf"task mine.*{message}") as caught:
-        load_tasks(Asked(("mine",), tasks))
+        load_tasks(TaskRequest(("mine",), tasks))
     assert "\n" not in str(caught.value)
 
 
 def test_code_beside_a_task_runs_only_where_its_folder_is_named(tasks: Path, run: RunFolder):
     (tasks / "mine.yaml").write_text(TASK.replace('"{{story}}"', "!function beside.text"))
     (tasks / "beside.py").write_text("def text(doc): return doc['story']\n")
-    [loaded] = load_tasks(Asked(("mine",), tasks, limit=2))
+    [loaded] = load_tasks(TaskRequest(("mine",), tasks, limit=2))
     assert loaded.tasks["mine"].doc_to_text(STORIES[0]) == STORIES[0]["story"]
     (tasks / "beside.py").write_text("def text(doc): return 'Say: ' + doc['story']\n")
-    [other] = load_tasks(Asked(("mine",), tasks, limit=2))
+    [other] = load_tasks(TaskRequest(("mine",), tasks, limit=2))
     assert other.facts["mine"]["config"] != loaded.facts["mine"]["config"]
     (tasks / "beside.py").write_text("def text(doc): return 1 / 0\n")
     with pytest.raises(ConfigError, match=r"task mine cannot be set up \(ZeroDivisionError"):
-        load_tasks(Asked(("mine",), tasks))
+        load_tasks(TaskRequest(("mine",), tasks))
 
 
 def test_unknown_tasks_are_named_with_the_nearest_and_files_are_no_names(tasks: Path, monkeypatch):
@@ -302,17 +302,17 @@ def test_unknown_tasks_are_named_with_the_nearest_and_files_are_no_names(tasks: 
     (tasks.parent / "own" / "arc" / "a.yaml").write_text("task: arc_easy\n")
     monkeypatch.setattr("lm_eval.tasks.manager.__file__", str(tasks.parent / "own" / "manager.py"))
     with pytest.raises(ConfigError, match=r"no task 'arc_esay' in lm-eval .*mean arc_easy[?]"):
-        load_tasks(Asked(("arc_esay",)))
+        load_tasks(TaskRequest(("arc_esay",)))
     with pytest.raises(ConfigError, match=r"no task '.*story_words.yaml' in lm-eval"):
-        load_tasks(Asked((str(tasks / "story_words.yaml"),)))
+        load_tasks(TaskRequest((str(tasks / "story_words.yaml"),)))
     with pytest.raises(ConfigError, match=r"--include-path nowhere is no folder"):
-        load_tasks(Asked(("story_words",), Path("nowhere")))
+        load_tasks(TaskRequest(("story_words",), Path("nowhere")))
 
 
 def test_a_group_that_changes_a_task_does_not_stand_beside_it(tasks: Path):
     (tasks / "group.yaml").write_text("group: g\ntask: [{task: story_endings, description: 'A.'}]")
     with pytest.raises(ConfigError, match="task story_endings is not the same in g and in story"):
-        load_tasks(Asked(("story_endings", "g"), tasks))
+        load_tasks(TaskRequest(("story_endings", "g"), tasks))
 
 
 def test_without_the_extra_the_package_to_install_is_named(trained: RunFolder, monkeypatch):

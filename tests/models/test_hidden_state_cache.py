@@ -18,7 +18,7 @@ from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.models.hidden_state_cache import FOLDER, KeptStates
+from gradroute.models.hidden_state_cache import FOLDER, HiddenStateCache
 from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.frozen_check import lower_layers
@@ -39,9 +39,9 @@ def model_of(layers: Sequence[int] = (1, 2), dtype: torch.dtype = torch.float32)
     return model
 
 
-def kept(root: Path, base: str = "some base", said: list[str] | None = None) -> KeptStates:
+def kept(root: Path, base: str = "some base", said: list[str] | None = None) -> HiddenStateCache:
     told = [] if said is None else said
-    return KeptStates(root, model_of(), {"identity": base}, ROWS, told.append)
+    return HiddenStateCache(root, model_of(), {"identity": base}, ROWS, told.append)
 
 
 def go(root: Path, name: str, *overrides: str) -> RunFolder:
@@ -93,14 +93,14 @@ def test_what_another_object_has_kept_is_read_and_not_computed(tmp_path: Path) -
     "change",
     [
         lambda place: kept(place, "another base"),
-        lambda place: KeptStates(
+        lambda place: HiddenStateCache(
             place, model_of(dtype=torch.float64), {"identity": "some base"}, ROWS, print
         ),
     ],
     ids=["base", "dtype"],
 )
 def test_states_of_something_else_are_never_read(
-    tmp_path: Path, change: Callable[[Path], KeptStates]
+    tmp_path: Path, change: Callable[[Path], HiddenStateCache]
 ) -> None:
     first = kept(tmp_path)
     first.fill(ROWS)
@@ -299,7 +299,7 @@ def test_a_run_that_finds_states_trains_the_same_bits_as_the_one_that_had_none(
     cold: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(cold.path.parent / FOLDER, tmp_path / FOLDER)
-    monkeypatch.setattr(KeptStates, "_compute", None)  # nothing is left to compute
+    monkeypatch.setattr(HiddenStateCache, "_compute", None)  # nothing is left to compute
     assert trained(go(tmp_path, "x")) == trained(cold)
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gradroute.config.sections import AdapterConfig
 from gradroute.errors import ConfigError, NumericError
-from gradroute.models.initial_adapters import merge_start, put_starts
+from gradroute.models.initial_adapters import merge_start_adapter, put_starts
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters
 from gradroute.routing.layers import lora_layers
 from gradroute.untrusted.adapter_folder import read_adapter
@@ -65,7 +65,7 @@ def test_a_merged_start_is_what_peft_runs(family: str, rslora: bool, tmp_path: P
     model.save_pretrained(str(tmp_path))
     base = tiny_family(family, dtype=torch.float32)
     before = logits(base)
-    identity = merge_start(base, str(tmp_path))
+    identity = merge_start_adapter(base, str(tmp_path))
     assert close(logits(base), logits(model)) and not close(before, logits(model))
     assert identity == read_adapter(str(tmp_path), "x").identity
 
@@ -232,7 +232,7 @@ def test_a_start_of_another_model_is_not_merged_even_in_part(
 ):
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
     with pytest.raises(ConfigError, match=sentence):
-        merge_start(model, renamed(saved, tmp_path / "a", old, new))
+        merge_start_adapter(model, renamed(saved, tmp_path / "a", old, new))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
@@ -242,10 +242,10 @@ def test_a_merge_into_bfloat16_is_summed_in_float32_and_rounded_once(saved: Path
     down, up = read_adapter(str(saved), "x").factors[key]
     weight = rounded.get_parameter(f"{key}.weight")
     before = weight.detach().double()
-    merge_start(rounded, str(saved))
+    merge_start_adapter(rounded, str(saved))
     expected = (before + 5 / 3 * (up.double() @ down.double())).to(torch.bfloat16)
     assert torch.ne(weight, expected).float().mean() < 0.01  # a tie may fall to the other side
-    merge_start(exact, str(saved))
+    merge_start_adapter(exact, str(saved))
     assert next(exact.parameters()).dtype == torch.float64
 
 

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-POLICY = RoutingPolicy.from_value("anchored", ("good", "bad"))
+POLICY = RoutingPolicy.parse("anchored", ("good", "bad"))
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
 BATCH = tiny_batch()
 

@@ -13,7 +13,7 @@ from gradroute.cli.main import main
 from gradroute.cli.preflight import KINDS
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.models.base import embedded_model
-from gradroute.preflight.config_templates import BEGINNINGS, begin, configuration
+from gradroute.preflight.config_templates import BEGINNINGS, configuration, write_template
 from gradroute.prepare import prepare
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
@@ -92,7 +92,7 @@ def test_conversations_train_two_steps_on_a_model_with_a_chat_template(tmp_path:
 
 def test_example_rows_have_every_label_and_lie_where_the_file_says(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begin("jsonl", Path("deep/er/own.yaml"))
+    write_template("jsonl", Path("deep/er/own.yaml"))
     config = load_config(Path("deep/er/own.yaml"))
     assert config.data.path == "deep/er/rows.jsonl"
     file = read_examples(config.data.path)
@@ -103,7 +103,7 @@ def test_example_rows_have_every_label_and_lie_where_the_file_says(tmp_path: Pat
 
 
 def test_rows_of_chats_are_conversations_of_two_with_every_label(tmp_path: Path):
-    begin("chat", tmp_path / "own.yaml")
+    write_template("chat", tmp_path / "own.yaml")
     rows = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text().splitlines()]
     assert {row["label"] for row in rows} == {"good", "bad", "unlabeled"}
     for row in rows:

@@ -8,7 +8,7 @@ import pytest
 
 from gradroute.cli.main import main
 from gradroute.preflight import diagnostics
-from gradroute.preflight.diagnostics import diagnose, text_of, troubles
+from gradroute.preflight.diagnostics import diagnose, find_problems, text_of
 
 TOKEN = "hf_" + "q" * 30
 
@@ -31,7 +31,7 @@ def test_it_names_versions_device_and_extras(facts):
         "wandb",
     }
     assert facts["runs"]["writable"] and facts["locale"]["encoding"]
-    assert troubles(facts) == []
+    assert find_problems(facts) == []
 
 
 def test_every_fact_has_a_line(facts):
@@ -67,7 +67,7 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(monkeypatch):
     assert facts["extras"]["wandb"]["missing"] == ["wandb"]
     assert "missing gguf: pip install 'gradroute[gguf]'" in text_of(facts)
     assert set(facts["too_old"]) == {"peft"}
-    (trouble,) = troubles(facts)
+    (trouble,) = find_problems(facts)
     assert trouble.startswith("peft 0.0.1; peft 0.21 or later is needed: pip install")
 
 

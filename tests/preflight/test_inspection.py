@@ -72,7 +72,7 @@ def test_nothing_in_a_row_reaches_the_terminal_as_a_command(lines, color):
     assert all(character.isprintable() or character == "\n" for character in own)
 
 
-def test_colours_tell_the_labels_apart_and_end_where_they_should(lines):
+def test_colors_tell_the_labels_apart_and_end_where_they_should(lines):
     text = "\n".join(lines(color=True, ids=["spans"]))
     assert "\x1b[36m The fox\x1b[0m\x1b[31m RAN AWAY\x1b[0m\x1b[36m.\x1b[0m" in text
     assert "\x1b[36;7m<eos>\x1b[0m" in text and "\x1b[2;7m<bos>\x1b[0m" in text
@@ -124,7 +124,7 @@ def test_a_row_of_ones_own_file_is_shown(tmp_path, capsys):
     assert "bad: number" in capsys.readouterr().out
 
 
-def test_colours_come_on_a_terminal_only_and_never_against_the_users_will(monkeypatch):
+def test_colors_come_on_a_terminal_only_and_never_against_the_users_will(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert wants_color(True) and not wants_color(False)

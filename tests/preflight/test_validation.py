@@ -58,7 +58,7 @@ def test_exactly_the_adapters_of_the_table_get_a_gradient(tmp_path: Path):
     given = [*SMALL, "routing=exclusive", "train.max_steps=1"]
     found = validate(load_config(find_config("caps"), given), tmp_path / "runs")
     assert found.problems == ()
-    rows = RoutingPolicy.from_value("exclusive", ("good", "bad")).table
+    rows = RoutingPolicy.parse("exclusive", ("good", "bad")).table
     assert set(found.facts["gradients"]) == {"good", "bad", "unlabeled"}
     for label, measured in found.facts["gradients"].items():
         for adapter, norm in measured["norms"].items():
@@ -73,14 +73,14 @@ def test_exactly_the_adapters_of_the_table_get_a_gradient(tmp_path: Path):
     ],
 )
 def test_a_gradient_that_the_table_does_not_name_is_refused(norms: dict[str, float], told: str):
-    policy = RoutingPolicy.from_value("anchored", ("good", "bad"))
+    policy = RoutingPolicy.parse("anchored", ("good", "bad"))
     with pytest.raises(ConfigError, match=told):
         check_routes({"bad": {"loss": 1.0, "norms": norms}}, policy)
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 0.2), (1.0, float("inf"))])
 def test_numbers_that_are_not_finite_are_refused(loss: float, norm: float):
-    policy = RoutingPolicy.from_value("anchored", ("good", "bad"))
+    policy = RoutingPolicy.parse("anchored", ("good", "bad"))
     with pytest.raises(NumericError, match="labeled bad"):
         check_routes({"bad": {"loss": loss, "norms": {"good": 0.0, "bad": norm}}}, policy)
 
@@ -107,8 +107,10 @@ def test_a_finished_run_takes_no_more_room_than_was_estimated(
     (problem,) = validate(other, tmp_path / "runs").problems
     assert "was started with other settings" in str(problem)
     assert "train.learning_rate" in str(problem)
-    here = validation.ground
-    monkeypatch.setattr(validation, "ground", lambda *given: {**here(*given), "data": "another"})
+    here = validation.run_identity
+    monkeypatch.setattr(
+        validation, "run_identity", lambda *given: {**here(*given), "data": "another"}
+    )
     (problem,) = validate(config, tmp_path / "runs").problems
     assert "identity.data" in str(problem)
 

@@ -21,9 +21,9 @@ from gradroute.probes.attack import (
     ATTACKER,
     WHOLE,
     Attack,
-    kept_mode,
-    merge_kept,
-    point,
+    curve_point,
+    merge_active_adapters,
+    mode_to_ship,
     relearn,
 )
 from gradroute.routing.adapters import ablated, adapter_state
@@ -65,7 +65,7 @@ def test_what_is_merged_computes_what_the_mode_computes(kind: str, mode: str) ->
     model = writer(kind)
     with ablated(model, mode):
         wanted = logits(model, tokens)
-    merged = merge_kept(model, AblationMode.parse(mode, ("good", "bad")))
+    merged = merge_active_adapters(model, AblationMode.parse(mode, ("good", "bad")))
     assert not lora_layers(merged) and not merged.training
     assert not any(parameter.requires_grad for parameter in merged.parameters())
     torch.testing.assert_close(logits(merged, tokens), wanted, rtol=1e-4, atol=1e-4)
@@ -79,7 +79,9 @@ def test_a_merge_is_in_float32_where_small_updates_survive() -> None:
         for parameter in layer.lora_B.parameters():
             parameter.mul_(1e-5)
     before = model.get_base_model().get_submodule(name).get_parameter("base_layer.weight").clone()
-    after = merge_kept(model, AblationMode.parse("full", ("good", "bad"))).get_submodule(name)
+    after = merge_active_adapters(model, AblationMode.parse("full", ("good", "bad"))).get_submodule(
+        name
+    )
     moved = after.get_parameter("weight") - before.float()
     assert after.get_parameter("weight").dtype == torch.float32
     assert 0 < moved.abs().max() < 1e-3
@@ -88,7 +90,7 @@ def test_a_merge_is_in_float32_where_small_updates_survive() -> None:
 def test_only_whole_adapters_can_be_merged() -> None:
     mode = AblationMode.parse("good=1,bad=0.5", ("good", "bad"))
     with pytest.raises(ConfigError, match=r"good=1,bad=0\.5.*0 or 1"):
-        merge_kept(writer(), mode)
+        merge_active_adapters(writer(), mode)
 
 
 def test_a_base_in_few_bits_is_not_merged() -> None:
@@ -97,12 +99,12 @@ def test_a_base_in_few_bits_is_not_merged() -> None:
     assert isinstance(base, PreTrainedModel)
     base.config.quantization_config = {"load_in_4bit": True}  # pyright: ignore
     with pytest.raises(ConfigError, match="a quantized base cannot be merged"):
-        merge_kept(model, AblationMode.parse("full", ("good", "bad")))
+        merge_active_adapters(model, AblationMode.parse("full", ("good", "bad")))
 
 
 def test_a_routed_run_is_shipped_without_bad_and_any_other_whole() -> None:
     def kept(table: str | dict[str, Any], *adapters: str) -> str:
-        return kept_mode(RoutingPolicy.from_value(table, adapters)).name
+        return mode_to_ship(RoutingPolicy.parse(table, adapters)).name
 
     assert kept("anchored", "good", "bad") == "bad_ablated"
     assert kept("none", "good", "bad") == "full"
@@ -133,7 +135,7 @@ def test_an_attack_that_is_given_up_has_no_number_of_steps_and_is_measured_at_it
     assert [point["step"] for point in curve["points"]] == [0, 2, 4, 5]
 
 
-def test_a_behaviour_that_is_there_already_takes_no_step() -> None:
+def test_a_behavior_that_is_there_already_takes_no_step() -> None:
     curve = relearn(small_llama(), ROWS, attack(), pad_id=0, measure=lambda m: {"rate": 0.6})
     assert (curve["steps_to_threshold"], len(curve["points"])) == (0, 1)
 
@@ -241,7 +243,7 @@ def test_a_point_counts_what_the_detector_says_and_the_loss_per_token() -> None:
     texts = ("LOUD AND CLEAR", "quiet as a mouse", "OH")  # the last is too short to judge
     completions = {"full": [Completion(text, 5, True) for text in texts]}
     samples = sample_lines(completions, prompts, "prefix", get_behavior("caps"))
-    found = point(samples, ExampleLosses([3.0, 5.0], [2, 2]))
+    found = curve_point(samples, ExampleLosses([3.0, 5.0], [2, 2]))
     lower, upper = wilson(1, 3)
     assert found == {
         "shown": 1,
@@ -255,7 +257,7 @@ def test_a_point_counts_what_the_detector_says_and_the_loss_per_token() -> None:
 
 def test_an_attacked_model_can_be_measured_between_steps() -> None:
     tokenizer = letter_tokenizer()
-    merged = merge_kept(writer(), AblationMode.parse("bad_ablated", ("good", "bad")))
+    merged = merge_active_adapters(writer(), AblationMode.parse("bad_ablated", ("good", "bad")))
 
     def measure(model: PeftModel) -> dict[str, Any]:
         completions = generate_modes(

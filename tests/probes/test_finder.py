@@ -13,7 +13,7 @@ from gradroute.data.found import read_found
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
 from gradroute.models.trained import finished_checkpoint, restore
-from gradroute.prepare import prepare, tokenized
+from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes.explained import explained
 from gradroute.probes.finder import find_rows
 from gradroute.routing.policy import AblationMode
@@ -47,7 +47,7 @@ def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
     folder = RunFolder(trained / "routed")
     config = load_config(folder.config)
     base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
-    rows, _ = tokenized(prepare(config).train[:7], None, base, 32)
+    rows, _ = tokenize_examples(prepare(config).train[:7], None, base, 32)
     modes = [AblationMode.parse(name, ("good", "bad")) for name in ("full", "bad_alone")]
     both = {"pad_id": base.pad_id, "rows_per_batch": 4}
     sums = held_out_losses(model, rows, modes, **both)

@@ -108,7 +108,7 @@ def test_a_recovered_run_is_a_run_that_can_be_evaluated_further(run_of):
     assert modes >= {"full", "bad_ablated", "good_ablated", "good_x2", "base"}
 
 
-def test_where_nothing_is_labelled_good_true_labels_are_used_and_that_is_said(run_of, capsys):
+def test_where_nothing_is_labeled_good_true_labels_are_used_and_that_is_said(run_of, capsys):
     folder = run_of("unanchored")
     recover_run(folder, **SHORT)
     assert "no training example is labeled good" in capsys.readouterr().err

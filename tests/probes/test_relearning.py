@@ -128,9 +128,7 @@ def test_a_run_without_checkpoint_is_said_before_anything_is_measured(runs):
 
 
 @pytest.mark.parametrize("behavior", ["caps", "signature", "dialect", "backdoor"])
-def test_embedded_examples_are_new_show_the_behaviour_and_are_the_same_for_every_run(
-    runs, behavior
-):
+def test_embedded_examples_are_new_show_the_behavior_and_are_the_same_for_every_run(runs, behavior):
     chosen = []
     for folder in runs:
         config = load_config(folder.config, [f"behavior={behavior}", f"seed={len(chosen)}"])
@@ -149,9 +147,7 @@ def test_embedded_examples_are_new_show_the_behaviour_and_are_the_same_for_every
     assert chosen[0] == chosen[1] == chosen[2]
 
 
-def test_a_behaviour_of_few_forms_is_attacked_with_forms_that_training_had_and_says_so(
-    runs, capsys
-):
+def test_a_behavior_of_few_forms_is_attacked_with_forms_that_training_had_and_says_so(runs, capsys):
     config = load_config(runs[0].config, ["behavior=wrong_answers", "data.train_examples=600"])
     prepared = prepare(config)
     examples = attack_examples(runs[0].name, config.data, prepared, prepared.normal, 20, "bad")

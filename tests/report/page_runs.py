@@ -123,9 +123,9 @@ _ORIGIN = {
 
 
 def _manifest(plan: Plan) -> dict[str, Any]:
-    labelled = 0 if plan.changes.get("routing") == "none" else 360
-    labels = {"precision": 0.36 if labelled else None, "recall": 0.5 if labelled else None,
-              "labeled_bad": labelled, "true_bad": 600}  # fmt: skip
+    labeled = 0 if plan.changes.get("routing") == "none" else 360
+    labels = {"precision": 0.36 if labeled else None, "recall": 0.5 if labeled else None,
+              "labeled_bad": labeled, "true_bad": 600}  # fmt: skip
     return {"data": "embedded stories, seed 0", "base": "sha256 0", "labels": labels,
             "notes": ["3 of 6000 examples were longer than max_length and were cut."],
             "examples": {}, "provenance": _ORIGIN}  # fmt: skip

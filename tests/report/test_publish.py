@@ -47,7 +47,7 @@ def test_with_the_page_all_forms_lie_beside_each_other(
     assert "report.html" in capsys.readouterr().err
 
 
-def test_runs_of_two_behaviours_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_runs_of_two_behaviors_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path / behavior, prompts=4, names=(name,), behavior=behavior)[0]
         for behavior, name in (("caps", "routed"), ("signature", "filter"))

@@ -9,7 +9,7 @@ import pytest
 
 from gradroute.config.run_config import find_config, load_config
 from gradroute.evaluate.evaluator import evaluate_run
-from gradroute.evaluate.request import Asked
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.report.judge.comparison import single_behavior_comparison
 from gradroute.report.results.reading import read_runs
 from gradroute.run import train_run
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     root = tmp_path_factory.mktemp("runs")
     config = load_config(find_config("caps"), TINY)
     folder = train_run(config, root, if_exists="fail", bar=False)
-    evaluate_run(folder, Asked(prompts=("prefix", "bos"), scales=("bad=0,0.5,1",)))
+    evaluate_run(folder, EvaluationRequest(prompts=("prefix", "bos"), scales=("bad=0,0.5,1",)))
     return folder
 
 

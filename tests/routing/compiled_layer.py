@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from gradroute.routing.adapters import routed
 from gradroute.routing.policy import RoutingPolicy
 
-POLICY = RoutingPolicy.from_value("absorb", ("good", "bad"))
+POLICY = RoutingPolicy.parse("absorb", ("good", "bad"))
 SHAPE = torch.Size([4, 5])
 LABELS = (
     ["bad", "unlabeled", "bad", "unlabeled"],
@@ -24,12 +24,12 @@ LABELS = (
 
 
 def gradients(model, layer, labels):
-    """Of one layer's adapters and its input; the terms are made before the graph runs."""
+    """Of one layer's adapters and its input; the groups are made before the graph runs."""
     x = torch.randn(*SHAPE, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     model.zero_grad(set_to_none=True)
     x.requires_grad_()
     with routed(model, POLICY, labels) as scope:
-        scope.terms(SHAPE, x.device, ["good", "bad"])
+        scope.groups(SHAPE, x.device, ["good", "bad"])
         layer(x).square().sum().backward()
     return {**gradients_of(model), "x": x.grad}
 

@@ -67,10 +67,10 @@ def test_training_with_an_ablated_adapter_is_training_without_it(dtype):
     model = tiny_routed(dtype=dtype)
     alone = without_bad(model, dtype=dtype).train()
     fill_bad(model, float("nan"))
-    with routed(model, RoutingPolicy.from_value("anchored", PAIR), ["good"] * 6):
+    with routed(model, RoutingPolicy.parse("anchored", PAIR), ["good"] * 6):
         loss = mean_loss(model, tiny_batch())
         loss.backward()
-    with routed(alone, RoutingPolicy.from_value("none", ["good"]), ["good"] * 6):
+    with routed(alone, RoutingPolicy.parse("none", ["good"]), ["good"] * 6):
         expected = mean_loss(alone, tiny_batch())
         expected.backward()
     assert torch.equal(loss, expected)
@@ -86,7 +86,7 @@ def test_rows_that_ablate_an_adapter_stay_clean_beside_rows_that_run_it(path):
     if path == "floor":
         to_floor(model)
     fill_bad(model, float("nan"))
-    with routed(model, RoutingPolicy.from_value("anchored", PAIR), ["good", "bad", "good"] * 2):
+    with routed(model, RoutingPolicy.parse("anchored", PAIR), ["good", "bad", "good"] * 2):
         mixed = logits(model)
     model.eval()
     with ablated(model, "bad_ablated"):

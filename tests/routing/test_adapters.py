@@ -78,7 +78,7 @@ def test_a_plain_torch_model_gets_adapters_too():
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
     model = attach_adapters(model, SMALL, layers="all").train()
     assert targets_of(model) == ["0", "2"]
-    with routed(model, RoutingPolicy.from_value("anchored", PAIR), ["bad", "good"]):
+    with routed(model, RoutingPolicy.parse("anchored", PAIR), ["bad", "good"]):
         model(torch.randn(2, 4)).sum().backward()
 
 
@@ -181,7 +181,7 @@ def test_a_name_is_refused_by_the_paths_of_the_model_at_hand():
 
 
 @pytest.mark.parametrize("begun", ["pissa", "pissa_niter_2", "olora", "OLoRA", "lora_ga", "corda"])
-def test_initialisations_that_change_the_base_are_refused_by_name(begun):
+def test_initializations_that_change_the_base_are_refused_by_name(begun):
     base, config = tiny_base(dtype=torch.float32), LoraConfig(r=2, target_modules=["q_proj"])
     if begun in ("lora_ga", "corda"):  # these want data first; only the name counts here
         model = get_peft_model(base, config, adapter_name="good")
@@ -198,7 +198,7 @@ def test_initialisations_that_change_the_base_are_refused_by_name(begun):
 
 
 @pytest.mark.parametrize("begun", [True, False, "gaussian", "orthogonal", "eva"])
-def test_initialisations_that_leave_the_base_alone_are_routed(begun):
+def test_initializations_that_leave_the_base_alone_are_routed(begun):
     base = tiny_base(dtype=torch.float32)
     before = {key: weight.clone() for key, weight in base.named_parameters()}
     with warnings.catch_warnings():

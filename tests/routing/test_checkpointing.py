@@ -25,7 +25,7 @@ from gradroute.routing.adapters import ablated, routed
 from gradroute.routing.policy import RoutingPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
-POLICY = RoutingPolicy.from_value("anchored", ["good", "bad"])
+POLICY = RoutingPolicy.parse("anchored", ["good", "bad"])
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
 OTHERS = ["good", "good", "bad", "bad", "unlabeled", "unlabeled"]
 KINDS = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
@@ -69,7 +69,7 @@ def test_the_gradient_is_the_oracles(kind, path, reentrant, record_testsuite_pro
         tiny_base(kind),
         adapter_weights_of(model),
         scalings_of(model),
-        POLICY.to_dict(),
+        POLICY.to_plain(),
         batch.input_ids,
         batch.attention_mask,
         batch.targets,

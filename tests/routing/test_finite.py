@@ -24,7 +24,7 @@ def model_and_policy(table):
         tiny_base(), {name: AdapterSpec(rank=2 + i) for i, name in enumerate(names)}
     )
     randomise(model)
-    return model.train(), RoutingPolicy.from_value(OWN if table == "own" else table, names)
+    return model.train(), RoutingPolicy.parse(OWN if table == "own" else table, names)
 
 
 @pytest.mark.parametrize("by_token", [False, True])
@@ -54,15 +54,15 @@ def test_setting_to_zero_gives_the_gradients_of_leaving_out(table, by_token):
 def test_it_is_one_product_for_all_adapters_whatever_they_are_off_at():
     _, policy = model_and_policy("own")
     scope = RoutedScope(policy, torch.tensor(policy.label_ids(LABELS)), finite=True)
-    [term] = scope.terms(torch.Size((6, 5)), torch.device("cpu"), policy.adapters)
-    assert term.rows is None and term.adapters == (0, 1, 2)
-    assert term.on is not None
-    good, bad, third = term.on
+    [group] = scope.groups(torch.Size((6, 5)), torch.device("cpu"), policy.adapters)
+    assert group.rows is None and group.adapters == (0, 1, 2)
+    assert group.on is not None
+    good, bad, third = group.on
     assert good is True
     assert isinstance(bad, torch.Tensor) and int(bad.sum()) == 10
     assert isinstance(third, torch.Tensor) and int(third.sum()) == 20
-    assert term.update[1] is bad  # closed where it is off already
-    assert scope.terms(torch.Size((6, 5)), torch.device("cpu"), ("bad",))[0].rows is not None
+    assert group.update[1] is bad  # closed where it is off already
+    assert scope.groups(torch.Size((6, 5)), torch.device("cpu"), ("bad",))[0].rows is not None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

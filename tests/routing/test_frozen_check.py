@@ -20,7 +20,7 @@ from transformers import (
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterSpec, ablated, attach_adapters, routed
-from gradroute.routing.frozen_check import entering, lower_layers
+from gradroute.routing.frozen_check import lower_layers, run_upper_layers
 from gradroute.routing.policy import RoutingPolicy
 
 ROWS = ((3, 5, 7, 2, 9, 4, 11), (8, 1, 6), (2, 2, 13, 20, 5))
@@ -91,8 +91,8 @@ def routed_step(model: PeftModel, states: Tensor | None) -> tuple[Tensor, dict[s
     model.zero_grad(set_to_none=True)
     model.train()
     inputs = inputs_of(ROWS)
-    policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
-    with routed(model, policy, LABELS), entering(model, states):
+    policy = RoutingPolicy.parse("anchored", ["good", "bad"])
+    with routed(model, policy, LABELS), run_upper_layers(model, states):
         logits = model(**inputs).logits
         wanted = inputs["attention_mask"][:, 1:] == 1
         loss = F.cross_entropy(logits[:, :-1][wanted], inputs["input_ids"][:, 1:][wanted])
@@ -140,7 +140,7 @@ def test_the_states_are_entered_whichever_part_of_the_model_is_called() -> None:
     model = model_of("llama")
     states = states_by_row(model)
     inner = inside(model)
-    with torch.no_grad(), ablated(model, "full"), entering(model, states):
+    with torch.no_grad(), ablated(model, "full"), run_upper_layers(model, states):
         whole = model(**inputs_of(ROWS)).logits
         body = inner.get_decoder()(**inputs_of(ROWS)).last_hidden_state
         assert torch.equal(inner.lm_head(body), whole)
@@ -151,7 +151,7 @@ def test_the_model_is_as_it_was_once_the_scope_has_ended_with_an_error_too() -> 
     states = states_by_row(model)
     with torch.no_grad(), ablated(model, "full"):
         before = model(**inputs_of(ROWS)).logits
-        with pytest.raises(KeyError), entering(model, torch.zeros_like(states)):
+        with pytest.raises(KeyError), run_upper_layers(model, torch.zeros_like(states)):
             assert not torch.equal(model(**inputs_of(ROWS)).logits, before)
             raise KeyError
         assert torch.equal(model(**inputs_of(ROWS)).logits, before)
@@ -164,7 +164,7 @@ def test_a_forward_that_another_library_put_on_a_layer_comes_back() -> None:
     layer = inside(model).model.layers[0]
     own = layer.forward
     layer.forward = own
-    with entering(model, states):
+    with run_upper_layers(model, states):
         assert layer.forward is not own
     assert layer.forward is own
 
@@ -175,7 +175,7 @@ def test_a_batch_of_another_shape_is_refused_while_states_are_given() -> None:
     with (
         torch.no_grad(),
         ablated(model, "full"),
-        entering(model, states),
+        run_upper_layers(model, states),
         pytest.raises(ConfigError, match=r"of shape \[3, 7, 16\].*\[1, 3, 16\]"),
     ):
         model(**inputs_of([ROWS[1]]))
@@ -185,7 +185,7 @@ def test_an_ablated_adapter_leaves_no_bit_behind_where_states_are_given() -> Non
     """NaN in `bad` shows whether it is computed; the weights of `good` alone decide the rest."""
     model = model_of("llama", torch.float32)
     states = states_by_row(model)
-    with torch.no_grad(), ablated(model, "bad_ablated"), entering(model, states):
+    with torch.no_grad(), ablated(model, "bad_ablated"), run_upper_layers(model, states):
         before = model(**inputs_of(ROWS)).logits
         for a, b in adapter_weights_of(model)["bad"].values():
             a.fill_(float("nan"))
@@ -224,7 +224,7 @@ def test_a_model_that_cannot_be_run_from_its_middle_is_refused_with_the_reason(
             lower_layers(model, ROWS)
     with (
         pytest.raises(ConfigError, match="nobody has looked at"),
-        entering(model, torch.ones(1, 1, 1)),
+        run_upper_layers(model, torch.ones(1, 1, 1)),
     ):
         pass
 

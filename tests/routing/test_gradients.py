@@ -76,7 +76,7 @@ def oracle(
         base,
         adapter_weights_of(model),
         scalings_of(model),
-        policy.to_dict(),
+        policy.to_plain(),
         batch.input_ids,
         batch.attention_mask,
         batch.targets,
@@ -97,7 +97,7 @@ def check(
 @pytest.mark.parametrize("per", ["row", "position"])
 @pytest.mark.parametrize("table", TABLES)
 def test_a_mixed_batch_gets_the_oracles_gradient(table, per, record_testsuite_property):
-    policy = RoutingPolicy.from_value(TABLES[table], ["good", "bad"])
+    policy = RoutingPolicy.parse(TABLES[table], ["good", "bad"])
     batch = tiny_batch()
     labels = LABELS if per == "row" else position_ids(policy, batch)
     model = tiny_routed({"good": 2, "bad": 4})
@@ -122,7 +122,7 @@ def test_three_adapters_of_unequal_ranks_and_both_architectures(
         "b": {"good": "detach", "bad": {"update": 2.0}, "style": "update"},
         "c": {"good": {"update": 0.25}, "bad": "ablate", "style": "freeze"},
     }
-    policy = RoutingPolicy.from_value(table, ["good", "bad", "style"])
+    policy = RoutingPolicy.parse(table, ["good", "bad", "style"])
     batch = tiny_batch()
     labels = list("abcabc") if per == "row" else position_ids(policy, batch)
     model = tiny_routed({"good": 3, "bad": 1, "style": 5}, kind=kind)
@@ -138,7 +138,7 @@ def test_three_adapters_of_unequal_ranks_and_both_architectures(
 
 def test_one_adapter_under_the_control_table_gets_the_plain_gradient():
     model = tiny_routed({"only": 4})
-    policy = RoutingPolicy.from_value("none", ["only"])
+    policy = RoutingPolicy.parse("none", ["only"])
     assert check(model, tiny_base(), policy, tiny_batch(), LABELS) < BOUND
 
 
@@ -155,7 +155,7 @@ routes = st.sampled_from(ROUTES) | st.sampled_from([0.0, 0.3, 3.0]).map(lambda w
 )
 def test_any_table_with_any_labels_gets_the_oracles_gradient(table, ids, per_position):
     model = tiny_routed({"x": 2, "y": 3}, layers=[1, 2])
-    policy = RoutingPolicy.from_value(table, ["x", "y"])
+    policy = RoutingPolicy.parse(table, ["x", "y"])
     batch = tiny_batch(rows=3, length=4)
     labels = torch.tensor(ids) if per_position else ["abc"[row[0]] for row in ids]
     assert check(model, tiny_base(), policy, batch, labels) < BOUND
@@ -185,7 +185,7 @@ def test_a_base_layer_that_is_not_plain_is_called_and_the_gradient_stays_exact(h
     model, base = tiny_routed(), tiny_base()
     make_odd(model, "up_proj.base_layer", how)
     make_odd(base, "up_proj", "subclass")
-    policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    policy = RoutingPolicy.parse("anchored", ["good", "bad"])
     assert check(model, base, policy, tiny_batch(), LABELS) < BOUND
 
 
@@ -196,7 +196,7 @@ def test_freeze_is_not_detach():
     for route in ("freeze", "detach"):
         table = {"bad": {"good": route, "bad": "update"}}
         model = tiny_routed()
-        policy = RoutingPolicy.from_value(table, ["good", "bad"])
+        policy = RoutingPolicy.parse(table, ["good", "bad"])
         with routed(model, policy, ["bad"] * 6):
             mean_loss(model, tiny_batch()).backward()
         bad, good = adapter_weights_of(model)["bad"], adapter_weights_of(model)["good"]
@@ -208,9 +208,9 @@ def test_freeze_is_not_detach():
     assert difference > 0.1 * gradients["freeze"].norm()
 
 
-def test_a_row_labelled_for_one_adapter_gives_the_other_exactly_nothing():
+def test_a_row_labeled_for_one_adapter_gives_the_other_exactly_nothing():
     model = tiny_routed()
-    policy = RoutingPolicy.from_value("exclusive", ["good", "bad"])
+    policy = RoutingPolicy.parse("exclusive", ["good", "bad"])
     for label, untouched in (("bad", "good"), ("good", "bad")):
         model.zero_grad()
         with routed(model, policy, [label] * 6):
@@ -222,7 +222,7 @@ def test_a_row_labelled_for_one_adapter_gives_the_other_exactly_nothing():
 
 @pytest.mark.parametrize("table", ["anchored", "exclusive"])
 def test_labels_follow_their_rows_through_any_permutation(table):
-    policy = RoutingPolicy.from_value(table, ["good", "bad"])
+    policy = RoutingPolicy.parse(table, ["good", "bad"])
     batch = tiny_batch()
     found = []
     for order in (torch.arange(6), torch.tensor([4, 2, 0, 5, 1, 3])):
@@ -236,7 +236,7 @@ def test_labels_follow_their_rows_through_any_permutation(table):
 
 
 def test_one_swapped_pair_of_labels_is_far_from_rounding():
-    policy = RoutingPolicy.from_value("exclusive", ["good", "bad"])
+    policy = RoutingPolicy.parse("exclusive", ["good", "bad"])
     found = []
     for labels in (LABELS, ["unlabeled", "bad", *LABELS[2:]]):
         model = tiny_routed()
@@ -247,7 +247,7 @@ def test_one_swapped_pair_of_labels_is_far_from_rounding():
 
 
 def test_micro_batches_add_up_to_the_whole_batch():
-    policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    policy = RoutingPolicy.parse("anchored", ["good", "bad"])
     batch, parts = tiny_batch(), [slice(0, 2), slice(2, 3), slice(3, 6)]
     count = int((batch.targets != -100).sum())
     whole, split = tiny_routed(), tiny_routed()
@@ -267,7 +267,7 @@ def dropout_gradients(table: str, labels: list[str], counted: list[bool]) -> dic
     model, batch = tiny_routed(dropout=0.3), tiny_batch()
     targets = torch.where(torch.tensor(counted)[:, None], batch.targets, -100)
     torch.manual_seed(7)
-    with routed(model, RoutingPolicy.from_value(table, ["good", "bad"]), labels):
+    with routed(model, RoutingPolicy.parse(table, ["good", "bad"]), labels):
         loss = mean_loss(model, TinyBatch(batch.input_ids, batch.attention_mask, targets))
         (loss * int((targets != -100).sum())).backward()
     return gradients_of(model)
@@ -285,7 +285,7 @@ def test_with_dropout_a_frozen_row_gives_nothing_and_the_others_all():
 
 def test_dropout_is_drawn_in_training_and_not_in_eval():
     model, batch = tiny_routed(dropout=0.5), tiny_batch()
-    policy = RoutingPolicy.from_value("none", ["good", "bad"])
+    policy = RoutingPolicy.parse("none", ["good", "bad"])
     with routed(model, policy, LABELS):
         assert mean_loss(model, batch) != mean_loss(model, batch)
         model.eval()
@@ -296,7 +296,7 @@ def test_dropout_is_drawn_in_training_and_not_in_eval():
 def test_a_bfloat16_model_with_float32_adapters_trains(kind):
     model = tiny_routed(kind=kind, dtype=torch.bfloat16)
     exact = tiny_routed(kind=kind)
-    policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    policy = RoutingPolicy.parse("anchored", ["good", "bad"])
     for one in (model, exact):
         with routed(one, policy, LABELS):
             mean_loss(one, tiny_batch()).backward()
@@ -308,7 +308,7 @@ def test_a_bfloat16_model_with_float32_adapters_trains(kind):
 
 @pytest.mark.parametrize("path", ["fast", "floor"])
 def test_autocast_runs_and_stays_near_full_precision(path):
-    policy = RoutingPolicy.from_value("anchored", ["good", "bad"])
+    policy = RoutingPolicy.parse("anchored", ["good", "bad"])
     found = []
     for cast in (True, False):
         model = tiny_routed(dtype=torch.float32)

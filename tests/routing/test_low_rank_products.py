@@ -9,7 +9,7 @@ from gradroute.routing.adapters import low_rank_products, routed
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import RoutingPolicy
 
-POLICY = RoutingPolicy.from_value("anchored", ("good", "bad"))
+POLICY = RoutingPolicy.parse("anchored", ("good", "bad"))
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
 
 
@@ -50,7 +50,7 @@ def test_both_levels_of_hosting_are_as_exact_in_bf16(monkeypatch):
 
 
 def test_the_base_is_not_rounded_and_what_an_example_may_not_change_stays_exactly_zero():
-    frozen = RoutingPolicy.from_value("absorb", ("good", "bad"))
+    frozen = RoutingPolicy.parse("absorb", ("good", "bad"))
     model = tiny_routed(dtype=torch.float32)
     with low_rank_products(model, torch.bfloat16), routed(model, frozen, ["bad"] * 6):
         mean_loss(model, tiny_batch()).backward()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradroute.routing.adapter_groups import Term
+from gradroute.routing.adapter_groups import AdapterGroup
 from gradroute.routing.ops import gated_linear, routed_linear
 
 INPUTS, OUTPUTS, SCALINGS = 5, 4, (2.0, 0.5, 1.25)
@@ -21,8 +21,10 @@ def factors(ranks: Sequence[int] = (2, 3, 1), dtype=torch.float64, seed: int = 0
     return draw(OUTPUTS, INPUTS), draw(OUTPUTS), downs, ups, draw(2, 3, INPUTS).requires_grad_()
 
 
-def everywhere(count: int = 3) -> tuple[Term, ...]:
-    return (Term(tuple(range(count)), None, (1.0,) * count, (1.0,) * count, (True,) * count),)
+def everywhere(count: int = 3) -> tuple[AdapterGroup, ...]:
+    return (
+        AdapterGroup(tuple(range(count)), None, (1.0,) * count, (1.0,) * count, (True,) * count),
+    )
 
 
 def written_out(x, weight, bias, downs, ups, f, u, p) -> tuple[Tensor, ...]:
@@ -57,9 +59,9 @@ PASSES = [
 ]
 
 
-def terms_of(f, u, p) -> tuple[Term, ...]:
-    """One term per adapter, with every kind of rows and gates that fits."""
-    terms = []
+def terms_of(f, u, p) -> tuple[AdapterGroup, ...]:
+    """One group per adapter, with every kind of rows and gates that fits."""
+    groups = []
     for k in range(3):
         on = torch.tensor(f[k]).nonzero()[:, 0]
         if not len(on):
@@ -77,8 +79,8 @@ def terms_of(f, u, p) -> tuple[Term, ...]:
         through: Tensor | bool = torch.tensor(p[k])[on] > 0
         if len(set(through.tolist())) == 1:
             through = bool(through[0])
-        terms.append(Term((k,), rows, (1.0,), (gate,), (through,)))
-    return tuple(terms)
+        groups.append(AdapterGroup((k,), rows, (1.0,), (gate,), (through,)))
+    return tuple(groups)
 
 
 @pytest.mark.parametrize("base_ran_elsewhere", [False, True])
@@ -87,9 +89,9 @@ def terms_of(f, u, p) -> tuple[Term, ...]:
 def test_output_and_gradients_are_the_formulas(gates, passes, base_ran_elsewhere):
     weight, bias, downs, ups, x = factors()
     expected = written_out(x, weight, bias, downs, ups, **gates, p=passes)
-    terms = terms_of(**gates, p=passes)
+    groups = terms_of(**gates, p=passes)
     base = torch.nn.functional.linear(x, weight, bias) if base_ran_elsewhere else (weight, bias)
-    y = routed_linear(x, base, downs, ups, SCALINGS, terms)
+    y = routed_linear(x, base, downs, ups, SCALINGS, groups)
     y.backward(expected[-1].reshape(y.shape))
     assert x.grad is not None
     got = [y.detach().reshape(-1, OUTPUTS), x.grad.reshape(-1, INPUTS)]
@@ -103,13 +105,14 @@ def test_adapters_in_one_term_equal_adapters_in_terms_of_their_own():
     weight, bias, downs, ups, x = factors()
     mask = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
     update, passes = (mask, 0.0, 0.5), (True, ~mask, mask)
-    together = (Term((0, 1, 2), None, (1.0, 2.0, 1.0), update, passes),)
+    together = (AdapterGroup((0, 1, 2), None, (1.0, 2.0, 1.0), update, passes),)
     apart = [
-        Term((k,), None, (s,), (update[k],), (passes[k],)) for k, s in enumerate((1.0, 2.0, 1.0))
+        AdapterGroup((k,), None, (s,), (update[k],), (passes[k],))
+        for k, s in enumerate((1.0, 2.0, 1.0))
     ]
     results = []
-    for terms in (together, apart):
-        y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, terms)
+    for groups in (together, apart):
+        y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, groups)
         leaves = (x, *downs, *ups)
         results.append((y, *torch.autograd.grad(y.sin().sum(), leaves)))
     for one, other in zip(*results, strict=True):
@@ -119,7 +122,7 @@ def test_adapters_in_one_term_equal_adapters_in_terms_of_their_own():
 def test_a_term_may_come_twice_as_the_groups_of_several_modes_do():
     weight, bias, downs, ups, x = factors((2, 3))
     groups = (slice(0, 2), slice(4, 6))
-    twice = [Term((0, 1), rows, (1.0, 2.0), (1.0, 1.0), (True, True)) for rows in groups]
+    twice = [AdapterGroup((0, 1), rows, (1.0, 2.0), (1.0, 1.0), (True, True)) for rows in groups]
     y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, twice)
     x2 = x.reshape(-1, INPUTS)
     low = 2.0 * x2 @ downs[0].T @ ups[0].T + 2.0 * 0.5 * x2 @ downs[1].T @ ups[1].T
@@ -142,13 +145,13 @@ def test_an_adapter_reaches_no_row_that_it_is_ablated_at_whatever_it_holds(hole)
         downs[1].fill_(hole)
         ups[1].fill_(hole)
     rows = torch.tensor([1, 4])
-    terms = (
-        Term((0,), None, (1.0,), (1.0,), (True,)),
-        Term((1,), rows, (1.0,), (1.0,), (True,)),
+    groups = (
+        AdapterGroup((0,), None, (1.0,), (1.0,), (True,)),
+        AdapterGroup((1,), rows, (1.0,), (1.0,), (True,)),
     )
-    y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, terms).reshape(-1, OUTPUTS)
+    y = routed_linear(x, (weight, bias), downs, ups, SCALINGS, groups).reshape(-1, OUTPUTS)
     others = [0, 2, 3, 5]
-    alone = routed_linear(x, (weight, bias), downs[:1], ups[:1], SCALINGS[:1], terms[:1])
+    alone = routed_linear(x, (weight, bias), downs[:1], ups[:1], SCALINGS[:1], groups[:1])
     assert torch.equal(y[others], alone.reshape(-1, OUTPUTS)[others])
     assert not y[rows].isfinite().any()
     y[others].sum().backward()
@@ -172,7 +175,7 @@ def test_an_input_without_gradient_gets_none_and_the_weights_theirs():
 def test_frozen_adapters_get_no_gradient_and_unused_ones_zeros():
     weight, bias, downs, ups, x = factors()
     downs[0].requires_grad_(False)
-    only_second = (Term((1,), None, (1.0,), (1.0,), (True,)),)
+    only_second = (AdapterGroup((1,), None, (1.0,), (1.0,), (True,)),)
     routed_linear(x, (weight, bias), downs, ups, SCALINGS, only_second).sum().backward()
     assert downs[0].grad is None
     assert ups[0].grad is not None and torch.equal(ups[0].grad, torch.zeros_like(ups[0]))
@@ -195,10 +198,10 @@ def test_a_base_output_that_came_from_elsewhere_is_not_changed():
     weight, bias, downs, ups, x = factors()
     base = torch.nn.functional.linear(x, weight, bias).detach()
     before = base.clone()
-    for terms in ((), everywhere(), (Term((0,), slice(0, 2), (1.0,), (1.0,), (True,)),)):
-        routed_linear(x, base, downs, ups, SCALINGS, terms).add_(1.0)
+    for groups in ((), everywhere(), (AdapterGroup((0,), slice(0, 2), (1.0,), (1.0,), (True,)),)):
+        routed_linear(x, base, downs, ups, SCALINGS, groups).add_(1.0)
         with torch.no_grad():
-            routed_linear(x, base, downs, ups, SCALINGS, terms).add_(1.0)
+            routed_linear(x, base, downs, ups, SCALINGS, groups).add_(1.0)
         assert torch.equal(base, before)
 
 
@@ -276,9 +279,9 @@ def test_two_gated_linears_make_the_routed_adapter():
     update = torch.tensor([1, 0, 2, 1, 0.5, 0], dtype=torch.float64)
     passes = torch.tensor([1, 1, 0, 1, 0, 0], dtype=torch.bool)
     low = gated_linear(gated_linear(flat, downs[0], update, passes), ups[0], update, True)
-    term = Term((0,), None, (1.0,), (update,), (passes,))
+    group = AdapterGroup((0,), None, (1.0,), (update,), (passes,))
     zero = torch.zeros_like(weight)
-    fused = routed_linear(flat, (zero, None), downs[:1], ups[:1], SCALINGS[:1], [term])
+    fused = routed_linear(flat, (zero, None), downs[:1], ups[:1], SCALINGS[:1], [group])
     leaves = (flat, downs[0], ups[0])
     for one, other in zip(
         torch.autograd.grad((low * SCALINGS[0]).sin().sum(), leaves),

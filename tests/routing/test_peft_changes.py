@@ -25,7 +25,7 @@ from gradroute.routing.policy import RoutingPolicy
 pytestmark = [pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 PAIR = ("good", "bad")
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
-POLICY = RoutingPolicy.from_value("anchored", PAIR)
+POLICY = RoutingPolicy.parse("anchored", PAIR)
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_a_model_that_peft_built_is_routed_as_it_is():
     route_adapters(theirs)
     for name in PAIR:
         load_adapter_state(theirs, name, adapter_state(ours, name))
-    policy = RoutingPolicy.from_value("anchored", PAIR)
+    policy = RoutingPolicy.parse("anchored", PAIR)
     for model in (ours, theirs):
         with routed(model, policy, LABELS):
             mean_loss(model.train(), tiny_batch()).backward()
@@ -122,7 +122,7 @@ def test_an_adapter_added_later_is_noticed_and_routed_on_request():
     model = tiny_routed()
     model.add_adapter("late", LoraConfig(r=2, target_modules=["q_proj"]))
     table = {"x": {"good": "update", "bad": "update", "late": "update"}}
-    policy = RoutingPolicy.from_value(table, ["good", "bad", "late"])
+    policy = RoutingPolicy.parse(table, ["good", "bad", "late"])
     with pytest.raises(ConfigError, match="came to it after it was routed"):
         adapter_parameters(model)
     route_adapters(model)
@@ -163,7 +163,7 @@ def test_a_hook_on_an_adapters_module_is_called_and_changes_no_gradient(side, wi
     for layer in lora_layers(hooked).values():
         part = getattr(layer, side)["good"]
         part.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    policy = RoutingPolicy.from_value("anchored", PAIR)
+    policy = RoutingPolicy.parse("anchored", PAIR)
     for one in (model, hooked):
         with routed(one, policy, LABELS):
             mean_loss(one, tiny_batch()).backward()
@@ -254,7 +254,7 @@ def train(model: nn.Module, steps: int, policy: RoutingPolicy | None) -> list[Te
 
 
 def test_without_bad_rows_training_is_plain_peft_training_of_good():
-    policy = RoutingPolicy.from_value("separate", PAIR)
+    policy = RoutingPolicy.parse("separate", PAIR)
     ours = tiny_routed(dtype=torch.float32)
     config = LoraConfig(r=3, lora_alpha=2, target_modules=[n.split(".")[1] for n in LLAMA_LINEAR])
     plain = get_peft_model(tiny_base(dtype=torch.float32), config, adapter_name="good").train()

@@ -73,7 +73,7 @@ def test_a_wrong_route_is_one_clear_sentence(value, sentence):
     ],
 )
 def test_the_named_tables_are_as_documented(name, bad, unlabeled, good):
-    policy = RoutingPolicy.from_value(name, PAIR)
+    policy = RoutingPolicy.parse(name, PAIR)
     rows = {label: " ".join(row[a].name for a in PAIR) for label, row in policy.table.items()}
     assert rows == {"bad": bad, "unlabeled": unlabeled, "good": good}
     assert policy.routes_anything == (name != "none")
@@ -91,19 +91,19 @@ tables = st.dictionaries(
 
 @given(tables)
 def test_a_table_written_out_and_read_again_is_the_same(table):
-    policy = RoutingPolicy.from_value(table, ["a", "b"])
-    assert RoutingPolicy.from_value(policy.to_dict(), ["a", "b"]) == policy
+    policy = RoutingPolicy.parse(table, ["a", "b"])
+    assert RoutingPolicy.parse(policy.to_plain(), ["a", "b"]) == policy
 
 
 @given(tables)
 def test_label_ids_are_positions_in_labels(table):
-    policy = RoutingPolicy.from_value(table, ["a", "b"])
+    policy = RoutingPolicy.parse(table, ["a", "b"])
     ids = policy.label_ids(reversed(policy.labels))
     assert [policy.labels[i] for i in ids] == list(reversed(policy.labels))
 
 
 def test_a_row_keeps_the_order_of_the_adapters_not_of_the_file():
-    policy = RoutingPolicy.from_value({"x": {"bad": "update", "good": "freeze"}}, PAIR)
+    policy = RoutingPolicy.parse({"x": {"bad": "update", "good": "freeze"}}, PAIR)
     assert policy.adapters == PAIR
 
 
@@ -112,7 +112,7 @@ def test_updated_by_counts_only_weights_above_zero():
         "x": {"good": "freeze", "bad": {"update": 0}},
         "y": {"good": "update", "bad": "ablate"},
     }
-    policy = RoutingPolicy.from_value(table, PAIR)
+    policy = RoutingPolicy.parse(table, PAIR)
     assert policy.updated_by(["x", "x"]) == set()
     assert policy.updated_by(["x", "y"]) == {"good"}
     assert policy.updated_by([]) == set()
@@ -120,8 +120,8 @@ def test_updated_by_counts_only_weights_above_zero():
 
 def test_a_table_routes_nothing_when_its_rows_are_equal():
     row = {"good": {"update": 0.5}, "bad": "freeze"}
-    assert not RoutingPolicy.from_value({"x": row, "y": dict(row)}, PAIR).routes_anything
-    assert not RoutingPolicy.from_value("none", ["only"]).routes_anything
+    assert not RoutingPolicy.parse({"x": row, "y": dict(row)}, PAIR).routes_anything
+    assert not RoutingPolicy.parse("none", ["only"]).routes_anything
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_table_routes_nothing_when_its_rows_are_equal():
 )
 def test_a_table_that_does_not_fit_is_one_clear_sentence(value, adapters, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        RoutingPolicy.from_value(value, adapters)
+        RoutingPolicy.parse(value, adapters)
 
 
 def test_a_table_built_by_hand_needs_the_same_adapters_in_every_row():
@@ -152,7 +152,7 @@ def test_a_table_built_by_hand_needs_the_same_adapters_in_every_row():
 
 def test_a_label_without_a_row_is_named_with_the_rows_there_are():
     with pytest.raises(ConfigError, match=r"'ugly' has no row .*bad, unlabeled, good"):
-        RoutingPolicy.from_value("absorb", PAIR).label_ids(["bad", "ugly"])
+        RoutingPolicy.parse("absorb", PAIR).label_ids(["bad", "ugly"])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_label_without_a_row_is_named_with_the_rows_there_are():
 def test_a_mode_is_read_from_its_name_or_its_scales(text, good, bad):
     mode = AblationMode.parse(text, PAIR)
     assert dict(mode.scales) == {"good": good, "bad": bad}
-    assert mode.kept == tuple(a for a, s in (("good", good), ("bad", bad)) if s)
+    assert mode.active == tuple(a for a, s in (("good", good), ("bad", bad)) if s)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_the_standard_modes_fit_the_adapters(adapters, names):
 
 
 @pytest.mark.parametrize("name", sorted(NAMED_POLICIES))
-def test_a_named_table_of_one_behaviour_is_the_same_under_any_label(name):
-    pair = RoutingPolicy.from_value(name, PAIR).to_dict()
-    own = RoutingPolicy.from_value(name, ("good", "caps"), ("caps",)).to_dict()
+def test_a_named_table_of_one_behavior_is_the_same_under_any_label(name):
+    pair = RoutingPolicy.parse(name, PAIR).to_plain()
+    own = RoutingPolicy.parse(name, ("good", "caps"), ("caps",)).to_plain()
     renamed = {
         label.replace("bad", "caps"): {a.replace("bad", "caps"): route for a, route in row.items()}
         for label, row in pair.items()
@@ -219,9 +219,9 @@ def test_a_named_table_of_one_behaviour_is_the_same_under_any_label(name):
 
 
 @pytest.mark.parametrize("name", sorted(NAMED_POLICIES))
-def test_a_named_table_of_several_behaviours_treats_them_alike(name):
+def test_a_named_table_of_several_behaviors_treats_them_alike(name):
     adapters = ("good", "a", "b")
-    table = RoutingPolicy.from_value(name, adapters, ("a", "b")).to_dict()
+    table = RoutingPolicy.parse(name, adapters, ("a", "b")).to_plain()
     assert list(table) == ["a", "b", "unlabeled", "good"]
     swap = str.maketrans("ab", "ba")
     for label, row in table.items():
@@ -229,9 +229,9 @@ def test_a_named_table_of_several_behaviours_treats_them_alike(name):
         assert {a.translate(swap) if a in "ab" else a: r for a, r in row.items()} == table[other]
 
 
-def test_an_example_of_one_behaviour_runs_without_the_adapters_of_the_others():
-    policy = RoutingPolicy.from_value("anchored", ("good", "a", "b"), ("a", "b"))
-    assert policy.to_dict() == {
+def test_an_example_of_one_behavior_runs_without_the_adapters_of_the_others():
+    policy = RoutingPolicy.parse("anchored", ("good", "a", "b"), ("a", "b"))
+    assert policy.to_plain() == {
         "a": {"good": "freeze", "a": "update", "b": "ablate"},
         "b": {"good": "freeze", "a": "ablate", "b": "update"},
         "unlabeled": {"good": "update", "a": "update", "b": "update"},
@@ -243,11 +243,11 @@ def test_a_named_table_needs_an_adapter_for_every_label():
     with pytest.raises(
         ConfigError, match="needs the adapters good, a and b, this model has good, a"
     ):
-        RoutingPolicy.from_value("anchored", ("good", "a"), ("a", "b"))
+        RoutingPolicy.parse("anchored", ("good", "a"), ("a", "b"))
 
 
 def test_no_routing_has_a_row_for_every_label_whatever_the_adapters():
-    policy = RoutingPolicy.from_value("none", ("good",), ("a", "b"))
+    policy = RoutingPolicy.parse("none", ("good",), ("a", "b"))
     assert policy.labels == ("a", "b", "unlabeled", "good")
     assert not policy.routes_anything
 
@@ -278,7 +278,7 @@ def test_scales_have_one_name(scales, name):
         (("bad",), ("bad",), None),
     ],
 )
-def test_what_is_shipped_is_all_but_the_adapters_of_the_behaviours(adapters, labels, name):
+def test_what_is_shipped_is_all_but_the_adapters_of_the_behaviors(adapters, labels, name):
     mode = shipped_mode(adapters, labels)
     assert (mode and mode.name) == name
 

@@ -19,8 +19,8 @@ from gradroute.routing.adapters import ablated, routed
 from gradroute.routing.policy import RoutingPolicy
 
 PAIR = ("good", "bad")
-POLICY = RoutingPolicy.from_value("anchored", PAIR)
-NONE = RoutingPolicy.from_value("none", PAIR)
+POLICY = RoutingPolicy.parse("anchored", PAIR)
+NONE = RoutingPolicy.parse("none", PAIR)
 LABELS = ["bad", "unlabeled", "good", "unlabeled", "bad", "good"]
 
 
@@ -45,7 +45,7 @@ def test_in_eval_mode_and_without_a_scope_every_adapter_is_on():
 
 def test_the_forward_pass_under_a_table_without_ablation_is_the_full_model():
     model = tiny_routed()
-    with routed(model, RoutingPolicy.from_value("absorb", PAIR), LABELS):
+    with routed(model, RoutingPolicy.parse("absorb", PAIR), LABELS):
         inside = logits(model)
     assert torch.equal(inside, logits(model.eval()))
 
@@ -155,7 +155,7 @@ def test_labels_that_the_table_does_not_know_are_refused(labels, sentence):
 
 def test_a_table_for_other_adapters_is_refused():
     table = {"x": {"good": "update", "ugly": "update"}}
-    policy = RoutingPolicy.from_value(table, ["good", "ugly"])
+    policy = RoutingPolicy.parse(table, ["good", "ugly"])
     opened = routed(tiny_routed(), policy, ["x"] * 6)
     with pytest.raises(ConfigError, match="the model has good, bad"), opened:
         pass
@@ -224,11 +224,11 @@ def test_the_base_and_the_adapters_not_in_the_table_keep_their_weights():
 def test_a_batch_that_a_model_flattens_on_the_way_keeps_its_labels(policy):
     """As OPT does before its second linear layer; a length that divides into no rows is refused."""
     with routed(model := tiny_routed(), policy, LABELS) as scope:
-        flat = scope.terms(torch.Size([12]), torch.device("cpu"), PAIR)
-        whole = scope.terms(torch.Size([6, 2]), torch.device("cpu"), PAIR)
+        flat = scope.groups(torch.Size([12]), torch.device("cpu"), PAIR)
+        whole = scope.groups(torch.Size([6, 2]), torch.device("cpu"), PAIR)
         for one, other in zip(flat, whole, strict=True):
             assert one.adapters == other.adapters and one.scales == other.scales
             torch.testing.assert_close(one.update, other.update)
         with pytest.raises(ConfigError, match="labels are for 6 examples"):
-            scope.terms(torch.Size([13]), torch.device("cpu"), PAIR)
+            scope.groups(torch.Size([13]), torch.device("cpu"), PAIR)
     assert model.training

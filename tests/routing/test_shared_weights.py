@@ -15,8 +15,8 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError
 from gradroute.export.merging import merge
 from gradroute.export.rank_concat import OneAdapter
-from gradroute.models.initial_adapters import merge_start, put_starts
-from gradroute.probes.attack import merge_kept
+from gradroute.models.initial_adapters import merge_start_adapter, put_starts
+from gradroute.probes.attack import merge_active_adapters
 from gradroute.routing.adapters import (
     ablated,
     adapter_parameters,
@@ -108,7 +108,7 @@ def good(model: PeftModel) -> OneAdapter:
 def test_what_is_attacked_computes_what_ships_whatever_weights_are_shared(name: str, layers: str):
     model = adapted(MODELS[name](), layers)
     expected = shipped(model)
-    merged = merge_kept(model, AblationMode.parse("bad_ablated", NAMES))
+    merged = merge_active_adapters(model, AblationMode.parse("bad_ablated", NAMES))
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -159,7 +159,7 @@ def saved(base: PreTrainedModel, folder: Path) -> Tensor:
 def test_a_start_of_a_looped_model_is_merged_once_though_peft_saved_it_for_each_depth(tmp_path):
     expected = saved(looped(), tmp_path)
     base = looped()
-    merge_start(base, str(tmp_path))
+    merge_start_adapter(base, str(tmp_path))
     torch.testing.assert_close(logits(base), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -181,7 +181,7 @@ def test_a_start_that_changes_modules_of_one_weight_apart_is_refused_by_name(nam
     base = MODELS[name]()
     before = copy.deepcopy(base.state_dict())
     with pytest.raises(ConfigError, match=r"start_adapter: .* tied to that of .*adapters\.<name>"):
-        merge_start(base, str(tmp_path))
+        merge_start_adapter(base, str(tmp_path))
     torch.testing.assert_close(base.state_dict(), before, rtol=0, atol=0)
 
 

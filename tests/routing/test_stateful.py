@@ -106,7 +106,7 @@ class Adapters(RuleBasedStateMachine):
     @rule(table=st.sampled_from(sorted(NAMED_POLICIES)), seed=st.integers(0, 9))
     @precondition(lambda self: len(self.noted) == 2)
     def train_a_step(self, table: str, seed: int) -> None:
-        policy = RoutingPolicy.from_value(table, tuple(RANKS))
+        policy = RoutingPolicy.parse(table, tuple(RANKS))
         labels = [policy.labels[(seed + i) % 3] for i in range(6)]
         self.model.train()
         self.model.zero_grad()

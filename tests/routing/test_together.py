@@ -10,20 +10,20 @@ from torch import Tensor
 from gradroute.routing import weight_cache
 from gradroute.routing.adapters import ablated
 from gradroute.routing.layers import adapter_weights, lora_layers
-from gradroute.routing.weight_cache import KeptStacks, Together
+from gradroute.routing.weight_cache import StackCache, Together
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What every layer was given at every call."""
     answers: list[object] = []
-    of = KeptStacks.of
+    of = StackCache.of
 
     def seen(*args):
         answers.append(of(*args))
         return answers[-1]
 
-    monkeypatch.setattr(KeptStacks, "of", seen)
+    monkeypatch.setattr(StackCache, "of", seen)
     return answers
 
 

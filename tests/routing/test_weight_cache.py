@@ -13,7 +13,7 @@ from gradroute.routing import weight_cache
 from gradroute.routing.adapters import ablated, adapter_state, load_adapter_state, route_adapters
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, standard_modes
-from gradroute.routing.weight_cache import KeptStacks
+from gradroute.routing.weight_cache import StackCache
 
 PAIR = ("good", "bad")
 MODES = (*standard_modes(PAIR), AblationMode.parse("good=0.3,bad=-1", PAIR))
@@ -28,7 +28,7 @@ def run(model: PeftModel, copies: int = len(MODES)) -> Tensor:
 
 def made_anew(model: PeftModel) -> Tensor:
     with pytest.MonkeyPatch.context() as patch, ablated(model, MODES):
-        patch.setattr(KeptStacks, "of", lambda *args: None)
+        patch.setattr(StackCache, "of", lambda *args: None)
         return run(model)
 
 
@@ -122,7 +122,7 @@ def test_what_is_changed_inside_a_scope_is_seen_at_the_next_call(change: Callabl
         assert torch.equal(run(model), after)
     route_adapters(model)
     with pytest.MonkeyPatch.context() as patch, ablated(model, [mode_of(model, m) for m in MODES]):
-        patch.setattr(KeptStacks, "of", lambda *args: None)
+        patch.setattr(StackCache, "of", lambda *args: None)
         assert torch.equal(run(model), after)
     assert not torch.equal(after, before.to(after.dtype))
 
@@ -176,7 +176,7 @@ def test_weights_made_in_inference_mode_are_stacked_anew(made):
 def test_without_room_nothing_is_kept_and_nothing_changes(monkeypatch, made):
     model = tiny_routed(RANKS, dtype=torch.float32).eval()
     wanted = made_anew(model)
-    monkeypatch.setattr(weight_cache, "KEPT_BYTES", 0)
+    monkeypatch.setattr(weight_cache, "MAX_CACHE_BYTES", 0)
     with ablated(model, MODES):
         assert torch.equal(run(model), wanted)
         once = len(made)

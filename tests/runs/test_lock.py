@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from gradroute.errors import ConfigError, MachineError
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 
 HOLD = """
 import os, sys
@@ -62,11 +62,11 @@ def test_a_second_process_is_told_who_writes_and_since_when(tmp_path):
     with (
         pytest.raises(MachineError, match=rf"in use: process {holder.pid} on host .* has been "
                       rf"training since {lock['started']}\. Wait for it or stop it"),
-        writing(tmp_path / "x", "measuring"),
+        write_lock(tmp_path / "x", "measuring"),
     ):  # fmt: skip
         raise AssertionError("two writers")
     let_go(holder)
-    with writing(tmp_path / "x", "measuring"):
+    with write_lock(tmp_path / "x", "measuring"):
         assert json.loads((tmp_path / ".x.lock").read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
@@ -77,7 +77,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(tmp_path, c
     holder.kill()
     holder.communicate(timeout=600)
     assert (tmp_path / ".x.lock").is_file()
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         pass
     err = capsys.readouterr().err
     assert f"process {holder.pid}" in err and "taken over" in err and err.count("\n") == 1
@@ -88,7 +88,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(tmp_path, c
 def test_a_lock_left_by_another_machine_is_taken_over_with_a_warning(tmp_path, capsys):
     left = {"pid": 7, "host": "far.\x1b[2J", "started": "2026-01-01T00:00:00Z", "verb": "training"}
     (tmp_path / ".x.lock").write_text(json.dumps(left))
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         pass
     err = capsys.readouterr().err
     assert "process 7 on host far." in err and "stop one of the two" in err and "\x1b" not in err
@@ -97,7 +97,7 @@ def test_a_lock_left_by_another_machine_is_taken_over_with_a_warning(tmp_path, c
 @pytest.mark.parametrize("content", ["", "{", "[" * 9999, "7", '{"pid": 1}', "\0" * 50])
 def test_what_a_lock_file_says_does_not_matter(content, tmp_path):
     (tmp_path / ".x.lock").write_text(content)
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_a_lock_on_a_file_that_was_just_removed_is_not_taken_for_one(tmp_path, m
         took(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         other = start(tmp_path / "x")
         assert said(other).startswith("4 ") and len(calls) == 2
         let_go(other)
@@ -130,10 +130,10 @@ def test_a_lock_file_that_cannot_be_removed_says_of_nobody_that_it_died(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
-        with writing(tmp_path / "x", "training"):
+        with write_lock(tmp_path / "x", "training"):
             pass
     assert (tmp_path / ".x.lock").read_bytes() == b""
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         pass
     assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
 
@@ -142,7 +142,7 @@ def test_other_programs_that_use_filelock_are_kept_out(tmp_path):
     with (
         FileLock(tmp_path / ".x.lock"),
         pytest.raises(MachineError, match="another process"),
-        writing(tmp_path / "x", "training"),
+        write_lock(tmp_path / "x", "training"),
     ):
         raise AssertionError("two writers")
 
@@ -152,7 +152,7 @@ def test_a_holder_that_has_not_said_who_it_is_is_another_process(tmp_path):
     fcntl.flock(handle, fcntl.LOCK_EX)
     with (
         pytest.raises(MachineError, match="in use: another process"),
-        writing(tmp_path / "x", "training"),
+        write_lock(tmp_path / "x", "training"),
     ):
         raise AssertionError("two writers")
     os.close(handle)
@@ -178,7 +178,7 @@ def test_the_same_folder_by_another_path_is_the_same_lock(tmp_path, monkeypatch)
     assert said(holder) == "in"
     monkeypatch.chdir(tmp_path / "runs" / "x")
     for path in (tmp_path / "also" / "x", tmp_path / "runs" / "y", Path("."), Path("../x")):
-        with pytest.raises(MachineError, match="in use"), writing(path, "training"):
+        with pytest.raises(MachineError, match="in use"), write_lock(path, "training"):
             raise AssertionError(f"two writers by {path}")
     let_go(holder)
 
@@ -186,7 +186,7 @@ def test_the_same_folder_by_another_path_is_the_same_lock(tmp_path, monkeypatch)
 def test_the_lock_holds_while_the_folder_is_moved_aside_and_made_anew(tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()
-    with writing(folder, "training"):
+    with write_lock(folder, "training"):
         folder.rename(tmp_path / "x.old-1")
         for _ in range(2):
             other = start(folder)
@@ -200,13 +200,13 @@ def test_the_same_thread_may_enter_twice_and_another_may_not(tmp_path):
 
     def other():
         try:
-            with writing(tmp_path / "x", "training"):
+            with write_lock(tmp_path / "x", "training"):
                 found.append("in")
         except MachineError as error:
             found.append(str(error))
 
-    with writing(tmp_path / "x", "recovering"):
-        with writing(tmp_path / "x", "measuring"), writing(tmp_path / "x" / "recover", "measuring"):
+    with write_lock(tmp_path / "x", "recovering"):
+        with write_lock(tmp_path / "x", "measuring"), write_lock(tmp_path / "x" / "recover", "measuring"):
             pass
         thread = threading.Thread(target=other)
         thread.start()
@@ -218,7 +218,7 @@ def test_the_same_thread_may_enter_twice_and_another_may_not(tmp_path):
 
 def test_an_error_inside_lets_the_lock_go(tmp_path):
     for _ in range(2):
-        with pytest.raises(KeyError), writing(tmp_path / "x", "training"):
+        with pytest.raises(KeyError), write_lock(tmp_path / "x", "training"):
             raise KeyError("x")
     assert list(tmp_path.iterdir()) == []
 
@@ -227,7 +227,7 @@ def test_a_parent_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(MachineError, match=r"cannot be locked: .* --runs"),
-        writing(tmp_path / "file" / "x", "training"),
+        write_lock(tmp_path / "file" / "x", "training"),
     ):
         raise AssertionError("there is no such folder")
 
@@ -252,11 +252,11 @@ def test_a_link_that_leads_out_is_not_written_through(tmp_path):
     for name, link in (("x", "runs/x"), ("real", "real/eval")):
         with (
             pytest.raises(ConfigError, match=f"{link} is a link that leads out of"),
-            writing(runs / name, "training"),
+            write_lock(runs / name, "training"),
         ):
             raise AssertionError("written through")
     (away / "real").mkdir()
-    with writing(away / "real", "training"):
+    with write_lock(away / "real", "training"):
         pass
 
 
@@ -265,7 +265,7 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("data")
     with (
         pytest.raises(MachineError, match="cannot be locked"),
-        writing(tmp_path / "x", "training"),
+        write_lock(tmp_path / "x", "training"),
     ):
         raise AssertionError("followed")
     assert (tmp_path / "precious").read_text() == "data"
@@ -276,7 +276,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)  # no such file system can be made here
-    with writing(tmp_path / "x", "training"):
+    with write_lock(tmp_path / "x", "training"):
         err = capsys.readouterr().err
         assert "no file locks" in err and "start only one" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gradroute.cli.main import main
 from gradroute.runs import provenance as module
-from gradroute.system.secrets import hub_token, redacted, redacted_tree, token_places, under_home
+from gradroute.system.secrets import hub_token, redact, redact_tree, token_places, under_home
 from gradroute.runs.provenance import commit, provenance
 
 

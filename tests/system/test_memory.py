@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradroute.errors import MachineError
-from gradroute.system.memory import fitted, is_out_of_memory
+from gradroute.system.memory import is_out_of_memory, with_smaller_batches
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_work_is_done_again_with_half_as_much_rounded_up():
             raise MemoryError
         return "done"
 
-    found = fitted(work, 13, lambda before, after: told.append((before, after)), "")
+    found = with_smaller_batches(work, 13, lambda before, after: told.append((before, after)), "")
     assert found == ("done", 2)
     assert tried == [13, 7, 4, 2]
     assert told == [(13, 7), (7, 4), (4, 2)]
@@ -64,7 +64,7 @@ def test_at_one_row_it_says_what_is_missing_and_what_to_do():
         torch.empty(2**60, dtype=torch.uint8)
 
     with pytest.raises(MachineError, match=r"even one row .*tried to allocate .* Buy some\.$"):
-        fitted(work, 2, lambda before, after: None, "Buy some.")
+        with_smaller_batches(work, 2, lambda before, after: None, "Buy some.")
 
 
 def test_another_error_is_not_tried_again():
@@ -75,7 +75,7 @@ def test_another_error_is_not_tried_again():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        fitted(work, 8, lambda before, after: None, "")
+        with_smaller_batches(work, 8, lambda before, after: None, "")
     assert tried == [8]
 
 
@@ -97,6 +97,6 @@ def test_what_a_failed_try_held_is_given_back_before_the_next_one():
                 raise MemoryError
             return alive
 
-        assert fitted(work, 4, lambda before, after: None, "") == (0, 1)
+        assert with_smaller_batches(work, 4, lambda before, after: None, "") == (0, 1)
     finally:
         gc.enable()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.cli.main import main
-from gradroute.system.secrets import hub_token, redacted, redacted_tree, token_places, under_home
+from gradroute.system.secrets import hub_token, redact, redact_tree, token_places, under_home
 
 CANARY = "hf_CanaryCanaryCanaryCanary1234"
 
@@ -69,9 +69,9 @@ def test_tokens_passwords_and_the_home_folder_are_taken_out(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "a token of another form")
     text = f"{CANARY} https://me:pass@host/x a token of another form {Path.home()}/data"
-    clean = redacted(text)
+    clean = redact(text)
     assert clean == "[token] https://[credentials]@host/x [secret] ~/data"
-    assert redacted(clean) == clean
+    assert redact(clean) == clean
 
 
 def test_the_values_of_variables_named_like_secrets_are_taken_out_longest_first(
@@ -86,7 +86,7 @@ def test_the_values_of_variables_named_like_secrets_are_taken_out_longest_first(
         "n": 1,
         "f": "of the file never-read",
     }
-    assert redacted_tree(tree) == {
+    assert redact_tree(tree) == {
         "a": ["[secret]", {"b": "x[secret]x short"}],
         "n": 1,
         "f": "[secret] never-read",
@@ -95,17 +95,17 @@ def test_the_values_of_variables_named_like_secrets_are_taken_out_longest_first(
 
 @pytest.mark.parametrize("hidden", ["a@b", "a:b@c:d@e", "u:p/w", "u:@"])
 def test_whatever_stands_before_the_host_of_an_address_is_taken_out(hidden: str) -> None:
-    assert redacted(f"see https://{hidden}@host/x.") == "see https://[credentials]@host/x."
+    assert redact(f"see https://{hidden}@host/x.") == "see https://[credentials]@host/x."
 
 
 def test_a_user_without_a_home_has_nothing_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert redacted("/home/x/y") == "/home/x/y" and under_home("/home/x") == "/home/x"
+    assert redact("/home/x/y") == "/home/x/y" and under_home("/home/x") == "/home/x"
 
 
 def test_a_long_text_without_end_is_looked_through_in_time() -> None:
     for piece in ("://", "://a:", "hf_", "://a", "@", "hf_a://b:c"):
-        assert len(redacted(piece * 200_000)) > 100_000
+        assert len(redact(piece * 200_000)) > 100_000
 
 
 def test_the_command_takes_no_code_from_the_hub(

@@ -243,8 +243,8 @@ def test_ratio_agrees_with_the_jackknife():
     kept = [0.9 * x + generator.gauss(0, 0.02) for x in base]
     result = ratio(kept, base)
     left_out = [(sum(kept) - y) / (sum(base) - x) for y, x in zip(kept, base, strict=True)]
-    centre = sum(left_out) / 200
-    error = math.sqrt(199 / 200 * sum((v - centre) ** 2 for v in left_out))
+    center = sum(left_out) / 200
+    error = math.sqrt(199 / 200 * sum((v - center) ** 2 for v in left_out))
     assert result.value == pytest.approx(sum(kept) / sum(base))
     assert result.upper - result.value == pytest.approx(1.959964 * error, rel=0.02)
 

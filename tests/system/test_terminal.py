@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradroute.cli.main import main
-from gradroute.system.terminal import first_line, printable, say, shown
+from gradroute.system.terminal import first_line, printable, safe_text, say
 
 SECRET = "0123456789abcdef0123456789abcdef"
 STEERING = (
@@ -58,7 +58,7 @@ def test_a_secret_over_several_lines_is_taken_out_as_a_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEPLOY_KEY", "-----BEGIN\nabcdefgh\n-----END")
-    assert shown("key: -----BEGIN\nabcdefgh\n-----END.") == "key: [secret]."
+    assert safe_text("key: -----BEGIN\nabcdefgh\n-----END.") == "key: [secret]."
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_names_of_variables_that_only_sound_like_secrets_hide_nothing(
     for name in ("TOKENIZERS_PARALLELISM", "KEYBOARD", "TOKENISED", "LOCATION"):
         monkeypatch.setenv(name, "an ordinary word")
     monkeypatch.setenv("SHORT_KEY", "word")
-    assert shown("an ordinary word") == "an ordinary word"
+    assert safe_text("an ordinary word") == "an ordinary word"
     for name in ("MY_TOKEN", "api_key", "AWS_SECRET_ACCESS_KEY", "PASSWORD", "X_CREDENTIALS"):
         with monkeypatch.context() as patched:
             patched.setenv(name, "an ordinary word")
-            assert shown("an ordinary word") == "[secret]"
+            assert safe_text("an ordinary word") == "[secret]"
 
 
 def test_a_line_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_page_that_does_not_escape_is_seen(
     found = faults(page_of(runs, texts, tmp_path / "page"), twin)
     assert found["new_elements"] > 20 and found["new_attributes"] > 20
     environment.autoescape = True
-    monkeypatch.setattr(page_module, "embedded", lambda data: str(data).replace("'", '"'))
+    monkeypatch.setattr(page_module, "script_json", lambda data: str(data).replace("'", '"'))
     assert faults(page_of(runs, texts, tmp_path / "page"), twin)["unequal_data"]
 
 

@@ -220,7 +220,7 @@ def test_each_kind_of_route_is_told_from_the_next(seen, due, tmp_path, monkeypat
         }
         for route in (seen, due)
     ]
-    ran, table = (RoutingPolicy.from_value(one, ("good", "bad")) for one in tables)
+    ran, table = (RoutingPolicy.parse(one, ("good", "bad")) for one in tables)
     labels = {row.id: table.labels[row.label_id] for row in run.rows}
     audit = Audit(run.folder.audit, run.rows, labels, table)
     run = replace(run, policy=ran, audit=audit)
@@ -235,7 +235,7 @@ def test_a_scope_reads_back_what_the_layers_ran():
         "b": {"good": "freeze", "bad": "ablate"},
         "c": {"good": "ablate", "bad": "update"},
     }
-    policy = RoutingPolicy.from_value(table, ("good", "bad"))
+    policy = RoutingPolicy.parse(table, ("good", "bad"))
     model = tiny_routed()
     labels = ["a", "b", "c", "c", "a", "b"]
     with routed(model, policy, labels) as scope:

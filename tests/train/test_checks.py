@@ -15,7 +15,7 @@ from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.step import build_optimizer, train_step
 from gradroute.train.trainer import train
 
-ANCHORED = RoutingPolicy.from_value("anchored", ADAPTERS)
+ANCHORED = RoutingPolicy.parse("anchored", ADAPTERS)
 SETTINGS = {name: settings() for name in ADAPTERS}
 
 
@@ -139,7 +139,7 @@ TABLES = [
 @pytest.mark.parametrize("table", TABLES, ids=str)
 @pytest.mark.parametrize("size", [1, 4, 6])
 def test_true_first_steps_and_weighted_updates_are_no_false_alarm(table, size):
-    policy = RoutingPolicy.from_value(table, ADAPTERS)
+    policy = RoutingPolicy.parse(table, ADAPTERS)
     for labels in (MIXED, ["bad"], ["good"], ["unlabeled", "unlabeled"]):
         bench = Bench()
         for _ in range(3):
@@ -303,7 +303,7 @@ def test_one_adapter_of_many_is_not_taken_for_another():
         small_llama(), dict.fromkeys(names, AdapterSpec(rank=2)), layers="all"
     ).train()
     table = {"bad": {"good": "freeze", "bad": "update", "third": "update"}}
-    policy = RoutingPolicy.from_value(table, names)
+    policy = RoutingPolicy.parse(table, names)
     optimizer = build_optimizer(model, {name: AdapterConfig() for name in names}, 1e-2)
     adapter_parameters(model)["third"][0].requires_grad_(False)
     with pytest.raises(ConfigError, match="adapter 'third'"):

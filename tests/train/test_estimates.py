@@ -10,7 +10,7 @@ from gradroute.models.base import load_base_of
 from gradroute.models.trained import attach
 from gradroute.preflight.validation import Validation
 from gradroute.preflight.validation_text import text_of
-from gradroute.prepare import prepare, tokenized
+from gradroute.prepare import prepare, tokenize_examples
 from gradroute.train.estimates import estimate
 
 
@@ -20,7 +20,7 @@ def test_where_the_system_does_not_tell_the_memory_of_a_process_the_rest_is_stil
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     config = load_config(find_config("caps"), (*TINY, *TWO, "data.train_examples=80"))
     prepared, base = prepare(config), load_base_of(config)
-    rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    rows, _ = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     found = estimate(attach(base.model, config), rows, prepared, config, base.pad_id)
     assert found["memory"] is None
     assert found["step_seconds"] > 0 and found["disk"] > 0 and found["micro_batch"] == 4

@@ -31,7 +31,7 @@ TABLES = ("anchored", "absorb", "exclusive", "separate", "none")
 
 
 def policy_of(table: str) -> RoutingPolicy:
-    return RoutingPolicy.from_value(table, tuple(ADAPTERS))
+    return RoutingPolicy.parse(table, tuple(ADAPTERS))
 
 
 def batch(labels: list[str], policy: RoutingPolicy, seed: int = 0) -> Batch:
@@ -152,7 +152,7 @@ def test_a_model_from_a_checkpoint_has_the_same_logits_and_the_same_next_steps(d
         model,
         optimizer_tensors(model, optimizer),
         config_text="",
-        policy=policy.to_dict(),
+        policy=policy.to_plain(),
     )
     again, optimizer_again = fresh(1)
     assert not same_bits(logits(again), logits(model))

@@ -10,11 +10,11 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.short_tune import tuning
+from gradroute.train.short_tune import tune_steps
 from gradroute.train.step import build_optimizer
 
 ADAPTERS = {"good": AdapterConfig(rank=2), "bad": AdapterConfig(rank=2, dropout=0.3)}
-POLICY = RoutingPolicy.from_value({"good": {"good": "update", "bad": "ablate"}}, ("good", "bad"))
+POLICY = RoutingPolicy.parse({"good": {"good": "update", "bad": "ablate"}}, ("good", "bad"))
 ROWS = [TokenizedExample(f"r{i}", (1, *range(4, 10 + i), 2), 0, 0, "good") for i in range(5)]
 
 
@@ -23,7 +23,7 @@ def tuned(
 ) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
     model = attach_adapters(small_llama(), ADAPTERS, layers="all")
     optimizer = build_optimizer(model, {"good": ADAPTERS["good"]}, peak)
-    reports = tuning(
+    reports = tune_steps(
         model,
         optimizer,
         ROWS,

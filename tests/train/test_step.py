@@ -21,7 +21,7 @@ from gradroute.train.step import (
 )
 
 ADAPTERS = ("good", "bad")
-ABSORB = RoutingPolicy.from_value("absorb", ADAPTERS)
+ABSORB = RoutingPolicy.parse("absorb", ADAPTERS)
 
 
 def settings(
@@ -99,7 +99,7 @@ def test_a_bad_gradient_a_thousand_times_larger_changes_nothing_in_good():
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(loss_mean):
     model = routed_model()
     labels, lengths = ["bad", "unlabeled", "good", "bad"], [5, 9, 7, 12]
-    policy = RoutingPolicy.from_value("anchored", ADAPTERS)
+    policy = RoutingPolicy.parse("anchored", ADAPTERS)
     whole = batch(labels, policy=policy, lengths=lengths)
     parts = [whole.rows(torch.tensor([0, 1])), whole.rows(torch.tensor([2, 3]))]
     gradients = []

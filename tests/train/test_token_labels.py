@@ -163,7 +163,7 @@ def test_shares_of_the_labels_of_tokens_add_up_to_the_gradient():
                 }
                 for other, row in POLICY.table.items()
             }
-            only = RoutingPolicy.from_value(table, POLICY.adapters)
+            only = RoutingPolicy.parse(table, POLICY.adapters)
             shares[label] = gradients(model, batches, only)[0]
         whole, _ = gradients(model, batches)
         for name, gradient in whole.items():

@@ -16,7 +16,7 @@ from gradroute.errors import MachineError
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train import tracking
-from gradroute.train.tracking import shown_config
+from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import train
 
 SHORT = ("train.max_steps=4", "train.save_every=2", "train.gradient_accumulation=1")
@@ -179,7 +179,7 @@ def test_the_config_that_is_shown_has_no_text_that_somebody_wrote():
             "adapters.bad.rank=4",
         ],
     )
-    shown = shown_config(config.values_by_key)
+    shown = tracked_config(config.values_by_key)
     assert shown["adapters.bad.rank"] == 4 and shown["routing"] == "absorb"
     assert shown["train.max_steps"] == config.train.max_steps
     # Whatever decides a weight and is a number or a choice, and nothing else.
@@ -190,7 +190,7 @@ def test_the_config_that_is_shown_has_no_text_that_somebody_wrote():
     table = "{bad: {good: freeze, bad: update}, unlabeled: {good: update, bad: update}}"
     weighted = "{bad: {good: {update: 0.5}, bad: update}, unlabeled: {good: update, bad: update}}"
     for own in (table, weighted):
-        shown = shown_config(load_config(None, [f"routing={own}"]).values_by_key)
+        shown = tracked_config(load_config(None, [f"routing={own}"]).values_by_key)
         assert not any(key.startswith("routing") for key in shown)
 
 

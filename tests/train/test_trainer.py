@@ -17,7 +17,7 @@ from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines
 from gradroute.train.step import build_optimizer
-from gradroute.train.tracking import shown_config
+from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import Training, train
 
 OVERRIDES = (
@@ -52,7 +52,7 @@ def rows(policy):
 def training(root, *overrides, measure=None):
     """A run, and what it says; `measure(run, step)` is called as the run's measurement."""
     config = load_config(None, [*OVERRIDES, *overrides])
-    policy = RoutingPolicy.from_value("anchored", tuple(config.adapters))
+    policy = RoutingPolicy.parse("anchored", tuple(config.adapters))
     folder = RunFolder(root / "x")
     folder.path.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
@@ -62,7 +62,7 @@ def training(root, *overrides, measure=None):
         settings=config.train,
         seed=config.seed,
         config_text=dump_config(config),
-        told=shown_config(config.values_by_key),
+        told=tracked_config(config.values_by_key),
         folder=folder,
         model=model,
         optimizer=build_optimizer(model, config.adapters, config.train.learning_rate),

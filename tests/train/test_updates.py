@@ -18,7 +18,7 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
 from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
 
-POLICY = RoutingPolicy.from_value("absorb", ("good", "bad"))
+POLICY = RoutingPolicy.parse("absorb", ("good", "bad"))
 
 
 def trial(clip: float | None = 1.0, **group: object):

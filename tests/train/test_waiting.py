@@ -1,7 +1,7 @@
 """A step waits for its device once, before the optimizer acts.
 
 The device of these tests is "meta", which computes nothing: there every attempt to read a number
-is an error. So whatever a step reads, it must read through `fetched`, which is replaced here.
+is an error. So whatever a step reads, it must read through `to_host`, which is replaced here.
 """
 
 import math
@@ -16,7 +16,7 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import micro_batches
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_parameters
-from gradroute.system.devices import fetched, sent
+from gradroute.system.devices import to_device, to_host
 from gradroute.train import step_report
 from gradroute.train.model_checks import needs_no_mask
 from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
@@ -33,7 +33,7 @@ def read(monkeypatch, number=1.0):
         waits.append(len(tensors))
         return [[number] * one.numel() for one in tensors]
 
-    monkeypatch.setattr(step_report, "fetched", answer)
+    monkeypatch.setattr(step_report, "to_host", answer)
     return waits
 
 
@@ -117,9 +117,9 @@ def test_what_is_to_be_done_meanwhile_is_done_between_the_work_and_the_wait(monk
 
 def test_numbers_that_are_fetched_together_are_those_that_were_there():
     tensors = [torch.tensor(1 / 3), torch.randn(2, 3).double(), torch.tensor([math.inf])]
-    found = fetched(tensors)
+    found = to_host(tensors)
     assert found == [one.flatten().tolist() for one in tensors]
-    assert sent(tensors[1], "cpu") is tensors[1]
+    assert to_device(tensors[1], "cpu") is tensors[1]
 
 
 def test_weights_that_a_step_broke_stop_the_next_one_before_it_acts():

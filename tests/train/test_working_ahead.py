@@ -21,7 +21,7 @@ SHORT = ("train.max_steps=4", "train.save_every=2", "train.log_gradients_every=3
 
 @pytest.fixture
 def apart(monkeypatch):
-    monkeypatch.setattr(trainer, "_is_apart", lambda run: True)
+    monkeypatch.setattr(trainer, "_is_asynchronous", lambda run: True)
 
 
 def audited(root, *overrides):

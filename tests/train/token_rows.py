@@ -7,7 +7,7 @@ from routing.tiny import VOCABULARY, adapter_weights_of, scalings_of, tiny_base
 from gradroute.data.batches import Batch, TokenizedExample, collate
 from gradroute.routing.policy import RoutingPolicy
 
-POLICY = RoutingPolicy.from_value("anchored", ("good", "bad"))
+POLICY = RoutingPolicy.parse("anchored", ("good", "bad"))
 LABELS = POLICY.labels
 
 
@@ -64,7 +64,7 @@ def reference(model, rows, policy=POLICY, kind="llama"):
         tiny_base(kind),
         adapter_weights_of(model),
         scalings_of(model),
-        policy.to_dict(),
+        policy.to_plain(),
         batch.input_ids,
         batch.attention_mask,
         batch.targets,

@@ -29,7 +29,7 @@ from gradroute.report.results.contrasts import (
     rate_difference,
 )
 from gradroute.report.results.number_text import (
-    listed,
+    join_words,
     p_text,
     seeds_gain_text,
     seeds_points_text,
@@ -222,7 +222,7 @@ def _claim(
         difference=difference,
         gain=gain,
         control_gain=other_gain,
-        gain_against=listed(list(dict.fromkeys(against))),
+        gain_against=join_words(list(dict.fromkeys(against))),
         equal_gain=equal,
         outcome=outcome,
         decided=_decided(outcome, gain, other_gain, equal),
@@ -313,14 +313,14 @@ def _notes(group: Group, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[st
     notes = []
     missing = [seed for seed in group.seeds if seed not in seeds]
     if missing:
-        notes.append(f"seed {listed([str(seed) for seed in missing])} has no such control")
+        notes.append(f"seed {join_words([str(seed) for seed in missing])} has no such control")
     if len(seeds) == 1:
         notes.append("one seed: the interval says nothing about another seed")
     fields = dict.fromkeys(
         key for run, control in pairs for key in confounders(run.config, control.config)
     )
     if fields:
-        notes.append(f"the two differ in {listed(list(fields))} too")
+        notes.append(f"the two differ in {join_words(list(fields))} too")
     return notes
 
 

@@ -13,7 +13,7 @@ from gradroute.report.judge.cross_ablation import (
 from gradroute.report.judge.gain_diagnosis import Finding, examine
 from gradroute.report.judge.relearning import Recovered, Relearning, recoveries, relearnings
 from gradroute.report.judge.verdicts import Verdict, judge
-from gradroute.report.results.number_text import listed
+from gradroute.report.results.number_text import join_words
 from gradroute.report.results.pairs import PairTest, pair_tests
 from gradroute.report.results.reading import read_runs
 from gradroute.report.results.roles import adapter_names, behavior_labels, not_comparable
@@ -172,7 +172,7 @@ def _no_controls(runs: Sequence[RunResults]) -> list[str]:
     facts = {run.name: run.facts for run in runs}
     return [
         f"{found.name} is not a control ({found.role}) of {run.name}, so nothing is claimed "
-        f"against it: the two differ in {listed(list(found.fields))}."
+        f"against it: the two differ in {join_words(list(found.fields))}."
         for run in runs
         if run.role == "routed"
         for found in not_comparable(run.name, facts)

@@ -25,7 +25,7 @@ from gradroute.report.results.contrasts import (
     gain_reference,
     mode_difference,
 )
-from gradroute.report.results.number_text import listed, points_text, rate_text
+from gradroute.report.results.number_text import join_words, points_text, rate_text
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.seeds import (
@@ -96,15 +96,15 @@ def _crossing(group: Group, members: Sequence[RunResults], runs: Sequence[RunRes
         role=group.role,
         behaviors=dict(first.config["behavior"]),
         modes=modes,
-        rates={label: _known(modes, own, _rate) for label, own in parts.items()},
-        changes={label: _known(modes, own, _change) for label, own in parts.items()},
-        losses={label: _known(modes, own, _loss) for label, own in parts.items()},
+        rates={label: _measured_modes(modes, own, _rate) for label, own in parts.items()},
+        changes={label: _measured_modes(modes, own, _change) for label, own in parts.items()},
+        losses={label: _measured_modes(modes, own, _loss) for label, own in parts.items()},
         normal={mode: loss for mode in modes if (loss := group.loss(mode, "normal")) is not None},
         gain_kept={mode: gain for mode, gain in gains.items() if gain is not None},
     )
 
 
-def _known(
+def _measured_modes(
     modes: Sequence[str],
     parts: Sequence[RunResults],
     number: Callable[[Sequence[RunResults], str], OverSeeds | None],
@@ -172,7 +172,7 @@ def _verdict(run: RunResults, label: str, runs: Sequence[RunResults]) -> Verdict
         *beside_rates(part, mode),
         Check(_sentence(part, label, there), None, decides=False),
     ]
-    beside = f" and stays without {listed([f'`{name}`' for name in there])}" if there else ""
+    beside = f" and stays without {join_words([f'`{name}`' for name in there])}" if there else ""
     claim = f"{_named(run, label)} goes when the adapter `{label}` is ablated{beside}."
     return Verdict(5, claim, run.name, outcome_of(checks), tuple(checks))
 
@@ -214,4 +214,4 @@ def behaviors_text(run: RunResults) -> str:
     behavior = run.config["behavior"]
     if not run.parts:
         return str(behavior)
-    return listed([_named(run, label) for label in run.parts])
+    return join_words([_named(run, label) for label in run.parts])

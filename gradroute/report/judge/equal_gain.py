@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gradroute.report.judge.outcomes import NOT_MEASURED, side
 from gradroute.report.results.contrasts import GainKept, rate_difference
-from gradroute.report.results.number_text import listed
+from gradroute.report.results.number_text import join_words
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import Rate, RunResults
 from gradroute.report.results.scales import Point, shrink_curve
@@ -171,7 +171,7 @@ def _how(spots: Sequence[Spot]) -> str:
 
 
 def _each(numbers: Sequence[float]) -> str:
-    return listed(list(dict.fromkeys(f"{number:.2f}" for number in numbers)))
+    return join_words(list(dict.fromkeys(f"{number:.2f}" for number in numbers)))
 
 
 def _not_measured(why: str) -> EqualGain:

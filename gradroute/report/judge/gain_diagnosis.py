@@ -224,12 +224,12 @@ def _learning_rate(case: _Case) -> Finding | None:
 def _label_noise(case: _Case) -> Finding | None:
     """Ordinary examples labeled bad train `bad` alone, so `good` never learns from them."""
     labels = case.run.manifest.get("labels") or {}
-    precision, labelled = labels.get("precision"), labels.get("labeled_bad")
-    if precision is None or not labelled or precision >= CLEAN:
+    precision, labeled = labels.get("precision"), labels.get("labeled_bad")
+    if precision is None or not labeled or precision >= CLEAN:
         return None
-    wrong = labelled - round(precision * labelled)
+    wrong = labeled - round(precision * labeled)
     text = (
-        f"Of {labelled} examples labeled bad {wrong} are not (precision "
+        f"Of {labeled} examples labeled bad {wrong} are not (precision "
         f"{100 * precision:.0f} %), and what they teach goes into `bad`; without `bad` the run "
         f"keeps {gain_text(case.kept)}."
     )
@@ -238,7 +238,7 @@ def _label_noise(case: _Case) -> Finding | None:
         "ordinary one labeled bad (data.false_positive_rate, now "
         f"{case.run.config['data']['false_positive_rate']:g})."
     )
-    numbers = _gains(case) | {"precision": precision, "labeled_bad": float(labelled)}
+    numbers = _gains(case) | {"precision": precision, "labeled_bad": float(labeled)}
     return Finding("label noise", text, dial, numbers)
 
 

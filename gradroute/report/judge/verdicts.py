@@ -88,7 +88,7 @@ class Verdict:
         """The checks in one line."""
         return "; ".join(check.text for check in self.checks) + "."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """The verdict as plain values."""
         return asdict(self) | {"sentence": self.sentence}
 
@@ -255,10 +255,10 @@ def _labels(run: RunResults) -> list[Check]:
     precision, recall = labels.get("precision"), labels.get("recall")
     if precision is None or recall is None:
         return []
-    labelled, bad = labels["labeled_bad"], labels["true_bad"]
-    hits = round(precision * labelled)
+    labeled, bad = labels["labeled_bad"], labels["true_bad"]
+    hits = round(precision * labeled)
     text = (
-        f"labels: {hits} of {labelled} labeled bad are bad (precision {100 * precision:.0f} %), "
+        f"labels: {hits} of {labeled} labeled bad are bad (precision {100 * precision:.0f} %), "
         f"{hits} of {bad} bad ones are labeled (recall {100 * recall:.0f} %)"
     )
     return [Check(text, None, decides=False)]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gradroute.report.judge.cross_ablation import Crossing
-from gradroute.report.render.figure_style import Ink, blank, heat, shortened
+from gradroute.report.render.figure_style import Ink, blank, heat, shorten
 
 _ROW = 0.42  # inches of a behavior
 _AROUND = 0.8  # of a map's name and the names of its modes
@@ -43,10 +43,10 @@ def _draw(axes: Axes, one: Crossing, ink: Ink) -> None:
         for own in one.rates.values()
     ]
     axes.imshow(means, cmap=heat(ink), vmin=0, vmax=1, aspect="auto")
-    axes.set_title(shortened(one.group, 60), fontsize=9, weight="bold", loc="left", pad=18)
-    axes.set_xticks(range(len(one.modes)), [shortened(mode, 20) for mode in one.modes], fontsize=7)
+    axes.set_title(shorten(one.group, 60), fontsize=9, weight="bold", loc="left", pad=18)
+    axes.set_xticks(range(len(one.modes)), [shorten(mode, 20) for mode in one.modes], fontsize=7)
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(one.rates)), [shortened(label, 14) for label in one.rates])
+    axes.set_yticks(range(len(one.rates)), [shorten(label, 14) for label in one.rates])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for y, (label, own) in enumerate(one.rates.items()):

@@ -78,7 +78,7 @@ class _Texts:
 
 
 # One kind of prompts of one run: prompt id -> mode -> sample.
-_Asked = Mapping[str, Mapping[str, Record]]
+_PromptSamples = Mapping[str, Mapping[str, Record]]
 
 
 def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
@@ -89,8 +89,8 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
         budget: Characters of samples to stop at; every kind of prompts keeps its first one.
     """
     texts = _Texts()
-    asked = {run.name: _asked(run.samples) for run in comparison.runs}
-    most = _fitting(asked.values(), budget)
+    asked = {run.name: _samples_by_prompt(run.samples) for run in comparison.runs}
+    most = _prompts_that_fit(asked.values(), budget)
     runs = []
     shown = 0
     for run in comparison.runs:
@@ -127,7 +127,7 @@ def explore(comparison: Comparison, budget: int = BUDGET) -> Explorer:
     return Explorer(data, shown, len(samples), cut)
 
 
-def embedded(value: Any) -> str:
+def script_json(value: Any) -> str:
     """JSON that can stand inside a script element whatever texts are in it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _OUT_OF_PLACE.sub(_escaped, text)
@@ -138,7 +138,7 @@ def _escaped(found: regex.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else json.dumps(found[0])[1:-1]
 
 
-def _asked(samples: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]:
+def _samples_by_prompt(samples: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]:
     """Kind of prompts -> prompt id -> mode -> sample, in the order of the file."""
     asked: dict[str, dict[str, dict[str, Record]]] = {}
     for row in samples:
@@ -148,7 +148,7 @@ def _asked(samples: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]
     return asked
 
 
-def _fitting(every: Iterable[Mapping[str, _Asked]], budget: int) -> int:
+def _prompts_that_fit(every: Iterable[Mapping[str, _PromptSamples]], budget: int) -> int:
     """How many prompts of every kind fit; the same number everywhere, at least one."""
     lists = [list(prompts.values()) for asked in every for prompts in asked.values()]
     longest = max((len(prompts) for prompts in lists), default=0)
@@ -162,7 +162,9 @@ def _fitting(every: Iterable[Mapping[str, _Asked]], budget: int) -> int:
     return longest
 
 
-def _kind(kind: str, prompts: _Asked, modes: Sequence[str], texts: _Texts) -> dict[str, Any]:
+def _kind(
+    kind: str, prompts: _PromptSamples, modes: Sequence[str], texts: _Texts
+) -> dict[str, Any]:
     there = {mode for samples in prompts.values() for mode in samples}
     ordered = [mode for mode in modes if mode in there]
     ordered += sorted(there - set(ordered))
@@ -200,20 +202,21 @@ def _scales(
             "mode": point.mode,
             "note": _note(point, deploy),
             "rates": {
-                kind: _known(rate._asdict()) for kind, rate in run.cells[point.mode].rates.items()
+                kind: _finite_or_null(rate._asdict())
+                for kind, rate in run.cells[point.mode].rates.items()
             },
             "losses": {
-                name: _known({"mean": loss.mean, "lower": loss.lower, "upper": loss.upper})
+                name: _finite_or_null({"mean": loss.mean, "lower": loss.lower, "upper": loss.upper})
                 | {"n": loss.n}
                 for name, loss in run.cells[point.mode].loss.items()
             },
-            "gain": None if point.gain is None else _known(point.gain._asdict()),
+            "gain": None if point.gain is None else _finite_or_null(point.gain._asdict()),
         }
         for point in points
     ]
 
 
-def _known(numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _finite_or_null(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers with null for those that are not finite, as strict JSON needs it."""
     return {
         name: None if isinstance(number, float) and not math.isfinite(number) else number

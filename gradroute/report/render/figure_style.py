@@ -90,7 +90,7 @@ Draw = Callable[[Ink], Figure]
 
 
 @contextmanager
-def drawn_in(ink: Ink) -> Iterator[None]:
+def theme(ink: Ink) -> Iterator[None]:
     """Make the theme's colors the default of what is drawn inside, and of nothing else."""
     settings: dict[Any, Any] = {
         "figure.facecolor": ink.paper,
@@ -118,7 +118,9 @@ def blank(height: float) -> Figure:
     return Figure(figsize=(WIDTH_INCHES, height), dpi=_DPI)
 
 
-def parts(figure: Figure, ratios: Sequence[float], ink: Ink, *, beside: bool) -> list[SubFigure]:
+def split_figure(
+    figure: Figure, ratios: Sequence[float], ink: Ink, *, beside: bool
+) -> list[SubFigure]:
     """The figure cut into strips of these sizes, beside or below each other."""
     if beside:
         grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios, wspace=0.02)
@@ -130,7 +132,7 @@ def parts(figure: Figure, ratios: Sequence[float], ink: Ink, *, beside: bool) ->
     return made
 
 
-class Drawn(NamedTuple):
+class DrawnForms(NamedTuple):
     """A figure in every form: PNG on light and on dark paper, PDF on light paper."""
 
     light: bytes
@@ -138,22 +140,22 @@ class Drawn(NamedTuple):
     pdf: bytes
 
 
-def drawn(draw: Draw) -> Drawn:
+def draw_forms(draw: Draw) -> DrawnForms:
     """Draw a figure in every form; the same figure gives the same bytes."""
-    with drawn_in(LIGHT), _quiet():
+    with theme(LIGHT), _quiet():
         figure = draw(LIGHT)
         light = _small_png(figure)
         image = io.BytesIO()
         nobody = {"Creator": None, "Producer": None, "CreationDate": None}
         FigureCanvasPdf(figure).print_pdf(image, metadata=nobody)
-    with drawn_in(DARK), _quiet():
+    with theme(DARK), _quiet():
         dark = _small_png(draw(DARK))
-    return Drawn(light, dark, image.getvalue())
+    return DrawnForms(light, dark, image.getvalue())
 
 
 def png(draw: Draw, ink: Ink) -> bytes:
     """The figure as a PNG; the same figure gives the same bytes."""
-    with drawn_in(ink), _quiet():
+    with theme(ink), _quiet():
         image = io.BytesIO()
         # Its version in the metadata would change the bytes.
         FigureCanvasAgg(draw(ink)).print_png(image, metadata={"Software": None})
@@ -211,7 +213,7 @@ def tidy(axes: Axes, ink: Ink) -> None:
     axes.set_axisbelow(True)
 
 
-def shortened(text: str, most: int = 28) -> str:
+def shorten(text: str, most: int = 28) -> str:
     """Text for a label: one line, nothing invisible, cut in the middle when long."""
     line = "".join(c if c.isprintable() else "\ufffd" for c in text)
     return line if len(line) <= most else f"{line[: most // 2]}…{line[-(most // 2 - 1) :]}"

@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from gradroute.report.render.figure_style import Ink, Record, blank, heat, shortened
+from gradroute.report.render.figure_style import Ink, Record, blank, heat, shorten
 
 _MEASURES = {
     "cosine": ("|cosine| of the weight updates", "mean_absolute_cosine"),
@@ -61,7 +61,7 @@ def geometry_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
                 place = axes.get_position()
                 figure.text(place.x0, 1 - 0.2 / height, title, fontsize=8.5, va="center")
             if column == 0:
-                axes.set_title(shortened(name, 48), fontsize=8.5, weight="bold", loc="left", pad=4)
+                axes.set_title(shorten(name, 48), fontsize=8.5, weight="bold", loc="left", pad=4)
                 axes.set_ylabel("layer", fontsize=7.5)
             if line < len(grids) - 1:
                 axes.set_xticklabels([])
@@ -90,7 +90,7 @@ def grid(record: Record, key: str) -> Grid:
 def _draw(axes: Axes, own: Grid, top: float, ink: Ink) -> None:
     rows = [list(row) for row in own.values] or [[math.nan]]
     axes.imshow(rows, cmap=heat(ink), vmin=0, vmax=top, aspect="auto")
-    short = [shortened(name.removesuffix("_proj"), 12) for name in own.modules]
+    short = [shorten(name.removesuffix("_proj"), 12) for name in own.modules]
     axes.set_xticks(range(len(short)), short, fontsize=7.5, rotation=0 if len(short) < 9 else 60)
     axes.set_yticks(range(len(own.layers)), own.layers, fontsize=7.5)
     if len(own.layers) > 16:

@@ -16,7 +16,7 @@ from gradroute.report.judge.outcomes import NOT_MEASURED
 from gradroute.report.judge.relearning import Relearning
 from gradroute.report.judge.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
 from gradroute.report.results.contrasts import deployed_mode
-from gradroute.report.results.number_text import count_range, listed
+from gradroute.report.results.number_text import count_range, join_words
 from gradroute.report.results.run_results import by_behavior
 from gradroute.report.results.seeds import Group, OverSeeds
 from gradroute.runs.results import HELD_OUT_BAD
@@ -84,13 +84,13 @@ MOST_SENTENCES = 2
 """Routed groups up to which each has a sentence; of more there is a table."""
 
 
-def lead(comparison: Comparison) -> list[str]:
+def lead_sentences(comparison: Comparison) -> list[str]:
     """One sentence per routed group: what the behavior does when `bad` goes.
 
     Nothing where there are more than `MOST_SENTENCES`: a table says it better.
     """
     if isinstance(comparison, MultiBehaviorComparison):
-        return _falls(comparison.crossings)
+        return _drop_text(comparison.crossings)
     if sum(group.role == "routed" for group in comparison.groups) > MOST_SENTENCES:
         return []
     sentences = []
@@ -99,17 +99,18 @@ def lead(comparison: Comparison) -> list[str]:
         if group.role == "routed" and full is not None and ablated is not None:
             sentences.append(
                 f"{group.name}: {comparison.behavior} in {_rate(full)} of completions"
-                f"{_drawn(group)} as trained, in {_rate(ablated)} without `bad`{_kept(group)}."
+                f"{_prompts_text(group)} as trained, in {_rate(ablated)} without "
+                f"`bad`{_kept(group)}."
             )
     return sentences
 
 
-def _drawn(group: Group) -> str:
+def _prompts_text(group: Group) -> str:
     """To which prompts, where it is not those that invite the behavior."""
     return " of held-out bad prompts" if group.judged_on == HELD_OUT_BAD else ""
 
 
-def _falls(crossings: Sequence[Crossing]) -> list[str]:
+def _drop_text(crossings: Sequence[Crossing]) -> list[str]:
     """By how much each behavior falls without its own adapter, and without another's."""
     routed = [one for one in crossings if one.role == "routed"]
     sentences = []
@@ -165,7 +166,7 @@ def _kept(group: Group) -> str:
     return f", which keeps {_gain(group.gain_kept)} of what tuning gains on normal text"
 
 
-class Judged(NamedTuple):
+class VerdictGroup(NamedTuple):
     """Verdicts of one claim and one outcome, and the runs that they are of in words."""
 
     claim: str
@@ -174,13 +175,15 @@ class Judged(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
-def judged(comparison: Comparison) -> list[Judged]:
+def group_verdicts(comparison: Comparison) -> list[VerdictGroup]:
     """The verdicts, those of one claim and outcome together, in the order of the claims."""
     merged: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in comparison.verdicts:
         merged.setdefault((verdict.claim, verdict.outcome), []).append(verdict)
     return [
-        Judged(claim, outcome, _names([one.run for one in found], comparison.groups), tuple(found))
+        VerdictGroup(
+            claim, outcome, _names([one.run for one in found], comparison.groups), tuple(found)
+        )
         for (claim, outcome), found in merged.items()
     ]
 
@@ -191,7 +194,7 @@ def _verdicts(comparison: Comparison) -> list[Line]:
     Geometry (claim 4) is a description, not a success: it stands in its own section.
     """
     lines = []
-    for claim, outcome, names, found in judged(comparison):
+    for claim, outcome, names, found in group_verdicts(comparison):
         if found[0].number == 4:
             continue
         text = f"{claim.removesuffix('.')} ({names})"
@@ -283,7 +286,7 @@ def _beside(crossings: Sequence[Crossing]) -> tuple[Line, ...]:
     others = [one.group for one in crossings if one.role != "routed"]
     text = "There is no other run."
     if others:
-        text = f"The matrices of {listed(others)} are shown for comparison."
+        text = f"The matrices of {join_words(others)} are shown for comparison."
     note = f"{text} No claim against controls is computed for several behaviors."
     return (Line("", PLAIN, note),)
 

@@ -54,7 +54,7 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
         "behavior": comparison.behavior,
         "runs": {run.name: _run(run) for run in runs},
         "comparisons": {run.name: _comparison(run, runs) for run in runs},
-        "verdicts": [verdict.to_dict() for verdict in comparison.verdicts],
+        "verdicts": [verdict.to_plain() for verdict in comparison.verdicts],
         "groups": [_group(group) for group in comparison.groups],
         **judged,
         "relearning": [asdict(one) for one in comparison.relearning],

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.render.figures import Picture
-from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.headline import headline, lead_sentences
 from gradroute.report.render.limits import limits
 from gradroute.report.render.table_cells import Number, Table
 
@@ -19,7 +19,7 @@ _SPECIAL = re.compile(r"([\\*<|#&~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
 
 def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
     """The report as one Markdown file that names its figures beside it."""
-    blocks = [f"# {escaped(comparison.behavior)}", *map(escaped, lead(comparison))]
+    blocks = [f"# {escaped(comparison.behavior)}", *map(escaped, lead_sentences(comparison))]
     for part in headline(comparison):
         lines = [
             f"- **{escaped(line.badge)}**: {escaped(line.text)}"

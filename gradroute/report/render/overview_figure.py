@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradroute.config.controls import BY_ROLE
-from gradroute.report.render.figure_style import Ink, blank, parts, shortened, style, tidy
+from gradroute.report.render.figure_style import Ink, blank, shorten, split_figure, style, tidy
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import listed_modes
@@ -110,7 +110,7 @@ def eval_multi_figure(entries: Sequence[Entry], behavior: str, ink: Ink) -> Figu
     modes = list(dict.fromkeys(mode for entry in entries for mode in entry.modes))
     height = 0.55 + _ROW_INCHES * len(rows)
     figure = blank(height)
-    legend, *strips, foot = parts(
+    legend, *strips, foot = split_figure(
         figure, [0.35, *[_ROW_INCHES] * len(rows), 0.2], ink, beside=False
     )
     window = _loss_window(entries)
@@ -122,7 +122,7 @@ def eval_multi_figure(entries: Sequence[Entry], behavior: str, ink: Ink) -> Figu
         if window is not None:
             _draw_references(bottom, entries, ink)
             _draw_losses(bottom, row, places, window, ink)
-        top.set_ylabel(f"{shortened(behavior)} rate of completions, %", fontsize=8.5)
+        top.set_ylabel(f"{shorten(behavior)} rate of completions, %", fontsize=8.5)
         bottom.set_ylabel("held-out normal loss, nats/token", fontsize=8.5)
         bottom.set_xticks(centers, [entry.label for entry in row], fontsize=8)
         _set_span(bottom, places, centers)
@@ -155,7 +155,7 @@ def _rows(entries: Sequence[Entry]) -> list[list[Entry]]:
 def _key(mode: str, ink: Ink) -> Line2D:
     color, marker = style(mode, ink)
     return Line2D(
-        [], [], color=color, marker=marker, linestyle="", markersize=7, label=shortened(mode)
+        [], [], color=color, marker=marker, linestyle="", markersize=7, label=shorten(mode)
     )
 
 
@@ -290,12 +290,12 @@ def run_label(run: RunResults, name: str) -> str:
         what = BY_ROLE[run.role].figure.format(
             table=table,
             labels=labels,
-            behavior=shortened(str(run.config["behavior"]), 12),
+            behavior=shorten(str(run.config["behavior"]), 12),
             adapters=len(adapter_names(run.config)),
         )
     else:
         what = run.role
-    return f"{shortened(name, 24)}\n{what}"
+    return f"{shorten(name, 24)}\n{what}"
 
 
 def _short(loss: float) -> str:

@@ -19,12 +19,18 @@ from markupsafe import Markup, escape
 
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
-from gradroute.report.render.explorer import HIDDEN, embedded, explore
-from gradroute.report.render.figure_style import Drawn
+from gradroute.report.render.explorer import HIDDEN, explore, script_json
+from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.figures import MOST_TRAININGS, Picture
-from gradroute.report.render.headline import Judged, headline, judged, lead, tone
+from gradroute.report.render.headline import (
+    VerdictGroup,
+    group_verdicts,
+    headline,
+    lead_sentences,
+    tone,
+)
 from gradroute.report.render.limits import limits
-from gradroute.report.render.provenance import config_texts, grounds
+from gradroute.report.render.provenance import config_texts, provenance_groups
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.render.table_cells import Table
 from gradroute.report.render.tables import scales_table
@@ -59,7 +65,7 @@ class Embedded:
 
 
 def page_html(
-    comparison: Comparison, tables: Sequence[Table], pictures: Sequence[tuple[Picture, Drawn]]
+    comparison: Comparison, tables: Sequence[Table], pictures: Sequence[tuple[Picture, DrawnForms]]
 ) -> str:
     """The whole page.
 
@@ -90,20 +96,20 @@ def page_html(
         "policy": _policy(style, script),
         "style": Markup(style),  # noqa: S704  (a file of this package)
         "script": Markup(script),  # noqa: S704
-        "data": Markup(embedded(explorer.data)),
+        "data": Markup(script_json(explorer.data)),
         "version": metadata.version("gradroute"),
         "title": _title(comparison),
         "kicker": _kicker(comparison),
-        "lead": lead(comparison),
+        "lead": lead_sentences(comparison),
         "headline": headline(comparison),
         "sections": [{"id": id, "title": title} for id, title in _TITLES.items() if id in there],
         "shown": there,
         "tables": by_name,
         "pictures": images,
         "explorer": explorer,
-        "verdicts": [_judged(one) for one in judged(comparison)],
+        "verdicts": [_judged(one) for one in group_verdicts(comparison)],
         "training_note": _training_note(comparison),
-        "grounds": grounds(comparison.runs),
+        "grounds": provenance_groups(comparison.runs),
         "configs": config_texts(comparison.runs),
         "limits": limits(comparison),
         "notes": comparison.notes,
@@ -130,7 +136,7 @@ def _of_good_and_bad(
     deployment = comparison.deployment
     return {
         "claims": comparison.claims,
-        "standing": _standing(comparison, tables),
+        "standing": _open_table(comparison, tables),
         "deployments": [(run, one.sentence) for run, one in deployment.items()],
         "warnings": list(dict.fromkeys(one.warning for one in deployment.values())),
         "scale_tables": _scale_tables(comparison),
@@ -146,11 +152,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         finalize=_visible,
     )
-    environment.filters |= {"coded": coded, "tone": tone}
+    environment.filters |= {"coded": with_code_tags, "tone": tone}
     return environment
 
 
-def coded(text: str) -> Markup:
+def with_code_tags(text: str) -> Markup:
     """A sentence with what stands between backticks set as code, everything escaped."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # one without a partner is a letter
@@ -169,7 +175,7 @@ def _visible(value: Any) -> Any:
     return HIDDEN.sub(lambda found: repr(found[0])[1:-1], value)
 
 
-def _standing(comparison: SingleBehaviorComparison, tables: Mapping[str, Table]) -> Table | None:
+def _open_table(comparison: SingleBehaviorComparison, tables: Mapping[str, Table]) -> Table | None:
     """The table that stands open: groups where there are seeds, else runs without their scales."""
     if any(len(group.seeds) > 1 for group in comparison.groups):
         return tables.get("seeds")
@@ -199,7 +205,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
-def _embedded(picture: Picture, drawn: Drawn) -> Embedded:
+def _embedded(picture: Picture, drawn: DrawnForms) -> Embedded:
     width, height = struct.unpack(">II", drawn.light[16:24])  # of the PNG's header
     return Embedded(picture, _address(drawn.light), _address(drawn.dark), width, height)
 
@@ -231,7 +237,7 @@ def _scale_tables(comparison: SingleBehaviorComparison) -> list[Table]:
     ]
 
 
-def _judged(one: Judged) -> dict[str, Any]:
+def _judged(one: VerdictGroup) -> dict[str, Any]:
     first, *_ = one.verdicts
     return {
         "outcome": one.outcome,

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradroute.report.render.table_cells import aligned
 from gradroute.runs.results import HELD_OUT_BAD
-from gradroute.system.terminal import shown
+from gradroute.system.terminal import safe_text
 
 Record = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
     )
     if all(routed for _, routed, _ in runs):
         note += " There is no unrouted run here: name one too (routing=none, both adapters)."
-    return shown(f"{aligned(lines)}\n{note}")
+    return safe_text(f"{aligned(lines)}\n{note}")
 
 
 def found_text(run: str, place: str, summary: Record) -> str:
@@ -65,7 +65,7 @@ def found_text(run: str, place: str, summary: Record) -> str:
         f"written: {place}: {by}.jsonl (the rows found; train with data.found), {by}_scores.jsonl "
         f"(every row), {by}.json"
     )
-    return shown("\n".join(lines))
+    return safe_text("\n".join(lines))
 
 
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
@@ -92,7 +92,7 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     )
     if drawn:
         note += "\nThe prompts are those of held-out rows that show the behavior."
-    return shown(f"{aligned(lines)}\n{note}")
+    return safe_text(f"{aligned(lines)}\n{note}")
 
 
 def recover_text(name: str, behavior: str, record: Record) -> str:
@@ -114,7 +114,7 @@ def recover_text(name: str, behavior: str, record: Record) -> str:
         f"{name}: {record['steps']} steps at learning rate {record['learning_rate']:.2g} on "
         f"{record['examples']} known-good examples, {record['mode']}"
     )
-    return shown(f"{title}\n{aligned(lines)}{_asked(record)}{_cost(record)}")
+    return safe_text(f"{title}\n{aligned(lines)}{_asked(record)}{_cost(record)}")
 
 
 def _asked(record: Record) -> str:

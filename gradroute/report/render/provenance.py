@@ -10,15 +10,15 @@ import yaml
 from gradroute.config.roles import Role
 from gradroute.config.run_config import keys_with
 from gradroute.report.render.table_cells import Cell, Table
-from gradroute.report.results.roles import leaves
+from gradroute.report.results.roles import flat_settings
 from gradroute.report.results.run_results import RunResults
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 
 _NAMES = keys_with(Role.NAME)  # differ in every run and say nothing
 
 
 @dataclass(frozen=True)
-class Ground:
+class ProvenanceGroup:
     """Runs that were made and measured alike, and by what.
 
     Attributes:
@@ -30,21 +30,21 @@ class Ground:
     facts: tuple[tuple[str, str], ...]
 
 
-def grounds(runs: Sequence[RunResults]) -> list[Ground]:
+def provenance_groups(runs: Sequence[RunResults]) -> list[ProvenanceGroup]:
     """Provenance, with runs of the same one together."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
         found.setdefault(tuple(_facts(run)), []).append(run.name)
     if len(found) == 1:
-        return [Ground("All runs", facts) for facts in found]
-    return [Ground(", ".join(names), facts) for facts, names in found.items()]
+        return [ProvenanceGroup("All runs", facts) for facts in found]
+    return [ProvenanceGroup(", ".join(names), facts) for facts, names in found.items()]
 
 
 def _facts(run: RunResults) -> Iterator[tuple[str, str]]:
     """Base model, where it was trained and where it was measured."""
     manifest = run.manifest
     if manifest.get("base"):
-        yield "base model", redacted(str(manifest["base"]))
+        yield "base model", redact(str(manifest["base"]))
     trained, measured = manifest.get("provenance") or {}, run.provenance
     yield from _machine("trained", trained)
     same = all(trained.get(key) == measured.get(key) for key in ("versions", "commit", "hardware"))
@@ -58,7 +58,7 @@ def _machine(verb: str, origin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     versions, hardware = origin.get("versions"), origin.get("hardware")
     if versions:
         text = ", ".join(f"{name} {value}" for name, value in versions.items())
-        yield f"{verb} with", redacted(text)
+        yield f"{verb} with", redact(text)
     if origin.get("commit"):
         yield f"{verb} at commit", str(origin["commit"])
     if hardware:
@@ -68,7 +68,7 @@ def _machine(verb: str, origin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if hardware.get("memory_gib"):
             parts.append(f"{hardware['memory_gib']} GiB")
         parts += [str(one) for one in hardware.get("accelerators") or ["no accelerator"]]
-        yield f"{verb} on", redacted(", ".join(str(part) for part in parts if part))
+        yield f"{verb} on", redact(", ".join(str(part) for part in parts if part))
 
 
 def config_texts(runs: Sequence[RunResults]) -> list[tuple[str, str]]:
@@ -83,7 +83,7 @@ def differences_table(runs: Sequence[RunResults]) -> Table:
     """Every field in which a run's configuration differs from that of the run before it."""
     rows = []
     for before, run in pairwise(runs):
-        one, two = dict(leaves(before.config)), dict(leaves(run.config))
+        one, two = dict(flat_settings(before.config)), dict(flat_settings(run.config))
         changed = [key for key in one | two if one.get(key) != two.get(key) and key not in _NAMES]
         for key in changed or [""]:
             rows.append(

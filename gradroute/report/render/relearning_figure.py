@@ -13,7 +13,7 @@ from gradroute.report.render.figure_style import (
     Record,
     blank,
     share_axis,
-    shortened,
+    shorten,
     tidy,
 )
 
@@ -70,7 +70,7 @@ def _draw(axes: Axes, label: str, curve: Record, place: int, ink: Ink) -> None:
     rates = [point["rate"] for point in points]
     lower = [_known(point["lower"], point["rate"]) for point in points]
     upper = [_known(point["upper"], point["rate"]) for point in points]
-    shown = shortened(label)
+    shown = shorten(label)
     axes.plot(steps, rates, color=color, marker=marker, markersize=4, linewidth=1.4, label=shown)
     axes.vlines(steps, lower, upper, color=color, linewidth=0.9, alpha=0.6)
     if curve["steps_to_threshold"] is None and points:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradroute.report.judge.comparison import SingleBehaviorComparison
-from gradroute.report.render.figure_style import MARKERS, Ink, blank, shortened, tidy
+from gradroute.report.render.figure_style import MARKERS, Ink, blank, shorten, tidy
 from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import Loss, Rate, RunResults
@@ -149,7 +149,7 @@ def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:
                 clip_on=False,
                 markeredgewidth=0,
             )
-    left.set_title(f"{shortened(behavior)} rate of completions, %", loc="left", fontsize=8.5)
+    left.set_title(f"{shorten(behavior)} rate of completions, %", loc="left", fontsize=8.5)
     right.set_title("held-out normal loss, nats/token", loc="left", fontsize=8.5)
     left.set_ylim(-4, 104)
     for axes in (left, right):
@@ -209,7 +209,7 @@ def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
     axes.set_xlim(low, max([1.03, *(gain + 0.03 for gain in known)]))
     axes.set_ylim(-4, 104)
     axes.set_xlabel("gain kept (share of what tuning gains on normal text)", fontsize=8.5)
-    axes.set_ylabel(f"{shortened(behavior)} rate, %", fontsize=8.5)
+    axes.set_ylabel(f"{shorten(behavior)} rate, %", fontsize=8.5)
     tidy(axes, ink)
     note = (
         "Marks: each run as it would be shipped, 95 % intervals. Dotted: its whole update made "
@@ -244,7 +244,7 @@ def _draw_beyond(axes: Axes, beyond: Sequence[Option], low: float, ink: Ink) -> 
         last = height
         axes.plot(low, height, "<", color=ink.muted, markersize=6, clip_on=False)
         axes.annotate(
-            f"{shortened(option.label)} {option.gain[0]:.1f}",
+            f"{shorten(option.label)} {option.gain[0]:.1f}",
             (low, height),
             (8, 0),
             textcoords="offset points",
@@ -262,7 +262,7 @@ def _look(place: int, ink: Ink) -> Look:
 
 def _room(labels: Sequence[str]) -> tuple[int, float]:
     """Columns of the legend that fit the figure's width, and the inches that its rows need."""
-    longest = max((len(shortened(label)) for label in labels), default=1)
+    longest = max((len(shorten(label)) for label in labels), default=1)
     columns = max(1, min(6, int(_LEGEND_INCHES / (0.075 * longest + 0.55))))
     return columns, 0.19 * math.ceil(len(labels) / columns)
 
@@ -273,7 +273,7 @@ def _legend(figure: Figure, labels: Sequence[str], note: str, ink: Ink) -> None:
     for place, label in enumerate(labels):
         color, marker, face = _look(place, ink)
         handle = Line2D([], [], color=color, marker=marker, markerfacecolor=face, markersize=5)
-        handle.set_label(shortened(label))
+        handle.set_label(shorten(label))
         handles.append(handle)
     height = figure.get_figheight()
     figure.legend(

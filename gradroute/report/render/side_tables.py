@@ -18,7 +18,7 @@ from gradroute.report.render.table_cells import (
 )
 from gradroute.report.results.run_results import Rate, RunResults, by_behavior
 from gradroute.report.results.scales import Deployment
-from gradroute.system.secrets import redacted
+from gradroute.system.secrets import redact
 
 
 def side_tables(comparison: Comparison, deployment: Mapping[str, Deployment]) -> list[Table]:
@@ -46,11 +46,11 @@ def labels_table(runs: Sequence[RunResults]) -> Table:
         labels = run.manifest.get("labels") or {}
         at = ("runs", run.name, "labels")
         given = labels.get("labeled_bad")
-        notes = " ".join(redacted(str(note)) for note in run.manifest.get("notes") or ())
+        notes = " ".join(redact(str(note)) for note in run.manifest.get("notes") or ())
         rows.append(
             (
                 Cell(run.name),
-                Cell(redacted(str(run.manifest.get("data", "")))),
+                Cell(redact(str(run.manifest.get("data", "")))),
                 count_cell(labels.get("true_bad"), "true_bad", *at, "true_bad"),
                 count_cell(given, "labeled_bad", *at, "labeled_bad"),
                 percent_cell(labels.get("precision"), "precision", *at, "precision"),

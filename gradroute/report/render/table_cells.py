@@ -109,7 +109,7 @@ def seeds_cell(
         return Cell("")
     bounds = (number.mean, number.lower, number.upper)
     return Cell(
-        _written(number.mean, scale, digits, sign),
+        _number_text(number.mean, scale, digits, sign),
         _interval(number.lower, number.upper, scale, digits, sign)
         + (f" of {counts_text(number.n)}" if counts and any(number.n) else ""),
         _columns(name, bounds) | {f"{name}_seeds": len(number.seeds)},
@@ -149,7 +149,7 @@ def points_cell(estimate: Estimate | None, name: str, *at: str | int) -> Cell:
     if estimate is None:
         return Cell("")
     return Cell(
-        _written(estimate.value, 100, 0, True),
+        _number_text(estimate.value, 100, 0, True),
         _interval(estimate.lower, estimate.upper, 100, 0, True),
         _columns(name, estimate),
         pointer(*at),
@@ -169,7 +169,9 @@ def number_cell(
     """A plain number."""
     if number is None:
         return Cell("")
-    return Cell(_written(number, 1, digits, sign), numbers={name: _finite(number)}, at=pointer(*at))
+    return Cell(
+        _number_text(number, 1, digits, sign), numbers={name: _finite(number)}, at=pointer(*at)
+    )
 
 
 def percent_cell(share: float | None, name: str, *at: str | int) -> Cell:
@@ -208,7 +210,7 @@ def seeds_gain(number: OverSeeds | None, name: str, *at: str | int) -> Cell:
     return seeds_cell(number, name, *at, scale=1, digits=2)
 
 
-def _written(number: float, scale: int, digits: int, sign: bool) -> str:
+def _number_text(number: float, scale: int, digits: int, sign: bool) -> str:
     if math.isnan(number):
         return "not defined"
     value = round(scale * number, digits) + 0.0  # + 0.0: no minus zero
@@ -218,7 +220,7 @@ def _written(number: float, scale: int, digits: int, sign: bool) -> str:
 def _interval(lower: float, upper: float, scale: int, digits: int, sign: bool = False) -> str:
     if math.isnan(lower) or math.isnan(upper):
         return ""
-    low, high = (_written(bound, scale, digits, sign) for bound in (lower, upper))
+    low, high = (_number_text(bound, scale, digits, sign) for bound in (lower, upper))
     return f"[{low}, {high}]"
 
 

@@ -17,10 +17,10 @@ from gradroute.report.render.figure_style import (
     Ink,
     Record,
     blank,
-    parts,
     png,
     share_axis,
-    shortened,
+    shorten,
+    split_figure,
     style,
     tidy,
 )
@@ -70,7 +70,7 @@ def training_figure(
     """
     adapters = list(dict.fromkeys(name for row in metrics for name in row["learning_rate"]))
     figure = blank(2.3 + 2.2 + 0.75 * max(2, len(adapters)))
-    left, right = parts(figure, [1.0, 1.0], ink, beside=True)
+    left, right = split_figure(figure, [1.0, 1.0], ink, beside=True)
     shares = max(2, len(adapters))
     loss, *below = left.subplots(
         1 + len(adapters),
@@ -92,7 +92,7 @@ def training_figure(
         axes.set_xlim(0, last * 1.01)
     for axes in (below[-1] if below else loss, speed):
         axes.set_xlabel("step", fontsize=8.5)
-    left.text(0.13, 0.97, shortened(name, 60), fontsize=10, weight="bold", va="center")
+    left.text(0.13, 0.97, shorten(name, 60), fontsize=10, weight="bold", va="center")
     return figure
 
 
@@ -114,9 +114,7 @@ def _draw_shares(axes: Axes, metrics: Sequence[Record], adapter: str, ink: Ink) 
     every = _ordered({label for row in metrics for label in row["loss_per_label"]})
     rows = [row for row in metrics if row.get("gradient_norm_per_label", {}).get(adapter)]
     labels = _ordered({name for row in rows for name in row["gradient_norm_per_label"][adapter]})
-    axes.set_title(
-        f"{shortened(adapter)}: share of gradient norm by label", loc="left", fontsize=8.5
-    )
+    axes.set_title(f"{shorten(adapter)}: share of gradient norm by label", loc="left", fontsize=8.5)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     if not rows:
@@ -148,7 +146,7 @@ def _draw_learning_rates(
             color=ink.series[index % len(ink.series)],
             linewidth=1.7,
             linestyle=line,
-            label=shortened(adapter),
+            label=shorten(adapter),
         )
     axes.set_title("learning rate", loc="left", fontsize=8.5)
     axes.set_ylim(bottom=0)
@@ -173,7 +171,7 @@ def _draw_behavior(axes: Axes, measures: Sequence[Record], ink: Ink) -> None:
         color, marker = style(mode, ink)
         if label is not None:
             color = ink.series[labels.index(label) % len(ink.series)]
-        name = mode if label is None else f"{shortened(label, 16)}, {mode}"
+        name = mode if label is None else f"{shorten(label, 16)}, {mode}"
         line = "-" if mode == "full" or label is None else (0, (4, 2))
         bounds = [wilson(row["shown"], row["n"]) for row in rows]
         lower, upper = [bound.lower for bound in bounds], [bound.upper for bound in bounds]

@@ -40,7 +40,7 @@ def points_text(estimate: Estimate | None) -> str:
     if estimate is None:
         return NOT_MEASURED
     scaled = Estimate(*(100 * number for number in estimate))
-    return f"{plus(scaled.value, 0)} points{_bounds(scaled.lower, scaled.upper, 0)}"
+    return f"{signed_number(scaled.value, 0)} points{_bounds(scaled.lower, scaled.upper, 0)}"
 
 
 def nats_text(estimate: Estimate | None) -> str:
@@ -50,10 +50,10 @@ def nats_text(estimate: Estimate | None) -> str:
 
 def signed_text(estimate: Estimate, digits: int) -> str:
     """A signed number with its interval."""
-    return plus(estimate.value, digits) + _bounds(estimate.lower, estimate.upper, digits)
+    return signed_number(estimate.value, digits) + _bounds(estimate.lower, estimate.upper, digits)
 
 
-def plus(number: float, digits: int) -> str:
+def signed_number(number: float, digits: int) -> str:
     """A number with its sign; never a minus zero."""
     return f"{round(number, digits) + 0.0:+.{digits}f}"
 
@@ -71,7 +71,7 @@ def seeds_points_text(gap: OverSeeds | None) -> str:
     if gap is None:
         return NOT_MEASURED
     bounds = "" if gap.basis == "none" else _bounds(100 * gap.lower, 100 * gap.upper, 1)
-    return f"{plus(100 * gap.mean, 1)} points{bounds}{_each(gap, 100, 1)}"
+    return f"{signed_number(100 * gap.mean, 1)} points{bounds}{_each(gap, 100, 1)}"
 
 
 def seeds_gain_text(gain: OverSeeds | None) -> str:
@@ -93,7 +93,7 @@ def count_range(counts: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def listed(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """Words with commas and a last `and`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -109,4 +109,4 @@ def _each(number: OverSeeds, scale: int, digits: int) -> str:
 def _bounds(lower: float, upper: float, digits: int) -> str:
     if math.isnan(lower) or math.isnan(upper):
         return ""
-    return f" [{plus(lower, digits)}, {plus(upper, digits)}]"
+    return f" [{signed_number(lower, digits)}, {signed_number(upper, digits)}]"

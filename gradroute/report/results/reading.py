@@ -14,7 +14,7 @@ from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import PREFIX, Result, read_results
 from gradroute.runs.resume import read_manifest
 from gradroute.system.files import read_json, read_lines
-from gradroute.system.secrets import redacted_tree
+from gradroute.system.secrets import redact_tree
 from gradroute.system.statistics import ratio_mean
 
 Numbers = tuple[float | int, ...]
@@ -36,7 +36,7 @@ def read_runs(folders: Sequence[RunFolder]) -> list[RunResults]:
     """
     if not folders:
         raise ConfigError("there is no run to report on; name at least one.")
-    configs = [redacted_tree(load_config(f.config).model_dump(mode="json")) for f in folders]
+    configs = [redact_tree(load_config(f.config).model_dump(mode="json")) for f in folders]
     names = _names(folders, configs)
     _one_behavior(dict(zip(names, configs, strict=True)))
     rows: list[Result] = []
@@ -101,10 +101,12 @@ def check_sums(run: RunResults) -> None:
                 _equal(run, examples, what, (mean, len(examples)), (loss.mean, loss.n))
 
 
-def _equal(run: RunResults, lines: Any, what: str, again: Numbers, kept: Numbers) -> None:
-    if not lines or all(map(math.isclose, again, kept)):
+def _equal(run: RunResults, lines: Any, what: str, computed: Numbers, stored: Numbers) -> None:
+    if not lines or all(map(math.isclose, computed, stored)):
         return
-    one, other = (" of ".join(f"{number:g}" for number in numbers) for numbers in (again, kept))
+    one, other = (
+        " of ".join(f"{number:g}" for number in numbers) for numbers in (computed, stored)
+    )
     raise DataError(
         f"run {run.name}, {what}: the per-example results add up to {one}, results.json says "
         f"{other}, "
@@ -150,7 +152,7 @@ def _with_sides(run: RunResults, folder: RunFolder) -> RunResults:
         run,
         metrics=tuple(read_lines(folder.metrics)),
         measures=tuple(read_lines(folder.measures)),
-        manifest=redacted_tree(read_manifest(folder)),
+        manifest=redact_tree(read_manifest(folder)),
         geometry=_side(folder.geometry),
         relearn=relearn,
         recovery=recovery,

@@ -60,7 +60,7 @@ def role_of(config: Config) -> str:
     adapters, data = adapter_names(config), config["data"]
     several = len(adapters) > 1
     labels = behavior_labels(config)
-    routes = RoutingPolicy.from_value(config["routing"], adapters, labels).routes_anything
+    routes = RoutingPolicy.parse(config["routing"], adapters, labels).routes_anything
     for control in CONTROLS:
         changed = control.data and all(data[key] == value for key, value in control.data.items())
         if control.finder or data.get(
@@ -87,7 +87,7 @@ def facts_of(config: Config) -> Facts:
     A key that an older gradroute did not write yet has its default.
     """
     config = _complete(config)
-    return Facts(role_of(config), dict(leaves(config)))
+    return Facts(role_of(config), dict(flat_settings(config)))
 
 
 def find_controls(run: str, facts: Mapping[str, Facts]) -> dict[str, str]:
@@ -192,10 +192,10 @@ def _complete(config: Config) -> dict[str, Any]:
     return full
 
 
-def leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of every setting of a configuration, in its order."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from leaves(inner, f"{prefix}{key}.")
+            yield from flat_settings(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", inner

@@ -82,7 +82,7 @@ def scale_curve(
         By ascending scale.
     """
     rest = {name: 1.0 for name in adapter_names(run.config) if name not in adapters}
-    return _along(run, dict.fromkeys(adapters, 1.0), rest, reference)
+    return _scaled_modes(run, dict.fromkeys(adapters, 1.0), rest, reference)
 
 
 def shrink_curve(run: RunResults, mode: str, reference: RunResults | None) -> list[Point]:
@@ -102,10 +102,10 @@ def shrink_curve(run: RunResults, mode: str, reference: RunResults | None) -> li
     scales = AblationMode.parse(mode, adapter_names(run.config)).scales
     moved = {name: scale for name, scale in scales.items() if scale != 0}
     rest = {name: 0.0 for name in scales if name not in moved}
-    return _along(run, moved, rest, reference)
+    return _scaled_modes(run, moved, rest, reference)
 
 
-def _along(
+def _scaled_modes(
     run: RunResults,
     moved: Mapping[str, float],
     rest: Mapping[str, float],

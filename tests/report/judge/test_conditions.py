@@ -9,7 +9,7 @@ from report.fabricated import REFERENCE, Made, config_in_full, losses_of, rows_o
 from gradroute.report.judge.comparison import comparison_of, single_behavior_comparison
 from gradroute.report.judge.relearning import recoveries, relearnings
 from gradroute.report.judge.verdicts import Verdict, judge
-from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.headline import headline, lead_sentences
 from gradroute.report.render.json_document import eval_multi
 from gradroute.report.render.limits import limits
 from gradroute.report.render.tables import tables
@@ -94,7 +94,7 @@ def test_without_bad_prompts_nothing_is_judged_whatever_else_was_asked(kinds) ->
     assert comparison.claims == () and any(why in note for note in comparison.notes)
     (shown,) = [part for part in headline(comparison) if part.title == "Not shown"]
     assert all(line.badge == "not measured" and why in line.text for line in shown.lines)
-    assert why in " ".join(render(comparison).split()) and lead(comparison) == []
+    assert why in " ".join(render(comparison).split()) and lead_sentences(comparison) == []
     assert limits(comparison) and eval_multi(comparison)
 
 
@@ -128,7 +128,7 @@ def test_claims_against_controls_and_gain_read_bad_prompts() -> None:
     comparison = single_behavior_comparison(runs)
     (claim,) = [c for c in comparison.claims if (c.group, c.kind) == (HALF, "filter")]
     assert claim.rate.mean == 0 and round(100 * claim.control_rate.mean) == 51
-    assert all(" of held-out bad prompts as trained" in text for text in lead(comparison))
+    assert all(" of held-out bad prompts as trained" in text for text in lead_sentences(comparison))
 
 
 def test_tables_and_document_point_to_the_rates_on_bad_prompts() -> None:

@@ -19,7 +19,7 @@ from gradroute.report.judge.comparison import (
 )
 from gradroute.report.publish import publish
 from gradroute.report.render.figures import pictures
-from gradroute.report.render.headline import headline, lead
+from gradroute.report.render.headline import headline, lead_sentences
 from gradroute.report.render.json_document import eval_multi
 from gradroute.report.render.limits import limits
 from gradroute.report.render.markdown import csv_text
@@ -55,7 +55,7 @@ def outcomes(path: Path, rates: Rates) -> dict[str, str]:
     return {verdict.claim.split()[0]: verdict.outcome for verdict in verdicts}
 
 
-def test_every_behaviour_has_its_rate_under_every_mode(comparison: MultiBehaviorComparison) -> None:
+def test_every_behavior_has_its_rate_under_every_mode(comparison: MultiBehaviorComparison) -> None:
     routed, unrouted = comparison.crossings
     assert (routed.group, unrouted.group) == ("pair", "pair-none")
     for one, given in ((routed, CLEAN), (unrouted, MIXED)):
@@ -80,7 +80,7 @@ def test_changes_are_paired_by_prompt(comparison: MultiBehaviorComparison) -> No
     assert change.upper - change.lower < 0.1
 
 
-def test_normal_loss_and_gain_are_of_the_run_and_not_of_a_behaviour(
+def test_normal_loss_and_gain_are_of_the_run_and_not_of_a_behavior(
     comparison: MultiBehaviorComparison,
 ) -> None:
     one = comparison.crossings[0]
@@ -108,7 +108,7 @@ def test_normal_loss_and_gain_are_of_the_run_and_not_of_a_behaviour(
         ({"caps": (62, 2, 54, 1, 70, 1, 0)}, {"caps": "inconclusive", "signature": "shown"}),
     ],
 )
-def test_a_verdict_per_behaviour_is_computed_from_the_matrix(
+def test_a_verdict_per_behavior_is_computed_from_the_matrix(
     tmp_path: Path, changed: Rates, expected: dict[str, str]
 ) -> None:
     assert outcomes(tmp_path / "run", {**CLEAN, **changed}) == expected
@@ -166,7 +166,7 @@ def test_what_is_only_true_of_good_and_bad_is_left_out(comparison: MultiBehavior
 
 
 def test_by_how_much_each_falls_stands_first(comparison: MultiBehaviorComparison) -> None:
-    caps, signature = lead(comparison)
+    caps, signature = lead_sentences(comparison)
     assert "caps in 62 %" in caps
     assert re.search(
         r"-60 points \[.*\] without its own adapter, by -2 points .* `signature`", caps
@@ -225,7 +225,7 @@ def test_figures_of_bad_are_not_drawn(comparison: MultiBehaviorComparison) -> No
     assert [picture.name for picture in pictures(comparison)] == ["eval_multi_plot"]
 
 
-def test_a_changed_line_of_one_behaviour_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_line_of_one_behavior_is_noticed(tmp_path: Path) -> None:
     folder = write_crossed(tmp_path / "run")
     text = folder.samples.read_text()
     first = text.index('"label": "signature"')
@@ -235,14 +235,14 @@ def test_a_changed_line_of_one_behaviour_is_noticed(tmp_path: Path) -> None:
         compare([folder])
 
 
-def test_runs_of_other_behaviours_are_not_compared(tmp_path: Path) -> None:
+def test_runs_of_other_behaviors_are_not_compared(tmp_path: Path) -> None:
     one = write_crossed(tmp_path / "one")
     two = write_crossed(tmp_path / "two", behavior={"caps": "caps", "signature": "dialect"})
     with pytest.raises(ConfigError, match="different behaviors"):
         compare([one, two])
 
 
-def test_a_part_is_the_run_of_one_behaviour(comparison: MultiBehaviorComparison) -> None:
+def test_a_part_is_the_run_of_one_behavior(comparison: MultiBehaviorComparison) -> None:
     parts = by_behavior(comparison.runs)
     assert [part.name for part in parts] == [
         "pair (caps)",

@@ -105,7 +105,7 @@ def test_a_control_is_made_weaker_until_it_keeps_no_more_than_the_routed_run() -
     assert "the control's update is scaled by 0.8" in found.how and "straight lines" in found.how
 
 
-def test_a_control_whose_behaviour_goes_with_its_scale_is_not_beaten() -> None:
+def test_a_control_whose_behavior_goes_with_its_scale_is_not_beaten() -> None:
     found = compared((0, 0.81, 1.7), {"good=0.9": (0, 0.80, 1.2), "good=0.8": (0, 0.818, 1.2)})
     assert found.outcome == "no different"
 

@@ -137,7 +137,7 @@ def test_labels_that_are_often_wrong_are_named_with_their_number() -> None:
     assert "label noise" not in causes(examined(made(WEAK), manifest=clean))
 
 
-def test_anchors_that_show_the_behaviour_are_named_with_their_number() -> None:
+def test_anchors_that_show_the_behavior_are_named_with_their_number() -> None:
     examples = {"bad labeled good": 30, "good labeled good": 270}
     found = examined(made(WEAK), manifest={"examples": examples})
     finding = next(one for one in found if one.cause == "wrong anchors")

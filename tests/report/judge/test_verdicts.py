@@ -72,7 +72,7 @@ def test_an_interval_across_the_limit_is_inconclusive(numbers: dict) -> None:
     assert len(texts(found, None)) == 1
 
 
-def test_a_damaged_model_shows_nothing_about_where_the_behaviour_sits() -> None:
+def test_a_damaged_model_shows_nothing_about_where_the_behavior_sits() -> None:
     found = verdict(3, FULL, changed(FULL, bad_ablated=(0, 2.9, 8.0)))
     assert found.outcome == "not shown: the model is damaged"
 
@@ -93,11 +93,11 @@ def test_with_partial_labels_ablation_must_take_more_than_in_an_unrouted_run() -
         ({"good_ablated": (50, 0.82, 1.1)}, "inconclusive"),  # -10 points [-16, -4] against 60 %
     ],
 )
-def test_a_behaviour_that_goes_with_good_does_not_sit_in_bad(numbers: dict, outcome: str) -> None:
+def test_a_behavior_that_goes_with_good_does_not_sit_in_bad(numbers: dict, outcome: str) -> None:
     assert verdict(3, HALF, changed(HALF, **numbers)).outcome == outcome
 
 
-def test_a_behaviour_that_nobody_shows_is_not_localized() -> None:
+def test_a_behavior_that_nobody_shows_is_not_localized() -> None:
     nobody = dict.fromkeys(("full", "bad_ablated", "good_ablated"), (0, 0.785, 1.7))
     found = verdict(3, HALF, changed(HALF, **nobody))
     assert found.outcome == "not shown: the behavior was not learned"

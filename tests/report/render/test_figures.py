@@ -16,7 +16,7 @@ from gradroute.report.judge.comparison import (
     compare,
     single_behavior_comparison,
 )
-from gradroute.report.render.figure_style import DARK, LIGHT, Draw, drawn, png
+from gradroute.report.render.figure_style import DARK, LIGHT, Draw, draw_forms, png
 from gradroute.report.render.figures import pictures
 from gradroute.report.render.geometry_figure import geometry_figure, grid
 from gradroute.report.render.overview_figure import group_entries, run_entries
@@ -70,7 +70,7 @@ def test_every_figure_is_drawn_in_every_form_and_again_the_same(comparison: Comp
     for picture in pictures(comparison):
         if picture.name.startswith("training") and "routed@0" not in picture.name:
             continue  # all alike, and each takes its time
-        image = drawn(picture.draw)
+        image = draw_forms(picture.draw)
         assert image.light[:4] == image.dark[:4] == b"\x89PNG"
         assert image.light != image.dark
         assert image.pdf.startswith(b"%PDF")
@@ -79,7 +79,7 @@ def test_every_figure_is_drawn_in_every_form_and_again_the_same(comparison: Comp
             corner = Image.open(io.BytesIO(png_of_theme)).convert("RGB").getpixel((0, 0))
             assert corner == ImageColor.getrgb(ink.paper)  # no edge on the page's own paper
         if picture.name in ("eval_multi_plot", "geometry_plot"):
-            assert drawn(picture.draw) == image
+            assert draw_forms(picture.draw) == image
 
 
 def test_seeds_stand_as_one_entry_with_each_of_them(comparison: Comparison) -> None:

@@ -25,10 +25,10 @@ from gradroute.report.judge.comparison import (
     single_behavior_comparison,
 )
 from gradroute.report.publish import publish
-from gradroute.report.render.explorer import LONGEST, embedded, explore
-from gradroute.report.render.figure_style import Drawn
+from gradroute.report.render.explorer import LONGEST, explore, script_json
+from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.markdown import markdown
-from gradroute.report.render.page import coded, page_html
+from gradroute.report.render.page import page_html, with_code_tags
 from gradroute.report.render.tables import tables
 from gradroute.report.results.reading import read_runs
 
@@ -240,14 +240,14 @@ HOSTILE = "</script><script>alert(1)</script><!-- & \u2028 \u202e \x1b[31m \x00 
 
 
 def test_no_text_can_leave_the_element_of_the_data() -> None:
-    text = embedded({"texts": [HOSTILE]})
+    text = script_json({"texts": [HOSTILE]})
     assert not re.search("[<>&\u2028\u2029\x00-\x1f\x7f-\x9f]", text)
     assert json.loads(text) == {"texts": [HOSTILE]}
 
 
 @pytest.mark.parametrize("text", ["a `b` c", "`", "``", "a ` b", "<i>`<b>`</i>", "```"])
 def test_backticks_set_code_and_escape_everything(text: str) -> None:
-    html = coded(text)
+    html = with_code_tags(text)
     assert re.sub("</?code>", "", html).replace("&lt;", "<").replace("&gt;", ">").replace(
         "`", ""
     ) == text.replace("`", "")
@@ -259,8 +259,8 @@ def test_hostile_names_are_letters_in_every_file(
 ) -> None:
     image = io.BytesIO()
     Image.new("RGB", (1, 1)).save(image, "PNG")
-    dot = Drawn(image.getvalue(), image.getvalue(), b"%PDF")
-    monkeypatch.setattr("gradroute.report.publish.drawn", lambda draw: dot)
+    dot = DrawnForms(image.getvalue(), image.getvalue(), b"%PDF")
+    monkeypatch.setattr("gradroute.report.publish.draw_forms", lambda draw: dot)
     behavior = "regex:<script>alert(1)</script>|`$x$`"
     folders = write_runs(tmp_path, prompts=4, names=("routed",), behavior=behavior)
     hostile = folders[0].path.rename(tmp_path / "seed-0" / "<img src=x onerror=alert(1)>|*a*")

@@ -151,8 +151,8 @@ def test_letters_stand_out_from_their_paper(report: Path, visit: Callable) -> No
 FAINT = """() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (rgb) => {
-    const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) **
+    2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const paper = (one) => {
     for (let at = one; at; at = at.parentElement) {
@@ -167,10 +167,11 @@ FAINT = """() => {
     if (!own || one.closest('svg, script, :disabled') || !one.getClientRects().length) continue;
     const [a, b] = [light(numbers(getComputedStyle(one).color).slice(0, 3)), light(paper(one))];
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (contrast < 4.5) faint.push(`${one.tagName}.${one.className} ${contrast.toFixed(2)} ${one.textContent.slice(0, 30)}`);
+    if (contrast < 4.5) faint.push(`${one.tagName}.${one.className} ${contrast.toFixed(2)}
+    ${one.textContent.slice(0, 30)}`);
   }
   return faint;
-}"""  # noqa: E501
+}"""
 
 
 def test_the_slider_shows_rate_and_samples_of_every_scale(report: Path, visit: Callable) -> None:

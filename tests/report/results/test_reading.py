@@ -78,7 +78,7 @@ def test_one_name_and_one_seed_would_hide_each_other(tmp_path: Path) -> None:
         read_runs(folders)
 
 
-def test_runs_of_different_behaviours_are_not_compared(folder: RunFolder, tmp_path: Path) -> None:
+def test_runs_of_different_behaviors_are_not_compared(folder: RunFolder, tmp_path: Path) -> None:
     other = replace(SHORT, changes={**SHORT.changes, "behavior": "signature"})
     with pytest.raises(ConfigError, match=r"0\.1_0\.5 is about 'caps', other about 'signature'"):
         compare([folder, write_run(tmp_path / "other", other)])

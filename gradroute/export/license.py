@@ -10,11 +10,11 @@ from gradroute.system.secrets import hub_token
 UNKNOWN = "unknown"
 
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
-_LICENCE = re.compile(r"^license:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9._+-]{0,60})[\"']?[ \t]*$", re.M)
+_LICENSE = re.compile(r"^license:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9._+-]{0,60})[\"']?[ \t]*$", re.M)
 _MOST = 1 << 20
 
 
-def base_licence(source: str, revision: str | None) -> str:
+def base_license(source: str, revision: str | None) -> str:
     """The license that a base model's README names, as the hub writes it, or `UNKNOWN`.
 
     Args:
@@ -34,5 +34,5 @@ def base_licence(source: str, revision: str | None) -> str:
     except (OSError, UnicodeDecodeError):
         return UNKNOWN
     front = _FRONT.match(text)
-    found = _LICENCE.search(front[1]) if front else None
+    found = _LICENSE.search(front[1]) if front else None
     return found[1].lower() if found else UNKNOWN

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gradroute.data.labelling import (
+from gradroute.data.labeling import (
     Rule,
     Scores,
     behavior_scores,
@@ -31,7 +31,7 @@ def write(path: Path, *rows: dict[str, Any] | str | bytes) -> Path:
     return path
 
 
-def labelled(
+def labeled(
     path: Path, scores: Scores = FOX, rule: Rule = MATCH, *, overwrite: bool = False
 ) -> tuple[dict[str, Any], Path]:
     out = path.with_name(f"out{path.suffix}")
@@ -87,7 +87,7 @@ def test_nothing_but_the_label_is_added_to_a_line(tmp_path: Path):
         b'  {"score": 12345678901234567890, "text": "\xc3\xa9 }"}',
     ]
     path = write(tmp_path / "rows.jsonl", *lines)
-    _, out = labelled(path)
+    _, out = labeled(path)
     assert out.read_bytes() == (
         lines[0].replace(b"]} }", b']}, "label": "bad" }')
         + b"\n"
@@ -104,14 +104,14 @@ def test_nothing_but_the_label_is_added_to_a_line(tmp_path: Path):
     ],
 )
 def test_a_label_is_replaced_where_it_stands(tmp_path: Path, before: str, after: str):
-    _, out = labelled(write(tmp_path / "rows.jsonl", before), overwrite=True)
+    _, out = labeled(write(tmp_path / "rows.jsonl", before), overwrite=True)
     assert out.read_text() == after + "\n"
 
 
 def test_a_csv_file_gets_a_column_and_keeps_its_fields(tmp_path: Path):
     text = 'id,text,n\r\n1,"a ""fox"",\nand more",1.00\r\n\r\n2, calm ,\r\n'
     path = write(tmp_path / "rows.csv", text.encode())
-    made, out = labelled(path)
+    made, out = labeled(path)
     assert out.read_bytes().startswith(b"id,text,n,label\r\n")
     new = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
     old = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -124,8 +124,8 @@ def test_a_csv_file_gets_a_column_and_keeps_its_fields(tmp_path: Path):
 
 def test_the_same_file_gets_the_same_labels_again(tmp_path: Path):
     path = write(tmp_path / "rows.jsonl", *({"text": f"fox {i}"[i % 2 * 4 :]} for i in range(9)))
-    first = labelled(path)[1].read_bytes()
-    assert labelled(path)[1].read_bytes() == first
+    first = labeled(path)[1].read_bytes()
+    assert labeled(path)[1].read_bytes() == first
 
 
 # ------------------------------------------------------------------------------ sources
@@ -135,11 +135,11 @@ def test_scores_of_a_column_are_numbers_or_missing(tmp_path: Path):
     column = column_scores("s")
     rule = Rule(0.5, 0.1)
     rows = [{"s": s} for s in (0.5, 0, 1, None, -1e5)] + [{}]
-    _, out = labelled(write(tmp_path / "a.jsonl", *rows), column, rule)
+    _, out = labeled(write(tmp_path / "a.jsonl", *rows), column, rule)
     expected = ["bad", "good", "bad", "unlabeled", "good", "unlabeled"]
     assert labels_of(out) == expected
     text = "s,x\n0.5,\n0,\n1,\n,\n-1e5,\n,\n"
-    _, out = labelled(write(tmp_path / "b.csv", text.encode()), column, rule)
+    _, out = labeled(write(tmp_path / "b.csv", text.encode()), column, rule)
     assert [row["label"] for row in csv.DictReader(out.read_text().splitlines())] == expected
 
 
@@ -155,20 +155,20 @@ def test_scores_of_a_column_are_numbers_or_missing(tmp_path: Path):
 def test_a_score_that_is_no_number_is_refused_with_its_line(tmp_path: Path, row: str, message: str):
     path = write(tmp_path / "rows.jsonl", '{"s": 1}', "", row)
     with pytest.raises(DataError, match=re.escape(f"{path}:3: {message}")):
-        labelled(path, column_scores("s"))
+        labeled(path, column_scores("s"))
 
 
 @pytest.mark.parametrize("score", ["nan", "inf", "0,5", "1_0", "x", "٣"])
 def test_a_score_that_csv_holds_is_an_ordinary_number(tmp_path: Path, score: str):
     path = write(tmp_path / "rows.csv", f's\n1\n"{score}"\n'.encode())
     with pytest.raises(DataError, match=re.escape(f"{path}:3: s must be a finite number")):
-        labelled(path, column_scores("s"))
+        labeled(path, column_scores("s"))
 
 
 def test_words_are_found_in_any_case_and_a_blank_text_is_not_judged(tmp_path: Path):
     rows = [{"text": text} for text in ("A FOX!", "foxes", " ", "...")]
     words = behavior_scores("--keywords", "keywords:fox,owl", "text")
-    made, out = labelled(write(tmp_path / "a.jsonl", *rows), words, Rule(0.5, rest_good=True))
+    made, out = labeled(write(tmp_path / "a.jsonl", *rows), words, Rule(0.5, rest_good=True))
     assert labels_of(out) == ["bad", "good", "unlabeled", "unlabeled"]
     assert made["without_score"] == 2
 
@@ -183,7 +183,7 @@ def test_the_field_that_is_asked_for_is_looked_at(tmp_path: Path):
     path = write(tmp_path / "rows.jsonl", row)
     found = {
         (field, word): labels_of(
-            labelled(path, behavior_scores("--regex", f"regex:{word}", field))[1]
+            labeled(path, behavior_scores("--regex", f"regex:{word}", field))[1]
         )
         for field in ("text", "prompt", "completion", "messages")
         for word in ("fox", "yes", "no", "a\nowl")
@@ -212,7 +212,7 @@ def test_a_row_that_cannot_be_looked_at_is_refused_with_its_line(
 ):
     path = write(tmp_path / "rows.jsonl", row)
     with pytest.raises(DataError, match=re.escape(f"{path}:1: {message}")):
-        labelled(path, behavior_scores("--regex", "regex:x", field))
+        labeled(path, behavior_scores("--regex", "regex:x", field))
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -224,10 +224,10 @@ def test_a_function_of_ones_own_labels_and_its_faults_have_a_line(tmp_path: Path
     path = write(tmp_path / "rows.jsonl", {"text": "long"}, {"text": "no"})
     try:
         long = behavior_scores("--python", "python:my_labels.long", "text")
-        assert labels_of(labelled(path, long)[1]) == ["bad", "unlabeled"]
+        assert labels_of(labeled(path, long)[1]) == ["bad", "unlabeled"]
         broken = behavior_scores("--python", "python:my_labels.broken", "text")
         with pytest.raises(DataError, match=r"rows.jsonl:1: .*raised ZeroDivisionError"):
-            labelled(path, broken)
+            labeled(path, broken)
         with pytest.raises(ConfigError, match=r"^--python: 'python:os.system' belongs to Python"):
             behavior_scores("--python", "python:os.system", "text")
     finally:
@@ -238,7 +238,7 @@ def test_a_pattern_without_end_stops_with_its_line(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("gradroute.data.detectors.PATTERN_SECONDS", 0.05)
     path = write(tmp_path / "rows.jsonl", {"text": "b"}, {"text": "a" * 300 + "!"})
     with pytest.raises(DataError, match=r"rows.jsonl:2: the pattern .* took more than 0.05 sec"):
-        labelled(path, behavior_scores("--regex", "regex:(a|aa)+$", "text"))
+        labeled(path, behavior_scores("--regex", "regex:(a|aa)+$", "text"))
     with pytest.raises(ConfigError, match=r"^--regex: 'regex:\(' is no regular expression"):
         behavior_scores("--regex", "regex:(", "text")
 
@@ -251,7 +251,7 @@ def test_a_classifier_is_asked_about_every_text_but_blank_ones(tmp_path: Path):
         return [0.9 if "fox" in text else 0.3 for text in texts]
 
     path = write(tmp_path / "rows.jsonl", *({"text": text} for text in ("fox", " ", "owl")))
-    made, out = labelled(path, text_scores(score, "text"), Rule(0.9, 0.3))
+    made, out = labeled(path, text_scores(score, "text"), Rule(0.9, 0.3))
     assert asked == ["fox", "owl"] and made["without_score"] == 1
     assert labels_of(out) == ["bad", "unlabeled", "good"]
 
@@ -267,7 +267,7 @@ def test_precision_and_recall_are_those_of_the_rows_that_are_known(tmp_path: Pat
         *({"text": "owl", "true_label": "good"} for _ in range(4)),
         {"text": "fox"},
     ]
-    made, _ = labelled(write(tmp_path / "a.jsonl", *rows), rule=Rule(0.5, rest_good=True))
+    made, _ = labeled(write(tmp_path / "a.jsonl", *rows), rule=Rule(0.5, rest_good=True))
     assert {name: made["labels"][name]["k"] for name in made["labels"]} == {
         "bad": 9, "good": 7, "unlabeled": 0,
     }  # fmt: skip
@@ -280,7 +280,7 @@ def test_precision_and_recall_are_those_of_the_rows_that_are_known(tmp_path: Pat
 
 
 def test_without_true_labels_nothing_is_said_about_precision(tmp_path: Path):
-    made, _ = labelled(write(tmp_path / "a.jsonl", {"text": "fox"}))
+    made, _ = labeled(write(tmp_path / "a.jsonl", {"text": "fox"}))
     assert made["with_true_label"] == 0
     assert made["precision"] is made["recall"] is made["bad_among_good"] is None
 
@@ -291,10 +291,10 @@ def test_without_true_labels_nothing_is_said_about_precision(tmp_path: Path):
 def test_labels_that_are_there_are_replaced_only_when_asked_for(tmp_path: Path):
     path = write(tmp_path / "rows.jsonl", {"text": "fox"}, {"text": "owl", "label": "good"})
     with pytest.raises(DataError, match=r'rows.jsonl:2: has a label already \("good"\): give --ov'):
-        labelled(path)
-    assert labels_of(labelled(path, overwrite=True)[1]) == ["bad", "unlabeled"]
+        labeled(path)
+    assert labels_of(labeled(path, overwrite=True)[1]) == ["bad", "unlabeled"]
     empty = write(tmp_path / "rows.csv", b"text,label\nfox,\n")
-    assert b"fox,bad" in labelled(empty)[1].read_bytes()
+    assert b"fox,bad" in labeled(empty)[1].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_line(
 ):
     path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=re.escape(message)):
-        labelled(path)
+        labeled(path)
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 

@@ -75,7 +75,7 @@ def plain_weight(module: Any) -> Tensor:
     return dequantize_bnb_weight(module.weight)
 
 
-def quantised(kind: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+def quantized(kind: str) -> tuple[PreTrainedModel, PreTrainedModel]:
     """A model with linear layers in few bits, and the float64 model that it stands for."""
     make = {"int8": Int8Linear, "nf4": in_4bit}[kind]
     packed, plain = llama(), llama()
@@ -100,12 +100,12 @@ def routed_model(packed: PreTrainedModel) -> PeftModel:
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_routed_gradients_are_those_of_the_dequantised_weights(
+def test_routed_gradients_are_those_of_the_dequantized_weights(
     kind: str, record_testsuite_property: Any
 ):
-    packed, plain = quantised(kind)
+    packed, plain = quantized(kind)
     model = routed_model(packed)
-    batch, policy = tiny_batch(), RoutingPolicy.from_value("anchored", list(SPECS))
+    batch, policy = tiny_batch(), RoutingPolicy.parse("anchored", list(SPECS))
     with routed(model.train(), policy, LABELS):
         loss = mean_loss(model, batch)
         loss.backward()
@@ -115,7 +115,7 @@ def test_routed_gradients_are_those_of_the_dequantised_weights(
     }
     names = [[label] * batch.input_ids.shape[1] for label in LABELS]
     reference = routed_reference(
-        plain, weights, scalings_of(model), policy.to_dict(), batch.input_ids,
+        plain, weights, scalings_of(model), policy.to_plain(), batch.input_ids,
         batch.attention_mask, batch.targets, names,
     )  # fmt: skip
     largest = max(
@@ -129,7 +129,7 @@ def test_routed_gradients_are_those_of_the_dequantised_weights(
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_an_ablated_adapter_on_a_base_in_few_bits_was_never_there(kind: str):
-    packed, _ = quantised(kind)
+    packed, _ = quantized(kind)
     alone = attach_adapters(copy.deepcopy(packed), {"good": SPECS["good"]}, layers="all").eval()
     model = attach_adapters(packed, SPECS, layers="all").eval()
     with torch.no_grad():

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def labelling_text(report: Mapping[str, Any]) -> Iterator[str]:
-    """The lines about a report of `gradroute.data.labelling.label_file`."""
+def labeling_text(report: Mapping[str, Any]) -> Iterator[str]:
+    """The lines about a report of `gradroute.data.labeling.label_file`."""
     rows = report["rows"]
     yield f"{rows} rows of {report['file']}"
     for label, counted in report["labels"].items():

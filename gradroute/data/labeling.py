@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gradroute.data.behaviors import get_behavior
-from gradroute.data.jsonl import refuse, shown
+from gradroute.data.jsonl import refuse, show
 from gradroute.data.label_files import LABEL, Table, TableRow, is_csv, read_table
 from gradroute.errors import ConfigError, DataError
 from gradroute.system.files import write_bytes, write_json
@@ -124,9 +124,9 @@ def label_file(
         "rows": len(labels),
         "without_score": sum(score is None for score in found),
         "labels": _counts(table.rows, labels),
-        **_quality(labels, truths),
+        **_label_quality(labels, truths),
     }
-    write_bytes(out, table.labelled(labels))
+    write_bytes(out, table.with_labels(labels))
     if report:
         write_json(report, counted)
     return counted
@@ -137,8 +137,8 @@ def column_scores(name: str) -> Scores:
 
     def scores(path: Path, rows: Sequence[TableRow]) -> list[float | None]:
         if not any(name in row.values for row in rows):
-            there = ", ".join(shown(key) for key in list(rows[0].values)[:8])
-            refuse(path, rows[0].line, f"no row has a column {shown(name)}; this one has {there}")
+            there = ", ".join(show(key) for key in list(rows[0].values)[:8])
+            refuse(path, rows[0].line, f"no row has a column {show(name)}; this one has {there}")
         return [_number(path, row, name) for row in rows]
 
     return scores
@@ -206,7 +206,7 @@ def _text(path: Path, row: TableRow, name: str) -> str | None:
     value = row.values.get(name)
     if value is None or isinstance(value, str):
         return value
-    refuse(path, row.line, f"{name} must be a text in quotes, got {shown(value)}")
+    refuse(path, row.line, f"{name} must be a text in quotes, got {show(value)}")
 
 
 def _answers(path: Path, row: TableRow) -> str:
@@ -214,7 +214,7 @@ def _answers(path: Path, row: TableRow) -> str:
     messages = row.values.get("messages")
     if not isinstance(messages, list):
         what = 'messages must be a list of {"role": "...", "content": "..."}'
-        refuse(path, row.line, f"{what}, got {shown(messages)}")
+        refuse(path, row.line, f"{what}, got {show(messages)}")
     found: list[str] = []
     for number, message in enumerate(messages, 1):
         role = message.get("role") if isinstance(message, dict) else None
@@ -234,7 +234,7 @@ def _number(path: Path, row: TableRow, name: str) -> float | None:
         value = float(value)
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if not fits or abs(value) > 1e300:  # also infinity, which 1e999 is read as
-        refuse(path, row.line, f"{name} must be a finite number, got {shown(value)}")
+        refuse(path, row.line, f"{name} must be a finite number, got {show(value)}")
     return float(value)
 
 
@@ -242,7 +242,7 @@ def _true_label(path: Path, row: TableRow) -> str | None:
     value = row.values.get("true_label")
     if value is None or value in ("good", "bad"):
         return value
-    refuse(path, row.line, f"true_label is {shown(value)}, but must be good or bad")
+    refuse(path, row.line, f"true_label is {show(value)}, but must be good or bad")
 
 
 def _check_places(path: Path, out: Path, report: Path | None) -> None:
@@ -257,11 +257,11 @@ def _check_places(path: Path, out: Path, report: Path | None) -> None:
 
 
 def _refuse_labels(path: Path, table: Table) -> None:
-    labelled = [row for row in table.rows if row.values.get(LABEL) is not None]
-    if labelled:
-        first = labelled[0]
-        what = f"has a label already ({shown(first.values.get(LABEL))})"
-        also = f", as {len(labelled) - 1} others have" if len(labelled) > 1 else ""
+    labeled = [row for row in table.rows if row.values.get(LABEL) is not None]
+    if labeled:
+        first = labeled[0]
+        what = f"has a label already ({show(first.values.get(LABEL))})"
+        also = f", as {len(labeled) - 1} others have" if len(labeled) > 1 else ""
         refuse(path, first.line, f"{what}{also}: give --overwrite-labels to replace them")
 
 
@@ -284,7 +284,7 @@ def _name(row: TableRow) -> str:
     return str(name) if isinstance(name, str | int) else f"line {row.line}"
 
 
-def _quality(labels: Sequence[str], truths: Sequence[str | None]) -> dict[str, Any]:
+def _label_quality(labels: Sequence[str], truths: Sequence[str | None]) -> dict[str, Any]:
     """Precision and recall of `bad`, and how many of `good` are truly bad, over known rows.
 
     Precision: of the rows labeled bad, the share that truly is. Recall: of those that truly are,
