@@ -48,7 +48,6 @@ class Prepared:
 
     Attributes:
         train: training examples, labeled.
-        null: examples labeled good that are held out of training, see `data.null_fraction`.
         places: id -> place among the training examples before any was left out.
         labels: how good the label `bad` is, see `label_quality`; before any was left out.
         normal: held-out examples without any behavior.
@@ -61,10 +60,10 @@ class Prepared:
         shared: what the examples of the file share that was split or trained on; None for embedded
             data.
         labeled: whether the labels are the file's own, so that no behavior was put in.
+        null: examples labeled good that are held out of training, see `data.null_fraction`.
     """
 
     train: list[Example]
-    null: list[Example]
     places: dict[str, int]
     labels: dict[str, float | int | None]
     normal: list[Example]
@@ -76,6 +75,7 @@ class Prepared:
     skipped: tuple[BadRow, ...] = ()
     shared: Sharing | None = None
     labeled: bool = False
+    null: Sequence[Example] = ()
 
 
 class _Source(NamedTuple):

@@ -49,9 +49,8 @@ def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
     base, model = restore(config, finished_checkpoint(folder, config.train.max_steps))
     rows, _ = tokenize_examples(prepare(config).train[:7], None, base, 32)
     modes = [AblationMode.parse(name, ("good", "bad")) for name in ("full", "bad_alone")]
-    both = {"pad_id": base.pad_id, "rows_per_batch": 4}
-    sums = held_out_losses(model, rows, modes, **both)
-    tokens = held_out_token_losses(model, rows, modes, **both)
+    sums = held_out_losses(model, rows, modes, pad_id=base.pad_id, rows_per_batch=4)
+    tokens = held_out_token_losses(model, rows, modes, pad_id=base.pad_id, rows_per_batch=4)
     for mode in modes:
         parts = tokens[mode.name]
         assert [len(part) for part in parts] == sums[mode.name].counts
