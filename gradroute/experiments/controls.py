@@ -113,7 +113,7 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
         data["null_fraction"] = 0.0
     if control.finder:
         found = RunFolder(root / config.run_name).found
-        data["found"] = str(found / f"{control.finder}.jsonl")
+        data["found"] = str(found / f"{control.finder}_suspects.jsonl")
     if data == config.data.model_dump() and changes.get("routing") == config.routing:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "

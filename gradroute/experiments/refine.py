@@ -55,7 +55,7 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
         evaluate_run(current)
         return current
     shipped = control_config(config, "refined", root)
-    found = str(current.found / "adapter.jsonl")
+    found = str(current.found / "adapter_suspects.jsonl")
     data = shipped.data.model_copy(update={"found": found})
     shipped = shipped.model_copy(update={"data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)

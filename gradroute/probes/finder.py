@@ -55,6 +55,8 @@ SCHEMA_VERSION = 1
 """Of the summary."""
 FDR = 0.05
 """Share of false rows among the found, on average, unless another is asked for."""
+SUSPECT = 0.1
+"""p-value up to which a row is suspect: a filter drops it, and about this share of good rows."""
 BY = ("adapter", "words", "hidden")
 """What rows may be scored by: the adapter, or a classifier that the labels alone train."""
 
@@ -107,6 +109,7 @@ def find_rows(
             "by": by,
             "behavior": label,
             "fdr": fdr,
+            "suspect": SUSPECT,
             "checkpoint": checkpoint and checkpoint.identity,
             "labels": _labels_hash(prepared),
         }
@@ -144,6 +147,8 @@ def _write(
     before = [] if earlier is None else read_lines(Path(earlier))
     now = [_as_found(line) for line in lines if line["found"]]
     write_lines(folder.found / f"{by}.jsonl", [*before, *now])
+    suspects = [_as_found(line) for line in lines if line["p"] <= SUSPECT]
+    write_lines(folder.found / f"{by}_suspects.jsonl", [*before, *suspects])
     write_json(folder.found / f"{by}.json", summary)
 
 
@@ -283,15 +288,18 @@ def _judged(scored: Scored, fdr: float, label: str) -> tuple[dict[str, Any], lis
     order = np.argsort(-scored.scores, kind="stable")
     lines = [_line(scored, at, float(p[at]), float(q[at]), bool(found[at]), label) for at in order]
     estimate = bad_rows(scored.scores, scored.null)
+    bad = [row.true_label == label for row in scored.rows]
     left = max(0.0, estimate.value - float(found.sum()) * (1.0 - fdr))
     return {
         "unlabeled": len(scored.rows),
         "null": len(scored.null),
         "found": int(found.sum()),
+        "suspects": int((p <= SUSPECT).sum()),
         "bad": {"estimate": estimate.value, "low": estimate.lower, "high": estimate.upper},
         "remaining": left,
         "least_by_rank": least_by_rank(len(scored.rows), len(scored.null), fdr),
-        "truth": _truth([row.true_label == label for row in scored.rows], found),
+        "truth": _truth(bad, found),
+        "truth_of_suspects": _truth(bad, p <= SUSPECT),
     }, lines
 
 
