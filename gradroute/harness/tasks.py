@@ -214,7 +214,8 @@ def _set_fewshot(name: str, task: Any, num_fewshot: int | None) -> Iterator[str]
             task.set_config(key="num_fewshot", value=0)
     elif own == 0 and num_fewshot:
         yield (
-            f"task {name} takes no worked examples; --num-fewshot {num_fewshot} has no effect on it."
+            f"task {name} takes no worked examples; --num-fewshot {num_fewshot} has no effect on "
+            "it."
         )
     else:
         task.set_config(key="num_fewshot", value=num_fewshot)
