@@ -90,7 +90,7 @@ def _trial(fault: Fault, clean: Clean, root: Path, counts: Counter[str]) -> Iter
     told = re.findall(r"\bstep[ -](\d+)", said)
     where = fault.base is not None or fault.signed is not None or (told and int(told[0]) == due)
     # Nothing that can be seen from outside: a gradient, or a step too long for a number.
-    hidden = "gradient of" in said or "learning rate" in said and "overflows" in said
+    hidden = "gradient of" in said or ("learning rate" in said and "overflows" in said)
     if not where and not (due is None and hidden):
         yield f"was due to stop in step {due}, says {said!r}"
     elif missing := [word for word in fault.words if word not in said]:
