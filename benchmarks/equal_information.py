@@ -64,7 +64,7 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
     """Train and measure one method at a point, as far as that is not done."""
     own = RunFolder(root / config.run_name)
     if method == "refined":
-        folder = refine_run(own, rounds=ROUNDS, fdr=FDR, finish="plain", bar=False)
+        folder = refine_run(own, rounds=ROUNDS, finish="plain", bar=False)
     elif method == "baseline":
         changes = {"behavior_fraction": 0.0, "labeled_fraction": 0.0, "null_fraction": 0.0}
         clean = control_config(config, "oracle", root)

@@ -45,7 +45,6 @@ def add(verbs: "Verbs") -> None:
         help="what is trained last: one adapter without the rows found (default), or the last "
         "routed run",
     )
-    _takes_fdr(refine)
 
 
 def _takes_fdr(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +79,6 @@ def _refine(options: argparse.Namespace) -> None:
     shipped = refine_run(
         folder,
         rounds=options.rounds,
-        fdr=options.fdr,
         finish=options.finish,
         bar=sys.stderr.isatty(),
     )

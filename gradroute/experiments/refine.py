@@ -1,4 +1,4 @@
-"""Rounds of finding: what a run finds are labels of the next run, until nothing new is found.
+"""Rounds of finding: likely rows of a run are labels of the next one, until no more are left.
 
 refine_run     run -> <name>-round-2, <name>-round-3, ... and <name>-refined
 
@@ -11,7 +11,7 @@ from typing import Any
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.errors import ConfigError
 from gradroute.experiments.controls import control_config
-from gradroute.probes.finder import find_rows
+from gradroute.probes.finder import FDR, find_rows
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.terminal import say
@@ -20,13 +20,15 @@ FINISHES = ("plain", "routed")
 """What is trained at the end: one adapter without the rows found, or the last routed run."""
 
 
-def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: bool) -> RunFolder:
-    """Find, train with the finds as labels, and find again.
+def refine_run(folder: RunFolder, *, rounds: int, finish: str, bar: bool) -> RunFolder:
+    """Find, train with likely rows as labels, and find again.
+
+    A round is the last one where no more rows are likely than chance alone gives. Then rows that
+    are only suspect are left out too, see `finder.LIKELY` and `finder.SUSPECT`.
 
     Args:
         folder: A finished routed run.
         rounds: Routed runs at most, the given one counted.
-        fdr: Share of false rows among the finds of a round, on average, at most.
         finish: One of `FINISHES`.
         bar: Show a progress bar.
 
@@ -45,9 +47,10 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
         )
     root, current = folder.path.resolve().parent, folder
     for number in range(1, rounds + 1):
-        summary = find_rows(current, by="adapter", fdr=fdr)
+        summary = find_rows(current, by="adapter", fdr=FDR)
         say(f"{current.name}: {round_text(number, summary)}")
-        if not summary["found"] or number == rounds:
+        by_chance = summary["likely"] * summary["unlabeled"]
+        if summary["likely_rows"] <= by_chance or number == rounds:
             break
         following = _round(config, current, number + 1)
         current = train_run(following, root, if_exists="resume", bar=bar)
@@ -65,21 +68,23 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
 
 def round_text(number: int, summary: Mapping[str, Any]) -> str:
     """One line about what a round found."""
-    bad = summary["bad"]
+    rows, most = summary["unlabeled"], summary["likely"]
     text = (
-        f"round {number} found {summary['found']} of {summary['unlabeled']} unlabeled rows at a "
-        f"false discovery rate of {100 * summary['fdr']:g} %; about {bad['estimate']:.0f} "
-        f"[{bad['low']:.0f}, {bad['high']:.0f}] are bad"
+        f"round {number}: {summary['likely_rows']} of {rows} unlabeled rows are likely (p at most "
+        f"{most:g}; {most * rows:.0f} by chance), {summary['found']} are found at a false discovery "
+        f"rate of {100 * summary['fdr']:g} %"
     )
-    truth = summary["truth"]
-    if truth["precision"]:
-        text += f"; by the true labels {truth['hits']} of the finds are, of {truth['bad']}"
+    truth = summary["truth_of_likely"]
+    if truth["bad"]:
+        text += (
+            f"; by the true labels {truth['hits']} of the likely ones are bad, of {truth['bad']}"
+        )
     return text + "."
 
 
 def _round(config: RunConfig, before: RunFolder, number: int) -> RunConfig:
     """The config of the next routed run: the same, with the finds as labels."""
-    found = str(before.found / "adapter.jsonl")
+    found = str(before.found / "adapter_likely.jsonl")
     return config.model_copy(
         update={
             "run_name": f"{config.run_name}-round-{number}",

@@ -55,8 +55,12 @@ SCHEMA_VERSION = 1
 """Of the summary."""
 FDR = 0.05
 """Share of false rows among the found, on average, unless another is asked for."""
-SUSPECT = 0.1
-"""p-value up to which a row is suspect: a filter drops it, and about this share of good rows."""
+LIKELY = 0.05
+"""p-value up to which `refine` labels a row in the next round; routing bears some wrong labels."""
+SUSPECT = 0.3
+"""p-value up to which a filter drops a row, and at most about this share of the good ones: fewer
+good rows cost little, every bad one that stays is learned. Chosen on seed 100 of
+`wrong_pronouns`."""
 BY = ("adapter", "words", "hidden")
 """What rows may be scored by: the adapter, or a classifier that the labels alone train."""
 
@@ -109,6 +113,7 @@ def find_rows(
             "by": by,
             "behavior": label,
             "fdr": fdr,
+            "likely": LIKELY,
             "suspect": SUSPECT,
             "checkpoint": checkpoint and checkpoint.identity,
             "labels": _labels_hash(prepared),
@@ -147,8 +152,9 @@ def _write(
     before = [] if earlier is None else read_lines(Path(earlier))
     now = [_as_found(line) for line in lines if line["found"]]
     write_lines(folder.found / f"{by}.jsonl", [*before, *now])
-    suspects = [_as_found(line) for line in lines if line["p"] <= SUSPECT]
-    write_lines(folder.found / f"{by}_suspects.jsonl", [*before, *suspects])
+    for name, most in (("likely", LIKELY), ("suspects", SUSPECT)):
+        rows = [_as_found(line) for line in lines if line["p"] <= most]
+        write_lines(folder.found / f"{by}_{name}.jsonl", [*before, *rows])
     write_json(folder.found / f"{by}.json", summary)
 
 
@@ -294,11 +300,13 @@ def _judged(scored: Scored, fdr: float, label: str) -> tuple[dict[str, Any], lis
         "unlabeled": len(scored.rows),
         "null": len(scored.null),
         "found": int(found.sum()),
+        "likely_rows": int((p <= LIKELY).sum()),
         "suspects": int((p <= SUSPECT).sum()),
         "bad": {"estimate": estimate.value, "low": estimate.lower, "high": estimate.upper},
         "remaining": left,
         "least_by_rank": least_by_rank(len(scored.rows), len(scored.null), fdr),
         "truth": _truth(bad, found),
+        "truth_of_likely": _truth(bad, p <= LIKELY),
         "truth_of_suspects": _truth(bad, p <= SUSPECT),
     }, lines
 
