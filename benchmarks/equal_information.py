@@ -37,8 +37,6 @@ COLUMNS = (
     "steps to relearn",
 )
 ROUNDS = 3
-LEARNING = {"examples": 64, "max_steps": 40, "every": 1, "prompts": 64}
-"""Of `relearn`, as `gradroute relearn --max-steps 40` has it."""
 
 
 def routed(behavior: str, flags: float, good: float, seed: int) -> RunConfig:
@@ -80,7 +78,7 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
         folder = train_run(run, root, if_exists="resume", bar=False)
     evaluate_run(folder)
     if relearn and method not in ("none", "filter"):
-        relearn_runs([folder], **LEARNING)
+        relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64)
     return folder
 
 

@@ -71,8 +71,8 @@ def round_text(number: int, summary: Mapping[str, Any]) -> str:
     rows, most = summary["unlabeled"], summary["likely"]
     text = (
         f"round {number}: {summary['likely_rows']} of {rows} unlabeled rows are likely (p at most "
-        f"{most:g}; {most * rows:.0f} by chance), {summary['found']} are found at a false discovery "
-        f"rate of {100 * summary['fdr']:g} %"
+        f"{most:g}; {most * rows:.0f} by chance), {summary['found']} are found at a false "
+        f"discovery rate of {100 * summary['fdr']:g} %"
     )
     truth = summary["truth_of_likely"]
     if truth["bad"]:
