@@ -16,7 +16,7 @@ from typing import Any
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.experiments.demo import demo_configs
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.report.publish import publish
 from gradroute.runs.provenance import provenance
 
@@ -104,7 +104,7 @@ def main() -> None:
         return
     for seed in options.seeds:
         root = options.runs / f"seed-{seed}"
-        folders = run_cells(configs(seed), root, None, if_exists="resume", evaluate=True)
+        folders = run_in_parallel(configs(seed), root, None, if_exists="resume", evaluate=True)
         publish(folders, root, page=False)
         document = json.loads((root / "eval_multi_results.json").read_text(encoding="utf-8"))
         record = {

@@ -24,7 +24,7 @@ from typing import Any
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.experiments.controls import control_configs
 from gradroute.experiments.demo import CELLS
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.runs.folder import RunFolder
 
 # Run name -> (overrides of the behavior's recipe, its controls).
@@ -72,19 +72,19 @@ def configs(behavior: str, seed: int) -> list[RunConfig]:
 def measure(folder: RunFolder, behavior: str, seed: int) -> None:
     """All modes of one run, and the geometry of its updates."""
     from gradroute.evaluate.evaluator import evaluate_run
-    from gradroute.evaluate.request import Asked
+    from gradroute.evaluate.request import EvaluationRequest
     from gradroute.probes.geometry import geometry_runs
 
     name = folder.name
     curves = CURVES.get(name, ()) if behavior == "caps" else ()
     if name.endswith(("-filter", "-none")) or name == "0.1_0.0":
         curves = SHRINK.get(behavior, SHRINK_OTHERS)
-    evaluate_run(folder, Asked(scales=curves))
+    evaluate_run(folder, EvaluationRequest(scales=curves))
     if name.endswith("-anchors_only"):
-        evaluate_run(folder, Asked(modes=SHRUNK_KEPT))
+        evaluate_run(folder, EvaluationRequest(modes=SHRUNK_KEPT))
     if behavior == "caps" and seed == 0 and name in FROM_BOS:
         modes = ("full",) if name.endswith("-filter") else ("full", "bad_ablated")
-        evaluate_run(folder, Asked(prompts=("bos",), modes=modes))
+        evaluate_run(folder, EvaluationRequest(prompts=("bos",), modes=modes))
     if len(load_config(folder.config).adapters) > 1 and not folder.geometry.is_file():
         with tempfile.TemporaryDirectory() as drawn:
             geometry_runs([folder], Path(drawn))
@@ -226,7 +226,7 @@ def main() -> None:
             place = options.runs / behavior / f"seed-{seed}"
             cells = configs(behavior, seed)
             if "train" in options.stages:
-                run_cells(cells, place, options.jobs, if_exists="resume", evaluate=False)
+                run_in_parallel(cells, place, options.jobs, if_exists="resume", evaluate=False)
             folders += [RunFolder(place / config.run_name) for config in cells]
         if "measure" in options.stages:
             tasks = [(f, behavior, load_config(f.config).seed) for f in folders]

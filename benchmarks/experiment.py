@@ -29,12 +29,12 @@ from transformers import LlamaForCausalLM
 
 from gradroute.config.run_config import RunConfig, dump_config, find_config, load_config
 from gradroute.data.batches import collate
-from gradroute.evaluate.evaluator import evaluate_run, ground
-from gradroute.evaluate.request import asked_prompts, drawn_by_rows, prompts_of
+from gradroute.evaluate.evaluator import evaluate_run, run_identity
+from gradroute.evaluate.request import drawn_by_rows, prompts_of, requested_prompts
 from gradroute.experiments.demo import CELLS
 from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import save_checkpoint
-from gradroute.prepare import Prepared, data_order, prepare, tokenized
+from gradroute.prepare import Prepared, data_order, prepare, tokenize_examples
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.terminal_text import render
 from gradroute.routing.adapters import route_adapters
@@ -76,8 +76,8 @@ def theirs(config: RunConfig, root: Path) -> None:
     text = dump_config(config)
     folder = RunFolder(root / config.run_name)
     write_text(folder.config, text)
-    write_json(folder.manifest, ground(prepared, base))
-    step, table = config.train.max_steps, prepared.policy.to_dict()
+    write_json(folder.manifest, run_identity(prepared, base))
+    step, table = config.train.max_steps, prepared.policy.to_plain()
     save_checkpoint(
         folder.checkpoints, step, route_adapters(model), {}, config_text=text, policy=table
     )
@@ -85,7 +85,7 @@ def theirs(config: RunConfig, root: Path) -> None:
 
 def tune(model: PeftModel, config: RunConfig, prepared: Prepared, base: Base) -> None:
     """A step for every example that gradroute's run sees, in the same order."""
-    rows, _ = tokenized(prepared.train, prepared.policy, base, config.data.max_length)
+    rows, _ = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     order = data_order(
         prepared,
         rows,
@@ -107,7 +107,7 @@ def measure(model: PeftModel, config: RunConfig, prepared: Prepared, base: Base)
     """Completions and losses under one mode after another; what they are is not kept."""
     settings = config.evaluate
     tokenizer = base.tokenizer
-    for label, kind, _ in asked_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
         texts = [prompt.text for prompt in prompts_of(prepared, settings, kind, label)]
         for on in (["good", "bad"], ["good"], ["bad"]):
             model.base_model.set_adapter(on)  # pyright: ignore
@@ -129,7 +129,7 @@ def measure(model: PeftModel, config: RunConfig, prepared: Prepared, base: Base)
                 )
     for examples in (prepared.normal, *prepared.behaving.values()):
         some = examples[: settings.held_out]
-        by_peft(model, tokenized(some, None, base, config.data.max_length)[0])
+        by_peft(model, tokenize_examples(some, None, base, config.data.max_length)[0])
 
 
 def timed(name: str, side: str, root: Path, seed: int, quick: bool) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.export.export_run import Wanted, export_run
+from gradroute.export.export_run import ExportRequest, export_run
 from gradroute.export.staging import PROOF
 from gradroute.models.base import embedded_model
 from gradroute.run import train_run
@@ -111,7 +111,7 @@ def main() -> None:
         for form in FORMATS:
             out = root / "exports" / f"{name}-{form}"
             shutil.rmtree(out, ignore_errors=True)
-            export_run(folder, Wanted(("good",), form, out), repo=None, public=False)
+            export_run(folder, ExportRequest(("good",), form, out), repo=None, public=False)
             proof = json.loads((out / PROOF).read_text())
             write_json(RESULTS / f"{name}-{form}.json", proof)
     print("| model | format | logits, relative | weights, ulps | with bad | behavior | bytes |")

@@ -272,7 +272,7 @@ def oracle_error(family: str, per: str) -> float:
         F.cross_entropy(out.flatten(0, 1), targets.flatten(), ignore_index=-100).backward()
     weights, scalings = factors(model)
     reference = routed_reference(
-        tiny_family(family).train(), weights, scalings, policy.to_dict(), ids, mask, targets, names
+        tiny_family(family).train(), weights, scalings, policy.to_plain(), ids, mask, targets, names
     )
     errors = []
     for name, modules in weights.items():

@@ -27,7 +27,7 @@ from gradroute.export.files import write_adapter, write_model
 from gradroute.export.merging import merge
 from gradroute.export.proof import load_merged
 from gradroute.export.rank_concat import OneAdapter
-from gradroute.routing.adapters import ablated, adapter_state, peft_at_work
+from gradroute.routing.adapters import ablated, adapter_state, without_peft_warnings
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
@@ -247,7 +247,7 @@ def exports_peft(
             write_adapter(Path(folder), adapter, base, base_name=None, dtype=torch.float32)
         except ConfigError as error:
             return Promise(None, "refused", str(error))
-        with peft_at_work():
+        with without_peft_warnings():
             plain = PeftModel.from_pretrained(base, folder)
     return within(apart(logits(plain.eval()), expected), CLOSE)
 

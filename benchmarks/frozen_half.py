@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.models.hidden_state_cache import KeptStates
+from gradroute.models.hidden_state_cache import HiddenStateCache
 
 PLAIN = "PEFT, one adapter, last half"
 OURS = "gradroute"
@@ -50,7 +50,7 @@ def ways(
 def kept(model: PeftModel, rows: Sequence[TokenizedExample], folder: Path) -> steps.Step:
     """Gradroute's step on states that were computed once."""
     tokens = [row.input_ids for row in rows]
-    states = KeptStates(folder, model, {"identity": "random"}, tokens, print)
+    states = HiddenStateCache(folder, model, {"identity": "random"}, tokens, print)
     states.fill(tokens)
 
     act = steps.routed_step(model, "anchored")

@@ -17,7 +17,7 @@ from typing import Any
 from evidence import cell
 
 from gradroute.config.run_config import find_config, load_config
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.runs.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +34,9 @@ def run(share: str, seed: int, place: Path, out: Path) -> None:
         return
     changes = [f"run_name={name}", f"seed={seed}", f"data.labeled_fraction={share}"]
     config = load_config(find_config("caps"), changes)
-    [folder] = run_cells([config], place / f"seed-{seed}", 1, if_exists="resume", evaluate=True)
+    [folder] = run_in_parallel(
+        [config], place / f"seed-{seed}", 1, if_exists="resume", evaluate=True
+    )
     write(folder, path)
 
 

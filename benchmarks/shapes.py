@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gradroute.data.batches import Batch, TokenizedExample, collate
-from gradroute.routing.adapters import AdapterSpec, attach_adapters, peft_at_work
+from gradroute.routing.adapters import AdapterSpec, attach_adapters, without_peft_warnings
 
 RANK = 32  # of each of two adapters; one that stands for both has twice as much
 LABELS = ("bad", "unlabeled", "good", "unlabeled")  # half of the examples are labeled
@@ -121,7 +121,7 @@ def peft_model(
         )
         for name, rank in ranks.items()
     }
-    with peft_at_work():
+    with without_peft_warnings():
         adapted = get_peft_model(sharing(model), configs[first], adapter_name=first)  # pyright: ignore
         for name in others:
             adapted.add_adapter(name, configs[name])

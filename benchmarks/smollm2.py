@@ -18,7 +18,7 @@ from evidence import write
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.experiments.controls import control_configs
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 
@@ -70,7 +70,9 @@ def main() -> None:
     folders: list[RunFolder] = []
     for seed in options.seeds:
         cells = configs(options.model, seed, options.changes)
-        folders += run_cells(cells, options.runs, options.jobs, if_exists="resume", evaluate=True)
+        folders += run_in_parallel(
+            cells, options.runs, options.jobs, if_exists="resume", evaluate=True
+        )
     write("backdoor", folders, options.out)
     times = {folder.name: round(seconds(folder), 1) for folder in folders}
     (options.out / "step_seconds.json").write_text(json.dumps(times, indent=1) + "\n", "utf-8")

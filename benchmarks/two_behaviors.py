@@ -16,7 +16,7 @@ from typing import Any
 
 from gradroute.config.run_config import RunConfig, find_config, load_config
 from gradroute.experiments.controls import control_configs
-from gradroute.experiments.parallel import run_cells
+from gradroute.experiments.parallel import run_in_parallel
 from gradroute.report.publish import publish
 from gradroute.runs.provenance import provenance
 from gradroute.system.files import read_json, write_bytes, write_json, write_text
@@ -43,7 +43,7 @@ def main() -> None:
     folders = [
         folder
         for seed in options.seeds
-        for folder in run_cells(
+        for folder in run_in_parallel(
             configs(seed),
             options.runs / f"seed-{seed}",
             options.jobs,

@@ -47,7 +47,6 @@ def test_each_dependency_is_constrained() -> None:
 IMPORTED_BY_OTHERS = {
     "bitsandbytes": "transformers",
     "gguf": "transformers",
-    "scikit-learn": "skops",
     "tensorboard": "accelerate",
     "tokenizers": "transformers",
 }

@@ -41,13 +41,13 @@ for words in (["--help"], ["train", "--help"], ["data", "label", "--help"], ["sc
 """
 WORK = """
 from pathlib import Path
-from gradroute.data.chat_templates import limited_time
-from gradroute.runs.lock import writing
+from gradroute.data.chat_templates import time_limit
+from gradroute.runs.lock import write_lock
 from gradroute.system.files import append_line
-from gradroute.system.signals import interruptible, stop_requests, undisturbed
+from gradroute.system.signals import interruptible, stop_requests, without_signals
 
-with writing(Path(sys.argv[1]) / "x", "training"), limited_time(1), interruptible():
-    with stop_requests() as stop, undisturbed():
+with write_lock(Path(sys.argv[1]) / "x", "training"), time_limit(1), interruptible():
+    with stop_requests() as stop, without_signals():
         signal.raise_signal(signal.SIGTERM)
     assert not stop.requested
     for number in range(3):

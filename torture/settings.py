@@ -58,6 +58,8 @@ CHANGED: Mapping[str, str] = {
     "data.columns": "{{text: text}}",
     "data.label_map": "{{good: good}}",
     "data.template": "none",
+    "data.null_fraction": "0.5",
+    "data.found": "{folder}/found.jsonl",
     "data.on_bad_row": "skip",
     "data.group": "label",
     "data.span_unit": "utf16",

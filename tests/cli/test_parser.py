@@ -11,7 +11,7 @@ from gradroute.cli.parser import parse
 VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
     "data label", "data inspect", "validate", "init", "doctor",
-    "export", "audit-adapter", "purge",
+    "export", "audit-adapter", "purge", "find", "refine",
 )  # fmt: skip
 
 

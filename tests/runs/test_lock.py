@@ -19,11 +19,11 @@ HOLD = """
 import os, sys
 from pathlib import Path
 from gradroute.errors import GradrouteError
-from gradroute.runs.lock import writing
+from gradroute.runs.lock import write_lock
 if sys.argv[2:]:
     os.setuid(int(sys.argv[2]))  # nobody, for whom permissions hold
 try:
-    with writing(Path(sys.argv[1]), "training"):
+    with write_lock(Path(sys.argv[1]), "training"):
         print("in", flush=True)
         sys.stdin.read()
 except GradrouteError as error:

@@ -110,7 +110,7 @@ def test_what_is_to_be_done_meanwhile_is_done_between_the_work_and_the_wait(monk
     model = tiny_routed()
     seen = []
     [batch] = micro_batches(PLAIN, 4, 0, packed_into=None)
-    step(model, [batch], meanwhile=lambda: seen.append((len(waits), len(gradients_of(model)))))
+    step(model, [batch], while_waiting=lambda: seen.append((len(waits), len(gradients_of(model)))))
     assert seen == [(0, sum(map(len, adapter_parameters(model).values())))]
     assert len(waits) == 1
 
