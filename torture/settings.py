@@ -5,6 +5,7 @@ the files that a run stands on. Then each change is made again with `--override`
 """
 
 import io
+import json
 import random
 import shutil
 from collections import Counter
@@ -197,6 +198,9 @@ def _ground(folder: Path) -> Ground:
     rows = ground.data.read_text(encoding="utf-8")
     (folder / "other.jsonl").write_text(rows.replace("the", "a"), encoding="utf-8")
     held_out = rows.replace('"s', '"h').replace("there", "here").replace("One", "Some")
+    found = rows.splitlines()[0]
+    labeled = {"text": json.loads(found)["text"], "label": "bad"}
+    (folder / "found.jsonl").write_text(json.dumps(labeled) + "\n", encoding="utf-8")
     (folder / "held-out.jsonl").write_text(held_out.replace(" a ", " one "), encoding="utf-8")
     return ground
 
