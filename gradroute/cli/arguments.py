@@ -48,7 +48,7 @@ def add_verb(
         epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(verb=parser.prog.partition(" ")[2], action=action)
+    parser.set_defaults(verb=parser.prog.partition(" ")[2], action=action, verb_parser=parser)
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
     )

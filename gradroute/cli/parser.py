@@ -1,6 +1,8 @@
 """The parser of the command line: the verbs, and options of every one; nothing heavy."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 
 from gradroute.cli import data, evaluate, export, find, preflight, probe, report, train
@@ -16,10 +18,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if len(late) < len(rest) or (late and "overrides" not in options):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.verb_parser.error(
+            f"unrecognized arguments: {' '.join(rest)}{_meant(options, rest)}"
+        )
     if late:
         options.overrides += late
     return options
+
+
+def _meant(options: argparse.Namespace, rest: Sequence[str]) -> str:
+    """The option that was probably meant, as the end of a sentence, or where they are listed."""
+    there = re.findall(r"--[a-z-]+", options.verb_parser.format_usage())
+    for word in rest:
+        close = difflib.get_close_matches(word.partition("=")[0], there, n=1, cutoff=0.75)
+        if close:
+            return f"; did you mean {close[0]}?"
+    return f"; gradroute {options.verb} --help lists what there is."
 
 
 def build_parser() -> argparse.ArgumentParser:

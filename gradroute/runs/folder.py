@@ -102,8 +102,16 @@ def find_run(name: str, root: Path) -> RunFolder:
         if (path / "config.yaml").is_file():
             return RunFolder(path)
     found = sorted(folder.parent.name for folder in root.glob("*/config.yaml"))
-    there = f"Runs there: {', '.join(found)}." if found else "There are no runs there yet."
-    raise ConfigError(f"no run '{name}' as a folder or under {root}/. {there}")
+    there = (
+        f"Runs there: {', '.join(found)}."
+        if found
+        else "There are no runs there yet: train one (gradroute train), or name the folder of the "
+        "runs with --runs."
+    )
+    what = f"no run '{name}' as a folder or under {root}/."
+    if Path(name).is_dir():
+        what = f"'{name}' is a folder without a run: it has no config.yaml."
+    raise ConfigError(f"{what} {there}")
 
 
 def move_aside(folder: RunFolder) -> None:

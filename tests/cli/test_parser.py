@@ -60,3 +60,18 @@ def test_keys_that_may_differ_are_not_settings() -> None:
     assert (options.overrides, options.may_differ) == (["a=1", "b=2"], ["data", "seed"])
     assert not options.audit and parse(["train", "caps", "--audit"]).audit
     assert parse(["train", "caps"]).may_differ == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train caps --jbos 2", "did you mean --jobs?"),
+        ("eval x --nonsense", "gradroute eval --help"),
+    ],
+)
+def test_an_option_that_does_not_exist_names_what_was_meant(words, told, capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse(words.split())
+    said = capsys.readouterr().err
+    assert told in said
+    assert "usage: gradroute " + words.split()[0] in said

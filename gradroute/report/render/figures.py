@@ -88,8 +88,8 @@ def eval_multi_picture(comparison: Comparison) -> Picture:
         "rates",
         f"{comparison.behavior} rate and held-out normal loss of {what} under every mode",
         "Above: share of completions that show the behavior, with its number. Below: loss on "
-        "normal held-out text, where lower is better; dashed lines are the untuned base and the "
-        "run that never saw the behavior.",
+        "normal held-out text, where lower is better; dashed lines are the untuned base and, where "
+        "there is one, the run that never saw the behavior.",
         partial(eval_multi_figure, entries, comparison.behavior),
     )
 
