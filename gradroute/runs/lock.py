@@ -204,7 +204,9 @@ def _holder_text(record: dict[str, Any]) -> str:
 
 
 def _say_taken_over(folder: Path, before: dict[str, Any], host: str) -> None:
-    note = f"{folder.name}: the lock of a process that is gone is taken over ({_holder_text(before)})."
+    note = (
+        f"{folder.name}: the lock of a process that is gone is taken over ({_holder_text(before)})."
+    )
     if before.get("host", host) != host:
         note += " It is of another machine: if that process still runs, stop one of the two."
     say(note)

@@ -1,16 +1,14 @@
 """Provenance of results: versions, commit and hardware."""
 
 from __future__ import annotations
-import logging
+
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
 
 PACKAGES = (
     "gradroute",

@@ -206,7 +206,10 @@ def test_the_same_thread_may_enter_twice_and_another_may_not(tmp_path):
             found.append(str(error))
 
     with write_lock(tmp_path / "x", "recovering"):
-        with write_lock(tmp_path / "x", "measuring"), write_lock(tmp_path / "x" / "recover", "measuring"):
+        with (
+            write_lock(tmp_path / "x", "measuring"),
+            write_lock(tmp_path / "x" / "recover", "measuring"),
+        ):
             pass
         thread = threading.Thread(target=other)
         thread.start()

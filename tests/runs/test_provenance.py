@@ -1,16 +1,11 @@
 import json
-import os
 import subprocess
-import sys
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-import pytest
-from gradroute.cli.main import main
-from gradroute.runs import provenance as module
-from gradroute.system.secrets import hub_token, redact, redact_tree, token_places, under_home
-from gradroute.runs.provenance import commit, provenance
 
+import pytest
+
+from gradroute.runs import provenance as module
+from gradroute.runs.provenance import commit, provenance
 
 CANARY = "hf_CanaryCanaryCanaryCanary1234"
 
