@@ -20,7 +20,15 @@ FINISHES = ("plain", "routed")
 """What is trained at the end: one adapter without the rows found, or the last routed run."""
 
 
-def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: bool) -> RunFolder:
+def refine_run(
+    folder: RunFolder,
+    *,
+    rounds: int,
+    fdr: float,
+    finish: str,
+    bar: bool,
+    label: str | None = None,
+) -> RunFolder:
     """Find, train with the finds as labels, and find again.
 
     Args:
@@ -29,6 +37,7 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
         fdr: Share of false rows among the finds of a round, on average, at most.
         finish: One of `FINISHES`.
         bar: Show a progress bar.
+        label: With several behaviors, which.
 
     Returns:
         The folder of what is shipped: `<name>-refined`, or the last routed run.
@@ -45,7 +54,7 @@ def refine_run(folder: RunFolder, *, rounds: int, fdr: float, finish: str, bar: 
         )
     root, current = folder.path.resolve().parent, folder
     for number in range(1, rounds + 1):
-        summary = find_rows(current, by="adapter", fdr=fdr)
+        summary = find_rows(current, by="adapter", fdr=fdr, label=label)
         say(f"{current.name}: {round_text(number, summary)}")
         if not summary["found"] or number == rounds:
             break
@@ -72,7 +81,7 @@ def round_text(number: int, summary: Mapping[str, Any]) -> str:
         f"[{bad['low']:.0f}, {bad['high']:.0f}] are bad"
     )
     truth = summary["truth"]
-    if truth["precision"]:
+    if truth["bad"]:
         text += f"; by the true labels {truth['hits']} of the finds are, of {truth['bad']}"
     return text + "."
 
