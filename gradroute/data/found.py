@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gradroute.data.columns import read_names
 from gradroute.data.examples import Example
+from gradroute.data.fields import Unusable, read_label
 from gradroute.data.jsonl import read_objects, refuse, show
 from gradroute.data.labeling_tools import plain_rows
 from gradroute.errors import DataError
@@ -50,19 +51,22 @@ def read_found(path: Path, labels: Iterable[str]) -> Found:
     found: dict[tuple[str, str], str] = {}
     rows: list[Mapping[str, Any]] = []
     content, set_aside, unlabeled = hashlib.sha256(), Counter[str](), 0
-    table = read_objects(path, content.update)
-    for line, row in plain_rows(table, read_names(known, None, None), set_aside, cells=False):
-        text, prompt, label = row.get("text"), row.get("prompt") or "", row.get("label")
+    table, names = read_objects(path, content.update), read_names(known, None, None)
+    for line, row in plain_rows(table, names, set_aside, cells=False):
+        text, prompt = row.get("text"), row.get("prompt") or ""
         if not isinstance(text, str) or not isinstance(prompt, str):
             refuse(path, line, "a row needs a text, and a prompt that is a text where it has one.")
+        try:
+            label = read_label("label", row.get("label"), names)
+        except Unusable:
+            given = show(row["label"])
+            refuse(path, line, f"label must be one of {', '.join(known)}, got {given}.")
         if label is None:
             unlabeled += 1
             continue
-        if label not in known:
-            refuse(path, line, f"label must be one of {', '.join(known)}, got {show(label)}.")
         if found.setdefault((prompt, text), label) != label:
             refuse(path, line, f"this row has the label {found[prompt, text]} on an earlier line.")
-        rows.append(row)
+        rows.append({**row, "label": label})
     if unlabeled and not rows:
         raise DataError(f"{path}: none of the {unlabeled} rows has a label; each needs one.")
     notes = tuple(f"data.found: {count} {what}." for what, count in sorted(set_aside.items()))

