@@ -66,7 +66,7 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
     elif method == "baseline":
         changes = {"behavior_fraction": 0.0, "labeled_fraction": 0.0, "null_fraction": 0.0}
         clean = control_config(config, "oracle", root)
-        data = clean.data.model_copy(update={**changes, "drop": "nothing"})
+        data = clean.data.model_copy(update={**changes, "drop": "none"})
         clean = clean.model_copy(
             update={"data": data, "control": None, "control_of": None, "run_name": "baseline"}
         )

@@ -30,7 +30,7 @@ from gradroute.data.label_assignment import (
     label_quality,
     relabel,
 )
-from gradroute.data.reading import ExampleFile, Load, ReadSettings
+from gradroute.data.reading import ExampleFile, ReadSettings
 from gradroute.data.row import BadRow
 from gradroute.data.sources import read_source
 from gradroute.errors import ConfigError, DataError
@@ -105,13 +105,7 @@ def prepare(config: RunConfig) -> Prepared:
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
         source = _embedded([*behaviors.values()], data.train_examples, wanted, config.seed)
     else:
-        source = _read(
-            data.path,
-            data,
-            policy.labels,
-            lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
-            behaviors[own[0]],
-        )
+        source = _read(data.path, config, behaviors[own[0]])
     notes = source.notes
     if source.labeled:
         notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
@@ -332,12 +326,25 @@ def _embedded(behaviors: Sequence[Behavior], examples: int, held_out: int, seed:
     return _Source(train, embedded(first, "test", held_out, 0), False, identity)
 
 
-def _read(
-    path: str, data: DataConfig, labels: tuple[str, ...], tokenizer: Load, behavior: Behavior
-) -> _Source:
-    """The user's own examples from a path, and the held-out ones from wherever they are."""
+def read_as_trained(
+    config: RunConfig, place: str, split: str | None = None
+) -> tuple[ExampleFile, str]:
+    """Read a file, or a split of a data set on the hub, by the settings of `data.path`.
+
+    Args:
+        config: Of the run; it says which columns, labels, template and rows there may be.
+        place: The file or the data set.
+        split: Of a data set on the hub; that of the run unless another is named.
+
+    Returns:
+        What was read, and its identity: what tells it from any other data.
+
+    Raises:
+        GradrouteError: As for `read_source`.
+    """
+    data = config.data
     settings = ReadSettings(
-        labels=labels,
+        labels=config.policy.labels,
         columns=data.columns,
         label_map=data.label_map,
         template=data.template,
@@ -346,12 +353,19 @@ def _read(
         span_unit=data.span_unit,
         on_conflict=data.on_conflict,
     )
+    return read_source(
+        place,
+        settings,
+        split=split or data.split,
+        revision=data.revision if place == data.path else None,
+        tokenizer=lambda: (load_tokenizer(config.model, config.gguf_file), config.model),
+    )
 
-    def examples(place: str, split: str) -> tuple[ExampleFile, str]:
-        revision = data.revision if place == path else None
-        return read_source(place, settings, split=split, revision=revision, tokenizer=tokenizer)
 
-    file, identity = examples(path, data.split)
+def _read(path: str, config: RunConfig, behavior: Behavior) -> _Source:
+    """The user's own examples from a path, and the held-out ones from wherever they are."""
+    data = config.data
+    file, identity = read_as_trained(config, path)
     notes, skipped, shared = file.notes, file.skipped, sharing(file.examples)
     if data.eval_path is None and data.eval_split is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
@@ -364,7 +378,7 @@ def _read(
                 "data.eval_split=null (then data.eval_fraction of it is held out), or give a file "
                 "as data.eval_path."
             )
-        other, others = examples(other_path, data.eval_split or data.split)
+        other, others = read_as_trained(config, other_path, data.eval_split)
         identity += f"; {others}"
         notes, skipped = notes + other.notes, skipped + other.skipped
         if other.labeled != file.labeled:

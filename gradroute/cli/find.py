@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import add_verb, positive, run_folders
+from gradroute.cli.arguments import add_verb, positive, rate, run_folders
 
 if TYPE_CHECKING:
     from gradroute.cli.arguments import Verbs
@@ -17,8 +17,18 @@ def add(verbs: "Verbs") -> None:
         "find",
         "find the unlabeled examples that `bad` explains, with a bound on false ones",
         _find,
-        ["gradroute find 0.1_0.5", "gradroute find 0.1_0.5 --by words --fdr 0.1"],
+        [
+            "gradroute find 0.1_0.5",
+            "gradroute find 0.1_0.5 --by words --fdr 0.1",
+            "gradroute find 0.1_0.5 new_rows.jsonl",
+        ],
         runs=1,
+    )
+    find.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="rows in the form of the run's data.path; they are scored in place of the run's own",
     )
     find.add_argument(
         "--by",
@@ -28,7 +38,7 @@ def add(verbs: "Verbs") -> None:
         "words or of the base's hidden states",
     )
     _takes_fdr(find)
-    find.add_argument("--behavior", metavar="LABEL", help="with several behaviors, which")
+    _takes_behavior(find)
     refine = add_verb(
         verbs,
         "refine",
@@ -45,31 +55,29 @@ def add(verbs: "Verbs") -> None:
         help="what is trained last: one adapter without the rows found (default), or the last "
         "routed run",
     )
+    _takes_behavior(refine)
+
+
+def _takes_behavior(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--behavior", metavar="LABEL", help="with several behaviors, which")
 
 
 def _takes_fdr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--fdr", type=_share, default=0.05, help="share of false rows among the found (0.05)"
+        "--fdr", type=rate, default=0.05, help="share of false rows among the found (0.05)"
     )
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a number above 0 and below 1 is needed, got {text!r}")
-    return value
 
 
 def _find(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
     from gradroute.probes.finder import find_rows
+    from gradroute.probes.found_files import found_place
     from gradroute.report.render.probe_text import found_text
 
-    summary = find_rows(folder, by=options.by, fdr=options.fdr, label=options.behavior)
-    print(found_text(folder.name, str(folder.found), summary))
+    summary = find_rows(
+        folder, by=options.by, fdr=options.fdr, label=options.behavior, file=options.file
+    )
+    print(found_text(str(found_place(folder, summary)), summary))
 
 
 def _refine(options: argparse.Namespace) -> None:
@@ -80,6 +88,7 @@ def _refine(options: argparse.Namespace) -> None:
         folder,
         rounds=options.rounds,
         finish=options.finish,
+        label=options.behavior,
         bar=sys.stderr.isatty(),
     )
     print(f"refined: {shipped.path}")

@@ -20,17 +20,20 @@ FINISHES = ("plain", "routed")
 """What is trained at the end: one adapter without the rows found, or the last routed run."""
 
 
-def refine_run(folder: RunFolder, *, rounds: int, finish: str, bar: bool) -> RunFolder:
+def refine_run(
+    folder: RunFolder, *, rounds: int, finish: str, bar: bool, label: str | None = None
+) -> RunFolder:
     """Find, train with likely rows as labels, and find again.
 
     A round is the last one where no more rows are likely than chance alone gives. Then rows that
-    are only suspect are left out too, see `finder.LIKELY` and `finder.SUSPECT`.
+    are only suspect are left out too, see `found_files.LIKELY` and `found_files.SUSPECT`.
 
     Args:
         folder: A finished routed run.
         rounds: Routed runs at most, the given one counted.
         finish: One of `FINISHES`.
         bar: Show a progress bar.
+        label: With several behaviors, which.
 
     Returns:
         The folder of what is shipped: `<name>-refined`, or the last routed run.
@@ -47,7 +50,7 @@ def refine_run(folder: RunFolder, *, rounds: int, finish: str, bar: bool) -> Run
         )
     root, current = folder.path.resolve().parent, folder
     for number in range(1, rounds + 1):
-        summary = find_rows(current, by="adapter", fdr=FDR)
+        summary = find_rows(current, by="adapter", fdr=FDR, label=label)
         say(f"{current.name}: {round_text(number, summary)}")
         by_chance = summary["likely"] * summary["unlabeled"]
         if summary["likely_rows"] <= by_chance or number == rounds:

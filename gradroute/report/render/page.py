@@ -7,19 +7,14 @@ itself, and nothing else.
 """
 
 import base64
-import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata, resources
 from typing import Any
-
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup, escape
 
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
-from gradroute.report.render.explorer import HIDDEN, explore, script_json
+from gradroute.report.render.explorer import explore
 from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.figures import MOST_TRAININGS, Picture
 from gradroute.report.render.headline import (
@@ -32,6 +27,7 @@ from gradroute.report.render.headline import (
 from gradroute.report.render.limits import limits
 from gradroute.report.render.provenance import config_texts, provenance_groups
 from gradroute.report.render.scale_figures import bad_curves
+from gradroute.report.render.self_contained import self_contained_page
 from gradroute.report.render.table_cells import Table
 from gradroute.report.render.tables import scales_table
 from gradroute.report.results.scales import listed_modes
@@ -91,13 +87,7 @@ def page_html(
     there |= {"verdicts"} if comparison.verdicts else set()
     there |= set() if single else {"crossing"}
     there |= {"doctor"} if own["findings"] else set()
-    style, script = _template("report.css"), _template("report.js")
     context: dict[str, Any] = {
-        "policy": _policy(style, script),
-        "style": Markup(style),  # noqa: S704  (a file of this package)
-        "script": Markup(script),  # noqa: S704
-        "data": Markup(script_json(explorer.data)),
-        "version": metadata.version("gradroute"),
         "title": _title(comparison),
         "kicker": _kicker(comparison),
         "lead": lead_sentences(comparison),
@@ -115,7 +105,13 @@ def page_html(
         "notes": comparison.notes,
         **own,
     }
-    return _environment().get_template("report.html").render(context)
+    return self_contained_page(
+        "report.html",
+        context,
+        styles=("report.css",),
+        scripts=("common.js", "report.js"),
+        data=explorer.data,
+    )
 
 
 # The template names these of every comparison; it refuses a name that it is not given.
@@ -144,37 +140,6 @@ def _of_good_and_bad(
     }
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=DictLoader({"report.html": _template("report.html")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=_visible,
-    )
-    environment.filters |= {"coded": with_code_tags, "tone": tone}
-    return environment
-
-
-def with_code_tags(text: str) -> Markup:
-    """A sentence with what stands between backticks set as code, everything escaped."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one without a partner is a letter
-        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
-    marked = [
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
-        for place, part in enumerate(map(_visible, parts))
-    ]
-    return Markup("").join(marked)
-
-
-def _visible(value: Any) -> Any:
-    """A text with what would steer the page or hide in it as escapes, as the page's script does."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return HIDDEN.sub(lambda found: repr(found[0])[1:-1], value)
-
-
 def _open_table(comparison: SingleBehaviorComparison, tables: Mapping[str, Table]) -> Table | None:
     """The table that stands open: groups where there are seeds, else runs without their scales."""
     if any(len(group.seeds) > 1 for group in comparison.groups):
@@ -185,24 +150,6 @@ def _open_table(comparison: SingleBehaviorComparison, tables: Mapping[str, Table
     listed = listed_modes(row[1].text for row in modes.rows)
     rows = tuple(row for row in modes.rows if row[1].text in listed)
     return replace(modes, title="Rates and losses by run and mode", rows=rows)
-
-
-def _template(name: str) -> str:
-    folder = resources.files("gradroute.report.render") / "templates"
-    return (folder / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing is allowed but this style, this script, and images from the page itself."""
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
 def _embedded(picture: Picture, drawn: DrawnForms) -> Embedded:

@@ -33,24 +33,46 @@ def geometry_text(runs: Sequence[tuple[str, bool, Record]]) -> str:
     return safe_text(f"{aligned(lines)}\n{note}")
 
 
-def found_text(run: str, place: str, summary: Record) -> str:
+def found_text(place: str, summary: Record) -> str:
     """What `find` found in one run.
 
     Args:
-        run: Its name.
         place: The folder of the files that were written.
-        summary: `found/<by>.json`.
+        summary: `<by>.json` of that folder.
     """
-    by, bad, truth = summary["by"], summary["bad"], summary["truth"]
-    lines = [
-        f"{run}: {summary['found']} of {summary['unlabeled']} unlabeled rows look like "
-        f"{summary['behavior']} by {by}; at most {100 * summary['fdr']:g} % of them are false, on "
-        "average.",
-        f"About {bad['estimate']:.0f} [{bad['low']:.0f}, {bad['high']:.0f}] of the unlabeled rows "
-        f"are bad; about {summary['remaining']:.0f} of these were not found.",
-        f"{summary['null']} known-good rows that were not trained on say how often a good row "
-        f"scores as high. By rank alone they could tell {summary['least_by_rank']} rows or more; "
-        "fewer are told by a fitted tail.",
+    by = summary["by"]
+    (_, first), *others = found_facts(summary)
+    lines = [f"{summary['run']}: {first}", *(sentence for _, sentence in others)]
+    lines += summary.get("notes", ())
+    lines.append(
+        f"written: {place}: {by}.html (review the rows), {by}.jsonl (the rows found; train with "
+        f"data.found), {by}_scores.jsonl (every row), {by}.json"
+    )
+    return safe_text("\n".join(lines))
+
+
+def found_facts(summary: Record) -> list[tuple[str, str]]:
+    """What `find` found: a heading and a sentence each."""
+    bad, truth, file = summary["bad"], summary["truth"], summary.get("file")
+    rows = "unlabeled rows" if file is None else f"unlabeled rows of {file['name']}"
+    facts = [
+        (
+            "Found",
+            f"{summary['found']} of {summary['unlabeled']} {rows} look like "
+            f"{summary['behavior']} by {summary['by']}; at most {100 * summary['fdr']:g} % of them "
+            "are false, on average.",
+        ),
+        (
+            "In all",
+            f"About {bad['estimate']:.0f} [{bad['low']:.0f}, {bad['high']:.0f}] of the {rows} are "
+            f"bad; about {summary['remaining']:.0f} of these were not found.",
+        ),
+        (
+            "Compared with",
+            f"{summary['null']} known-good rows that were not trained on say how often a good row "
+            f"scores as high. By rank alone they could tell {summary['least_by_rank']} rows or "
+            "more; fewer are told by a fitted tail.",
+        ),
     ]
     if truth["bad"]:
         shares = [
@@ -60,12 +82,8 @@ def found_text(run: str, place: str, summary: Record) -> str:
             if (own := truth[name])
         ]
         told = ", ".join(shares) or "none found"
-        lines.append(f"By the true labels, {truth['bad']} are bad: {told}.")
-    lines.append(
-        f"written: {place}: {by}.jsonl (the rows found; train with data.found), {by}_scores.jsonl "
-        f"(every row), {by}.json"
-    )
-    return safe_text("\n".join(lines))
+        facts.append(("By the true labels", f"By the true labels, {truth['bad']} are bad: {told}."))
+    return facts
 
 
 def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:

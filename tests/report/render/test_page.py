@@ -28,7 +28,8 @@ from gradroute.report.publish import publish
 from gradroute.report.render.explorer import LONGEST, explore, script_json
 from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.markdown import markdown
-from gradroute.report.render.page import page_html, with_code_tags
+from gradroute.report.render.page import page_html
+from gradroute.report.render.self_contained import with_code_tags
 from gradroute.report.render.tables import tables
 from gradroute.report.results.reading import read_runs
 
