@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
+from gradroute.report.render.claim_lines import tone
 from gradroute.report.render.explorer import HIDDEN, explore, script_json
 from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.figures import MOST_TRAININGS, Picture
@@ -27,7 +28,6 @@ from gradroute.report.render.headline import (
     group_verdicts,
     headline,
     lead_sentences,
-    tone,
 )
 from gradroute.report.render.limits import limits
 from gradroute.report.render.provenance import config_texts, provenance_groups
