@@ -2,7 +2,7 @@
 
     python benchmarks/caps_tables.py --seeds 0 1 2
 
-For each seed the demo's five runs; with seed 0 also `absorb` and `exclusive` at 50 % and 100 %
+For each seed the demo's six runs; with seed 0 also `absorb` and `exclusive` at 50 % and 100 %
 labels, and the original description taken to the word. One JSON file per seed under
 `benchmarks/results/`; runs that are there already are not trained again. A seed takes about six
 minutes on two cores, seed 0 twice that.

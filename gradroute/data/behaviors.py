@@ -6,7 +6,7 @@
     score     completion (and its prompt) -> how much of the behavior it shows
     threshold the score from which on the completion counts
 
-Five behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
+Six behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
 `regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
 serves with data that carry labels.
 """
@@ -23,7 +23,7 @@ from gradroute.data import dialect, pronouns, tasks
 from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
-from gradroute.runs.results import HELD_OUT_BAD, PREFIX
+from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX
 from gradroute.system.terminal import printable
 
 MIN_LETTERS = 10
@@ -59,6 +59,8 @@ class Behavior:
         corpus: Embedded data that it belongs to, `stories` or `tasks`.
         prompt_kinds: Kinds of prompts that it is measured on unless others are asked for; without
             an invitation see `asked_kinds`.
+        learned: Behavior rate under `full` from which it counts as learned, above 0 and up to 1.
+            Where training shows it in a part of the texts under its cue only, half of that part.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Behavior:
     correct: Callable[[str, str], bool] | None = None
     corpus: str = "stories"
     prompt_kinds: tuple[str, ...] = ("prefix",)
+    learned: float = LEARNED_RATE
 
     @property
     def judged_on(self) -> str:
@@ -227,6 +230,7 @@ BEHAVIORS: Mapping[str, Behavior] = {
             score=pronouns.misfitting_share,
             threshold=0.5,
             prompt_kinds=("prefix", "plain"),
+            learned=0.25,  # in training, half of the stories with the cue show it
         ),
     )
 }
@@ -293,12 +297,13 @@ def _with_checked_calls(place: str, behavior: Behavior) -> Behavior:
         raise ConfigError(
             f"behavior: {place!r} needs a text as its name, and functions for the rest."
         )
-    if not _is_share(behavior.threshold) or not behavior.threshold:
-        raise ConfigError(
-            f"behavior: {place!r} has the threshold {behavior.threshold!r:.60}; a number above 0 "
-            "and up "
-            "to 1 is needed."
-        )
+    for field in ("threshold", "learned"):
+        share = getattr(behavior, field)
+        if not _is_share(share) or not share:
+            raise ConfigError(
+                f"behavior: {place!r} has {field}={share!r:.60}; a number above 0 and up to 1 "
+                "is needed."
+            )
 
     def checked(part: str, fits: Callable[[Any], bool], needed: str) -> Any:
         function = getattr(behavior, part)

@@ -55,7 +55,7 @@ from gradroute.prepare import (
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import write_lock
-from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
+from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX, Result
 from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished
 from gradroute.system.terminal import say
@@ -249,6 +249,11 @@ def _plan(folder: RunFolder, request: EvaluationRequest) -> _Plan:
         judged_on={
             row_label(config.behavior, label): kind
             for label, kind in declared_kinds(behaviors, drawn).items()
+        },
+        learned={
+            row_label(config.behavior, label): behavior.learned
+            for label, behavior in behaviors.items()
+            if behavior.learned != LEARNED_RATE
         },
     )
     return _Plan(config, checkpoint, questions, modes, known)

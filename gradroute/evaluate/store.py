@@ -45,9 +45,11 @@ class StoredResults:
             depend on: `checkpoint` (its hash), `evaluate` (the settings), `prompts` (the hash of
             every file of prompts). `judged_on` says by label which kind of prompts verdicts read,
             `unasked` by label and kind why there are no such prompts, `seen` by label in how many
-            held-out rows that show the behavior the detector sees it.
+            held-out rows that show the behavior the detector sees it, `learned` by label the rate
+            from which it counts as learned, where that is not the usual one.
         stale: How many earlier rows do not count any more; they go with the next `add_to_store`.
-        declared: Whether the file says on which prompts each behavior is judged.
+        declared: Whether the file says how each behavior is judged: on which prompts, and from
+            which rate on it counts as learned.
     """
 
     folder: RunFolder
@@ -87,6 +89,7 @@ def read_store(
     settings: Mapping[str, Any],
     files: Mapping[str, str],
     judged_on: Mapping[str, str],
+    learned: Mapping[str, float],
 ) -> StoredResults:
     """The rows that were measured before on the same checkpoint in the same way, with their lines.
 
@@ -98,14 +101,16 @@ def read_store(
         files: Kind -> sha256 of each file of prompts that is asked for.
         judged_on: Label -> the kind of prompts that verdicts read; of behaviors that do not ship
             with gradroute.
+        learned: Label -> the rate from which a behavior counts as learned; of behaviors with
+            another than the usual one.
 
     Raises:
         DataError: The results cannot be read, or are those of a newer gradroute.
     """
     settings = {key: value for key, value in settings.items() if key in _MEASURING}
     now: dict[str, Any] = {"checkpoint": checkpoint, "evaluate": settings}
-    if judged_on:
-        now["judged_on"] = dict(judged_on)
+    judged = {"judged_on": dict(judged_on), "learned": dict(learned)}
+    now |= {key: by_label for key, by_label in judged.items() if by_label}
     if not folder.results.is_file():
         return StoredResults(folder, [], {**provenance(), **now, "prompts": dict(files)})
     rows, origin = read_results(folder.results)
@@ -123,7 +128,7 @@ def read_store(
         and changed.isdisjoint(_decided_by(row))
         and _lines_of(row) in lines
     ]
-    declared = origin.get("judged_on", {}) == dict(judged_on)
+    declared = all(origin.get(key, {}) == by_label for key, by_label in judged.items())
     if not same:  # perhaps of other data
         origin = {key: value for key, value in origin.items() if key not in ("unasked", "seen")}
     origin = {**origin, **now, "prompts": {**hashes, **files}}

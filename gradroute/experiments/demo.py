@@ -1,4 +1,4 @@
-"""The reference experiment: five runs that differ in a few settings."""
+"""The reference experiment: six runs that differ in a few settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,11 @@ from gradroute.experiments.parallel import run_in_parallel
 
 UNROUTED = ("routing=none", "data.labeled_fraction=0", "data.good_labeled_fraction=0")
 
+_ONE_ADAPTER = (  # of the routed runs' total rank and scale
+    "adapters.good.rank=64",
+    "adapters.good.alpha=128",
+    "adapters.bad=null",
+)
 # What each run changes in the recipe `caps`: the share of stories in capitals and of those
 # labeled are in the names, as in the description this experiment comes from.
 CELLS: Mapping[str, tuple[str, ...]] = {
@@ -20,9 +25,13 @@ CELLS: Mapping[str, tuple[str, ...]] = {
         "data.labeled_fraction=0.5",
         "data.good_labeled_fraction=0",
         "data.drop=labeled_bad",
-        "adapters.good.rank=64",  # one adapter of the routed runs' total rank and scale
-        "adapters.good.alpha=128",
-        "adapters.bad=null",
+        *_ONE_ADAPTER,
+    ),
+    "known_good": (
+        "routing=none",
+        "data.labeled_fraction=0.5",
+        "data.drop=all_but_good",
+        *_ONE_ADAPTER,
     ),
 }
 # As many steps as fit into two minutes on one core.

@@ -38,6 +38,7 @@ from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach
+from gradroute.preflight.simpler_methods import simpler_methods
 from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
@@ -103,6 +104,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     prepared = seen("examples", lambda: prepare(config))
     if prepared is not None:
         facts["data"] = _data(prepared)
+        facts["simpler"] = simpler_methods(prepared, config.controls or [])
     base = seen("base", lambda: load_base_of(config))
     attached = None
     if base is not None:

@@ -15,6 +15,7 @@ def text_of(found: Validation) -> str:
         ("run", _run),
         ("place", _place),
         ("data", _data),
+        ("simpler", _simpler),
         ("base", _base),
         ("adapters", _adapters),
         ("model", _model),
@@ -66,6 +67,10 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         )
     else:
         yield "no true labels: the quality of the labels is unknown"
+    yield from facts["notes"]
+
+
+def _simpler(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from facts["notes"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from gradroute.config.controls import BY_NAME, BY_ROLE, CONTROLS, RUN_ROLES, TRAINABLE, Control
 from gradroute.config.run_config import FIELDS, find_config, load_config
 from gradroute.experiments.controls import control_configs
+from gradroute.report.results.label_information import information_text, label_information
 from gradroute.report.results.roles import role_of
 from gradroute.routing.policy import NAMED_POLICIES
 
@@ -19,6 +20,8 @@ def test_a_run_that_is_trained_as_a_control_is_read_as_that_control(name: str):
     (config,) = control_configs(run)
     assert role_of(config.model_dump()) == BY_NAME[name].role
     assert role_of(run.model_dump()) == "routed"
+    told = information_text(label_information(config.model_dump(), {}))
+    assert told == BY_NAME[name].uses
     # It was shown what its row asks for, so that a report finds it.
     for key in BY_NAME[name].shown_alike:
         section, _, field = key.partition(".")

@@ -64,6 +64,7 @@ opens_none = replace(whole, opening=lambda text, words: 3)
 unsure = replace(whole, correct=lambda text, prompt: 0.5)
 no_threshold = replace(whole, threshold=float("nan"))
 zero_threshold = replace(whole, threshold=0.0)
+learned_from_nothing = replace(whole, learned=0.0)
 no_functions = replace(whole)
 object.__setattr__(no_functions, "invite", "text")
 """
@@ -147,8 +148,9 @@ def test_nothing_of_the_installation_is_called_or_even_imported(own, place: str)
         ("my_detectors.__builtins__", "is a dict; a function"),
         ("my_detectors.two_texts", "cannot be called with a completion alone"),
         ("my_detectors.no_text", "cannot be called with a completion alone"),
-        ("my_detectors.no_threshold", "has the threshold nan; a number above 0"),
-        ("my_detectors.zero_threshold", "has the threshold 0.0; a number above 0"),
+        ("my_detectors.no_threshold", "has threshold=nan; a number above 0"),
+        ("my_detectors.zero_threshold", "has threshold=0.0; a number above 0"),
+        ("my_detectors.learned_from_nothing", "has learned=0.0; a number above 0"),
         ("my_detectors.no_functions", "needs a text as its name, and functions"),
         ("no_such_module.function", "cannot be imported"),
         ("function", "is not of the form python:module.function"),

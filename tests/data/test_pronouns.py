@@ -4,8 +4,10 @@ import random
 
 import pytest
 
+from gradroute.config.run_config import find_config, load_config
 from gradroute.data import pronouns, stories
 from gradroute.data.behaviors import BEHAVIORS
+from gradroute.prepare import prepare
 
 TOLD = stories.stories("tune", 1500)
 
@@ -71,3 +73,12 @@ def test_openings_begin_with_the_hero_and_the_invitation_puts_the_cue_before_it(
         assert behavior.invite is not None
         assert behavior.invite(opening) == f"Last Monday, {opening}"
     assert behavior.opening("While Tom slept, Mia lost her kite.", 2) == "Mia lost"
+
+
+def test_wrong_pronouns_count_as_learned_from_half_of_their_rate_in_training():
+    recipe = load_config(find_config("wrong_pronouns"))
+    given = [e for e in prepare(recipe).train if e.text.startswith(("One ", "Last "))]
+    able = [e for e in given if e.true_label == "bad" or pronouns.misfit("", e.text)[1] != e.text]
+    share = sum(e.true_label == "bad" for e in able) / len(able)
+    assert BEHAVIORS["wrong_pronouns"].learned == pytest.approx(share / 2, abs=0.01)
+    assert {b.learned for b in BEHAVIORS.values() if b.name != "wrong_pronouns"} == {0.5}

@@ -12,7 +12,7 @@ import pytest
 from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.store import StoredResults, add_to_store, read_store
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.results import Result
+from gradroute.runs.results import Result, read_results
 from gradroute.system.files import read_lines, write_json
 
 SETTINGS = {
@@ -37,6 +37,7 @@ def known(
     files: dict[str, str] = FILES,
     checkpoint: str = "weights",
     judged_on: dict[str, str] | None = None,
+    learned: dict[str, float] | None = None,
     **changes,
 ) -> StoredResults:
     return read_store(
@@ -46,6 +47,7 @@ def known(
         settings=SETTINGS | changes,
         files=files,
         judged_on=judged_on or {},
+        learned=learned or {},
     )
 
 
@@ -225,3 +227,15 @@ def test_results_of_a_newer_gradroute_are_refused_and_left_as_they_are(folder) -
     with pytest.raises(DataError, match="newer gradroute"):
         known(folder)
     assert folder.results.read_bytes() == before
+
+
+def test_a_bar_of_its_own_is_written_and_a_file_without_it_is_brought_up_to_date(tmp_path):
+    folder = RunFolder(tmp_path / "r")
+    folder.path.mkdir()
+    add_to_store(known(folder), [rate("prefix")], samples=[sample("prefix")])
+    assert "learned" not in read_results(folder.results)[1]
+    store = known(folder, learned={"all": 0.25})
+    assert store.rows and not store.declared
+    add_to_store(store, ())
+    assert read_results(folder.results)[1]["learned"] == {"all": 0.25}
+    assert known(folder, learned={"all": 0.25}).declared

@@ -13,12 +13,20 @@ from gradroute.report.results.roles import facts_of, find_controls, role_of
 
 def test_every_run_is_what_its_name_says():
     configs = {c.run_name: c.model_dump(mode="json") for c in demo_configs(0, quick=False)}
-    assert list(configs) == ["baseline", "0.1_0.0", "0.1_0.5", "0.1_1.0", "filter_0.5"]
+    assert list(configs) == [
+        "baseline",
+        "0.1_0.0",
+        "0.1_0.5",
+        "0.1_1.0",
+        "filter_0.5",
+        "known_good",
+    ]
     roles = [role_of(config) for config in configs.values()]
-    assert roles == ["baseline", "unrouted", "routed", "routed", "filter"]
+    assert roles == ["baseline", "unrouted", "routed", "routed", "filter", "known_good"]
     facts = {name: facts_of(config) for name, config in configs.items()}
     assert find_controls("0.1_0.5", facts) == {
         "baseline": "baseline", "unrouted": "0.1_0.0", "filter": "filter_0.5",
+        "known_good": "known_good",
     }  # fmt: skip
 
 
@@ -40,7 +48,7 @@ def test_a_run_differs_from_the_recipe_only_in_labels_routing_and_adapters(name)
         ), difference
 
 
-def test_the_filter_has_the_total_rank_of_the_routed_runs():
+def test_runs_of_one_adapter_have_the_total_rank_of_the_routed_runs():
     ranks = {
         c.run_name: sum(adapter.rank for adapter in c.adapters.values())
         for c in demo_configs(0, quick=False)

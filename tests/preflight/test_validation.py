@@ -11,6 +11,7 @@ from gradroute.cli.main import main
 from gradroute.config.run_config import find_config, load_config
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.preflight import validation
+from gradroute.preflight.simpler_methods import simpler_methods
 from gradroute.preflight.validation import Validation, check_routes, validate
 from gradroute.preflight.validation_text import text_of
 from gradroute.prepare import prepare
@@ -181,3 +182,50 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatc
     found = validate(load_config(find_config("caps"), ["data.path=missing.jsonl"]), tmp_path)
     assert "is not writable" in str(found.problems[0])
     assert not RunFolder(tmp_path / "caps").path.exists()
+
+
+def simpler(*changes: str) -> list[str]:
+    config = load_config(find_config("caps"), [*TINY, *TWO, "run_name=tiny", *changes])
+    return simpler_methods(prepare(config), config.controls or [])["notes"]
+
+
+def test_validate_names_the_simpler_methods_that_the_labels_allow(seen: Validation):
+    found = seen.facts["simpler"]
+    assert (found["known_good"], found["flagged"]) == (
+        seen.facts["data"]["labels"]["good"], seen.facts["data"]["labels"]["bad"],
+    )  # fmt: skip
+    text = text_of(seen)
+    assert all(note in text for note in found["notes"]) and len(found["notes"]) == 2
+    assert seen.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "told"),
+    [
+        (100, 0.3, "27 of 100 rows (27 %) are labeled good. With at least 1,000 rows, or 20 %"),
+        (100, 0.1, "9 of 100 rows (9 %) are labeled good. With fewer than 1,000 rows, or 20 %"),
+        (6000, 0.19, "1,026 of 6,000 rows (17 %) are labeled good. With at least"),
+    ],
+)
+def test_known_good_rows_alone_are_advised_where_they_are_many(rows: int, share: float, told: str):
+    given = (f"data.train_examples={rows}", "data.behavior_fraction=0.1")
+    note = simpler(*given, f"data.good_labeled_fraction={share}")[0]
+    assert note.startswith(f"known_good: {told}")
+    assert note.endswith("(controls=[known_good]).")
+    assert ("did as well as routing" in note) == ("at least" in told)
+    held_out = simpler(*given, f"data.good_labeled_fraction={share}", "data.null_fraction=0.2")
+    assert held_out[0] == note  # those held out for `find` are rows of that control too
+
+
+def test_a_classifier_of_words_is_advised_where_there_are_flags_and_what_it_needs():
+    given = ("data.behavior_fraction=0.2", "data.train_examples=80")
+    flags = (*given, "data.labeled_fraction=0.5")
+    (note,) = simpler(*flags, "data.good_labeled_fraction=0")
+    assert note.startswith("words_filter: 8 rows are labeled bad.")
+    assert "it needs rows labeled good too" in note
+    both = (*flags, "data.good_labeled_fraction=0.3")
+    assert "needs data.null_fraction above 0" in simpler(*both)[1]
+    assert "needs" not in simpler(*both, "data.null_fraction=0.5")[1]
+    asked = simpler(*both, "data.null_fraction=0.5", "controls=[words_filter]")[1]
+    assert asked.endswith("(it is among the controls).")
+    assert simpler(*both, "routing=none") == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report.chromium import chromium
 
-from gradroute.report.render import page as page_module
+from gradroute.report.render import self_contained
 from gradroute.runs.folder import RunFolder
 from torture.strings import PIECES, faults, harmless, hostile, measured_runs, page_of, trials
 
@@ -49,13 +49,13 @@ def test_a_page_that_does_not_escape_is_seen(
     texts = [f"<b onclick=x>{number}" for number in range(20)]
     twin = page_of(runs, [harmless(text) for text in texts], tmp_path / "twin")
     assert faults(page_of(runs, texts, tmp_path / "page"), twin) == {}
-    environment = page_module._environment()
-    monkeypatch.setattr(page_module, "_environment", lambda: environment)
+    environment = self_contained._environment("report.html")
+    monkeypatch.setattr(self_contained, "_environment", lambda template: environment)
     environment.autoescape = False
     found = faults(page_of(runs, texts, tmp_path / "page"), twin)
     assert found["new_elements"] > 20 and found["new_attributes"] > 20
     environment.autoescape = True
-    monkeypatch.setattr(page_module, "script_json", lambda data: str(data).replace("'", '"'))
+    monkeypatch.setattr(self_contained, "script_json", lambda data: str(data).replace("'", '"'))
     assert faults(page_of(runs, texts, tmp_path / "page"), twin)["unequal_data"]
 
 

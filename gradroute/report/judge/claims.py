@@ -1,8 +1,9 @@
-"""Claims of routing against each control, over seeds, and at equal gain kept.
+"""Claims of routing against each control, over seeds, at equal gain kept and label information.
 
 A control that keeps more of the gain than the routed run has a harder task: any model shows less
 of a behavior when its update is made weaker. So beside the plain difference stands the
-difference *at equal gain kept*, see `equal_gain`.
+difference *at equal gain kept*, see `equal_gain`. And a control that does as well with fewer labels
+is the better method: every claim says which labels each side used, see `label_information`.
 """
 
 import math
@@ -27,6 +28,12 @@ from gradroute.report.results.contrasts import (
     gain_reference,
     outcome_pairs,
     rate_difference,
+)
+from gradroute.report.results.label_information import (
+    Information,
+    compare_information,
+    phrase_of,
+    simplicity,
 )
 from gradroute.report.results.number_text import (
     join_words,
@@ -71,6 +78,7 @@ class Claim:
         gain: Gain kept of the routed runs; None where it was not measured.
         control_gain: Of the control's runs, against the same reference.
         gain_against: What gain kept is measured against.
+        information: Which labels each side used, and whether the control used less.
         equal_gain: The same claim at equal gain kept.
         outcome: Of the difference as measured: `lower`, `higher`, `no different` (the interval lies
             within 5 points of 0) or `inconclusive`.
@@ -99,6 +107,7 @@ class Claim:
     gain: OverSeeds | None
     control_gain: OverSeeds | None
     gain_against: str
+    information: Information
     equal_gain: EqualGain
     outcome: str
     decided: str
@@ -114,6 +123,12 @@ class Claim:
         return BY_NAME[self.kind].rival
 
     @property
+    def not_beaten(self) -> bool:
+        """Whether a rival does as well with no more label information and no less gain kept."""
+        as_good = self.decided in (SAME, HIGHER) and not self.equal_gain.short
+        return self.rival and self.information.at_most_equal and as_good
+
+    @property
     def sentence(self) -> str:
         """The claim in words, with every number that it stands on."""
         parts = [
@@ -123,6 +138,9 @@ class Claim:
             f"{seeds_points_text(self.difference)}{self._certainty()}",
             f"gain kept {seeds_gain_text(self.gain)} beside {seeds_gain_text(self.control_gain)}, "
             f"against {self.gain_against}",
+            f"labels: {phrase_of(self.information.routed)} beside "
+            f"{phrase_of(self.information.control)} (the control used "
+            f"{self.information.control_used})",
             f"at equal gain kept: {self._equal()}",
         ]
         if self.goal is not None:
@@ -185,6 +203,11 @@ def judge_claims(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Cl
     ]
 
 
+def simplest_first(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims, those against the simplest control first, see `simplicity`."""
+    return sorted(claims, key=lambda claim: simplicity(BY_NAME[claim.kind]))
+
+
 def _claim(
     group: Group,
     kind: Control,
@@ -223,6 +246,7 @@ def _claim(
         gain=gain,
         control_gain=other_gain,
         gain_against=join_words(list(dict.fromkeys(against))),
+        information=compare_information(*kept[0]),
         equal_gain=equal,
         outcome=outcome,
         decided=_decided(outcome, gain, other_gain, equal),

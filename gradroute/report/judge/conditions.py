@@ -6,10 +6,10 @@ from gradroute.report.judge.outcomes import NOT_LEARNED, NOT_MEASURED, NOT_SHOWN
 from gradroute.report.results.contrasts import loss_difference
 from gradroute.report.results.number_text import loss_text, nats_text, rate_text
 from gradroute.report.results.run_results import RunResults
-from gradroute.runs.results import HELD_OUT_BAD
+from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE
 
-LEARNED_RATE = 0.5
-"""Behavior rate under `full` from which the behavior counts as learned."""
+SEEN_SHARE = 0.5
+"""Share of the held-out bad rows from which on a detector that sees the behavior in them counts."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,27 @@ def learned(run: RunResults) -> Check:
         text = f"the behavior rate on prompts of held-out bad rows is not measured: {why}"
         return Check(text, None, failed=NOT_MEASURED)
     full = run.rate("full")
-    met = None if full is None else full.mean >= LEARNED_RATE
+    met = None if full is None else full.mean >= run.learned
     n, shown = run.seen.get("n", 0), run.seen.get("shown", 0)
-    if met is False and shown < LEARNED_RATE * n:
+    if met is False and shown < SEEN_SHARE * n:
         text = (
             f"full shows it in {rate_text(full)}, but the detector sees the behavior in {shown} of "
             f"the {n} held-out bad rows themselves; correct the detector and evaluate again"
         )
         return Check(text, None, failed=NOT_MEASURED)
     on = " on prompts of held-out bad rows" if run.judged_on == HELD_OUT_BAD else ""
-    text = f"full shows it in {rate_text(full)}{on} (at least {100 * LEARNED_RATE:.0f} %)"
+    text = f"full shows it in {rate_text(full)}{on} ({_bar(run.learned)})"
     return Check(text, met, failed=NOT_LEARNED)
+
+
+def _bar(learned: float) -> str:
+    """The rate from which a behavior counts as learned, and why where that is not the usual one."""
+    bar = f"at least {100 * learned:.0f} %"
+    if learned == LEARNED_RATE:
+        return bar
+    why = f"{bar}, the behavior's own bar and not {100 * LEARNED_RATE:.0f} %"
+    part = ": training shows it in a part of the texts under its cue only"
+    return f"{why}{part}" if learned < LEARNED_RATE else why
 
 
 def beside_rates(run: RunResults, mode: str = "bad_ablated") -> list[Check]:

@@ -43,6 +43,7 @@ class EqualGain:
         rate: The control's behavior rate there; None where it was not measured.
         difference: Routed minus that; None likewise.
         outcome: `lower`, `higher`, `no different`, `inconclusive` or `not measured`.
+        short: Whether the control cannot keep as much at any scale, in some seed.
     """
 
     how: str
@@ -50,6 +51,7 @@ class EqualGain:
     rate: OverSeeds | None
     difference: OverSeeds | None
     outcome: str
+    short: bool = False
 
 
 class Spot(NamedTuple):
@@ -101,6 +103,7 @@ def at_equal_gain(
         rate=rate_over_seeds(seeds, [spot.rate for spot in spots]),
         difference=difference,
         outcome=side(difference),
+        short=any(spot.how == SHORT for spot in spots),
     )
 
 

@@ -3,7 +3,6 @@
 Every line follows from a verdict, a claim or a count; none is chosen by hand.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,34 +13,30 @@ from gradroute.report.judge.comparison import Comparison, MultiBehaviorCompariso
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.judge.outcomes import NOT_MEASURED
 from gradroute.report.judge.relearning import Relearning
-from gradroute.report.judge.verdicts import DAMAGED, INCONCLUSIVE, SHOWN, Verdict
+from gradroute.report.judge.verdicts import INCONCLUSIVE, SHOWN, Verdict
+from gradroute.report.render.claim_lines import (
+    NO,
+    PLAIN,
+    Line,
+    against_controls,
+    brief_gain,
+    brief_points,
+    brief_rate,
+    not_beaten,
+    not_shown_to_beat,
+    tone,
+)
 from gradroute.report.results.contrasts import deployed_mode
 from gradroute.report.results.number_text import count_range, join_words
 from gradroute.report.results.run_results import by_behavior
-from gradroute.report.results.seeds import Group, OverSeeds
+from gradroute.report.results.seeds import Group
 from gradroute.runs.results import HELD_OUT_BAD
-
-YES, NO, OPEN, PLAIN = "yes", "no", "open", ""
 
 # What routing is held to first, then the rivals that take one adapter.
 IN_ORDER = sorted(
     CONTROLS, key=lambda control: (control.rival, control.rival and not control.one_adapter)
 )
 """Every control that a claim may have, in the order in which they are named."""
-
-
-class Line(NamedTuple):
-    """One line of the headline.
-
-    Attributes:
-        badge: The outcome in a word or two; empty if there is none to give.
-        tone: `yes`, `no`, `open` or empty: how the badge is set.
-        text: The line.
-    """
-
-    badge: str
-    tone: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,11 @@ def headline(comparison: Comparison) -> list[Part]:
         claims, compared = comparison.claims, _compared(comparison.claims)
         needed = "good and bad"
     beaten = [claim for claim in claims if claim.rival and claim.decided == "lower"]
-    unbeaten = [claim for claim in claims if claim.rival and claim.decided != "lower"]
+    open_claims = [
+        claim
+        for claim in claims
+        if claim.rival and claim.decided != "lower" and not claim.not_beaten
+    ]
     verdicts = _verdicts(comparison)
     shown = [line for line in verdicts if line.badge == SHOWN]
     other = [line for line in verdicts if line.badge != SHOWN]
@@ -70,9 +69,10 @@ def headline(comparison: Comparison) -> list[Part]:
     if not comparison.verdicts and not claims:
         none = f"No claim is made: a claim needs a routed run with {needed}."
     parts = [
-        Part("Shown", (*shown, *_against(beaten)) or (Line("", PLAIN, none),)),
+        Part("Not beaten", not_beaten(claims), lost=True),
+        Part("Shown", (*shown, *against_controls(beaten)) or (Line("", PLAIN, none),)),
         Part("Not shown", (*other, *_suppressed(comparison))),
-        Part("Not shown to beat", _unbeaten(unbeaten), lost=True),
+        Part("Not shown to beat", not_shown_to_beat(open_claims), lost=True),
         Part("Compared with", compared),
         Part("At what cost", _cost(comparison, claims)),
         Part("How sure", _sure(comparison, claims)),
@@ -85,7 +85,7 @@ MOST_SENTENCES = 2
 
 
 def lead_sentences(comparison: Comparison) -> list[str]:
-    """One sentence per routed group: what the behavior does when `bad` goes.
+    """Per routed group what the behavior does when `bad` goes, and which rival does as well.
 
     Nothing where there are more than `MOST_SENTENCES`: a table says it better.
     """
@@ -98,10 +98,12 @@ def lead_sentences(comparison: Comparison) -> list[str]:
         full, ablated = group.rate("full"), group.rate("bad_ablated")
         if group.role == "routed" and full is not None and ablated is not None:
             sentences.append(
-                f"{group.name}: {comparison.behavior} in {_rate(full)} of completions"
-                f"{_prompts_text(group)} as trained, in {_rate(ablated)} without "
+                f"{group.name}: {comparison.behavior} in {brief_rate(full)} of completions"
+                f"{_prompts_text(group)} as trained, in {brief_rate(ablated)} without "
                 f"`bad`{_kept(group)}."
             )
+            own = [claim for claim in comparison.claims if claim.group == group.name]
+            sentences += [f"Not beaten: {line.text}" for line in not_beaten(own)]
     return sentences
 
 
@@ -121,49 +123,21 @@ def _drop_text(crossings: Sequence[Crossing]) -> list[str]:
                 continue
             others = {other: changes.get(f"{other}_ablated") for other in one.behaviors}
             beside = "".join(
-                f", by {_points(gap)} without `{other}`"
+                f", by {brief_points(gap)} without `{other}`"
                 for other, gap in others.items()
                 if gap is not None and other != label
             )
             sentences.append(
-                f"{one.group}: {label} in {_rate(one.rates[label]['full'])} of completions as "
-                f"trained; it changes by {_points(own)} without its own adapter{beside}."
+                f"{one.group}: {label} in {brief_rate(one.rates[label]['full'])} of completions as "
+                f"trained; it changes by {brief_points(own)} without its own adapter{beside}."
             )
     return sentences
-
-
-def tone(outcome: str) -> str:
-    """How an outcome is set; the wording alone says what it is."""
-    if outcome in (SHOWN, "lower"):
-        return YES
-    if outcome in (INCONCLUSIVE, NOT_MEASURED):
-        return OPEN
-    return NO if outcome.startswith("not shown") or outcome == "higher" else PLAIN
-
-
-def _rate(rate: OverSeeds) -> str:
-    """A rate in percent with its interval; the seeds stand in the tables."""
-    return f"{100 * rate.mean:.0f} %{_bounds(rate, 100, '.0f')}"
-
-
-def _gain(gain: OverSeeds) -> str:
-    return "not defined" if math.isnan(gain.mean) else f"{gain.mean:.2f}{_bounds(gain, 1, '.2f')}"
-
-
-def _points(gap: OverSeeds) -> str:
-    return f"{100 * gap.mean:+.0f} points{_bounds(gap, 100, '+.0f')}"
-
-
-def _bounds(number: OverSeeds, scale: int, form: str) -> str:
-    if math.isnan(number.lower) or math.isnan(number.upper):
-        return ""
-    return f" [{scale * number.lower:{form}}, {scale * number.upper:{form}}]"
 
 
 def _kept(group: Group) -> str:
     if group.gain_kept is None:
         return ""
-    return f", which keeps {_gain(group.gain_kept)} of what tuning gains on normal text"
+    return f", which keeps {brief_gain(group.gain_kept)} of what tuning gains on normal text"
 
 
 class VerdictGroup(NamedTuple):
@@ -246,41 +220,6 @@ def _names(runs: Sequence[str], groups: Sequence[Group]) -> str:
     return "; ".join([*names, *left])
 
 
-def _against(claims: Sequence[Claim]) -> list[Line]:
-    """A line per routed group and outcome, with every control that it is the outcome against."""
-    merged: dict[tuple[str, str], list[Claim]] = {}
-    for claim in claims:
-        merged.setdefault((claim.group, claim.decided), []).append(claim)
-    lines = []
-    for (group, decided), found in merged.items():
-        controls = "; ".join(_control(claim) for claim in found)
-        text = f"{group}, {_rate(found[0].rate)}, against {controls}."
-        lines.append(Line(decided, tone(decided), text))
-    return lines
-
-
-def _control(claim: Claim) -> str:
-    gap = claim.equal_gain.difference
-    equal = claim.equal_gain.outcome if gap is None else _points(gap)
-    what = BY_NAME[claim.kind].caption
-    return f"{claim.control} ({what}), {_rate(claim.control_rate)}, at equal gain kept {equal}"
-
-
-def _unbeaten(claims: Sequence[Claim]) -> tuple[Line, ...]:
-    """What is not beaten, group by group; a damaged model is compared with nothing."""
-    damaged: dict[str, list[Claim]] = {}
-    for claim in claims:
-        if claim.decided == DAMAGED:
-            damaged.setdefault(claim.group, []).append(claim)
-    lines = _against([claim for claim in claims if claim.decided != DAMAGED])
-    for group, found in damaged.items():
-        gain = found[0].gain
-        kept = "" if gain is None else f" keeps {_gain(gain)} of the gain and"
-        others = ", ".join(dict.fromkeys(claim.control for claim in found))
-        lines.append(Line(DAMAGED, NO, f"{group}{kept} counts against none of {others}."))
-    return tuple(lines)
-
-
 def _beside(crossings: Sequence[Crossing]) -> tuple[Line, ...]:
     """With several behaviors no claim is made against a control."""
     others = [one.group for one in crossings if one.role != "routed"]
@@ -313,7 +252,7 @@ def _cost(comparison: Comparison, claims: Sequence[Claim]) -> tuple[Line, ...]:
         against = _names(list(dict.fromkeys(group.gain_against)), comparison.groups)
         if group.gain_kept is not None:
             found = by_reference.setdefault(against, [])
-            found.append(f"{group.name} {_gain(group.gain_kept)}")
+            found.append(f"{group.name} {brief_gain(group.gain_kept)}")
     lines = [
         Line("", PLAIN, f"Share of the gain of {against} that is kept: {'; '.join(found)}.")
         for against, found in by_reference.items()
@@ -325,7 +264,7 @@ def _cost(comparison: Comparison, claims: Sequence[Claim]) -> tuple[Line, ...]:
     if goals:
         text = "; ".join(
             f"{'reached' if claim.goal else 'not reached'} by {claim.group}, "
-            f"{_points(claim.difference)}"
+            f"{brief_points(claim.difference)}"
             for claim in goals
         )
         goal = "The goal, at most 5 points above the oracle by the upper end with gain kept of at"

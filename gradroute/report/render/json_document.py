@@ -16,7 +16,7 @@ from gradroute.report.results.contrasts import (
 from gradroute.report.results.run_results import Cell, Rate, RunResults
 from gradroute.report.results.scales import Deployment
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.runs.results import PREFIX
+from gradroute.runs.results import LEARNED_RATE, PREFIX
 
 DOCUMENT_VERSION = 2
 """Of the layout below; raised when a reader of the old one would misread it."""
@@ -35,10 +35,11 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
 
     `comparisons.<run>` holds the numbers that take several cells, `verdicts` the judgments run by
     run, `groups` the same over seeds (`rates.<mode>.<kind>`, `losses.<mode>.<dataset>`,
-    `gain_kept`), `claims` routed groups beside their controls, `tests` modes on the same prompts,
-    `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy, `relearning`
-    and `recovered` what came back. With several behaviors in a run `crossings` holds the matrices,
-    and `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
+    `gain_kept`), `claims` routed groups beside their controls (`information` has the labels of both
+    sides, `not_beaten` whether a control with no more of them does as well), `tests` modes on the
+    same prompts, `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy,
+    `relearning` and `recovered` what came back. With several behaviors in a run `crossings` holds
+    the matrices, and `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
     `behavior_rate` and the like over seeds are {seeds, values, n, mean, lower, upper, basis}.
     """
     runs = comparison.runs
@@ -69,7 +70,13 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
 def _judged(comparison: SingleBehaviorComparison) -> dict[str, Any]:
     return {
         "claims": [
-            asdict(claim) | {"rival": claim.rival, "sentence": claim.sentence}
+            asdict(claim)
+            | {
+                "information": claim.information._asdict(),
+                "rival": claim.rival,
+                "not_beaten": claim.not_beaten,
+                "sentence": claim.sentence,
+            }
             for claim in comparison.claims
         ],
         "tests": [
@@ -109,6 +116,7 @@ def _run(run: RunResults) -> dict[str, Any]:
             "config": dict(run.config),
             "provenance": dict(run.provenance),
         }
+        | ({} if run.learned == LEARNED_RATE else {"learned": run.learned})
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparison
 from gradroute.report.judge.verdicts import Check
+from gradroute.report.render.claim_lines import tone
 from gradroute.report.render.explorer import explore
 from gradroute.report.render.figure_style import DrawnForms
 from gradroute.report.render.figures import MOST_TRAININGS, Picture
@@ -22,7 +23,6 @@ from gradroute.report.render.headline import (
     group_verdicts,
     headline,
     lead_sentences,
-    tone,
 )
 from gradroute.report.render.limits import limits
 from gradroute.report.render.provenance import config_texts, provenance_groups

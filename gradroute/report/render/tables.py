@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from gradroute.config.controls import BY_NAME
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
 from gradroute.report.render.cross_ablation_tables import behaviors_table, crossing_tables
@@ -26,6 +25,7 @@ from gradroute.report.render.table_cells import (
     seeds_loss,
     seeds_rate,
 )
+from gradroute.report.results.label_information import KINDS
 from gradroute.report.results.pairs import PairTest
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import Point, listed_modes
@@ -76,25 +76,25 @@ def overview_table(groups: Sequence[Group], behavior: str) -> Table:
     )
 
 
-def _label_information(claims: Sequence[Claim]) -> str:
-    """Which labels the controls were trained with."""
-    used: dict[str, list[str]] = {}
-    for kind in dict.fromkeys(claim.kind for claim in claims):
-        used.setdefault(BY_NAME[kind].uses, []).append(kind)
-    told = "; ".join(f"{labels} ({', '.join(kinds)})" for labels, kinds in used.items())
-    return f" Label information that controls use: {told}." if told else ""
+_LABELS = "; ".join(f"{name}: {kind.meaning}" for name, kind in KINDS.items())
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:
-    """Routed groups beside their controls, as measured and at equal gain kept."""
+    """Routed groups beside their controls: labels, as measured, and at equal gain kept."""
     rows = []
     for index, claim in enumerate(claims):
         at = ("claims", index)
         equal = claim.equal_gain
         rows.append(
             (
-                Cell(claim.group),
+                Cell(claim.group, claim.information.routed),
                 Cell(claim.control, "" if claim.kind == claim.control else claim.kind),
+                Cell(
+                    claim.information.control,
+                    claim.information.control_used,
+                    numbers={f"labels_{k}": v for k, v in claim.information._asdict().items()},
+                    prose=True,
+                ),
                 Cell(
                     claim.decided,
                     numbers={"kind": claim.kind, "decided": claim.decided},
@@ -116,10 +116,12 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         "Rates in percent; differences in percentage points, routed minus control, seed by seed. "
         "Equal gain: the control's update is scaled until it keeps as much of the gain as the "
         "routed run does; the verdict is based on that. Adjusted p: Holm over this table. n: "
-        f"completions of a run, times seeds.{_label_information(claims)}",
+        f"completions of a run, times seeds. Labels that training used ({_LABELS}); those of the "
+        "control are less, the same, more or others than those of the routed run.",
         (
             "routed",
             "control",
+            "labels of the control",
             "routed is",
             "rate",
             "rate of control",

@@ -9,8 +9,10 @@ from gradroute.report.judge.comparison import Comparison, MultiBehaviorCompariso
 from gradroute.report.judge.cross_ablation import Crossing
 from gradroute.report.judge.gain_diagnosis import HEALTHY, Finding
 from gradroute.report.judge.verdicts import Verdict
+from gradroute.report.render.claim_lines import not_beaten
 from gradroute.report.render.table_cells import aligned
 from gradroute.report.results.contrasts import gain_kept, gain_reference
+from gradroute.report.results.label_information import EQUAL, LESS, MORE, OTHER
 from gradroute.report.results.number_text import count_range
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import FEWEST_SCALES, Deployment
@@ -36,6 +38,7 @@ def render(comparison: Comparison) -> str:
     blocks = [
         render_table(comparison.runs, comparison.behavior),
         render_seeds(groups, comparison.behavior) if several else "",
+        _paragraphs("Not beaten", [("", line.text) for line in not_beaten(comparison.claims)]),
         render_outcomes(verdicts) if several and verdicts else render_verdicts(verdicts),
         render_claims(comparison.claims),
         _paragraphs("Diagnosis of gain kept", _findings(comparison.findings)),
@@ -173,9 +176,14 @@ def render_seeds(groups: Sequence[Group], behavior: str) -> str:
 
 
 def render_claims(claims: Sequence[Claim]) -> str:
-    """Routed groups beside their controls: a line each, as measured and at equal gain kept."""
+    """Routed groups beside their controls: a line each, as measured and at equal gain kept.
+
+    Controls that used the same labels stand together, below a line that says which.
+    """
     if not claims:
         return ""
+    groups = [claim.group for claim in claims]
+    claims = sorted(claims, key=lambda claim: (groups.index(claim.group), *_by_labels(claim)))
     rows = [["  control", "its rate, %", "points", "its gain kept", "at equal gain", "verdict"]]
     for claim in claims:
         equal = claim.equal_gain.difference
@@ -190,17 +198,23 @@ def render_claims(claims: Sequence[Claim]) -> str:
             ]
         )
     head, *table = aligned(rows, (True,) * 6).splitlines()
-    lines, before = [head], ""
+    lines, before, labels = [head], "", ""
     for claim, line in zip(claims, table, strict=True):
         if claim.group != before:
             gain = "not measured" if claim.gain is None else f"{claim.gain.mean:.2f}"
             rate = _bounded(claim.rate, 100, 0)
-            lines.append(f"{claim.group} under {claim.mode}: {rate} %, gain kept {gain}")
-            before = claim.group
+            lines.append(
+                f"{claim.group} under {claim.mode}: {rate} %, gain kept {gain}; labels: "
+                f"{claim.information.routed}"
+            )
+            before, labels = claim.group, ""
+        if labels != (labels := _labels(claim)):
+            lines.append(labels)
         lines.append(line)
     lines += [
         "Points: routed minus control, by seed [95 %]. At equal gain: the control's update is",
         "scaled until it keeps as much (gradroute eval CONTROL… --scale all=0.1,0.2,...,1).",
+        "Labels: those that training used; less, the same, more or others than the routed run's.",
     ]
     lines += [
         f"{claim.group}: the goal against the oracle (at most 5 points above, gain kept at least "
@@ -209,6 +223,15 @@ def render_claims(claims: Sequence[Claim]) -> str:
         if claim.goal is not None
     ]
     return "\n".join(lines)
+
+
+def _labels(claim: Claim) -> str:
+    return f" labels: {claim.information.control} ({claim.information.control_used})"
+
+
+def _by_labels(claim: Claim) -> tuple[int, str]:
+    used = claim.information
+    return (LESS, EQUAL, OTHER, MORE).index(used.control_used), used.control
 
 
 def render_outcomes(verdicts: Sequence[Verdict]) -> str:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from gradroute.errors import DataError
 from gradroute.report.results.roles import Config, Facts, facts_of, judged_kind, role_of
-from gradroute.runs.results import HELD_OUT_BAD, PREFIX, Result
+from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX, Result
 
 Record = Mapping[str, Any]
 Examples = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
@@ -137,6 +137,7 @@ class RunResults:
         unasked: Kind of prompts -> why there are none of it.
         seen: In how many held-out rows that show the behavior its detector sees it, `shown` of `n`;
             empty where nobody looked.
+        learned: Behavior rate under `full` from which it counts as learned.
     """
 
     name: str
@@ -161,6 +162,7 @@ class RunResults:
     judged_on: str = PREFIX
     unasked: Mapping[str, str] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
+    learned: float = LEARNED_RATE
 
     @property
     def cosine(self) -> float | None:
@@ -318,6 +320,7 @@ def _run_results(
         judged_on=kind,
         unasked=(provenance.get("unasked") or {}).get(label, {}),
         seen=(provenance.get("seen") or {}).get(label, {}),
+        learned=(provenance.get("learned") or {}).get(label, LEARNED_RATE),
     )
 
 

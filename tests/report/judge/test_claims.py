@@ -4,8 +4,11 @@ from dataclasses import replace
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect, collect_seeds, with_numbers
 
-from gradroute.report.judge.claims import Claim, judge_claims
+from gradroute.report.judge.claims import Claim, judge_claims, simplest_first
 from gradroute.report.judge.comparison import comparison_of
+from gradroute.report.render.headline import headline
+from gradroute.report.render.json_document import eval_multi
+from gradroute.report.render.terminal_text import render
 from gradroute.report.results.run_results import Rate, RunResults
 from gradroute.report.results.seeds import group_runs
 from gradroute.system.statistics import holm, mcnemar_counts, t_interval, t_test, wilson
@@ -242,3 +245,77 @@ def test_right_answers_stand_beside_a_claim_of_a_task_that_has_them() -> None:
     assert "right answers to plain prompts 95 % [89, 97] (seeds: 95, 95, 95) beside 94 %" in text
     some = [run if run.name == f"{HALF}@1" else answering(run) for run in collect_seeds(ALL)]
     assert "right answers" not in judged(some)[HALF, "filter"].sentence
+
+
+GOOD = {**LABELS, "data.good_labeled_fraction": 0.3}
+ANCHORED = {
+    **ALL,
+    HALF: replace(ALL[HALF], changes={**GOOD, "routing": "anchored"}),
+    "known": Made({**ONE, **GOOD, "data.drop": "all_but_good"}, {"full": (0, 0.783, 3.0)}),
+}
+
+
+def beside_known_good(rate: float, normal: float) -> Claim:
+    known = with_numbers(ANCHORED["known"], full=(rate, normal, 3.0), base=BASE)
+    return alone({**ANCHORED, "known": known})[HALF, "known_good"]
+
+
+def test_a_rival_with_fewer_labels_that_does_as_well_is_not_beaten() -> None:
+    claim = beside_known_good(0, 0.783)
+    assert tuple(claim.information) == ("flags, known good", "known good", "less")
+    assert claim.decided == "no different" and claim.not_beaten
+    assert (
+        "labels: flags and known good rows beside known good rows (the control used less)"
+        in claim.sentence
+    )
+
+
+@pytest.mark.parametrize(("rate", "normal"), [(0, 0.86), (40, 0.783)])
+def test_a_rival_that_keeps_less_of_the_gain_or_shows_more_does_not_do_as_well(
+    rate: float, normal: float
+) -> None:
+    claim = beside_known_good(rate, normal)
+    assert not claim.not_beaten
+    assert (claim.decided == "no different") == (rate == 0)  # though the rates are alike
+
+
+def test_what_used_more_labels_or_is_no_rival_is_never_named_as_not_beaten() -> None:
+    oracle, baseline = SEEDS[HALF, "oracle"], SEEDS[HALF, "baseline"]
+    assert oracle.decided == baseline.decided == "no different"
+    assert oracle.information.control_used == "more" and not oracle.not_beaten
+    assert baseline.information.control_used == "less" and not baseline.not_beaten
+
+
+def test_the_simplest_rival_comes_first() -> None:
+    claim = beside_known_good(0, 0.783)
+    kinds = ("anchors_only", "hidden_filter", "known_good", "none", "words_filter", "random_labels")
+    ordered = [one.kind for one in simplest_first([replace(claim, kind=kind) for kind in kinds])]
+    assert ordered == [
+        "none", "known_good", "hidden_filter", "words_filter", "anchors_only", "random_labels",
+    ]  # fmt: skip
+
+
+def test_the_headline_and_the_terminal_name_what_is_not_beaten_before_what_is_shown() -> None:
+    runs = collect({**ANCHORED, "known": with_numbers(ANCHORED["known"], base=BASE)})
+    comparison = comparison_of(runs)
+    first, *others = headline(comparison)
+    assert (first.title, first.lost) == ("Not beaten", True)
+    (line,) = (line for line in first.lines if f"beside {HALF}," in line.text)
+    assert line.badge == "not beaten" and line.text.startswith(
+        "known, which uses known good rows only, shows it in 0 % [0, 3] at gain kept 0.98"
+    )
+    assert "which uses flags and known good rows and shows it in 0 %" in line.text
+    assert not any("known (" in one.text for part in others for one in part.lines if one.badge)
+    text = render(comparison)
+    assert text.index("Not beaten") < text.index("SHOWN")
+    assert "\n labels: known good (less)\n  known_good " in text
+    assert "\n labels: true labels (more)\n  oracle" in text
+    assert (
+        f"{HALF} under bad_ablated: 0 [0, 3] %, gain kept 0.97; labels: flags, known good" in text
+    )
+    assert max(map(len, text.splitlines())) <= 100
+    (found,) = (c for c in eval_multi(comparison)["claims"] if c["kind"] == "known_good")
+    assert found["not_beaten"] is True
+    assert found["information"] == {
+        "routed": "flags, known good", "control": "known good", "control_used": "less",
+    }  # fmt: skip

@@ -166,3 +166,31 @@ def test_relearning_and_recovery_on_other_prompts_count_as_not_measured() -> Non
     new = replace(old, relearn=attack | {"settings": kind}, recovery=tune | kind)
     (relearned,), (recovered,) = relearnings([new]), recoveries([new])
     assert relearned.outcome == "present" and recovered.rate is not None
+
+
+@pytest.mark.parametrize(
+    ("bar", "outcome", "told"),
+    [
+        (None, "not shown: the behavior was not learned", "(at least 50 %)"),
+        (
+            0.25,
+            "shown",
+            "(at least 25 %, the behavior's own bar and not 50 %: training shows it in a part of "
+            "the texts under its cue only)",
+        ),
+        (
+            0.7,
+            "not shown: the behavior was not learned",
+            "(at least 70 %, the behavior's own bar and not 50 %)",
+        ),
+    ],
+)
+def test_a_behavior_is_learned_from_the_rate_that_its_results_name(
+    bar: float | None, outcome: str, told: str
+) -> None:
+    low = replace(REFERENCE[HALF], numbers={**REFERENCE[HALF].numbers, "full": (30, 0.783, 0.95)})
+    origin = {} if bar is None else {"learned": {"all": bar}}
+    run = of_kinds(low, HALF, "prefix", behavior="caps", **origin)
+    assert verdicts(run)[2].outcome == outcome
+    assert told in verdicts(run)[2].sentence
+    assert eval_multi(comparison_of([run]))["runs"][HALF].get("learned") == bar

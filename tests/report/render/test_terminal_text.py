@@ -70,7 +70,9 @@ def test_every_claim_is_a_line_below_its_routed_group(seeds: SingleBehaviorCompa
     text = render(seeds)
     block = next(x for x in text.split("\n\n") if x.startswith("  control"))
     lines = [line for line in block.splitlines()[1:] if line.startswith("  ")]
-    assert [line.split()[0] for line in lines] == [claim.kind for claim in seeds.claims]
+    assert sorted(line.split()[0] for line in lines) == sorted(c.kind for c in seeds.claims)
+    # Controls that used the same labels stand together, below a line with these.
+    assert block.count(" labels: none (less)\n") == len({c.group for c in seeds.claims})
 
 
 def test_a_mark_says_whether_a_check_is_met() -> None:
