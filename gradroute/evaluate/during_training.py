@@ -38,8 +38,8 @@ def during_training(
     `good_alone`): the behavior rate over the first `train.measure_prompts` inviting prompts (of a
     behavior without an invitation those of held-out rows that show it, which the line then says; it
     has no rate where there are none), and the loss on the first `DURING_LOSSES` held-out normal
-    examples. Of several behaviors each has lines of its own, with its `label`. Training does not
-    notice: neither weights nor random state change.
+    examples. Of several behaviors each has lines of its own, with its `label`. Neither weights nor
+    random state change.
 
     Raises:
         DataError: There is nothing to prompt with.
@@ -56,8 +56,7 @@ def during_training(
     }
     for label in (label for label, prompts in asked.items() if not prompts):
         what = with_label(kinds[label], row_label(config.behavior, label))
-        why = no_bad_prompts(config.data, prepared, label)
-        say(f"{folder.name}: {what}: the behavior rate is not measured during training: {why}.")
+        _say_unmeasured(folder.name, what, no_bad_prompts(config.data, prepared, label))
     held_out, _ = tokenize_examples(
         prepared.normal[:DURING_LOSSES], None, base, config.data.max_length
     )
@@ -91,6 +90,10 @@ def during_training(
             append_line(folder.measures, line)
 
     return measure
+
+
+def _say_unmeasured(run: str, what: str, why: str) -> None:
+    say(f"{run}: {what}: the behavior rate is not measured during training: {why}.")
 
 
 def _rate_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:

@@ -119,11 +119,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     model = attached.model
     if facts.get("place", {}).get("steps_done"):
         stands_on = {**run_identity(prepared, base), **attached.starts, "gradroute": __version__}
-        folder = RunFolder(root / config.run_name)
-        seen(
-            "identity",
-            lambda: allowed_changes(folder, identity_changes(folder, stands_on), (), free=()),
-        )
+        seen("identity", partial(_same_identity, RunFolder(root / config.run_name), stands_on))
     if tokens is None:
         return Validation(facts, tuple(problems))
     rows, facts["tokens"] = tokens
@@ -134,6 +130,11 @@ def validate(config: RunConfig, root: Path) -> Validation:
         one = partial(estimate, model, rows, prepared, config, base.pad_id)
         seen("estimate", lambda: _of_all(one(), 1 + len(config.controls or ()), root))
     return Validation(facts, tuple(problems))
+
+
+def _same_identity(folder: RunFolder, stands_on: dict[str, str]) -> list[str]:
+    """See that a run that is there was trained on this base and data."""
+    return list(allowed_changes(folder, identity_changes(folder, stands_on), (), free=()))
 
 
 def _place(config: RunConfig, root: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.losses import held_out_token_losses
 from gradroute.models.base import Base
+from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, read_as_trained, tokenize_examples
 from gradroute.probes.explained import explained
@@ -105,21 +106,9 @@ def find_rows(
             return known
         told = _told(folder, prepared, label, others, file or "")
         say(f"{folder.name}: scoring {len(told.rows)} unlabeled rows by {by}")
-        notes = told.notes
-        if checkpoint is None:
-            scored = _by_words(told, config.seed)
-        else:
-            base, model = restore(config, checkpoint)
-            check_identity(folder, run_identity(prepared, base))
-            # Rows of another file may have the ids of the run's own.
-            every = [replace(example, id=str(at)) for at, example in enumerate(told.every)]
-            rows, more = tokenize_examples(every, None, base, config.data.max_length)
-            notes += more
-            if by == "adapter":
-                scored = _by_adapter(told, rows, base, model, config.evaluate.batch_rows)
-            else:
-                scored = _by_hidden(told, rows, base, model, config.seed)
+        scored, notes = _scored(folder, config, prepared, told, by, checkpoint)
         found, lines = judged(scored, fdr, label)
+        notes = (*told.notes, *notes)
         summary = {**question, **found, "notes": notes, "provenance": provenance()}
         write_found(found_place(folder, question), summary, lines, earlier)
     return summary
@@ -211,6 +200,27 @@ def _notes_on_file(
             "rows.",
         )
     return notes
+
+
+def _scored(
+    folder: RunFolder,
+    config: RunConfig,
+    prepared: Prepared,
+    told: _Told,
+    by: str,
+    checkpoint: Checkpoint | None,
+) -> tuple[Scored, tuple[str, ...]]:
+    """Scores of the rows, and what tokenizing passed over."""
+    if checkpoint is None:
+        return _by_words(told, config.seed), ()
+    base, model = restore(config, checkpoint)
+    check_identity(folder, run_identity(prepared, base))
+    # Rows of another file may have the ids of the run's own.
+    every = [replace(example, id=str(at)) for at, example in enumerate(told.every)]
+    rows, notes = tokenize_examples(every, None, base, config.data.max_length)
+    if by == "hidden":
+        return _by_hidden(told, rows, base, model, config.seed), notes
+    return _by_adapter(told, rows, base, model, config.evaluate.batch_rows), notes
 
 
 def _by_adapter(

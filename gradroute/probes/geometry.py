@@ -80,11 +80,8 @@ def geometry_runs(
 
     figure = partial(geometry_figure, [(names[f], one) for f, one in documents.items()])
     write_bytes(out / "geometry.png", png(figure, LIGHT))
-    print(
-        geometry_text(
-            [(names[f], configs[f].policy.routes_anything, d) for f, d in documents.items()]
-        )
-    )
+    told = [(names[f], configs[f].policy.routes_anything, one) for f, one in documents.items()]
+    print(geometry_text(told))
     say(f"written: {out / 'geometry.png'}, and eval/geometry.json of each run")
 
 
