@@ -1,7 +1,8 @@
 """Examples from a config: read or generated, behavior put in, labels hidden, part held out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ def prepare(config: RunConfig) -> Prepared:
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
         source = _embedded([*behaviors.values()], data.train_examples, wanted, config.seed)
     else:
-        source = _read(data.path, config, behaviors[own[0]])
+        source = _read(data, partial(read_as_trained, config), behaviors[own[0]])
     notes = source.notes
     if source.labeled:
         notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
@@ -140,7 +141,6 @@ def prepare(config: RunConfig) -> Prepared:
     )
     if not source.labeled:
         return prepared
-    # Some behaviors can be asked for only with held-out rows that show them.
     unmeasured = [
         f"the rate at which the model shows {config.behaviors[label]} cannot be measured: "
         f"{no_bad_prompts(data, prepared, label)}."
@@ -362,10 +362,11 @@ def read_as_trained(
     )
 
 
-def _read(path: str, config: RunConfig, behavior: Behavior) -> _Source:
+def _read(
+    data: DataConfig, read: Callable[..., tuple[ExampleFile, str]], behavior: Behavior
+) -> _Source:
     """The user's own examples from a path, and the held-out ones from wherever they are."""
-    data = config.data
-    file, identity = read_as_trained(config, path)
+    file, identity = read(path := str(data.path))
     notes, skipped, shared = file.notes, file.skipped, sharing(file.examples)
     if data.eval_path is None and data.eval_split is None:
         train, held_out = split_held_out(file.examples, data.eval_fraction)
@@ -378,7 +379,7 @@ def _read(path: str, config: RunConfig, behavior: Behavior) -> _Source:
                 "data.eval_split=null (then data.eval_fraction of it is held out), or give a file "
                 "as data.eval_path."
             )
-        other, others = read_as_trained(config, other_path, data.eval_split)
+        other, others = read(other_path, data.eval_split)
         identity += f"; {others}"
         notes, skipped = notes + other.notes, skipped + other.skipped
         if other.labeled != file.labeled:

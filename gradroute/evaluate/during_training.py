@@ -57,9 +57,8 @@ def during_training(
     for label in (label for label, prompts in asked.items() if not prompts):
         what = with_label(kinds[label], row_label(config.behavior, label))
         _say_unmeasured(folder.name, what, no_bad_prompts(config.data, prepared, label))
-    held_out, _ = tokenize_examples(
-        prepared.normal[:DURING_LOSSES], None, base, config.data.max_length
-    )
+    normal = prepared.normal[:DURING_LOSSES]
+    held_out, _ = tokenize_examples(normal, None, base, config.data.max_length)
     states = open_state_cache(folder, config.train, base, model, held_out, quantize=config.quantize)
 
     def measure(step: int) -> None:

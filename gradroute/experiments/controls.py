@@ -66,10 +66,15 @@ def train_with_controls(
     found = [control for control in controls if control.data.found != config.data.found]
     first = [config, *(control for control in controls if control not in found)]
 
-    def trained(configs: Sequence[RunConfig]) -> list[RunFolder]:
-        if jobs > 1 and len(configs) > 1:
-            return run_in_parallel(
-                configs,
+    from gradroute.run import train_run
+
+    folders: list[RunFolder] = []
+    for group in (first, found):
+        for control in group if group is found else ():  # trained on what is found in the run
+            find_rows(folders[0], by=BY_NAME[str(control.control)].finder, fdr=FDR)
+        if jobs > 1 and len(group) > 1:
+            folders += run_in_parallel(
+                group,
                 root,
                 jobs,
                 if_exists=if_exists,
@@ -77,17 +82,12 @@ def train_with_controls(
                 overrides=overrides,
                 audit=audit,
             )
-        return [
+            continue
+        folders += [
             train_run(one, root, if_exists=if_exists, bar=bar, overrides=overrides, audit=audit)
-            for one in configs
+            for one in group
         ]
-
-    from gradroute.run import train_run
-
-    folders = trained(first)
-    for control in found:  # these are trained on what is found in the run itself
-        find_rows(folders[0], by=BY_NAME[str(control.control)].finder, fdr=FDR)
-    return [*folders, *trained(found)] if found else folders
+    return folders
 
 
 def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig:

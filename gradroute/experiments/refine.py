@@ -8,7 +8,7 @@ Every round is a run of its own, so an interrupted refinement goes on with the s
 from collections.abc import Mapping
 from typing import Any
 
-from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.experiments.controls import control_config
 from gradroute.probes.finder import FDR, find_rows
@@ -55,7 +55,9 @@ def refine_run(
         by_chance = summary["likely"] * summary["unlabeled"]
         if summary["likely_rows"] <= by_chance or number == rounds:
             break
-        following = _round(config, current, number + 1)
+        data = config.data.model_copy(update={"found": str(current.found / "adapter_likely.jsonl")})
+        name = f"{config.run_name}-round-{number + 1}"
+        following = config.model_copy(update={"run_name": name, "controls": None, "data": data})
         current = train_run(following, root, if_exists="resume", bar=bar)
     if finish == "routed":
         evaluate_run(current)
@@ -83,15 +85,3 @@ def round_text(number: int, summary: Mapping[str, Any]) -> str:
             f"; by the true labels {truth['hits']} of the likely ones are bad, of {truth['bad']}"
         )
     return text + "."
-
-
-def _round(config: RunConfig, before: RunFolder, number: int) -> RunConfig:
-    """The config of the next routed run: the same, with the finds as labels."""
-    found = str(before.found / "adapter_likely.jsonl")
-    return config.model_copy(
-        update={
-            "run_name": f"{config.run_name}-round-{number}",
-            "controls": None,
-            "data": config.data.model_copy(update={"found": found}),
-        }
-    )

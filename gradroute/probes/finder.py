@@ -18,7 +18,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from peft import PeftModel
 
-from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.run_config import load_config
+from gradroute.config.sections import DataConfig, EvaluateConfig
 from gradroute.data.examples import Example
 from gradroute.data.found import read_found
 from gradroute.data.reading import ExampleFile
@@ -27,7 +28,6 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.losses import held_out_token_losses
 from gradroute.models.base import Base
-from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, read_as_trained, tokenize_examples
 from gradroute.probes.explained import explained
@@ -101,12 +101,17 @@ def find_rows(
             "labels": _labels_hash(prepared),
             "file": file and {"name": Path(file).name, "identity": identity},
         }
-        earlier = _earlier(config) if file is None else ()
+        earlier = _earlier(config.data.found, config.policy.labels) if file is None else ()
         if (known := known_summary(found_place(folder, question), question, earlier)) is not None:
             return known
         told = _told(folder, prepared, label, others, file or "")
         say(f"{folder.name}: scoring {len(told.rows)} unlabeled rows by {by}")
-        scored, notes = _scored(folder, config, prepared, told, by, checkpoint)
+        if checkpoint is None:
+            scored, notes = _by_words(told, config.seed), ()
+        else:
+            base, model = restore(config, checkpoint)
+            check_identity(folder, run_identity(prepared, base))
+            scored, notes = _by_model(told, by, base, model, config.data, config.evaluate)
         found, lines = judged(scored, fdr, label)
         notes = (*told.notes, *notes)
         summary = {**question, **found, "notes": notes, "provenance": provenance()}
@@ -114,10 +119,9 @@ def find_rows(
     return summary
 
 
-def _earlier(config: RunConfig) -> Sequence[Mapping[str, Any]]:
+def _earlier(found: str | None, labels: Sequence[str]) -> Sequence[Mapping[str, Any]]:
     """The rows that `data.found` gave a label before this run was trained."""
-    found = config.data.found
-    return () if found is None else read_found(Path(found), config.policy.labels).rows
+    return () if found is None else read_found(Path(found), labels).rows
 
 
 def _labels_hash(prepared: Prepared) -> str:
@@ -202,25 +206,21 @@ def _notes_on_file(
     return notes
 
 
-def _scored(
-    folder: RunFolder,
-    config: RunConfig,
-    prepared: Prepared,
+def _by_model(
     told: _Told,
     by: str,
-    checkpoint: Checkpoint | None,
+    base: Base,
+    model: PeftModel,
+    data: DataConfig,
+    settings: EvaluateConfig,
 ) -> tuple[Scored, tuple[str, ...]]:
-    """Scores of the rows, and what tokenizing passed over."""
-    if checkpoint is None:
-        return _by_words(told, config.seed), ()
-    base, model = restore(config, checkpoint)
-    check_identity(folder, run_identity(prepared, base))
+    """Scores from the run's model or its base, and what tokenizing passed over."""
     # Rows of another file may have the ids of the run's own.
     every = [replace(example, id=str(at)) for at, example in enumerate(told.every)]
-    rows, notes = tokenize_examples(every, None, base, config.data.max_length)
+    rows, notes = tokenize_examples(every, None, base, data.max_length)
     if by == "hidden":
-        return _by_hidden(told, rows, base, model, config.seed), notes
-    return _by_adapter(told, rows, base, model, config.evaluate.batch_rows), notes
+        return _by_hidden(told, rows, base, model, settings.seed), notes
+    return _by_adapter(told, rows, base, model, settings.batch_rows), notes
 
 
 def _by_adapter(
