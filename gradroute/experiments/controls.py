@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradroute.config.controls import BY_NAME
+from gradroute.config.controls import BY_NAME, Control
 from gradroute.config.run_config import RunConfig
-from gradroute.config.sections import AdapterConfig
+from gradroute.config.sections import AdapterConfig, DataConfig
 from gradroute.errors import ConfigError
 from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
@@ -94,7 +94,8 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
     """The config of one control of a run.
 
     Raises:
-        ConfigError: It would be the run itself, or its name is too long for a folder.
+        ConfigError: It would be the run itself, its name is too long for a folder, or it needs
+            labels that the data will not have.
     """
     data = config.data.model_dump()
     changes: dict[str, Any] = {
@@ -104,6 +105,7 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
         "control_of": config.run_name,
     }
     control = BY_NAME[name]
+    _check_labels(config.data, control)
     if control.routing is not None:
         changes["routing"] = control.routing
     if control.one_adapter:
@@ -125,6 +127,27 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} cannot be made: {error}"
         ) from error
+
+
+def _check_labels(data: DataConfig, control: Control) -> None:
+    """Refuse a control before anything is trained, where labels that it needs cannot be there.
+
+    What a file of rows has is seen when it is read.
+
+    Raises:
+        ConfigError: No example will be labeled good, or none of these held out of training.
+    """
+    if data.path is not None:
+        return
+    needed = []
+    if (control.finder or control.data.get("drop") == "all_but_good") and (
+        not data.good_labeled_fraction
+    ):
+        needed.append("examples labeled good (data.good_labeled_fraction)")
+    if control.finder and not data.null_fraction:
+        needed.append("some of these held out of training (data.null_fraction=0.2)")
+    if needed:
+        raise ConfigError(f"controls: '{control.name}' needs {' and '.join(needed)}.")
 
 
 def _one_adapter(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:

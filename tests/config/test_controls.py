@@ -16,7 +16,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "howto" / "controls.md"
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_run_that_is_trained_as_a_control_is_read_as_that_control(name: str):
-    run = load_config(find_config("caps"), [f"controls=[{name}]", "data.labeled_fraction=0.5"])
+    given = [f"controls=[{name}]", "data.labeled_fraction=0.5", "data.null_fraction=0.2"]
+    run = load_config(find_config("caps"), given)
     (config,) = control_configs(run)
     assert role_of(config.model_dump()) == BY_NAME[name].role
     assert role_of(run.model_dump()) == "routed"

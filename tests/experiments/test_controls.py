@@ -12,8 +12,9 @@ ALL = f"controls=[{', '.join(TRAINABLE)}]"
 
 
 def test_every_control_differs_only_in_what_makes_it_one():
-    run = load_config(find_config("caps"), [ALL, "run_name=mine", "seed=7"])
-    names = {"run_name", "controls", "control", "control_of"}
+    known = ["data.null_fraction=0.2"]
+    run = load_config(find_config("caps"), [ALL, *known, "run_name=mine", "seed=7"])
+    names = {"run_name", "controls", "control", "control_of", "data.null_fraction"}
     expected = {
         "none": {"routing"},
         "filter": {"routing", "adapters", "data.drop"},
@@ -70,6 +71,17 @@ def test_a_name_too_long_for_a_control_is_refused_in_words():
     run = load_config(None, ["controls=[random_labels]", "run_name=" + "a" * 60])
     with pytest.raises(ConfigError, match="cannot be made"):
         control_configs(run)
+
+
+@pytest.mark.parametrize("name", ["known_good", "words_filter", "hidden_filter"])
+def test_a_control_names_the_labels_that_it_needs_before_anything_is_trained(name: str):
+    given = [f"controls=[{name}]", "data.good_labeled_fraction=0"]
+    with pytest.raises(ConfigError, match=f"'{name}' needs examples labeled good"):
+        control_configs(load_config(None, given))
+    if name != "known_good":
+        held_out = load_config(None, [*given[:1], "data.good_labeled_fraction=0.3"])
+        with pytest.raises(ConfigError, match=r"held out of training \(data.null_fraction=0.2\)"):
+            control_configs(held_out)
 
 
 @pytest.mark.usefixtures("forked_workers")
