@@ -16,6 +16,9 @@ from markupsafe import Markup, escape
 from gradroute.report.render.explorer import HIDDEN, script_json
 from gradroute.report.render.headline import tone
 
+HEAD = "head.html"
+"""The part that the templates of all pages include: policy, style, title."""
+
 
 def self_contained_page(
     template: str,
@@ -68,7 +71,7 @@ def _hash(text: str) -> str:
 
 def _environment(template: str) -> Environment:
     environment = Environment(
-        loader=DictLoader({template: _template(template)}),
+        loader=DictLoader({name: _template(name) for name in (template, HEAD)}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

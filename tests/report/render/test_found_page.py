@@ -1,7 +1,6 @@
 """The page of rows that were found: what it holds, in a browser too, and what it downloads."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 from report.chromium import chromium
 from report.render.test_page import Reader
-from report.render.test_page_browser import FAINT, PIECES, Opened
+from report.render.test_page_browser import FAINT, PIECES
+from report.visits import Opened, launched, visiting
 
 from gradroute.data.found import read_found
 from gradroute.data.reading import read_examples
@@ -85,40 +85,27 @@ def test_the_page_says_what_the_terminal_says_and_what_was_left_out():
         assert said in html
 
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 EXECUTABLE = chromium()
 in_browser = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium: install one")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        options = ["--no-sandbox"] if os.getuid() == 0 else []  # root has no sandbox to go into
-        opened = started.chromium.launch(executable_path=EXECUTABLE, args=options)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    contexts = []
+    with visiting(browser) as go:
 
-    def go(html: str, width: int = 1280, scheme: str = "light") -> Opened:
-        path = tmp_path / f"page-{len(contexts)}.html"
-        path.write_bytes(html.encode(errors="backslashreplace"))
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        context.set_default_timeout(300_000)  # a busy machine is no fault of the page
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.said.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
-        opened.page.on("request", lambda request: opened.asked.append(request.url))
-        opened.page.goto(path.as_uri())
-        return opened
+        def go_to(html: str, width: int = 1280, scheme: str = "light") -> Opened:
+            path = tmp_path / f"page-{len(list(tmp_path.iterdir()))}.html"
+            path.write_bytes(html.encode(errors="backslashreplace"))
+            return go(path, width, scheme)
 
-    yield go
-    for context in contexts:
-        context.close()
+        yield go_to
 
 
 def saved(page: Any, button: str) -> str:

@@ -1,23 +1,22 @@
 """The page in a real browser: nothing leaves it, nothing overflows, and its two controls work."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report.chromium import chromium
 from report.page_runs import write_runs
+from report.visits import Opened, launched, visiting
 
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.explorer import explore
 from gradroute.report.render.page import page_html
 from gradroute.report.render.tables import tables
 
-playwright = pytest.importorskip(
+pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (it is in gradroute[dev])"
 )
 
@@ -37,40 +36,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        options = ["--no-sandbox"] if os.getuid() == 0 else []  # root has no sandbox to go into
-        opened = started.chromium.launch(executable_path=EXECUTABLE, args=options)
+    with launched() as opened:
         yield opened
-        opened.close()
-
-
-@dataclass
-class Opened:
-    """A page and everything that it said and asked for."""
-
-    page: Any
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Opened]]:
-    contexts = []
-
-    def go(path: Path, width: int = 1280, scheme: str = "light") -> Opened:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        context.set_default_timeout(300_000)  # a busy machine is no fault of the page
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.said.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
-        opened.page.on("request", lambda request: opened.asked.append(request.url))
-        opened.page.goto(path.as_uri())
-        return opened
-
-    yield go
-    for context in contexts:
-        context.close()
+    with visiting(browser) as go:
+        yield go
 
 
 def unfold(page: Any) -> None:
