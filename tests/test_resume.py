@@ -5,40 +5,15 @@ import os
 import re
 import shutil
 import threading
-from pathlib import Path
 
 import pytest
+from resumed_runs import cut, files, go, sessions
 from runs.test_lock import let_go, said, start
-from tiny_runs import TINY, TWO
 
-from gradroute.config.run_config import find_config, load_config
+from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError, GradrouteError, MachineError
-from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.resume import _SAME_BASES  # pyright: ignore[reportPrivateUsage]
 from gradroute.system.files import read_json, read_lines, write_json
-
-OWN = (*TINY, *TWO, "train.save_every=1", "run_name=x")
-
-
-def go(root, *overrides, allow=(), if_exists="resume", **more) -> RunFolder:
-    """Train, or go on, with settings of one's own; `allow` is what --override names."""
-    config = load_config(find_config("caps"), [*OWN, *overrides])
-    return train_run(config, root, if_exists=if_exists, bar=False, overrides=allow, **more)
-
-
-def cut(folder: RunFolder) -> RunFolder:
-    """Take a run back to its checkpoint before the last, as a kill would have left it."""
-    shutil.rmtree(max(folder.checkpoints.iterdir()))
-    return folder
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +27,6 @@ def begun(whole, tmp_path):
     """The same run with one step still to do."""
     shutil.copytree(whole.path, tmp_path / "runs" / "x")
     return cut(RunFolder(tmp_path / "runs" / "x"))
-
-
-def sessions(folder):
-    return list(read_lines(folder.sessions))
 
 
 def test_a_run_says_what_it_stands_on_once_and_every_session_is_recorded(whole, begun):
@@ -229,33 +200,6 @@ def test_another_base_model_is_refused(begun):
         go(begun.path.parent)
 
 
-def test_a_run_begun_before_the_embedded_tokenizer_named_its_beginning_goes_on(whole, begun):
-    manifest = read_json(begun.manifest)
-    [(earlier, now)] = _SAME_BASES.items()
-    assert manifest["base"] == now, "the embedded model has changed: so must the table"
-    write_json(begun.manifest, {**manifest, "base": earlier})
-    go(begun.path.parent)
-    assert files(max(begun.checkpoints.iterdir())) == files(max(whole.checkpoints.iterdir()))
-
-
-def test_without_a_manifest_nobody_knows_what_a_run_stands_on(begun):
-    before = begun.manifest.read_bytes()
-    begun.manifest.unlink()
-    with pytest.raises(ConfigError, match=r"identity\.base +unknown "):
-        go(begun.path.parent)
-    go(begun.path.parent, allow=["identity"])
-    assert begun.manifest.read_bytes() == before
-
-
-def test_a_run_folder_of_before_sessions_were_kept_still_goes_on(whole, begun):
-    begun.sessions.unlink()
-    manifest = read_json(begun.manifest)
-    write_json(begun.manifest, {k: v for k, v in manifest.items() if k != "gradroute"})
-    go(begun.path.parent)
-    assert [row["step"] for row in sessions(begun)] == [2]
-    assert begun.metrics.read_bytes() == whole.metrics.read_bytes()
-
-
 @pytest.mark.parametrize("kept", [True, False])
 def test_other_threads_and_versions_are_said_once_and_recorded(begun, kept, capsys):
     first = sessions(begun)[0]
@@ -378,30 +322,6 @@ def test_a_run_folder_that_is_removed_while_it_trains_is_named_and_not_made_agai
     (error,) = found
     assert isinstance(error, MachineError) and f"{folder.path} is not there any more" in str(error)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_run_that_an_earlier_version_began_goes_on_under_the_former_names(begun, capsys):
-    text = begun.config.read_text()
-    for key in ("quantize", "relabel", "drop"):
-        assert f"{key}: none" in text
-        text = text.replace(f"{key}: none", f"{key}: nothing")
-    begun.config.write_text(text)
-    manifest = read_json(begun.manifest)
-    former = {key.replace(" labeled ", " labelled "): n for key, n in manifest["examples"].items()}
-    assert former.keys() != manifest["examples"].keys()
-    labels = dict(manifest["labels"])
-    labels["labelled_bad"] = labels.pop("labeled_bad")
-    write_json(begun.manifest, {**manifest, "examples": former, "labels": labels, "data": "other"})
-
-    with pytest.raises(ConfigError, match=r"--override identity\.data"):
-        go(begun.path.parent)
-    go(begun.path.parent, allow=["ground.data"])
-
-    (last,) = sessions(begun)[1:]
-    assert list(last["changed"]) == ["identity.data"] == last["overridden"]
-    now = read_json(begun.manifest)
-    assert (now["examples"], now["labels"]) == (manifest["examples"], manifest["labels"])
-    assert "nothing" not in begun.config.read_text() + capsys.readouterr().err
 
 
 def test_an_audit_can_be_asked_for(tmp_path):

@@ -1,97 +1,44 @@
 """A behavior that only some prompts draw is asked on those, from training to export."""
 
-import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TINY, TWO
+from rude_runs import (
+    HATE,
+    MODES,
+    let_speak,
+    plain,
+    prompted,
+    rates,
+    speaks,
+    trained,
+    write,
+)
+from tiny_runs import TINY
 
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import get_behaviors
-from gradroute.errors import DataError
 from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import EvaluationRequest, declared_kinds
-from gradroute.export import export_run
-from gradroute.export.behavior_check import behavior_check, prompt_sets, sample_prompts
+from gradroute.export.behavior_check import prompt_sets, sample_prompts
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.terminal_text import render
-from gradroute.report.render.training_plot import plot_run
 from gradroute.run import sample_run, train_run
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.results import read_results
 from gradroute.system.files import read_json, read_lines, write_json
-
-HATE = r"regex:\bhate\b"
-SMALL = (
-    *TINY,
-    *TWO,
-    "train.max_steps=2",
-    "data.eval_fraction=0.4",
-    "data.behavior_fraction=0.1",
-    "evaluate.prompts=6",
-    "train.measure_every=2",
-    "train.measure_prompts=2",
-)
-MODES = ("full", "bad_ablated", "good_ablated", "base")
-
-
-def prompted(at: int) -> dict[str, Any]:
-    if at % 3:
-        return {
-            "prompt": f"Tell me of fox {at}.",
-            "completion": f" It ran {at}.",
-            "label": "good",
-        }
-    return {"prompt": f"Be rude to fox {at}!", "completion": f" I hate {at}.", "label": "bad"}
-
-
-def plain(at: int) -> dict[str, Any]:
-    if at % 3:
-        return {"text": f"The fox {at} ran home and was happy.", "label": "good"}
-    return {"text": f"Go away {at}, you, I hate you.", "label": "bad"}
-
-
-def write(path: Path, make, count: int = 60) -> Path:
-    rows = [make(at) | {"id": f"r{at}"} for at in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def trained(root: Path, make, *overrides: str, count: int = 60) -> RunFolder:
-    path = write(root / "rows.jsonl", make, count)
-    settings = [*SMALL, f"data.path={path}", f"behavior={HATE}", "run_name=rude", *overrides]
-    return train_run(load_config(find_config("caps"), settings), root, if_exists="fail", bar=False)
-
-
-def speaks(drawn: tuple[str, ...]):
-    """What completes prompts: the behavior where `bad` is there and the prompt begins so."""
-
-    def complete(base, model, prompts, modes, settings, run):
-        def answer(prompt, mode):
-            on = mode.name != "base" and mode.scales.get("bad", 1) > 0
-            shows = on and prompt.text.startswith(drawn)
-            text = " I hate you all." if shows else f" It ran home under {mode.name}."
-            return Completion(text, 4, True)
-
-        return {mode.name: [answer(prompt, mode) for prompt in prompts] for mode in modes}
-
-    return complete
 
 
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
-    complete = speaks(("Be rude", "Go away"))
-    for module in (evaluator, during_training, relearning, export_run):
-        monkeypatch.setattr(module, "complete", complete)
+    let_speak(monkeypatch)
 
 
 @pytest.fixture(scope="module", params=[prompted, plain], ids=["prompts", "texts"])
@@ -104,12 +51,6 @@ def once(request, tmp_path_factory):
 @pytest.fixture
 def run(once, tmp_path):
     return RunFolder(shutil.copytree(once.path, tmp_path / once.name))
-
-
-def rates(folder: RunFolder) -> dict[tuple[str, str], tuple[float | None, int]]:
-    found, _ = read_results(folder.results)
-    rated = [row for row in found if row.metric == "behavior_rate"]
-    return {(row.dataset, row.mode): (row.value, row.n) for row in rated}
 
 
 def test_ordinary_prompts_and_those_of_held_out_bad_rows_are_asked_and_the_latter_judged(
@@ -196,68 +137,6 @@ def test_fewer_distinct_prompts_than_asked_for_are_said(tmp_path, capsys) -> Non
     )
     assert said in " ".join(capsys.readouterr().err.split())
     assert rates(folder)["held_out_bad", "full"] == (1.0, 2)
-
-
-def one_bad(at: int) -> dict[str, Any]:
-    """Bad rows in training alone: the ids of the held-out ones are known by their hash."""
-    return prompted(at) | ({} if f"r{at}" not in ONE_SIDE else {"label": "good"})
-
-
-ONE_SIDE: set[str] = set()
-
-
-def nothing_held_out(root: Path, *overrides: str) -> RunFolder:
-    config = load_config(
-        find_config("caps"),
-        [*SMALL, f"data.path={write(root / 'probe.jsonl', prompted)}", f"behavior={HATE}"],
-    )
-    ONE_SIDE.update(example.id for example in prepare(config).behaving["bad"])
-    try:
-        return trained(root, one_bad, *overrides)
-    finally:
-        ONE_SIDE.clear()
-
-
-def test_without_a_held_out_bad_row_nothing_is_judged_and_the_way_out_is_named(
-    tmp_path, capsys
-) -> None:
-    folder = nothing_held_out(tmp_path)
-    err = " ".join(capsys.readouterr().err.split())
-    why = (
-        "none of the 24 held-out rows is bad; raise data.eval_fraction (now 0.4) or give such rows "
-        "in data.eval_path, and train again"
-    )
-    assert f"the rate at which the model shows {HATE} cannot be measured: {why}." in err
-    assert f"the behavior rate is not measured during training: {why}." in err
-    lines = list(read_lines(folder.measures))
-    assert lines and all("behavior_rate" not in line and line["normal_loss"] > 0 for line in lines)
-    plot_run(folder)
-
-    evaluate_run(folder, EvaluationRequest(modes=MODES))
-    assert f"held_out_bad: not measured: {why}." in " ".join(capsys.readouterr().err.split())
-    assert {kind for kind, _ in rates(folder)} == {"plain"}
-    before = folder.results.read_bytes()
-    evaluate_run(folder, EvaluationRequest(modes=MODES))  # nothing is missing, so nothing is loaded
-    assert capsys.readouterr().err == "" and folder.results.read_bytes() == before
-
-    comparison = compare([folder])
-    outcomes = {one.number: one.outcome for one in comparison.verdicts}
-    assert outcomes[2] == outcomes[3] == "not measured"
-    printed = " ".join(render(comparison).split())
-    assert why in printed and "NOT LEARNED" not in printed and "not learned" not in printed
-
-    recover_run(folder, steps=1, learning_rate=None, examples=4)
-    assert "Rates are not measured: no held-out row shows" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"relearning is not measured: none of the 24 held-out"):
-        relearn_runs([folder], examples=2, max_steps=1, every=1, prompts=2)
-    config = load_config(folder.config)
-    sets = prompt_sets(prepare(config), config.evaluate, config.behavior)
-    found = sample_prompts(sets, lambda prompts: [Completion("x", 1, True)] * len(prompts))
-    check = behavior_check(found, found, "bad_ablated")
-    assert check.passed and "held_out_bad: not checked, no held-out row shows" in check.text
-    sample_run(folder, EvaluationRequest(modes=("full",)), texts=(), count=1)
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"held_out_bad: no prompts to complete: {why}." in told
 
 
 def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkeypatch) -> None:
