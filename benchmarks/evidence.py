@@ -33,7 +33,7 @@ CAPS: Plan = {
     "baseline": (CELLS["baseline"], ""),
     "0.1_0.0": (CELLS["0.1_0.0"], ""),
     "0.1_1.0": (CELLS["0.1_1.0"], ""),
-    "0.1_0.5": (CELLS["0.1_0.5"], "filter, oracle, random_labels, anchors_only"),
+    "0.1_0.5": (CELLS["0.1_0.5"], "filter, known_good, oracle, random_labels, anchors_only"),
     "0.1_0.1": (("data.labeled_fraction=0.1",), "filter"),
     "0.1_0.5_noise": (("data.labeled_fraction=0.5", "data.false_positive_rate=0.1"), "filter"),
 }
@@ -52,6 +52,7 @@ ATTACKED = (
     "baseline",
     "0.1_0.5",
     "0.1_0.5-filter",
+    "0.1_0.5-known_good",
     "0.1_0.5-oracle",
     "0.1_0.5-anchors_only",
 )
