@@ -172,8 +172,9 @@ def train(run: Training) -> None:
             last = step + 1 == settings.max_steps
             if last or stop.requested or _due(step + 1, settings.save_every):
                 _save(run, state, step + 1)
-            if stop.requested:
-                # After the last step too: what the caller would do next is not wanted either.
+            # A request that came after the look above is met by the next step, which saves. After
+            # the last step too: what the caller would do next is not wanted either.
+            if stop.requested and state.saved == step + 1:
                 raise Interrupted(
                     f"{run.folder.name}: stopped after step {step + 1} of {settings.max_steps} "
                     "and saved. The same command goes on from there."

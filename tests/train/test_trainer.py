@@ -1,7 +1,9 @@
 """The loop: its result depends on the config alone, wherever it was interrupted."""
 
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -10,12 +12,14 @@ from small_llama import small_llama
 
 from gradroute.config.run_config import dump_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
-from gradroute.errors import DataError, NumericError
+from gradroute.errors import DataError, Interrupted, MachineError, NumericError
 from gradroute.evaluate.losses import held_out_losses
+from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines
+from gradroute.train import trainer
 from gradroute.train.step import build_optimizer
 from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import Training, train
@@ -148,10 +152,21 @@ def test_a_step_that_is_not_finite_names_run_step_and_examples_and_keeps_checkpo
     assert not list(run.folder.checkpoints.glob("step-000012"))
 
 
-def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
-    from gradroute.errors import MachineError
-    from gradroute.train import trainer
+def test_a_stop_that_is_asked_after_a_step_was_not_saved_is_met_by_the_next(tmp_path, monkeypatch):
+    def due(step, every):
+        if (step, every) == (1, 4):  # whether step 1 is saved
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
 
+    monkeypatch.setattr(trainer, "_due", due)
+    run, _ = training(tmp_path)
+    with pytest.raises(Interrupted, match=r"stopped after step 2 of 12 and saved"):
+        train(run)
+    newest = latest_checkpoint(run.folder.checkpoints)
+    assert newest is not None and newest.step == len([*read_lines(run.folder.metrics)])
+
+
+def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "Accelerator", lambda: SimpleNamespace(num_processes=2))
     run, _ = training(tmp_path)
     with pytest.raises(MachineError, match="2 processes"):
