@@ -26,7 +26,7 @@ from gradroute.data.hub import is_hub_id
 from gradroute.data.label_assignment import (
     assign_labels,
     drop,
-    hold_out_null,
+    hide_null_labels,
     insert_behavior,
     label_quality,
     relabel,
@@ -61,7 +61,7 @@ class Prepared:
         shared: what the examples of the file share that was split or trained on; None for embedded
             data.
         labeled: whether the labels are the file's own, so that no behavior was put in.
-        null: examples labeled good that are held out of training, see `data.null_fraction`.
+        null: examples labeled good that are trained as unlabeled ones, see `data.null_fraction`.
     """
 
     train: list[Example]
@@ -120,7 +120,7 @@ def prepare(config: RunConfig) -> Prepared:
     policy.label_ids({example.label for example in train})  # refuses a label without a row
     labels = label_quality(train, own)
     places = {example.id: place for place, example in enumerate(train)}
-    train, null = hold_out_null(train, data.null_fraction, data.seed_of_labels(config.seed))
+    train, null = hide_null_labels(train, data.null_fraction, data.seed_of_labels(config.seed))
     train = drop(train, data.drop, own)
     notes += _check_training(train, policy, data, own)
     normal, behaving = _held_out(source, behaviors, config.seed)

@@ -123,7 +123,7 @@ class DataConfig(Section):
     label_seed: Annotated[OptionalSeed, Role.TREATMENT] = None
     """Seed of which examples are labeled; null = the run's seed."""
     null_fraction: Annotated[Share, Role.TREATMENT] = 0.0
-    """Share of the examples labeled good that is held out of training, for `gradroute find`."""
+    """Share of the examples labeled good that is trained as unlabeled, for `gradroute find`."""
     found: Annotated[OptionalPlace, Role.TREATMENT] = None
     """File of rows with labels, as `gradroute find` writes it; its labels come before others."""
     front_load: Annotated[Share, Role.TRAINING] = 0.0

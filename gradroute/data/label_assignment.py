@@ -140,21 +140,25 @@ def _unlabeled(example: Example, behaviors: Sequence[str]) -> Example:
     return replace(example, label=label, spans=spans)
 
 
-def hold_out_null(
+def hide_null_labels(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out round(fraction * n) of the n examples labeled good, without labels of their parts.
+    """Train round(fraction * n) of the n examples labeled good as unlabeled ones.
+
+    They are drawn from all examples labeled good without labels of their parts. Training treats
+    them as it treats a good example that nobody labeled, so a score has the same distribution on
+    both: they are exchangeable, which is what p-values against them need.
 
     Returns:
-        The examples that stay, and those held out, both in their order.
+        All examples, and those whose label was hidden as they were before, both in their order.
 
     Raises:
         ConfigError: If the fraction is not between 0 and 1.
     """
     good = ranked([e.id for e in examples if labels_in(e) == {"good"}], f"{seed}:null")
-    held_out = set(good[: exact_count("null_fraction", fraction, len(good))])
-    stay = [example for example in examples if example.id not in held_out]
-    return stay, [example for example in examples if example.id in held_out]
+    hidden = set(good[: exact_count("null_fraction", fraction, len(good))])
+    train = [replace(e, label="unlabeled") if e.id in hidden else e for e in examples]
+    return train, [example for example in examples if example.id in hidden]
 
 
 def drop(

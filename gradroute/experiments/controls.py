@@ -135,7 +135,7 @@ def _check_labels(data: DataConfig, control: Control) -> None:
     What a file of rows has is seen when it is read.
 
     Raises:
-        ConfigError: No example will be labeled good, or none of these held out of training.
+        ConfigError: No example will be labeled good, or none of these trained as unlabeled.
     """
     if data.path is not None:
         return
@@ -145,7 +145,7 @@ def _check_labels(data: DataConfig, control: Control) -> None:
     ):
         needed.append("examples labeled good (data.good_labeled_fraction)")
     if control.finder and not data.null_fraction:
-        needed.append("some of these held out of training (data.null_fraction=0.2)")
+        needed.append("some of these trained as unlabeled (data.null_fraction=0.2)")
     if needed:
         raise ConfigError(f"controls: '{control.name}' needs {' and '.join(needed)}.")
 

@@ -25,8 +25,9 @@ def refine_run(
 ) -> RunFolder:
     """Find, train with likely rows as labels, and find again.
 
-    A round is the last one where no more rows are likely than chance alone gives. Then rows that
-    are only suspect are left out too, see `found_files.LIKELY` and `found_files.SUSPECT`.
+    A round is the last one where no row is likely, or where there may be no bad row at all: the
+    interval of their number ends below 1. Then rows that are only suspect are left out too, see
+    `found_files.LIKELY` and `found_files.SUSPECT`.
 
     Args:
         folder: A finished routed run.
@@ -52,8 +53,7 @@ def refine_run(
     for number in range(1, rounds + 1):
         summary = find_rows(current, by="adapter", fdr=FDR, label=label)
         say(f"{current.name}: {round_text(number, summary)}")
-        by_chance = summary["likely"] * summary["unlabeled"]
-        if summary["likely_rows"] <= by_chance or number == rounds:
+        if not summary["likely_rows"] or summary["bad"]["high"] < 1.0 or number == rounds:
             break
         data = config.data.model_copy(update={"found": str(current.found / "adapter_likely.jsonl")})
         name = f"{config.run_name}-round-{number + 1}"

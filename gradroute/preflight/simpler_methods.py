@@ -25,16 +25,15 @@ def simpler_methods(prepared: Prepared, controls: Sequence[str]) -> dict[str, An
     """
     if not prepared.policy.routes_anything:
         return {"known_good": 0, "flagged": 0, "notes": []}
-    rows = [*prepared.train, *prepared.null]
+    rows = prepared.train
     labels = [labels_in(example) for example in rows]
-    good = sum(own == {"good"} for own in labels)
+    good = sum(own == {"good"} for own in labels) + len(prepared.null)
     flagged = sum(bool(own & set(prepared.behaviors)) for own in labels)
-    held_out = [*prepared.null, *(e for e in prepared.normal if e.label == "good")]
     notes = []
     if good:
         notes.append(_known_good(good, len(rows)) + _ask("known_good", controls))
     if flagged:
-        notes.append(_words(flagged, good, bool(held_out)) + _ask("words_filter", controls))
+        notes.append(_words(flagged, good, bool(prepared.null)) + _ask("words_filter", controls))
     return {"known_good": good, "flagged": flagged, "notes": notes}
 
 

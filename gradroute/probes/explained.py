@@ -6,13 +6,14 @@ With the losses of a target token under three modes, in nats,
     without   the behavior's adapter ablated
     alone     only the behavior's adapter on
 
-    gain = without - max(full, alone)
-    score = sum over the tokens of max(0, gain) ** 1.5
+    gain = max(0, without - max(full, alone))
+    score = log(mean over the tokens of exp(gain))
 
 A token counts as far as the adapter explains it both beside the other adapters and by itself. The
 first difference alone also shows what the others left to it by chance; the second alone, how much
-better a language model it is than what remains. The power lies between a sum, which a relation
-between two words hardly changes, and a maximum, whose tail among good rows is heavy.
+better a language model it is than what remains. The score lies between the mean gain, which a
+relation between two words hardly changes, and the largest gain less log(tokens). A long row has no
+more room for a high score than a short one.
 """
 
 from collections.abc import Sequence
@@ -22,16 +23,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-POWER = 1.5
-"""Of a token's gain in the score."""
-
 
 class Explained(NamedTuple):
     """What an adapter explains of one example.
 
     Attributes:
-        score: Sum of the tokens' shares.
-        tokens: Share of each target token in the score, in order.
+        score: In nats, 0 or above.
+        tokens: Share of each target token in the score, in order; their sum is the score.
     """
 
     score: float
@@ -43,8 +41,15 @@ def explained(
     without: Sequence[float] | Float[ndarray, " t"],
     alone: Sequence[float] | Float[ndarray, " t"],
 ) -> Explained:
-    """Score one example from the losses of its target tokens in nats, in float64."""
+    """Score one example from the losses of its target tokens in nats, in float64.
+
+    Raises:
+        ValueError: There is no token.
+    """
     beside, left, by_itself = (np.asarray(own, float) for own in (full, without, alone))
-    gain = left - np.maximum(beside, by_itself)
-    tokens = np.maximum(gain, 0.0) ** POWER
-    return Explained(float(tokens.sum()), tokens)
+    gain = np.maximum(left - np.maximum(beside, by_itself), 0.0)
+    largest = gain.max()
+    score = float(largest + np.log(np.exp(gain - largest).mean()))
+    parts = np.exp(gain - largest) - np.exp(-largest)  # exp(gain) - 1, without overflow
+    total = parts.sum()
+    return Explained(score, score * parts / total if total > 0.0 else np.zeros_like(gain))

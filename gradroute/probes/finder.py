@@ -2,8 +2,9 @@
 
 find_rows     run -> found/: scores of its unlabeled examples, and the rows that were found
 
-The examples that are known to be good and were held out of training (`data.null_fraction`) say how
-often a good example scores as high. Rows of another file can be scored in place of the run's own.
+The examples that are known to be good and were trained as unlabeled ones (`data.null_fraction`) say
+how often a good unlabeled example scores as high. Rows of another file can be scored in place of
+the run's own; then held-out examples labeled good say it, which training did not see either.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from peft import PeftModel
 
 from gradroute.config.run_config import load_config
 from gradroute.config.sections import DataConfig, EvaluateConfig
-from gradroute.data.examples import Example
+from gradroute.data.examples import Example, labels_in
 from gradroute.data.found import read_found
 from gradroute.data.reading import ExampleFile
 from gradroute.data.tokenization import TokenizedExample
@@ -56,6 +57,12 @@ from gradroute.runs.resume import check_identity
 from gradroute.system.false_discovery import LEAST_NULL
 from gradroute.system.terminal import say
 
+_TRAINED_NULL = (
+    "{} held-out rows are labeled good, too few to compare a file with. Rows labeled good that "
+    "were trained as unlabeled stand in for them; a good row that training did not see can score "
+    "higher, so more of the finds may be false."
+)
+
 FDR = 0.05
 """Share of false rows among the found, on average, unless another is asked for."""
 BY = ("adapter", "words", "hidden")
@@ -79,8 +86,8 @@ def find_rows(
 
     Raises:
         ConfigError: The run has no adapter of its own for the behavior, or no such label.
-        DataError: No example is unlabeled, or none is known to be good and held out of training;
-            or the file cannot be used.
+        DataError: No example is unlabeled, or too few are known to be good and were trained as
+            unlabeled ones; or the file cannot be used.
         MachineError: The run has no finished checkpoint, or another process writes to it.
     """
     config = load_config(folder.config)
@@ -126,7 +133,8 @@ def _earlier(found: str | None, labels: Sequence[str]) -> Sequence[Mapping[str, 
 
 def _labels_hash(prepared: Prepared) -> str:
     """What a finder is told: every training example and its label, and those held out."""
-    told = [(e.prompt, e.text, e.label) for e in (*prepared.train, *prepared.null)]
+    told = [(e.prompt, e.text, e.label) for e in prepared.train]
+    told += [(e.prompt, e.text, "null") for e in prepared.null]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -150,7 +158,7 @@ class _Told(NamedTuple):
         label: Of the behavior.
         labeled: Training examples that are labeled good or with the behavior.
         rows: Unlabeled examples, of training or of another file.
-        null: Examples that are known to be good and that training did not see.
+        null: Examples that are known to be good and that training treated as it treated the rows.
         notes: What was left out, a sentence each.
     """
 
@@ -171,21 +179,29 @@ def _told(
     folder: RunFolder, prepared: Prepared, label: str, others: ExampleFile | None, file: str
 ) -> _Told:
     where = f"run {folder.name}: no training example is" if others is None else f"{file}: no row is"
+    hidden = {e.id for e in prepared.null}
     examples = prepared.train if others is None else others.examples
     unlabeled = [e for e in examples if e.label == "unlabeled"]
-    rows = [e for e in unlabeled if not e.spans]
-    null = [*prepared.null, *(e for e in prepared.normal if e.label == "good")]
+    rows = [e for e in unlabeled if not e.spans and (others is not None or e.id not in hidden)]
+    null = prepared.null
+    notes: tuple[str, ...] = ()
+    if others is not None:
+        fresh = [e for e in prepared.normal if labels_in(e) == {"good"}]
+        notes = _notes_on_file(others, rows, prepared)
+        if len(fresh) < LEAST_NULL:
+            notes += (_TRAINED_NULL.format(len(fresh)),)
+        else:
+            null = fresh
     if not rows:
         raise DataError(f"{where} unlabeled as a whole; nothing to find.")
     if len(null) < LEAST_NULL:
         raise DataError(
-            f"run {folder.name}: {len(null)} examples are labeled good and were not trained on; at "
-            f"least {LEAST_NULL} are needed to say how often a good one scores as high. Label more "
-            "rows good, and train with data.null_fraction=0.2."
+            f"run {folder.name}: {len(null)} examples are labeled good and were trained as "
+            f"unlabeled; at least {LEAST_NULL} are needed to say how often a good one scores as "
+            "high. Label more rows good, and train with data.null_fraction=0.2."
         )
-    notes = () if others is None else _notes_on_file(others, rows, prepared)
-    if len(rows) < len(unlabeled):
-        notes += (f"{len(unlabeled) - len(rows)} rows with labels of parts are not scored.",)
+    if parts := sum(bool(e.spans) for e in unlabeled):
+        notes += (f"{parts} rows with labels of parts are not scored.",)
     labeled = [e for e in prepared.train if e.label in ("good", label) and not e.spans]
     return _Told(folder.name, label, labeled, rows, null, notes)
 

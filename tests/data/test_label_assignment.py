@@ -21,6 +21,7 @@ from gradroute.data.examples import (
 from gradroute.data.label_assignment import (
     assign_labels,
     drop,
+    hide_null_labels,
     insert_behavior,
     label_quality,
     relabel,
@@ -179,6 +180,17 @@ def test_filtering_leaves_out_what_is_labeled_bad_whatever_it_is():
         ("good", "unlabeled"): 48,
     }
     assert kept == [e for e in examples if e in kept]
+
+
+@given(fractions, st.integers(0, 99))
+def test_an_exact_share_of_the_good_labels_is_hidden_and_no_row_is_lost(fraction, seed):
+    examples = assign(insert_behavior(stories(100), CAPS, 0.2, 0), 0.5, 0.3, 0.1)
+    train, null = hide_null_labels(examples, fraction, seed)
+    good = [e for e in examples if e.label == "good"]
+    assert len(null) == round(fraction * len(good)) and all(e in good for e in null)
+    hidden = {e.id for e in null}
+    for old, new in zip(examples, train, strict=True):
+        assert new == (replace(old, label="unlabeled") if old.id in hidden else old)
 
 
 def test_the_oracle_leaves_out_all_that_is_bad_and_nothing_else():

@@ -80,7 +80,7 @@ def test_a_control_names_the_labels_that_it_needs_before_anything_is_trained(nam
         control_configs(load_config(None, given))
     if name != "known_good":
         held_out = load_config(None, [*given[:1], "data.good_labeled_fraction=0.3"])
-        with pytest.raises(ConfigError, match=r"held out of training \(data.null_fraction=0.2\)"):
+        with pytest.raises(ConfigError, match=r"trained as unlabeled \(data.null_fraction=0.2\)"):
             control_configs(held_out)
 
 

@@ -1,11 +1,14 @@
 """Finding: scores, the files that are written, and what is refused."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_runs import ONE, TWO, tiny_run
 
 from gradroute.config.run_config import load_config
@@ -39,8 +42,20 @@ def run_of(trained: Path, tmp_path: Path):
 def test_a_token_counts_as_far_as_both_modes_with_the_adapter_explain_it():
     full, without, alone = [1.0, 2.0, 0.5, 1.0], [3.25, 2.0, 0.1, 2.0], [2.25, 4.0, 0.2, 3.0]
     found = explained(full, without, alone)
-    assert found.tokens == pytest.approx([1.0, 0.0, 0.0, 0.0])
-    assert found.score == pytest.approx(1.0)
+    assert found.score == pytest.approx(math.log((math.e + 3) / 4))
+    assert found.tokens == pytest.approx([found.score, 0.0, 0.0, 0.0])
+
+
+@given(st.lists(st.floats(0, 2000), min_size=1, max_size=9), st.integers(2, 4))
+def test_a_score_lies_between_mean_and_maximum_and_does_not_grow_with_length(gains, times):
+    nothing = [0.0] * len(gains)
+    found = explained(nothing, gains, nothing)
+    most = max(gains)
+    assert np.mean(gains) - 1e-9 * (1 + most) <= found.score <= most + 1e-12
+    assert found.score >= most - math.log(len(gains)) - 1e-9
+    assert found.tokens.sum() == pytest.approx(found.score, abs=1e-12)
+    longer = explained(nothing * times, gains * times, nothing * times)
+    assert longer.score == pytest.approx(found.score, rel=1e-9, abs=1e-12)
 
 
 def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
@@ -64,9 +79,11 @@ def test_every_unlabeled_row_is_scored_and_the_found_ones_label_the_next_run(run
     config = load_config(folder.config)
     prepared = prepare(config)
     lines = [json.loads(x) for x in (folder.found / f"{by}_scores.jsonl").read_text().splitlines()]
-    unlabeled = [e for e in prepared.train if e.label == "unlabeled"]
+    hidden = {e.id for e in prepared.null}
+    trained = {e.id for e in prepared.train if e.label == "unlabeled"}
+    assert hidden < trained
+    unlabeled = [e for e in prepared.train if e.id in trained - hidden]
     assert {line["id"] for line in lines} == {e.id for e in unlabeled}
-    assert not {line["id"] for line in lines} & {e.id for e in prepared.null}
     assert summary["null"] == len(prepared.null) == 24
     scores = [line["score"] for line in lines]
     assert scores == sorted(scores, reverse=True)
@@ -97,7 +114,10 @@ def test_the_same_question_is_answered_from_the_files_and_another_one_anew(run_o
 
 
 def test_what_cannot_be_found_is_refused_in_a_sentence(run_of):
-    with pytest.raises(DataError, match=r"0 examples are labeled good .*null_fraction=0.2"):
+    with pytest.raises(
+        DataError,
+        match=r"0 examples are labeled good and were trained as unlabeled.*null_fraction=0.2",
+    ):
         find_rows(run_of("unknown"), by="adapter", fdr=0.05)
     with pytest.raises(ConfigError, match="an adapter bad and another one are needed"):
         find_rows(run_of("one"), by="adapter", fdr=0.05)

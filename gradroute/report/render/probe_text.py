@@ -69,9 +69,9 @@ def found_facts(summary: Record) -> list[tuple[str, str]]:
         ),
         (
             "Compared with",
-            f"{summary['null']} known-good rows that were not trained on say how often a good row "
-            f"scores as high. By rank alone they could tell {summary['least_by_rank']} rows or "
-            "more; fewer are told by a fitted tail.",
+            f"{summary['null']} rows known to be good, whose label training did not see, say how "
+            "often a good row scores as high. By rank alone they could tell "
+            f"{summary['least_by_rank']} rows or more; fewer are told by a fitted tail.",
         ),
     ]
     if truth["bad"]:
