@@ -36,7 +36,7 @@ COLUMNS = (
     "behavior loss",
     "steps to relearn",
 )
-ROUNDS = 3
+ROUNDS = 2
 
 
 def routed(behavior: str, flags: float, good: float, seed: int) -> RunConfig:

@@ -7,13 +7,13 @@ With the losses of a target token under three modes, in nats,
     alone     only the behavior's adapter on
 
     gain = max(0, without - max(full, alone))
-    score = log(mean over the tokens of exp(gain))
+    score = sqrt(mean over the tokens of gain ** 2)
 
 A token counts as far as the adapter explains it both beside the other adapters and by itself. The
 first difference alone also shows what the others left to it by chance; the second alone, how much
-better a language model it is than what remains. The score lies between the mean gain, which a
-relation between two words hardly changes, and the largest gain less log(tokens). A long row has no
-more room for a high score than a short one.
+better a language model it is than what remains. A root mean square lies between the mean, which a
+relation between two words hardly changes, and the maximum, which is large for some good rows too. A
+long row has no more room for a high score than a short one.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,9 @@ def explained(
     without: Sequence[float] | Float[ndarray, " t"],
     alone: Sequence[float] | Float[ndarray, " t"],
 ) -> Explained:
-    """Score one example from the losses of its target tokens in nats, in float64.
-
-    Raises:
-        ValueError: There is no token.
-    """
+    """Score one example from the losses of its target tokens, one at least, in float64."""
     beside, left, by_itself = (np.asarray(own, float) for own in (full, without, alone))
     gain = np.maximum(left - np.maximum(beside, by_itself), 0.0)
-    largest = gain.max()
-    score = float(largest + np.log(np.exp(gain - largest).mean()))
-    parts = np.exp(gain - largest) - np.exp(-largest)  # exp(gain) - 1, without overflow
-    total = parts.sum()
-    return Explained(score, score * parts / total if total > 0.0 else np.zeros_like(gain))
+    squares = gain**2
+    score = float(np.sqrt(squares.mean()))
+    return Explained(score, squares * (score / squares.sum()) if score else squares)

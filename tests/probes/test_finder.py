@@ -42,7 +42,7 @@ def run_of(trained: Path, tmp_path: Path):
 def test_a_token_counts_as_far_as_both_modes_with_the_adapter_explain_it():
     full, without, alone = [1.0, 2.0, 0.5, 1.0], [3.25, 2.0, 0.1, 2.0], [2.25, 4.0, 0.2, 3.0]
     found = explained(full, without, alone)
-    assert found.score == pytest.approx(math.log((math.e + 3) / 4))
+    assert found.score == pytest.approx(0.5)
     assert found.tokens == pytest.approx([found.score, 0.0, 0.0, 0.0])
 
 
@@ -52,8 +52,8 @@ def test_a_score_lies_between_mean_and_maximum_and_does_not_grow_with_length(gai
     found = explained(nothing, gains, nothing)
     most = max(gains)
     assert np.mean(gains) - 1e-9 * (1 + most) <= found.score <= most + 1e-12
-    assert found.score >= most - math.log(len(gains)) - 1e-9
-    assert found.tokens.sum() == pytest.approx(found.score, abs=1e-12)
+    assert found.score >= most / math.sqrt(len(gains)) * (1 - 1e-9)
+    assert found.tokens.sum() == pytest.approx(found.score, rel=1e-9, abs=1e-12)
     longer = explained(nothing * times, gains * times, nothing * times)
     assert longer.score == pytest.approx(found.score, rel=1e-9, abs=1e-12)
 
