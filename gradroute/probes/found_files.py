@@ -24,9 +24,9 @@ from gradroute.system.statistics import wilson
 
 SCHEMA_VERSION = 1
 """Of the summary."""
-LIKELY = 0.05
+LIKELY = 0.02
 """p-value up to which `refine` labels a row in the next round; routing bears some wrong labels."""
-SUSPECT = 0.15
+SUSPECT = 0.1
 """p-value up to which a filter drops a row, and at most about this share of the good ones: fewer
 good rows cost little, every bad one that stays is learned. Chosen on seeds 100 to 102 of
 `wrong_pronouns`."""
