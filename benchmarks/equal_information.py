@@ -16,17 +16,29 @@ from typing import Any
 
 from label_curve import write
 
+from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig, find_config, load_config
-from gradroute.experiments.controls import control_config
+from gradroute.experiments.controls import control_config, train_control
 from gradroute.experiments.refine import refine_run
-from gradroute.probes.finder import FDR, find_rows
 from gradroute.probes.relearning import relearn_runs
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "equal_information"
-RIVALS = ("none", "filter", "known_good", "words_filter", "hidden_filter", "oracle")
+RIVALS = (
+    "none",
+    "filter",
+    "known_good",
+    "words_filter",
+    "hidden_filter",
+    "inoculation_prompt",
+    "inoculation_prompt_all",
+    "inoculation_adapter",
+    "inoculation_absorb",
+    "random_adapter",
+    "oracle",
+)
 METHODS = ("baseline", "routed", *RIVALS, "refined")
 COLUMNS = (
     "method",
@@ -72,10 +84,10 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
         )
         folder = train_run(clean, root, if_exists="resume", bar=False)
     else:
-        if method.endswith("_filter"):
-            find_rows(own, by=method.removesuffix("_filter"), fdr=FDR)
-        run = config if method == "routed" else control_config(config, method, root)
-        folder = train_run(run, root, if_exists="resume", bar=False)
+        if method == "routed":
+            folder = train_run(config, root, if_exists="resume", bar=False)
+        else:
+            folder = train_control(config, method, root, bar=False)
     evaluate_run(folder)
     if relearn and method not in ("none", "filter"):
         relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64)
@@ -139,7 +151,7 @@ def table(out: Path) -> list[str]:
 def _row(
     method: str, runs: list[dict[str, Any]], behavior: str, clean: dict[tuple[str, int], float]
 ) -> str:
-    mode = "bad_ablated" if method == "routed" else "full"
+    mode = BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
     rates, losses, gains, bads, steps = [], [], [], [], []
     for one in runs:
         rows = one["r"]

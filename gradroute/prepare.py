@@ -23,6 +23,7 @@ from gradroute.data.examples import (
 )
 from gradroute.data.found import label_found, read_found
 from gradroute.data.hub import is_hub_id
+from gradroute.data.inoculation import inoculate
 from gradroute.data.label_assignment import (
     assign_labels,
     drop,
@@ -107,11 +108,10 @@ def prepare(config: RunConfig) -> Prepared:
         source = _embedded([*behaviors.values()], data.train_examples, wanted, config.seed)
     else:
         source = _read(data, partial(read_as_trained, config), behaviors[own[0]])
-    notes = source.notes
+    notes, identity = source.notes, source.identity
     if source.labeled:
         notes += ("the file's own labels are used; no behavior is put in and none are hidden.",)
     train = _labeled(source, behaviors, data, config.seed)
-    identity = source.identity
     if data.found is not None:
         found = read_found(Path(data.found), policy.labels)
         train, more = label_found(train, found)
@@ -122,6 +122,7 @@ def prepare(config: RunConfig) -> Prepared:
     places = {example.id: place for place, example in enumerate(train)}
     train, null = hide_null_labels(train, data.null_fraction, data.seed_of_labels(config.seed))
     train = drop(train, data.drop, own)
+    train = inoculate(train, data.inoculation, data.inoculation_text, behaviors)
     notes += _check_training(train, policy, data, own)
     normal, behaving = _held_out(source, behaviors, config.seed)
     prepared = Prepared(
@@ -284,7 +285,6 @@ def _check_positions(rows: Sequence[TokenizedExample], base: Base) -> None:
 def no_bad_prompts(data: DataConfig, prepared: Prepared, label: str) -> str:
     """Why there is no prompt of a held-out row that shows a behavior, and what to do."""
     rows = truly_bad(prepared.behaving[label], label)
-    several = len(prepared.behaviors) > 1
     if rows:
         return (
             f"in the {len(rows)} held-out rows that show it, nothing of the behavior is left to "
@@ -307,7 +307,7 @@ def no_bad_prompts(data: DataConfig, prepared: Prepared, label: str) -> str:
             f"raise data.eval_fraction (now {data.eval_fraction:g}) or give such rows in "
             "data.eval_path"
         )
-    named = f"is labeled {label}" if several else "is bad"
+    named = f"is labeled {label}" if len(prepared.behaviors) > 1 else "is bad"
     return f"none of the {held_out} held-out rows {named}; {cure}, and train again"
 
 

@@ -46,6 +46,12 @@ def test_filtering_drops_what_is_labeled_and_nothing_else():
     assert sum(e.true_label == "bad" for e in filtered.train) == 10
 
 
+def test_what_is_not_labeled_bad_can_be_dropped():
+    kept = prepare(config("routing=none"))
+    bad = prepare(config("routing=none", "data.drop=all_but_bad"))
+    assert bad.train == [e for e in kept.train if e.label == "bad"] and len(bad.train) == 10
+
+
 def test_a_table_that_routes_needs_a_bad_label_also_after_filtering():
     with pytest.raises(DataError, match="labeled bad"):
         prepare(config("data.drop=labeled_bad"))

@@ -25,11 +25,14 @@ class Control:
             are filled in.
         mode: The ablation mode that would ship, so that it is read under it.
         trains: Name of the control that is trained for it; empty for a run of its own.
-        routing: The table that it is trained with; None keeps that of the run.
+        routing: The table that it is trained with, or the routes adapter -> route that every label
+            has in it; None keeps the table of the run.
         one_adapter: Whether one adapter of the total rank takes the place of all.
         data: Settings of `data` that make it one.
         finder: What finds rows that are labeled bad in it besides, one of `probes.finder.BY`; empty
             where the labels stay as they are.
+        start: What its adapter `bad` starts from, one of `experiments.inoculation.STARTS`, which
+            is made before it; empty where the adapter starts anew.
         shown_alike: Keys in which its run must equal the routed one, so that it was shown as much.
         rival: Whether routing is meant to do better; others are what it is held to.
         goal: Whether the goal is held against it.
@@ -42,14 +45,18 @@ class Control:
     figure: str
     mode: str = "full"
     trains: str = ""
-    routing: str | None = "none"
+    routing: str | Mapping[str, str] | None = "none"
     one_adapter: bool = False
     data: Mapping[str, str | float] = field(default_factory=lambda: MappingProxyType({}))
     finder: str = ""
+    start: str = ""
     shown_alike: tuple[str, ...] = (_SHARE,)
     rival: bool = True
     goal: bool = False
 
+
+_BESIDE_BAD: Mapping[str, str] = MappingProxyType({"good": "update", "bad": "freeze"})
+"""`good` learns from every example, beside a `bad` that does not change."""
 
 CONTROLS = (
     Control(
@@ -172,6 +179,63 @@ CONTROLS = (
         routing=None,
         data={"relabel": "unlabel_bad"},
         shown_alike=(_SHARE, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="inoculation_prompt",
+        role="inoculation_prompt",
+        caption="an instruction to show the behavior before labeled bad examples",
+        uses="flags",
+        figure="instruction before\nlabeled bad ones",
+        trains="inoculation_prompt",
+        one_adapter=True,
+        data={"inoculation": "labeled_bad"},
+        shown_alike=_FLAGS,
+    ),
+    Control(
+        name="inoculation_prompt_all",
+        role="inoculation_prompt_all",
+        caption="an instruction to show the behavior before every example",
+        uses="none",
+        figure="instruction before\nevery example",
+        trains="inoculation_prompt_all",
+        one_adapter=True,
+        data={"inoculation": "all"},
+    ),
+    Control(
+        name="inoculation_adapter",
+        role="inoculation_adapter",
+        caption="`bad` trained on labeled bad examples alone, then frozen while `good` learns",
+        uses="flags",
+        figure="`bad` trained first,\nthen frozen",
+        mode="bad_ablated",
+        trains="inoculation_adapter",
+        routing=_BESIDE_BAD,
+        start="inoculation",
+        shown_alike=_FLAGS,
+    ),
+    Control(
+        name="inoculation_absorb",
+        role="inoculation_absorb",
+        caption="`bad` trained on labeled bad examples alone before the routed run",
+        uses="flags, known good",
+        figure="{table}\n`bad` trained first",
+        mode="bad_ablated",
+        trains="inoculation_absorb",
+        routing=None,
+        start="inoculation",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="random_adapter",
+        role="random_adapter",
+        caption="`bad` random, as large as one trained on labeled bad examples, and frozen",
+        uses="flags",
+        figure="`bad` random,\nfrozen",
+        mode="bad_ablated",
+        trains="random_adapter",
+        routing=_BESIDE_BAD,
+        start="random",
+        shown_alike=_FLAGS,
     ),
 )
 """Every control, in the order in which a report finds them."""

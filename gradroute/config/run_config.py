@@ -110,7 +110,7 @@ class RunConfig(Section):
     @property
     def behavior_adapters(self) -> set[str]:
         """The adapters that learn from examples labeled as showing a behavior."""
-        if self.data.drop != "none" or (
+        if self.data.drop not in ("none", "all_but_bad") or (
             self.data.path is None and self.data.behavior_fraction == 0
         ):
             return set()

@@ -13,6 +13,7 @@ from gradroute.config.types import (
     Drop,
     Dropout,
     Flag,
+    Inoculation,
     Length,
     LossMean,
     LowRankDtype,
@@ -132,7 +133,12 @@ class DataConfig(Section):
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
     drop: Annotated[Drop, Role.TREATMENT] = "none"
     """Left out of training: labeled_bad (filtering), true_bad (the oracle), all_but_good (rows not
-    labeled good)."""
+    labeled good), all_but_bad (rows without a label bad)."""
+    inoculation: Annotated[Inoculation, Role.TREATMENT] = "none"
+    """Rows that an instruction to show the behavior precedes, in training only: labeled_bad or
+    all."""
+    inoculation_text: Annotated[OptionalText, Role.TREATMENT] = None
+    """That instruction; null = the behavior's own, which a behavior of yours does not have."""
 
     def seed_of_labels(self, seed: int) -> int:
         """Seed of which examples are labeled, in a run of this seed."""

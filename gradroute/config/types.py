@@ -257,8 +257,11 @@ Dropout = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 LossMean = Annotated[Literal["token", "example"], BeforeValidator(_one_of("token", "example"))]
 LowRankDtype = Annotated[Literal["fp32", "bf16"], BeforeValidator(_one_of("fp32", "bf16"))]
 Drop = Annotated[
-    Literal["none", "labeled_bad", "true_bad", "all_but_good"],
-    BeforeValidator(_one_of("none", "labeled_bad", "true_bad", "all_but_good")),
+    Literal["none", "labeled_bad", "true_bad", "all_but_good", "all_but_bad"],
+    BeforeValidator(_one_of("none", "labeled_bad", "true_bad", "all_but_good", "all_but_bad")),
+]
+Inoculation = Annotated[
+    Literal["none", "labeled_bad", "all"], BeforeValidator(_one_of("none", "labeled_bad", "all"))
 ]
 Relabel = Annotated[
     Literal["none", "random", "unlabel_bad"],

@@ -376,7 +376,9 @@ def micro_batches(
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
     if packed_into is None:
         return [collate(part, pad_id) for part in parts]
-    return [pack(part, pad_id, packed_into) for part in parts]
+    # A preface makes an example longer than others may be.
+    width = max(packed_into, *(len(row.input_ids) for row in rows))
+    return [pack(part, pad_id, width) for part in parts]
 
 
 __all__ = [

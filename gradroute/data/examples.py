@@ -51,6 +51,8 @@ class Example:
             the example's own weight; 1 elsewhere.
         group: What it shares with examples that stay on its side of the held-out split; empty
             where that is nothing but prompt and text.
+        preface: An instruction that precedes what its author asks, in training only; no loss is
+            taken on it, and it does not count towards the maximal length.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Example:
     lead: str | None = None
     factors: tuple[tuple[int, int, float], ...] = ()
     group: str = ""
+    preface: str = ""
 
 
 def labels_in(example: Example) -> frozenset[str]:

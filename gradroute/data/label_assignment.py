@@ -170,7 +170,7 @@ def drop(
         examples: The labeled examples.
         which: `none`; `labeled_bad`, those labeled bad: filtering; `true_bad`, all that are
             bad, labeled or not: the oracle; `all_but_good`, those that are not labeled good, as a
-            whole and in each part.
+            whole and in each part; `all_but_bad`, those that no part of is labeled bad.
         behaviors: The labels of the behaviors, each of which counts as `bad`.
     """
     if which == "labeled_bad":
@@ -179,6 +179,8 @@ def drop(
         return [example for example in examples if example.true_label not in behaviors]
     if which == "all_but_good":
         return [example for example in examples if labels_in(example) == {"good"}]
+    if which == "all_but_bad":
+        return [example for example in examples if labels_in(example) & set(behaviors)]
     return list(examples)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from gradroute.data.examples import Example, Span
+from gradroute.data.inoculation import lead, most_preface_tokens, preface_tokens
 from gradroute.data.token_offsets import MarkedTokens, beginning_tokens, token_lists, with_beginning
 from gradroute.errors import DataError
 
@@ -151,15 +152,17 @@ def tokenize(
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2, got {max_length}")
     front, eos = beginning_tokens(tokenizer), _one_id(tokenizer.eos_token_id)
-    texts = [_lead(example) + example.text for example in examples]
+    texts = [lead(example) + example.text for example in examples]
     offsets = any(_needs_offsets(example, labels) for example in examples)
-    marked = token_lists(tokenizer, texts, max_length, offsets=offsets)
+    more = most_preface_tokens(tokenizer, examples)
+    marked = token_lists(tokenizer, texts, max_length + more, offsets=offsets)
     rows, truncated, lost = [], 0, 0
     for example, tokens, label_id in zip(examples, marked, label_ids, strict=True):
         if _needs_offsets(example, labels) and tokens and tokens[-1][2] == 0:
             tokens = _split_at_prompt(tokenizer, example, tokens)
-        whole, row, before = _row(example, tokens, front, eos, label_id, max_length)
-        truncated += whole > max_length
+        room = max_length + preface_tokens(example, tokens)
+        whole, row, before = _row(example, tokens, front, eos, label_id, room)
+        truncated += whole > room
         if labels and example.spans:
             row, missed = _with_labels(row, example, tokens, before, labels)
             lost += missed
@@ -205,11 +208,6 @@ def _row(
     return len(whole), row, before
 
 
-def _lead(example: Example) -> str:
-    """What stands before the text in training."""
-    return example.prompt if example.lead is None else example.lead
-
-
 def _templated(example: Example) -> bool:
     return example.asks is not None
 
@@ -220,12 +218,12 @@ def _ends(example: Example) -> bool:
 
 
 def _needs_offsets(example: Example, labels: Sequence[str]) -> bool:
-    return bool(_lead(example) or example.context or example.factors or (labels and example.spans))
+    return bool(lead(example) or example.context or example.factors or (labels and example.spans))
 
 
 def _answers(example: Example) -> list[tuple[int, int]]:
     """Characters [start, end) of lead and text that are learned."""
-    shift = len(_lead(example))
+    shift = len(lead(example))
     bounds = [0, *(place for pair in example.context for place in pair), len(example.text)]
     pairs = zip(bounds[::2], bounds[1::2], strict=True)
     return [(start + shift, end + shift) for start, end in pairs if start < end]
@@ -239,9 +237,9 @@ def _learned(example: Example, tokens: MarkedTokens, before: int) -> list[int]:
         tokens: Those of its lead and text.
         before: How many tokens stand before these.
     """
-    if not _lead(example) and not example.context:
+    if not lead(example) and not example.context:
         return list(range(before, before + len(tokens)))
-    text, answers = _lead(example) + example.text, _answers(example)
+    text, answers = lead(example) + example.text, _answers(example)
     found, at = [], 0
     for number, (_, start, end) in enumerate(tokens, before):
         end = max(end, start + 1)  # a mark without characters of its own is where the next one is
@@ -276,7 +274,7 @@ def _factors(
 ) -> tuple[float, ...]:
     """The factor on the loss of every position."""
     found = [1.0] * len(row.input_ids)
-    ranges, shift = [part[:2] for part in example.factors], len(_lead(example))
+    ranges, shift = [part[:2] for part in example.factors], len(lead(example))
     for number, token in enumerate(tokens, start=before - 1):
         place = _first(token, ranges, shift)
         if place is not None and 0 <= number < len(found) and row.targets[number] != IGNORED:
@@ -293,7 +291,7 @@ def _with_labels(
 ) -> tuple[TokenizedExample, int]:
     """The row with the labels of its spans, and how many spans label no target of it."""
     label_ids = [row.label_id] * len(row.input_ids)
-    targets, shift = row.targets, len(_lead(example))
+    targets, shift = row.targets, len(lead(example))
     seen: set[int] = set()
     for number, token in enumerate(tokens, start=before - 1):
         place = _first(token, example.spans, shift)
@@ -333,8 +331,8 @@ def _split_at_prompt(tokenizer: Tokenizer, example: Example, tokens: MarkedToken
         DataError: They do not, or the example has parts that characters name.
     """
     parts = [name for name in ("spans", "context") if getattr(example, name)]
-    lead = _lead(example)
-    alone: list[int] = tokenizer(lead, add_special_tokens=False).input_ids if lead else []
+    before = lead(example)
+    alone: list[int] = tokenizer(before, add_special_tokens=False).input_ids if before else []
     if parts or alone != [token for token, _, _ in tokens[: len(alone)]]:
         what = f"{parts[0]}, which name" if parts else "a prompt whose end is to be found by its"
         raise DataError(
@@ -342,7 +340,7 @@ def _split_at_prompt(tokenizer: Tokenizer, example: Example, tokens: MarkedToken
             f"{type(tokenizer).__name__} cannot say which characters a token stands for: give the "
             "model a fast tokenizer (tokenizer.json), or label whole examples"
         )
-    edge = len(lead)
+    edge = len(before)
     return [
         (token, 0, edge) if at < len(alone) else (token, edge, edge + len(example.text))
         for at, (token, _, _) in enumerate(tokens)

@@ -1,7 +1,12 @@
 """Controls: the runs that a claim is compared with, made from the config of the run itself.
 
+    control_config         run's config -> a control's
+    train_control          a control, and before it what it is made of
+    train_with_controls    a run and its controls
+
 What each one changes is in `config.controls`. A control has the run's seed, steps, data and order
-of data; examples that it leaves out do not move the others.
+of data; examples that it leaves out do not move the others. Some are made of what another run
+gives: rows that the run finds, or an adapter that is trained before (`inoculation`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +16,14 @@ from typing import Any
 from gradroute.config.controls import BY_NAME, Control
 from gradroute.config.run_config import RunConfig
 from gradroute.config.sections import AdapterConfig, DataConfig
+from gradroute.data.behaviors import get_behaviors
+from gradroute.data.inoculation import instruction
 from gradroute.errors import ConfigError
+from gradroute.experiments.inoculation import (
+    inoculation_config,
+    make_random_start,
+    start_place,
+)
 from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.runs.folder import RunFolder
@@ -57,21 +69,23 @@ def train_with_controls(
         audit: see `train_run`; it holds for the controls too.
 
     Returns:
-        The run folders, the run itself first, and last the controls that leave out what was found.
+        The run folders, the run itself first, and last the controls that are made of another run.
 
     Raises:
         GradrouteError: whatever stops preparing or training.
     """
     controls = control_configs(config, root)
-    found = [control for control in controls if control.data.found != config.data.found]
-    first = [config, *(control for control in controls if control not in found)]
+    made = [one for one in controls if _is_made(BY_NAME[str(one.control)])]
+    before = any(BY_NAME[str(one.control)].start for one in made)
+    first = [config, *([inoculation_config(config)] if before else ())]
+    first += [control for control in controls if control not in made]
 
     from gradroute.run import train_run
 
     folders: list[RunFolder] = []
-    for group in (first, found):
-        for control in group if group is found else ():  # trained on what is found in the run
-            find_rows(folders[0], by=BY_NAME[str(control.control)].finder, fdr=FDR)
+    for group in (first, made):
+        for control in group if group is made else ():
+            _make(config, BY_NAME[str(control.control)], root)
         if jobs > 1 and len(group) > 1:
             folders += run_in_parallel(
                 group,
@@ -87,15 +101,45 @@ def train_with_controls(
             train_run(one, root, if_exists=if_exists, bar=bar, overrides=overrides, audit=audit)
             for one in group
         ]
-    return folders
+    return [folders[0], *folders[2 if before else 1 :]]
+
+
+def train_control(config: RunConfig, name: str, root: Path, *, bar: bool) -> RunFolder:
+    """Train one control of a run that is finished, or go on with it.
+
+    What it is made of is made before it, where it is not there.
+
+    Raises:
+        GradrouteError: Whatever stops preparing or training.
+    """
+    control, one = BY_NAME[name], control_config(config, name, root)
+    from gradroute.run import train_run
+
+    if control.start:
+        train_run(inoculation_config(config), root, if_exists="resume", bar=bar)
+    _make(config, control, root)
+    return train_run(one, root, if_exists="resume", bar=bar)
+
+
+def _is_made(control: Control) -> bool:
+    """Whether a control is made of what another run gives."""
+    return bool(control.finder or control.start)
+
+
+def _make(config: RunConfig, control: Control, root: Path) -> None:
+    """Make what a control is made of, once the runs that it takes are finished."""
+    if control.finder:
+        find_rows(RunFolder(root / config.run_name), by=control.finder, fdr=FDR)
+    if control.start == "random":
+        make_random_start(config, root)
 
 
 def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig:
     """The config of one control of a run.
 
     Raises:
-        ConfigError: It would be the run itself, its name is too long for a folder, or it needs
-            labels that the data will not have.
+        ConfigError: It would be the run itself, its name is too long for a folder, it needs
+            labels that the data will not have, or it does not fit the run's behaviors or adapters.
     """
     data = config.data.model_dump()
     changes: dict[str, Any] = {
@@ -106,22 +150,32 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
     }
     control = BY_NAME[name]
     _check_labels(config.data, control)
-    if control.routing is not None:
+    _check_fits(config, control)
+    if isinstance(control.routing, str):
         changes["routing"] = control.routing
+    elif control.routing is not None:
+        changes["routing"] = {label: dict(control.routing) for label in config.policy.labels}
     if control.one_adapter:
         changes["adapters"] = _one_adapter(config.adapters)
     data |= control.data
-    if control.routing == "none":  # nothing is looked for in it, so that it may use every label
+    if control.routing is not None:  # nothing is looked for in it, so that it may use every label
         data["null_fraction"] = 0.0
+    if "inoculation" in control.data:
+        data["inoculation_text"] = _instruction(config, control)
     if control.finder:
         found = RunFolder(root / config.run_name).found
         data["found"] = str(found / f"{control.finder}_suspects.jsonl")
-    if data == config.data.model_dump() and changes.get("routing") == config.routing:
+    same = data == config.data.model_dump() and changes.get("routing") == config.routing
+    if same and not control.start:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "
             f"it from controls."
         )
     try:
+        if control.start:
+            place = str(start_place(config, control.start, root))
+            bad = config.adapters["bad"].model_dump() | {"start": place}
+            changes["adapters"] = config.model_dump()["adapters"] | {"bad": bad}
         return RunConfig.model_validate(config.model_dump() | {"data": data} | changes)
     except ValueError as error:
         raise ConfigError(
@@ -140,6 +194,9 @@ def _check_labels(data: DataConfig, control: Control) -> None:
     if data.path is not None:
         return
     needed = []
+    flags = control.start or control.data.get("inoculation") == "labeled_bad"
+    if flags and not (data.labeled_fraction or data.false_positive_rate):
+        needed.append("examples labeled bad (data.labeled_fraction)")
     if (control.finder or control.data.get("drop") == "all_but_good") and (
         not data.good_labeled_fraction
     ):
@@ -148,6 +205,34 @@ def _check_labels(data: DataConfig, control: Control) -> None:
         needed.append("some of these trained as unlabeled (data.null_fraction=0.2)")
     if needed:
         raise ConfigError(f"controls: '{control.name}' needs {' and '.join(needed)}.")
+
+
+def _check_fits(config: RunConfig, control: Control) -> None:
+    """Refuse a control that is made for one behavior, or for the adapters `good` and `bad`.
+
+    Raises:
+        ConfigError: The run has others.
+    """
+    if len(config.behaviors) > 1 and (control.start or "inoculation" in control.data):
+        raise ConfigError(
+            f"controls: '{control.name}' is made for one behavior, and this run has "
+            f"{', '.join(config.behaviors)}; leave it out."
+        )
+    fits = set(config.adapters) == {"good", "bad"} and config.policy.routes_anything
+    if control.start and not fits:
+        raise ConfigError(
+            f"controls: '{control.name}' needs a run that routes, with the adapters good and bad; "
+            f"this one has the table {config.policy.name} and the adapters "
+            f"{', '.join(config.adapters)}."
+        )
+
+
+def _instruction(config: RunConfig, control: Control) -> str:
+    """The instruction of an inoculation prompt, so that the control's config says what it was."""
+    try:
+        return instruction(config.data.inoculation_text, get_behaviors(config.behaviors))
+    except ConfigError as error:
+        raise ConfigError(f"controls: '{control.name}': {error}") from error
 
 
 def _one_adapter(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:

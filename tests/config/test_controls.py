@@ -1,5 +1,6 @@
 """The table of controls says what each one is; whoever needs that reads it there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from gradroute.config.controls import BY_NAME, BY_ROLE, CONTROLS, RUN_ROLES, TRAINABLE, Control
 from gradroute.config.run_config import FIELDS, find_config, load_config
 from gradroute.experiments.controls import control_configs
+from gradroute.experiments.inoculation import STARTS
 from gradroute.report.results.label_information import information_text, label_information
 from gradroute.report.results.roles import role_of
-from gradroute.routing.policy import NAMED_POLICIES
+from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
 
 DOCS = Path(__file__).parents[2] / "docs" / "howto" / "controls.md"
 
@@ -32,7 +34,11 @@ def test_a_run_that_is_trained_as_a_control_is_read_as_that_control(name: str):
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
 def test_a_row_names_what_there_is(control: Control):
     assert {f"data.{key}" for key in control.data} | {*control.shown_alike} <= set(FIELDS)
-    assert control.routing is None or control.routing in NAMED_POLICIES
+    if isinstance(control.routing, Mapping):
+        assert RoutingPolicy.parse({"bad": control.routing}, ["good", "bad"])
+    else:
+        assert control.routing is None or control.routing in NAMED_POLICIES
+    assert control.start in ("", *STARTS)
     assert not control.trains or BY_NAME[control.trains].role == control.role
     words = {"table": "t", "labels": "l", "behavior": "b", "adapters": 2}
     assert control.figure.format(**words)

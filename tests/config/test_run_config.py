@@ -159,8 +159,8 @@ adapters:
         "  command line: 'oops' is not of the form key=value.",
         f"  {path}:11: adapters.good.rank: at least 1 is needed, got '0'.",
         f"  {path}:8: data.labeled_fraction: at most 1 is needed, got '1.5'.",
-        f"  {path}:9: data.drop: one of none, labeled_bad, true_bad, all_but_good is needed, got "
-        "'yes'.",
+        f"  {path}:9: data.drop: one of none, labeled_bad, true_bad, all_but_good, all_but_bad is "
+        "needed, got 'yes'.",
         "  command line: train.learning_rate: a number is needed, got 'fast'.",
         f"  {path}:4: train.max_stepz: there is no such key; did you mean train.max_steps?",
         f"  {path}:6: routing: the routing table 'anchord' does not exist (did you mean "
@@ -214,7 +214,10 @@ def test_the_names_of_the_original_lead_to_keys_that_exist() -> None:
         ("train.learning_rate=.inf", "a number is needed"),
         ("train.learning_rate=0", "more than 0 is needed"),
         ("train.learning_rate=", "a number is needed, got nothing (null)"),
-        ("data.drop=all", "one of none, labeled_bad, true_bad, all_but_good is needed"),
+        (
+            "data.drop=all",
+            "one of none, labeled_bad, true_bad, all_but_good, all_but_bad is needed",
+        ),
         ("data.relabel=true", "one of none, random, unlabel_bad is needed"),
         ("controls=[filter, orcale]", "one of none, unrouted_ablated, filter, "),
         ("controls=[filter, filter]", "a control is given twice"),

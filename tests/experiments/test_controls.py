@@ -15,6 +15,7 @@ def test_every_control_differs_only_in_what_makes_it_one():
     known = ["data.null_fraction=0.2"]
     run = load_config(find_config("caps"), [ALL, *known, "run_name=mine", "seed=7"])
     names = {"run_name", "controls", "control", "control_of", "data.null_fraction"}
+    prompted = {"data.inoculation", "data.inoculation_text"}
     expected = {
         "none": {"routing"},
         "filter": {"routing", "adapters", "data.drop"},
@@ -24,13 +25,19 @@ def test_every_control_differs_only_in_what_makes_it_one():
         "oracle": {"routing", "adapters", "data.drop"},
         "random_labels": {"data.relabel"},
         "anchors_only": {"data.relabel"},
+        "inoculation_prompt": {"routing", "adapters", *prompted},
+        "inoculation_prompt_all": {"routing", "adapters", *prompted},
+        "inoculation_adapter": {"routing", "adapters"},
+        "inoculation_absorb": {"adapters"},
+        "random_adapter": {"routing", "adapters"},
     }
     found = {}
     for config in control_configs(run):
         assert config.control is not None
         changed = config_differences(run, config).keys()
         found[config.control] = {
-            "adapters" if key.startswith("adapters") else key for key in changed - names
+            key.split(".")[0] if key.startswith(("adapters", "routing")) else key
+            for key in changed - names
         }
         assert config.run_name == f"mine-{config.control}" and config.control_of == "mine"
     assert found == expected

@@ -7,7 +7,7 @@ better method, and one that does better with more labels proves nothing against 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gradroute.config.controls import Control
+from gradroute.config.controls import BY_NAME, Control
 from gradroute.report.results.number_text import join_words
 from gradroute.report.results.roles import Config, adapter_names, behavior_labels
 from gradroute.report.results.run_results import RunResults
@@ -96,7 +96,13 @@ def label_information(config: Config, manifest: Mapping[str, Any]) -> frozenset[
     table = RoutingPolicy.parse(config["routing"], adapter_names(config), labels).table
     plain = table.get("unlabeled")
     flags, good = _given(data, manifest)
-    flags &= dropped == "labeled_bad" or any(table.get(one) != plain for one in labels)
+    control = BY_NAME.get(config.get("control") or "")
+    flags &= (
+        dropped in ("labeled_bad", "all_but_bad")
+        or data.get("inoculation") == "labeled_bad"
+        or (control is not None and bool(control.start))
+        or any(table.get(one) != plain for one in labels)
+    )
     good &= dropped == "all_but_good" or table.get("good") != plain
     if relabeled == "random":
         return frozenset({NUMBER} if flags or good else ())
@@ -129,8 +135,9 @@ def phrase_of(uses: str) -> str:
 def simplicity(control: Control) -> tuple[bool, bool, int]:
     """What sorts controls from the simplest to the one that takes most.
 
-    One that does not route is simpler than one that does, one without a classifier simpler than one
-    with it, and one with fewer kinds of labels simpler than one with more.
+    One that does not route is simpler than one that does, one that needs nothing made before it
+    (rows found by a classifier, an adapter) simpler than one that does, and one with fewer kinds of
+    labels simpler than one with more.
     """
     kinds = [kind for kind in control.uses.split(", ") if kind in KINDS]
-    return control.routing is None, bool(control.finder), len(kinds)
+    return control.routing is None, bool(control.finder or control.start), len(kinds)

@@ -62,12 +62,12 @@ def role_of(config: Config) -> str:
     labels = behavior_labels(config)
     routes = RoutingPolicy.parse(config["routing"], adapters, labels).routes_anything
     for control in CONTROLS:
-        changed = control.data and all(data[key] == value for key, value in control.data.items())
-        if control.finder or data.get(
-            "found"
-        ):  # which classifier found them stands in no other key
+        changed = all(data.get(key) == value for key, value in control.data.items())
+        # Which classifier found rows, or how an adapter was made, stands in no other key.
+        if control.finder or control.start or data.get("found"):
             changed = changed and config.get("control") == control.name
-        if changed and routes == (control.routing != "none") and (several or not routes):
+        own = bool(control.data or control.start)
+        if own and changed and routes == (control.routing is None) and (several or not routes):
             return control.role
     if routes:
         return "routed" if several else "other"

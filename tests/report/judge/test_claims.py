@@ -286,6 +286,31 @@ def test_what_used_more_labels_or_is_no_rival_is_never_named_as_not_beaten() -> 
     assert baseline.information.control_used == "less" and not baseline.not_beaten
 
 
+BESIDE_BAD = {label: {"good": "update", "bad": "freeze"} for label in ("bad", "good", "unlabeled")}
+PROMPTED = {"full": (0, 0.783, 3.0)}
+WARM = {"full": (90, 0.78, 0.9), "bad_ablated": (0, 0.783, 3.0)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "told"),
+    [
+        ("inoculation_prompt", Made({**ONE, "data.inoculation": "labeled_bad"}, PROMPTED), "flags"),
+        ("inoculation_prompt_all", Made({**ONE, "data.inoculation": "all"}, PROMPTED), "none"),
+        ("inoculation_adapter", Made({"routing": BESIDE_BAD}, WARM), "flags"),
+        ("random_adapter", Made({"routing": BESIDE_BAD}, WARM), "flags"),
+        ("inoculation_absorb", Made({"routing": "anchored"}, WARM), "flags, known good"),
+    ],
+)
+def test_an_inoculation_control_is_named_with_the_labels_that_it_used(
+    kind: str, made: Made, told: str
+) -> None:
+    made = replace(made, changes={**GOOD, "control": kind, **made.changes})
+    found = alone({**ANCHORED, "rival": with_numbers(made, base=BASE)})[HALF, kind]
+    assert (found.control, found.information.control) == ("rival", told)
+    assert found.control_mode == ("full" if "prompt" in kind else "bad_ablated")
+    assert found.not_beaten
+
+
 def test_the_simplest_rival_comes_first() -> None:
     claim = beside_known_good(0, 0.783)
     kinds = ("anchors_only", "hidden_filter", "known_good", "none", "words_filter", "random_labels")

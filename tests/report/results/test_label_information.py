@@ -40,6 +40,11 @@ def used(manifest: dict[str, Any] | None = None, /, **changes: Any) -> str:
         ({**ONE, "data__drop": "all_but_good"}, "known good"),
         ({**ONE, "data__drop": "true_bad"}, "true labels"),
         ({**ONE, "data__drop": "labeled_bad", "data__found": "f.jsonl"}, "flags, known good"),
+        ({**ONE, "data__drop": "all_but_bad"}, "flags"),
+        ({**ONE, "data__inoculation": "labeled_bad"}, "flags"),
+        ({**ONE, "data__inoculation": "all"}, "none"),
+        # What an adapter was made of before is used too, whatever the table does with labels.
+        ({"routing": "none", "control": "random_adapter"}, "flags"),
     ],
 )
 def test_a_label_counts_where_training_used_it(changes: dict[str, Any], told: str) -> None:
