@@ -28,6 +28,8 @@ class Control:
         routing: The table that it is trained with; None keeps that of the run.
         one_adapter: Whether one adapter of the total rank takes the place of all.
         data: Settings of `data` that make it one.
+        train: Settings of `train` that do; those of this kind that it does not name are off.
+        taught: Whether the finished run teaches it (`train.teacher`), so that it is trained after.
         finder: What finds rows that are labeled bad in it besides, one of `probes.finder.BY`; empty
             where the labels stay as they are.
         shown_alike: Keys in which its run must equal the routed one, so that it was shown as much.
@@ -45,6 +47,8 @@ class Control:
     routing: str | None = "none"
     one_adapter: bool = False
     data: Mapping[str, str | float] = field(default_factory=lambda: MappingProxyType({}))
+    train: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    taught: bool = False
     finder: str = ""
     shown_alike: tuple[str, ...] = (_SHARE,)
     rival: bool = True
@@ -89,6 +93,30 @@ CONTROLS = (
         one_adapter=True,
         data={"drop": "labeled_bad"},
         shown_alike=_FLAGS,
+    ),
+    Control(
+        name="kl_good",
+        role="kl_good",
+        caption="labeled bad examples dropped, and held to the base on known-good ones",
+        uses="flags, known good",
+        figure="dropped, and held to\nthe base on good ones",
+        trains="kl_good",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        train={"kl_good": 1.0},
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="distill",
+        role="distill",
+        caption="taught by the routed run without its `bad`",
+        uses="flags, known good",
+        figure="taught by the routed\nrun without `bad`",
+        trains="distill",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        taught=True,
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
     ),
     Control(
         name="words_filter",

@@ -14,6 +14,7 @@ from gradroute.config.sections import AdapterConfig, DataConfig
 from gradroute.errors import ConfigError
 from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
+from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
 
 RUNS = Path("runs")
@@ -57,21 +58,22 @@ def train_with_controls(
         audit: see `train_run`; it holds for the controls too.
 
     Returns:
-        The run folders, the run itself first, and last the controls that leave out what was found.
+        The run folders, the run itself first, and last the controls that need it finished.
 
     Raises:
         GradrouteError: whatever stops preparing or training.
     """
     controls = control_configs(config, root)
-    found = [control for control in controls if control.data.found != config.data.found]
-    first = [config, *(control for control in controls if control not in found)]
+    later = [c for c in controls if _needs_run(BY_NAME[str(c.control)])]
+    first = [config, *(control for control in controls if control not in later)]
 
     from gradroute.run import train_run
 
     folders: list[RunFolder] = []
-    for group in (first, found):
-        for control in group if group is found else ():  # trained on what is found in the run
-            find_rows(folders[0], by=BY_NAME[str(control.control)].finder, fdr=FDR)
+    for group in (first, later):
+        for control in group if group is later else ():
+            if by := BY_NAME[str(control.control)].finder:  # trained on what is found in the run
+                find_rows(folders[0], by=by, fdr=FDR)
         if jobs > 1 and len(group) > 1:
             folders += run_in_parallel(
                 group,
@@ -116,17 +118,29 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
     if control.finder:
         found = RunFolder(root / config.run_name).found
         data["found"] = str(found / f"{control.finder}_suspects.jsonl")
-    if data == config.data.model_dump() and changes.get("routing") == config.routing:
+    train = config.train.model_dump()
+    if control.routing is not None:  # a plain run, unless its row says otherwise
+        train |= {"kl_good": 0.0, "teacher": None} | dict(control.train)
+    if control.taught:
+        train["teacher"] = f"{root / config.run_name}@{_shipped(config, name)}"
+    same = data == config.data.model_dump() and train == config.train.model_dump()
+    if same and changes.get("routing") == config.routing:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "
             f"it from controls."
         )
     try:
-        return RunConfig.model_validate(config.model_dump() | {"data": data} | changes)
+        made = config.model_dump() | {"data": data, "train": train} | changes
+        return RunConfig.model_validate(made)
     except ValueError as error:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} cannot be made: {error}"
         ) from error
+
+
+def _needs_run(control: Control) -> bool:
+    """Whether a control is made of the finished run, and not only of its configuration."""
+    return bool(control.finder) or control.taught
 
 
 def _check_labels(data: DataConfig, control: Control) -> None:
@@ -140,14 +154,29 @@ def _check_labels(data: DataConfig, control: Control) -> None:
     if data.path is not None:
         return
     needed = []
-    if (control.finder or control.data.get("drop") == "all_but_good") and (
-        not data.good_labeled_fraction
-    ):
+    of_good = control.finder or "kl_good" in control.train
+    if (of_good or control.data.get("drop") == "all_but_good") and not data.good_labeled_fraction:
         needed.append("examples labeled good (data.good_labeled_fraction)")
     if control.finder and not data.null_fraction:
         needed.append("some of these held out of training (data.null_fraction=0.2)")
     if needed:
         raise ConfigError(f"controls: '{control.name}' needs {' and '.join(needed)}.")
+
+
+def _shipped(config: RunConfig, name: str) -> str:
+    """The mode in which the run ships, in which it teaches.
+
+    Raises:
+        ConfigError: It has no adapter to leave out.
+    """
+    shipped = shipped_mode(tuple(config.adapters), tuple(config.behaviors))
+    if shipped is None:
+        raise ConfigError(
+            f"controls: '{name}' is taught by {config.run_name} without the adapter of its "
+            f"behavior, but its adapters are {', '.join(config.adapters)}; give it an adapter "
+            f"{' or '.join(config.behaviors)} and another one."
+        )
+    return shipped.name
 
 
 def _one_adapter(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:

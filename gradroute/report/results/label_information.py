@@ -90,14 +90,18 @@ def label_information(config: Config, manifest: Mapping[str, Any]) -> frozenset[
     dropped, relabeled = data.get("drop"), data.get("relabel")
     if dropped == "true_bad":
         return frozenset({TRUE})
+    train = config.get("train", {})
     if data.get("found"):  # finding takes both
         return frozenset({FLAGS, GOOD})
     labels = behavior_labels(config)
     table = RoutingPolicy.parse(config["routing"], adapter_names(config), labels).table
     plain = table.get("unlabeled")
     flags, good = _given(data, manifest)
+    if train.get("teacher"):  # what taught the run was told of whatever there is
+        return frozenset([FLAGS] * flags + [GOOD] * good)
     flags &= dropped == "labeled_bad" or any(table.get(one) != plain for one in labels)
-    good &= dropped == "all_but_good" or table.get("good") != plain
+    needed = dropped == "all_but_good" or bool(train.get("kl_good"))
+    good &= needed or table.get("good") != plain
     if relabeled == "random":
         return frozenset({NUMBER} if flags or good else ())
     flags &= relabeled != "unlabel_bad"
@@ -129,8 +133,8 @@ def phrase_of(uses: str) -> str:
 def simplicity(control: Control) -> tuple[bool, bool, int]:
     """What sorts controls from the simplest to the one that takes most.
 
-    One that does not route is simpler than one that does, one without a classifier simpler than one
-    with it, and one with fewer kinds of labels simpler than one with more.
+    One that does not route is simpler than one that does, one by itself simpler than one that needs
+    a classifier or the finished run, and one with fewer kinds of labels simpler than one with more.
     """
     kinds = [kind for kind in control.uses.split(", ") if kind in KINDS]
-    return control.routing is None, bool(control.finder), len(kinds)
+    return control.routing is None, bool(control.finder) or control.taught, len(kinds)
