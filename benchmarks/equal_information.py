@@ -26,7 +26,7 @@ from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "equal_information"
-FILTERS = ("words_filter", "hidden_filter")
+FILTERS = ("words_filter", "hidden_filter", "head_filter")
 RIVALS = ("none", "filter", "known_good", "kl_good", "distill", *FILTERS, "oracle")
 METHODS = ("baseline", "routed", *RIVALS, "refined")
 COLUMNS = (

@@ -143,6 +143,18 @@ CONTROLS = (
         shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
     ),
     Control(
+        name="head_filter",
+        role="head_filter",
+        caption="labeled bad examples and those that a fine-tuned classifier finds dropped",
+        uses="flags, known good",
+        figure="dropped by a fine-tuned\nclassifier",
+        trains="head_filter",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        finder="head",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
         name="refined",
         role="refined",
         caption="labeled bad examples and those that `bad` explains dropped",

@@ -22,6 +22,7 @@ def test_every_control_differs_only_in_what_makes_it_one():
         "distill": {"routing", "adapters", "data.drop", "train.teacher"},
         "words_filter": {"routing", "adapters", "data.drop", "data.found"},
         "hidden_filter": {"routing", "adapters", "data.drop", "data.found"},
+        "head_filter": {"routing", "adapters", "data.drop", "data.found"},
         "known_good": {"routing", "adapters", "data.drop"},
         "oracle": {"routing", "adapters", "data.drop"},
         "random_labels": {"data.relabel"},
@@ -75,7 +76,7 @@ def test_a_name_too_long_for_a_control_is_refused_in_words():
         control_configs(run)
 
 
-@pytest.mark.parametrize("name", ["known_good", "kl_good", "words_filter", "hidden_filter"])
+@pytest.mark.parametrize("name", ["known_good", "kl_good", "words_filter", "head_filter"])
 def test_a_control_names_the_labels_that_it_needs_before_anything_is_trained(name: str):
     given = [f"controls=[{name}]", "data.good_labeled_fraction=0"]
     with pytest.raises(ConfigError, match=f"'{name}' needs examples labeled good"):
