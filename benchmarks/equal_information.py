@@ -26,19 +26,15 @@ from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "equal_information"
-RIVALS = (
-    "none",
-    "filter",
-    "known_good",
-    "words_filter",
-    "hidden_filter",
+FILTERS = ("words_filter", "hidden_filter", "head_filter")
+INOCULATIONS = (
     "inoculation_prompt",
     "inoculation_prompt_all",
     "inoculation_adapter",
     "inoculation_absorb",
     "random_adapter",
-    "oracle",
 )
+RIVALS = ("none", "filter", "known_good", "kl_good", "distill", *FILTERS, *INOCULATIONS, "oracle")
 METHODS = ("baseline", "routed", *RIVALS, "refined")
 COLUMNS = (
     "method",
@@ -100,7 +96,7 @@ def run(point: tuple[str, float, float], seed: int, options: argparse.Namespace)
     config = routed(behavior, flags, good, seed)
     root = options.runs / behavior / f"seed-{seed}"
     for method in options.methods:
-        if good == 0 and method == "known_good":
+        if good == 0 and method in ("known_good", "kl_good"):
             continue
         name = "baseline" if method == "baseline" else f"{config.run_name}_{method}"
         path = options.out / behavior / f"{name}_seed{seed}.json"
@@ -109,7 +105,7 @@ def run(point: tuple[str, float, float], seed: int, options: argparse.Namespace)
         folder = cell(config, method, root, relearn=options.relearn)
         write(folder, path)
         rounds = sorted(root.glob(f"{config.run_name}*/found/*.json"))
-        if rounds and method in ("words_filter", "hidden_filter", "refined"):
+        if rounds and method in (*FILTERS, "refined"):
             found = {f"{p.parts[-3]}/{p.stem}": _without(read_json(p)) for p in rounds}
             write_json(path.with_name(f"{config.run_name}_found_seed{seed}.json"), found)
 

@@ -75,6 +75,7 @@ from gradroute.runs.resume import (
 from gradroute.system.files import clear_unfinished, write_json, write_text
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
+from gradroute.train.reference import open_reference
 from gradroute.train.step import build_optimizer
 from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import Training, train
@@ -211,7 +212,8 @@ def _train(
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
     starts = put_starts(model, config.adapters)
-    facts = {**run_identity(prepared, base), **starts, "gradroute": __version__}
+    reference, taught = open_reference(config, model, prepared.policy, base.identity)
+    facts = {**run_identity(prepared, base), **starts, **taught, "gradroute": __version__}
     if from_scratch:
         move_aside(folder)
     if checkpoint := start.checkpoint:
@@ -237,7 +239,7 @@ def _train(
     states = open_state_cache(
         folder, config.train, base, model, training.visited, quantize=config.quantize
     )
-    train(replace(training, states=states))
+    train(replace(training, states=states, reference=reference))
 
 
 def _training(
@@ -325,8 +327,7 @@ def sample_run(
     if request.prompts or not texts:
         for question, own in _requested_prompts(folder, config, request, count):
             prompts += own
-            several = len(config.behaviors) > 1 and not question.file
-            marks = [question.label] if several else []
+            marks = [question.label] if len(config.behaviors) > 1 and not question.file else []
             marks += [HELD_OUT_BAD] if question.kind == HELD_OUT_BAD else []
             whose += [f" [{', '.join(marks)}]" if marks else ""] * len(own)
     if not prompts:
@@ -338,8 +339,7 @@ def sample_run(
         opening = f"{printable(prompt.text)} …" if prompt.text else "(from nothing) …"
         print(f"\n{opening}{label}")
         for mode in modes:
-            text = printable(completions[mode.name][at].text.strip())
-            print(f"  {mode.name:<{width}}  {text}")
+            print(f"  {mode.name:<{width}}  {printable(completions[mode.name][at].text.strip())}")
 
 
 def _requested_prompts(

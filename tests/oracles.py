@@ -146,6 +146,77 @@ def routed_reference(
     return OracleResult(total, logits, gradients)
 
 
+def pulled_reference(
+    base: nn.Module,
+    weights: Weights,
+    scalings: Mapping[str, float],
+    table: Table,
+    rows: Sequence[tuple[Sequence[int], Sequence[int], Sequence[str]]],
+    *,
+    teacher: tuple[Weights, Mapping[str, float]],
+    asked: Sequence[str],
+    factor: float,
+    alone: bool,
+    loss_mean: str,
+) -> OracleResult:
+    """Loss and gradients of examples that are pulled to what a teacher says, one at a time.
+
+    Args:
+        base: As for `routed_reference`, and so are the next three.
+        weights: See there.
+        scalings: See there.
+        table: See there.
+        rows: Tokens, targets (-100 is ignored) and labels of every position, of every example.
+        teacher: Adapters and scales of the reference, all of them on; none for the base.
+        asked: The labels at whose targets it is asked.
+        factor: On its mean divergence.
+        alone: Whether that is the whole loss.
+        loss_mean: "token" or "example".
+    """
+    model, other = copy.deepcopy(base).double(), copy.deepcopy(base).double()
+    layers: dict[str, OracleLinear] = {}
+    whole = {"all": dict.fromkeys(teacher[0], "update")}
+    for path in next(iter(weights.values())):
+        parent, _, child = path.rpartition(".")
+        own, theirs = ({name: w[path] for name, w in ws.items()} for ws in (weights, teacher[0]))
+        layers[path] = OracleLinear(model.get_submodule(path), own, scalings, table)
+        setattr(model.get_submodule(parent), child, layers[path])
+        taught = OracleLinear(other.get_submodule(path), theirs, teacher[1], whole)
+        setattr(other.get_submodule(parent), child, taught)
+    count_hard = sum(target != -100 for _, targets, _ in rows for target in targets)
+    pulled = [
+        [t for t, target in enumerate(targets) if target != -100 and labels[t] in asked]
+        for _, targets, labels in rows
+    ]
+    total = torch.zeros((), dtype=torch.float64)
+    for (ids, targets, labels), places in zip(rows, pulled, strict=True):
+        for layer in layers.values():
+            layer.labels = labels
+        for module in other.modules():
+            if isinstance(module, OracleLinear):
+                module.labels = ["all"] * len(ids)
+        tokens = torch.tensor([list(ids)])
+        q = model(input_ids=tokens, use_cache=False).logits[0].softmax(-1)
+        p = other(input_ids=tokens, use_cache=False).logits[0].softmax(-1).detach()
+        loss = torch.zeros((), dtype=torch.float64)
+        hard = [t for t, target in enumerate(targets) if target != -100]
+        share = count_hard if loss_mean == "token" else len(rows) * len(hard)
+        for t in [] if alone else hard:
+            loss = loss - q[t, targets[t]].log() / share
+        asking = sum(bool(own) for own in pulled)
+        share = sum(map(len, pulled)) if loss_mean == "token" else asking * len(places)
+        for t in places:
+            for v in range(q.shape[1]):
+                loss = loss + factor * p[t, v] * (p[t, v].log() - q[t, v].log()) / share
+        if loss.requires_grad:
+            loss.backward()
+        total += loss.detach()
+    gradients = {
+        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
+    }
+    return OracleResult(total, [], gradients)
+
+
 @dataclass
 class OracleGeometry:
     cosine: float | None

@@ -32,10 +32,10 @@ def add(verbs: "Verbs") -> None:
     )
     find.add_argument(
         "--by",
-        choices=("adapter", "words", "hidden"),
+        choices=("adapter", "words", "hidden", "head"),
         default="adapter",
-        help="what scores rows: the adapter (default), or a classifier trained on the labels, of "
-        "words or of the base's hidden states",
+        help="what scores rows: the adapter (default), or a classifier trained on the labels: of "
+        "words, of the base's hidden states, or the base itself, fine-tuned with a head",
     )
     _takes_fdr(find)
     _takes_behavior(find)

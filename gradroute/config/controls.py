@@ -29,6 +29,8 @@ class Control:
             has in it; None keeps the table of the run.
         one_adapter: Whether one adapter of the total rank takes the place of all.
         data: Settings of `data` that make it one.
+        train: Settings of `train` that do; those of this kind that it does not name are off.
+        taught: Whether the finished run teaches it (`train.teacher`), so that it is trained after.
         finder: What finds rows that are labeled bad in it besides, one of `probes.finder.BY`; empty
             where the labels stay as they are.
         start: What its adapter `bad` starts from, one of `experiments.inoculation.STARTS`, which
@@ -48,6 +50,8 @@ class Control:
     routing: str | Mapping[str, str] | None = "none"
     one_adapter: bool = False
     data: Mapping[str, str | float] = field(default_factory=lambda: MappingProxyType({}))
+    train: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    taught: bool = False
     finder: str = ""
     start: str = ""
     shown_alike: tuple[str, ...] = (_SHARE,)
@@ -98,6 +102,30 @@ CONTROLS = (
         shown_alike=_FLAGS,
     ),
     Control(
+        name="kl_good",
+        role="kl_good",
+        caption="labeled bad examples dropped, and held to the base on known-good ones",
+        uses="flags, known good",
+        figure="dropped, and held to\nthe base on good ones",
+        trains="kl_good",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        train={"kl_good": 1.0},
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="distill",
+        role="distill",
+        caption="taught by the routed run without its `bad`",
+        uses="flags, known good",
+        figure="taught by the routed\nrun without `bad`",
+        trains="distill",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        taught=True,
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
         name="words_filter",
         role="words_filter",
         caption="labeled bad examples and those like them in words dropped",
@@ -119,6 +147,18 @@ CONTROLS = (
         one_adapter=True,
         data={"drop": "labeled_bad"},
         finder="hidden",
+        shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
+    ),
+    Control(
+        name="head_filter",
+        role="head_filter",
+        caption="labeled bad examples and those that a fine-tuned classifier finds dropped",
+        uses="flags, known good",
+        figure="dropped by a fine-tuned\nclassifier",
+        trains="head_filter",
+        one_adapter=True,
+        data={"drop": "labeled_bad"},
+        finder="head",
         shown_alike=(*_FLAGS, "data.good_labeled_fraction"),
     ),
     Control(

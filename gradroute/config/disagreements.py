@@ -45,13 +45,24 @@ def data_disagrees(data: DataConfig) -> list[Disagreement]:
 
 
 def training_disagrees(train: TrainConfig, front_load: float) -> list[Disagreement]:
-    """A warm-up beyond the last step, and two orders of the examples at once."""
+    """A warm-up beyond the last step, two orders of the examples, or two losses at once."""
     found: list[Disagreement] = []
     if train.warmup_steps > train.max_steps:
         found.append(
             Disagreement(
                 (("train", "warmup_steps"), ("train", "max_steps")),
                 f"at most train.max_steps ({train.max_steps}) is needed, got {train.warmup_steps}.",
+            )
+        )
+    if train.teacher and not all(train.teacher.rpartition("@")):
+        told = f"FOLDER@MODE is needed, as in runs/caps@bad_ablated, got {train.teacher}."
+        found.append(Disagreement((("train", "teacher"),), told))
+    if train.teacher and train.kl_good:
+        found.append(
+            Disagreement(
+                (("train", "teacher"), ("train", "kl_good")),
+                "the loss is the divergence from the teacher alone, so that train.kl_good has no "
+                "place in it; set train.kl_good=0.",
             )
         )
     if train.length_window and front_load:

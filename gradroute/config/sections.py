@@ -175,6 +175,12 @@ class TrainConfig(Section):
     loss_mean: Annotated[LossMean, Role.TRAINING] = "token"
     """Unit of a step's mean loss: its target tokens, or its examples (each a mean of its
     tokens)."""
+    kl_good: Annotated[NonNegative, Role.TREATMENT] = 0.0
+    """Factor on KL(base || model), averaged over a step's target tokens labeled good, which is
+    added to its loss; 0 = off."""
+    teacher: Annotated[OptionalPlace, Role.TREATMENT] = None
+    """FOLDER@MODE of a finished run; its next-token probabilities under the mode are the targets,
+    and the data's tokens are none."""
     log_gradients_every: Annotated[Count, Role.RECORD] = 25
     """Steps between gradient norms per adapter and label (an extra backward each); 0 = never."""
     measure_every: Annotated[Count, Role.RECORD] = 0

@@ -6,7 +6,8 @@
 
 What each one changes is in `config.controls`. A control has the run's seed, steps, data and order
 of data; examples that it leaves out do not move the others. Some are made of what another run
-gives: rows that the run finds, or an adapter that is trained before (`inoculation`).
+gives: rows that the run finds, an adapter that is trained before (`inoculation`), or what the run
+teaches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from gradroute.experiments.inoculation import (
 )
 from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
+from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
 
 RUNS = Path("runs")
@@ -123,7 +125,7 @@ def train_control(config: RunConfig, name: str, root: Path, *, bar: bool) -> Run
 
 def _is_made(control: Control) -> bool:
     """Whether a control is made of what another run gives."""
-    return bool(control.finder or control.start)
+    return bool(control.finder or control.start) or control.taught
 
 
 def _make(config: RunConfig, control: Control, root: Path) -> None:
@@ -165,8 +167,13 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
     if control.finder:
         found = RunFolder(root / config.run_name).found
         data["found"] = str(found / f"{control.finder}_suspects.jsonl")
-    same = data == config.data.model_dump() and changes.get("routing") == config.routing
-    if same and not control.start:
+    train = config.train.model_dump()
+    if control.routing is not None:  # a plain run, unless its row says otherwise
+        train |= {"kl_good": 0.0, "teacher": None} | dict(control.train)
+    if control.taught:
+        train["teacher"] = f"{root / config.run_name}@{_shipped(config, name)}"
+    same = data == config.data.model_dump() and train == config.train.model_dump()
+    if same and changes.get("routing") == config.routing and not control.start:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} would be the run itself; remove "
             f"it from controls."
@@ -176,7 +183,8 @@ def control_config(config: RunConfig, name: str, root: Path = RUNS) -> RunConfig
             place = str(start_place(config, control.start, root))
             bad = config.adapters["bad"].model_dump() | {"start": place}
             changes["adapters"] = config.model_dump()["adapters"] | {"bad": bad}
-        return RunConfig.model_validate(config.model_dump() | {"data": data} | changes)
+        made = config.model_dump() | {"data": data, "train": train} | changes
+        return RunConfig.model_validate(made)
     except ValueError as error:
         raise ConfigError(
             f"controls: the control '{name}' of {config.run_name} cannot be made: {error}"
@@ -197,9 +205,8 @@ def _check_labels(data: DataConfig, control: Control) -> None:
     flags = control.start or control.data.get("inoculation") == "labeled_bad"
     if flags and not (data.labeled_fraction or data.false_positive_rate):
         needed.append("examples labeled bad (data.labeled_fraction)")
-    if (control.finder or control.data.get("drop") == "all_but_good") and (
-        not data.good_labeled_fraction
-    ):
+    of_good = control.finder or "kl_good" in control.train
+    if (of_good or control.data.get("drop") == "all_but_good") and not data.good_labeled_fraction:
         needed.append("examples labeled good (data.good_labeled_fraction)")
     if control.finder and not data.null_fraction:
         needed.append("some of these trained as unlabeled (data.null_fraction=0.2)")
@@ -233,6 +240,22 @@ def _instruction(config: RunConfig, control: Control) -> str:
         return instruction(config.data.inoculation_text, get_behaviors(config.behaviors))
     except ConfigError as error:
         raise ConfigError(f"controls: '{control.name}': {error}") from error
+
+
+def _shipped(config: RunConfig, name: str) -> str:
+    """The mode in which the run ships, in which it teaches.
+
+    Raises:
+        ConfigError: It has no adapter to leave out.
+    """
+    shipped = shipped_mode(tuple(config.adapters), tuple(config.behaviors))
+    if shipped is None:
+        raise ConfigError(
+            f"controls: '{name}' is taught by {config.run_name} without the adapter of its "
+            f"behavior, but its adapters are {', '.join(config.adapters)}; give it an adapter "
+            f"{' or '.join(config.behaviors)} and another one."
+        )
+    return shipped.name
 
 
 def _one_adapter(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from gradroute.probes.found_files import (
     known_summary,
     write_found,
 )
+from gradroute.probes.head_scores import head_scores
 from gradroute.probes.rival_scores import (
     HIDDEN_STRENGTH,
     WORDS_STRENGTH,
@@ -65,7 +66,7 @@ _TRAINED_NULL = (
 
 FDR = 0.05
 """Share of false rows among the found, on average, unless another is asked for."""
-BY = ("adapter", "words", "hidden")
+BY = ("adapter", "words", "hidden", "head")
 """What rows may be scored by: the adapter, or a classifier that the labels alone train."""
 
 
@@ -236,6 +237,8 @@ def _by_model(
     rows, notes = tokenize_examples(every, None, base, data.max_length)
     if by == "hidden":
         return _by_hidden(told, rows, base, model, settings.seed), notes
+    if by == "head":
+        return _by_head(told, rows, base, model, settings.seed), notes
     return _by_adapter(told, rows, base, model, settings.batch_rows), notes
 
 
@@ -277,13 +280,29 @@ def _by_hidden(
     told: _Told, rows: Sequence[TokenizedExample], base: Base, model: PeftModel, seed: int
 ) -> Scored:
     """Scores of a classifier of the base's hidden states, see `rival_scores`."""
-    every, there = told.every, [int(row.id) for row in rows]
-    kept = {id(every[at]) for at in there}
-    parts = ([e for e in part if id(e) in kept] for part in (told.labeled, told.rows, told.null))
-    told = told._replace(**dict(zip(("labeled", "rows", "null"), parts, strict=True)))
+    told = _only(told, rows)
     features = np.stack(mean_states(model, rows, base.pad_id))
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
     return _classified(told, features, HIDDEN_STRENGTH, seed)
+
+
+def _by_head(
+    told: _Told, rows: Sequence[TokenizedExample], base: Base, model: PeftModel, seed: int
+) -> Scored:
+    """Scores of a fine-tuned classifier, see `head_scores`."""
+    told = _only(told, rows)
+    bad = np.array([e.label == told.label for e in told.labeled], dtype=bool)
+    labeled, others = rows[: len(bad)], rows[len(bad) :]
+    scores = head_scores(model, labeled, bad, others, base.pad_id, seed=seed)
+    return Scored(told.rows, scores[: len(told.rows)], scores[len(told.rows) :])
+
+
+def _only(told: _Told, rows: Sequence[TokenizedExample]) -> _Told:
+    """What is told without the examples that have no row of tokens."""
+    every = told.every
+    kept = {id(every[int(row.id)]) for row in rows}
+    parts = ([e for e in part if id(e) in kept] for part in (told.labeled, told.rows, told.null))
+    return told._replace(**dict(zip(("labeled", "rows", "null"), parts, strict=True)))
 
 
 def _classified(told: _Told, features: Any, strength: float, seed: int) -> Scored:

@@ -6,8 +6,9 @@ sessions.jsonl   one line per start of training, which also counts what changed 
                  and one per event in it, such as {"step": 362, "event": "out of memory", ...}
 
 Keys are those of the configuration, and `identity.data`, `identity.base`, `identity.starts`,
-`identity.gradroute` for the texts, the base model, the files its adapters started from and the
-version of gradroute. An earlier gradroute wrote `ground` for `identity`.
+`identity.teacher`, `identity.gradroute` for the texts, the base model, the files its adapters
+started from, the run that taught it and the version of gradroute. An earlier gradroute wrote
+`ground` for `identity`.
 """
 
 import difflib
@@ -23,7 +24,9 @@ from gradroute.system.terminal import printable, say
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> (then, now)."""
 
-IDENTITY_KEYS = ("identity.data", "identity.base", "identity.starts", "identity.gradroute")
+IDENTITY_KEYS = tuple(
+    f"identity.{fact}" for fact in ("data", "base", "starts", "teacher", "gradroute")
+)
 # The embedded model before its tokenizer said itself that a text begins with the beginning token:
 # the same weights and the same tokens, so that runs begun on it go on.
 _SAME_BASES = {

@@ -7,15 +7,20 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from gradroute.data.batches import Batch
-from gradroute.models.lm_head import plain_head, run_model, summed_losses
+from gradroute.models.lm_head import plain_head, run_model
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import run_upper_layers
 from gradroute.routing.policy import Route, RoutingPolicy
-from gradroute.train.step import loss_weights, share_of_loss
+from gradroute.train.reference import Reference, pull_of, pull_weights
+from gradroute.train.step import loss_weights, losses_of_batch
 
 
 def label_gradient_norms(
-    model: PeftModel, batches: Sequence[Batch], policy: RoutingPolicy, loss_mean: str
+    model: PeftModel,
+    batches: Sequence[Batch],
+    policy: RoutingPolicy,
+    loss_mean: str,
+    reference: Reference | None = None,
 ) -> dict[str, dict[str, float]]:
     """Adapter -> label -> norm of that label's share of the step's gradient.
 
@@ -27,10 +32,11 @@ def label_gradient_norms(
     norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
     parameters = adapter_parameters(model)
     weights = loss_weights(batches, loss_mean)
+    pulled = weights if reference is None else pull_weights(batches, loss_mean, reference)
     present = {i for batch in batches for own in batch.computed_labels() for i in own}
     for label_id in sorted(present):
-        for batch, weight in zip(batches, weights, strict=True):
-            _add_share(model, batch, weight, policy, label_id)
+        for batch, weight, own in zip(batches, weights, pulled, strict=True):
+            _add_share(model, batch, weight, policy, label_id, reference, own)
         for name, own in parameters.items():
             grads = [p.grad for p in own if p.grad is not None]
             norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))
@@ -44,20 +50,22 @@ def _add_share(
     weights: Float[Tensor, " e"],
     policy: RoutingPolicy,
     label_id: int,
+    reference: Reference | None,
+    pulled: Float[Tensor, " e"],
 ) -> None:
     """Add the gradient that the positions with one label give: from its rows alone if it can be."""
     if batch.token_label_ids is None:
         rows = (batch.label_ids == label_id).nonzero()[:, 0]
-        batch, weights = batch.rows(rows), weights[rows.cpu()]
+        batch, weights, pulled = batch.rows(rows), weights[rows.cpu()], pulled[rows.cpu()]
     else:
         policy = _only_updating(policy, policy.labels[label_id])
     if len(batch.ids) == 0:
         return
     head = plain_head(model)
+    pull = reference and pull_of(reference, model, batch, pulled, head)
     with routed(model, policy, batch.routing_ids), run_upper_layers(model, batch.states):
-        groups = batch.target_groups()
-        losses = summed_losses(run_model(model, batch.inputs, head), groups, head)
-        share_of_loss(groups, losses, weights).backward()
+        states = run_model(model, batch.inputs, head)
+        losses_of_batch(batch, states, weights, head, pull)[0].backward()
 
 
 def _only_updating(policy: RoutingPolicy, label: str) -> RoutingPolicy:

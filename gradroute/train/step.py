@@ -13,10 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradroute.data.batches import Batch, TargetGroups
 from gradroute.errors import ConfigError, MachineError
+from gradroute.models.divergence import summed_divergences
 from gradroute.models.lm_head import plain_head, run_model, summed_losses
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.contexts import routed_finite
@@ -34,6 +35,7 @@ from gradroute.train.checks import (
     check_weights,
     weights_norm,
 )
+from gradroute.train.reference import Pull, Reference, pull_of, pull_weights
 from gradroute.train.step_report import MicroBatchLosses, StepReport, read_step
 from gradroute.train.updates import clip_gradients, skip_updates
 
@@ -140,6 +142,7 @@ def train_step(
     *,
     loss_mean: str,
     rate: float,
+    reference: Reference | None = None,
     watch: Watch | None = None,
     while_waiting: Callable[[], None] | None = None,
     check_after: bool = True,
@@ -156,6 +159,7 @@ def train_step(
         policy: the routing table that the batches' label ids index.
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
+        reference: what else the loss pulls the model to, see `open_reference`.
         watch: sees every micro-batch after its forward pass, may raise.
         while_waiting: called when all work is queued on the device, before its numbers are read.
         check_after: check the weights after the optimizer (one more wait), not in the next step.
@@ -168,7 +172,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     check_can_learn(model, optimizer, batches, policy)
-    taken = _backward(model, batches, policy, loss_mean, watch)
+    taken = _backward(model, batches, policy, loss_mean, watch, reference)
     reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
     groups = _groups_at_rate(optimizer, rate)
     wanted = clip_gradients(groups, reached)
@@ -225,9 +229,10 @@ def accumulate_gradients(
     policy: RoutingPolicy,
     loss_mean: str,
     watch: Watch | None = None,
+    reference: Reference | None = None,
 ) -> StepReport:
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
-    return read_step(_backward(model, batches, policy, loss_mean, watch), policy, {})[0]
+    return read_step(_backward(model, batches, policy, loss_mean, watch, reference), policy, {})[0]
 
 
 def _backward(
@@ -236,23 +241,56 @@ def _backward(
     policy: RoutingPolicy,
     loss_mean: str,
     watch: Watch | None,
+    reference: Reference | None,
 ) -> list[MicroBatchLosses]:
     """Add the routed gradient to `parameter.grad`; nothing is waited for."""
     taken = []
     head = plain_head(model)
-    for batch, weights in zip(batches, loss_weights(batches, loss_mean), strict=True):
+    weights = loss_weights(batches, loss_mean)
+    pulled = weights if reference is None else pull_weights(batches, loss_mean, reference)
+    for at, batch in enumerate(batches):
+        pull = reference and pull_of(reference, model, batch, pulled[at], head)
         # Weights that are not finite stop the step or the one before it: see `check_weights`.
         inside = routed_finite(model, policy, batch.routing_ids)
         with inside as scope, run_upper_layers(model, batch.states):
             states = run_model(model, batch.inputs, head)
             if watch is not None:
                 watch(batch, scope)
-            groups = batch.target_groups()
-            losses = summed_losses(states, groups, head)
-            loss = share_of_loss(groups, losses, weights)
+            loss, found = losses_of_batch(batch, states, weights[at], head, pull)
             loss.backward()
-        taken.append(MicroBatchLosses(batch, loss.detach(), losses.detach()))
+        taken.append(found)
     return taken
+
+
+def losses_of_batch(
+    batch: Batch,
+    states: Float[Tensor, "n f"],
+    weights: Float[Tensor, " e"],
+    head: nn.Linear | None,
+    pull: Pull | None,
+) -> tuple[Float[Tensor, ""], MicroBatchLosses]:
+    """A micro-batch's share of the loss of the step, to be differentiated, and what is reported.
+
+    Args:
+        batch: The micro-batch.
+        states: From `run_model`.
+        weights: Its part of `loss_weights`.
+        head: From `plain_head`.
+        pull: From `pull_of`; where that takes the place of the data's targets, their losses are
+            only reported.
+    """
+    groups = batch.target_groups()
+    alone = pull is not None and pull.reference.alone
+    losses = summed_losses(states.detach() if alone else states, groups, head)
+    loss = share_of_loss(groups, losses, weights)
+    if pull is None:
+        return loss, MicroBatchLosses(batch, loss.detach(), losses.detach())
+    own = states.index_select(0, pull.groups.positions)
+    found = summed_divergences(own, pull.states, pull.groups.sizes, head)
+    divergence = share_of_loss(pull.groups, found, pull.weights)
+    added = divergence * pull.reference.factor
+    loss = added if alone else loss + added
+    return loss, MicroBatchLosses(batch, loss.detach(), losses.detach(), divergence.detach())
 
 
 def share_of_loss(

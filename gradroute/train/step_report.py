@@ -27,6 +27,8 @@ class StepReport:
         updated: the adapters whose weights this step changed.
         gradient_norms: adapter -> norm of its gradient before clipping, for updated adapters.
         rows: what the step took of each example, in its order.
+        divergence: from the reference in nats, averaged as `loss_mean` says and before its factor;
+            None for a step without one.
     """
 
     loss: float = 0.0
@@ -36,6 +38,7 @@ class StepReport:
     updated: set[str] = field(default_factory=set)
     gradient_norms: dict[str, float] = field(default_factory=dict)
     rows: list[RowLoss] = field(default_factory=list)
+    divergence: float | None = None
 
 
 class MicroBatchLosses(NamedTuple):
@@ -45,11 +48,13 @@ class MicroBatchLosses(NamedTuple):
         batch: The examples.
         loss: Its share of the loss of the step.
         losses: Summed over each of the batch's groups of targets.
+        divergence: Its share of the mean divergence of the step, where a reference was asked.
     """
 
     batch: Batch
     loss: Float[Tensor, ""]
     losses: Float[Tensor, " g"]
+    divergence: Float[Tensor, ""] | None = None
 
 
 def read_step(
@@ -67,12 +72,14 @@ def read_step(
     Returns:
         The losses per label and example, and the other numbers.
     """
-    left = [tensor for one in micro_batches for tensor in (one.loss, one.losses)]
+    left = [tensor for one in micro_batches for tensor in one[1:] if tensor is not None]
     numbers = iter(to_host([*left, *more.values()]))
     report = StepReport()
     for one in micro_batches:
         [loss], losses = next(numbers), next(numbers)
         report.loss += loss
+        if one.divergence is not None:
+            report.divergence = (report.divergence or 0.0) + next(numbers)[0]
         _count(report, one.batch, losses, policy)
     return report, {name: next(numbers)[0] for name in more}
 

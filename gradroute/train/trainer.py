@@ -33,12 +33,8 @@ from gradroute.system.terminal import printable
 from gradroute.train.audit import Audit
 from gradroute.train.gradient_norms import label_gradient_norms
 from gradroute.train.model_checks import check_packing, needs_no_mask
-from gradroute.train.step import (
-    load_optimizer_state,
-    optimizer_tensors,
-    schedule,
-    train_step,
-)
+from gradroute.train.reference import Reference
+from gradroute.train.step import load_optimizer_state, optimizer_tensors, schedule, train_step
 from gradroute.train.step_report import StepReport
 from gradroute.train.tracking import check_tracker, tracking
 
@@ -69,6 +65,7 @@ class Training:
         audit: follows every example of every step to its routes; nothing that training computes
             depends on it.
         states: what leaves the lower layers for every example that is visited, where it is reused.
+        reference: what else the loss pulls the model to, see `open_reference`.
     """
 
     settings: TrainConfig
@@ -88,6 +85,7 @@ class Training:
     measure: Callable[[int], None] | None = None
     audit: Audit | None = None
     states: HiddenStateCache | None = None
+    reference: Reference | None = None
 
     @property
     def visited(self) -> list[TokenizedExample]:
@@ -232,7 +230,8 @@ def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, A
     norms = {}
     if _due(step + 1, settings.log_gradients_every):
         _seed(run, step)
-        norms = label_gradient_norms(run.model, batches, run.policy, settings.loss_mean)
+        mean = settings.loss_mean
+        norms = label_gradient_norms(run.model, batches, run.policy, mean, run.reference)
     _seed(run, step)
     if run.audit is not None:
         run.audit.begin()
@@ -243,6 +242,7 @@ def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, A
         run.policy,
         loss_mean=settings.loss_mean,
         rate=schedule(step, settings.max_steps, settings.warmup_steps),
+        reference=run.reference,
         watch=None if run.audit is None else run.audit.check,
         while_waiting=partial(_prepare_next, run, state, step + 1, size)
         if _is_asynchronous(run)
@@ -333,6 +333,8 @@ def _metrics(
         "learning_rate": {group["adapter"]: group["lr"] for group in optimizer.param_groups},
         "gradient_norm": dict(sorted(report.gradient_norms.items())),
     }
+    if report.divergence is not None:
+        row["divergence"] = report.divergence
     if norms:
         row["gradient_norm_per_label"] = norms
     return row

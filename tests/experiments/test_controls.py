@@ -19,8 +19,11 @@ def test_every_control_differs_only_in_what_makes_it_one():
     expected = {
         "none": {"routing"},
         "filter": {"routing", "adapters", "data.drop"},
+        "kl_good": {"routing", "adapters", "data.drop", "train.kl_good"},
+        "distill": {"routing", "adapters", "data.drop", "train.teacher"},
         "words_filter": {"routing", "adapters", "data.drop", "data.found"},
         "hidden_filter": {"routing", "adapters", "data.drop", "data.found"},
+        "head_filter": {"routing", "adapters", "data.drop", "data.found"},
         "known_good": {"routing", "adapters", "data.drop"},
         "oracle": {"routing", "adapters", "data.drop"},
         "random_labels": {"data.relabel"},
@@ -80,15 +83,33 @@ def test_a_name_too_long_for_a_control_is_refused_in_words():
         control_configs(run)
 
 
-@pytest.mark.parametrize("name", ["known_good", "words_filter", "hidden_filter"])
+@pytest.mark.parametrize("name", ["known_good", "kl_good", "words_filter", "head_filter"])
 def test_a_control_names_the_labels_that_it_needs_before_anything_is_trained(name: str):
     given = [f"controls=[{name}]", "data.good_labeled_fraction=0"]
     with pytest.raises(ConfigError, match=f"'{name}' needs examples labeled good"):
         control_configs(load_config(None, given))
-    if name != "known_good":
+    if name.endswith("_filter"):
         held_out = load_config(None, [*given[:1], "data.good_labeled_fraction=0.3"])
         with pytest.raises(ConfigError, match=r"trained as unlabeled \(data.null_fraction=0.2\)"):
             control_configs(held_out)
+
+
+def test_a_run_is_taught_by_the_mode_in_which_the_routed_one_ships():
+    two = "behavior={shouts: caps, rhymes: signature}"
+    adapters = "adapters={good: {}, shouts: {}, rhymes: {}}"
+    (one,) = control_configs(load_config(None, ["controls=[distill]"]))
+    (both,) = control_configs(load_config(None, [two, adapters, "controls=[distill]"]))
+    assert one.train.teacher == "runs/caps@bad_ablated"
+    assert both.train.teacher == "runs/caps@good_alone"
+    nothing = ["routing=none", "adapters.bad=null", "controls=[distill]"]
+    with pytest.raises(ConfigError, match="'distill' is taught by caps without the adapter"):
+        control_configs(load_config(None, nothing))
+
+
+def test_a_plain_control_of_a_run_with_a_pull_has_none():
+    given = ["controls=[filter, kl_good, random_labels]", "train.kl_good=0.3"]
+    found = control_configs(load_config(find_config("caps"), given))
+    assert [config.train.kl_good for config in found] == [0.0, 1.0, 0.3]
 
 
 @pytest.mark.usefixtures("forked_workers")

@@ -17,6 +17,7 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
+from gradroute.probes import head_scores
 from gradroute.probes.explained import explained
 from gradroute.probes.finder import find_rows
 from gradroute.routing.policy import AblationMode
@@ -72,8 +73,11 @@ def test_token_losses_are_the_terms_of_held_out_losses(trained: Path):
         assert [float(p.double().sum()) for p in parts] == pytest.approx(sums[mode.name].sums)
 
 
-@pytest.mark.parametrize("by", ["adapter", "words", "hidden"])
-def test_every_unlabeled_row_is_scored_and_the_found_ones_label_the_next_run(run_of, by: str):
+@pytest.mark.parametrize("by", ["adapter", "words", "hidden", "head"])
+def test_every_unlabeled_row_is_scored_and_the_found_ones_label_the_next_run(
+    run_of, by: str, monkeypatch
+):
+    monkeypatch.setattr(head_scores, "STEPS", 2)
     folder = run_of("routed")
     summary = find_rows(folder, by=by, fdr=0.5)
     config = load_config(folder.config)

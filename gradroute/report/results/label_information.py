@@ -90,12 +90,15 @@ def label_information(config: Config, manifest: Mapping[str, Any]) -> frozenset[
     dropped, relabeled = data.get("drop"), data.get("relabel")
     if dropped == "true_bad":
         return frozenset({TRUE})
+    train = config.get("train", {})
     if data.get("found"):  # finding takes both
         return frozenset({FLAGS, GOOD})
     labels = behavior_labels(config)
     table = RoutingPolicy.parse(config["routing"], adapter_names(config), labels).table
     plain = table.get("unlabeled")
     flags, good = _given(data, manifest)
+    if train.get("teacher"):  # what taught the run was told of whatever there is
+        return frozenset([FLAGS] * flags + [GOOD] * good)
     control = BY_NAME.get(config.get("control") or "")
     flags &= (
         dropped in ("labeled_bad", "all_but_bad")
@@ -103,7 +106,8 @@ def label_information(config: Config, manifest: Mapping[str, Any]) -> frozenset[
         or (control is not None and bool(control.start))
         or any(table.get(one) != plain for one in labels)
     )
-    good &= dropped == "all_but_good" or table.get("good") != plain
+    needed = dropped == "all_but_good" or bool(train.get("kl_good"))
+    good &= needed or table.get("good") != plain
     if relabeled == "random":
         return frozenset({NUMBER} if flags or good else ())
     flags &= relabeled != "unlabel_bad"
@@ -136,8 +140,9 @@ def simplicity(control: Control) -> tuple[bool, bool, int]:
     """What sorts controls from the simplest to the one that takes most.
 
     One that does not route is simpler than one that does, one that needs nothing made before it
-    (rows found by a classifier, an adapter) simpler than one that does, and one with fewer kinds of
-    labels simpler than one with more.
+    (rows found by a classifier, an adapter, the finished run) simpler than one that does, and one
+    with fewer kinds of labels simpler than one with more.
     """
     kinds = [kind for kind in control.uses.split(", ") if kind in KINDS]
-    return control.routing is None, bool(control.finder or control.start), len(kinds)
+    made = bool(control.finder or control.start or control.taught)
+    return control.routing is None, made, len(kinds)

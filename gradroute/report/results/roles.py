@@ -61,8 +61,13 @@ def role_of(config: Config) -> str:
     several = len(adapters) > 1
     labels = behavior_labels(config)
     routes = RoutingPolicy.parse(config["routing"], adapters, labels).routes_anything
+    train = config.get("train", {})
+    pulled = bool(train.get("kl_good")), bool(train.get("teacher"))
     for control in CONTROLS:
         changed = all(data.get(key) == value for key, value in control.data.items())
+        # How strongly is up to the run: another factor is the same kind of control.
+        if control.routing is not None:
+            changed = changed and pulled == (bool(control.train.get("kl_good")), control.taught)
         # Which classifier found rows, or how an adapter was made, stands in no other key.
         if control.finder or control.start or data.get("found"):
             changed = changed and config.get("control") == control.name

@@ -39,6 +39,8 @@ def used(manifest: dict[str, Any] | None = None, /, **changes: Any) -> str:
         ({**ONE, "data__drop": "labeled_bad"}, "flags"),
         ({**ONE, "data__drop": "all_but_good"}, "known good"),
         ({**ONE, "data__drop": "true_bad"}, "true labels"),
+        ({**ONE, "data__drop": "labeled_bad", "train__kl_good": 1.0}, "flags, known good"),
+        ({**ONE, "data__drop": "labeled_bad", "train__teacher": "r@full"}, "flags, known good"),
         ({**ONE, "data__drop": "labeled_bad", "data__found": "f.jsonl"}, "flags, known good"),
         ({**ONE, "data__drop": "all_but_bad"}, "flags"),
         ({**ONE, "data__inoculation": "labeled_bad"}, "flags"),

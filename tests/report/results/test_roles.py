@@ -35,6 +35,9 @@ def find_controls(run: str, configs: Mapping[str, Config]) -> dict[str, str]:
         ({"data.relabel": "random"}, "random_labels"),
         ({"data.relabel": "unlabel_bad"}, "anchors_only"),
         ({"routing": "none", "data.relabel": "random"}, "unrouted"),
+        ({"routing": "none", "data.drop": "labeled_bad", "train.kl_good": 0.3}, "kl_good"),
+        ({"routing": "none", "data.drop": "labeled_bad", "train.teacher": "r@full"}, "distill"),
+        ({"data.relabel": "random", "train.kl_good": 0.3}, "random_labels"),
     ],
 )
 def test_a_role_follows_from_the_configuration(changes: dict, role: str) -> None:
