@@ -104,7 +104,7 @@ def find_rows(
             "behavior": label,
             "fdr": fdr,
             "likely": LIKELY,
-            "suspect": SUSPECT,
+            "suspect": SUSPECT[by],
             "checkpoint": checkpoint and checkpoint.identity,
             "labels": _labels_hash(prepared),
             "file": file and {"name": Path(file).name, "identity": identity},
@@ -120,7 +120,7 @@ def find_rows(
             base, model = restore(config, checkpoint)
             check_identity(folder, run_identity(prepared, base))
             scored, notes = _by_model(told, by, base, model, config.data, config.evaluate)
-        found, lines = judged(scored, fdr, label)
+        found, lines = judged(scored, fdr, label, SUSPECT[by])
         notes = (*told.notes, *notes)
         summary = {**question, **found, "notes": notes, "provenance": provenance()}
         write_found(found_place(folder, question), summary, lines, earlier)
