@@ -39,7 +39,8 @@ def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
                 _draw(axes, label, curves[panel], labels.index(label), ink)
         axes.set_title(title, fontsize=8.5, loc="left")
         share_axis(axes)
-        axes.set_xlabel("steps of plain fine-tuning on examples of the behavior", fontsize=8.5)
+        whole = " on examples of the behavior" if len(panels) < 3 else ""  # there is no room for it
+        axes.set_xlabel(f"steps of plain fine-tuning{whole}", fontsize=8.5)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes, ink)

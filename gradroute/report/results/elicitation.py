@@ -35,10 +35,10 @@ class Elicited:
 
 
 def elicited(runs: Sequence[RunResults]) -> list[Elicited]:
-    """Every group that was asked with the grid: a routed one under three modes, others as shipped.
+    """Every group that was asked with the grid: routed ones first, under three modes.
 
-    The modes of a routed group are `base`, `full` and the one that would be shipped; where no group
-    is routed, every group has them.
+    The modes of a routed group are `base`, `full` and the one that would be shipped; other groups
+    have the last alone, unless no group is routed.
     """
     parts = by_behavior(runs)
     labels = list(dict.fromkeys(label for run in runs for label in run.parts)) or [None]
@@ -47,7 +47,7 @@ def elicited(runs: Sequence[RunResults]) -> list[Elicited]:
     found = []
     for label in labels:
         own = parts if label is None else [r.parts[label] for r in runs if label in r.parts]
-        for group in group_runs(own):
+        for group in sorted(group_runs(own), key=lambda group: group.role != "routed"):
             first = by_name[group.runs[0]]
             shipped = deployed_mode(first)
             several = group.role == "routed" or not routed
