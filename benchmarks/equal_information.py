@@ -18,11 +18,14 @@ from label_curve import write
 
 from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig, find_config, load_config
+from gradroute.evaluate.request import EvaluationRequest
 from gradroute.experiments.controls import control_config, train_control
 from gradroute.experiments.refine import refine_run
 from gradroute.probes.relearning import relearn_runs
+from gradroute.report.judge.relearning import strongest
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import ELICIT
 from gradroute.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "equal_information"
@@ -39,10 +42,12 @@ METHODS = ("baseline", "routed", *RIVALS, "refined")
 COLUMNS = (
     "method",
     "rate shipped, %",
+    "highest of the grid, %",
     "normal loss",
     "gain kept",
     "behavior loss",
     "steps to relearn",
+    "of all weights",
 )
 ROUNDS = 2
 
@@ -84,9 +89,9 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
             folder = train_run(config, root, if_exists="resume", bar=False)
         else:
             folder = train_control(config, method, root, bar=False)
-    evaluate_run(folder)
+    evaluate_run(folder, EvaluationRequest(elicitation=True))
     if relearn and method not in ("none", "filter"):
-        relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64)
+        relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64, attacker="both")
     return folder
 
 
@@ -148,18 +153,33 @@ def _row(
     method: str, runs: list[dict[str, Any]], behavior: str, clean: dict[tuple[str, int], float]
 ) -> str:
     mode = BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
-    rates, losses, gains, bads, steps = [], [], [], [], []
+    rates, highest, losses, gains, bads, steps, full = [], [], [], [], [], [], []
     for one in runs:
         rows = one["r"]
         rates.append(f"{100 * rows[mode, 'prefix', 'behavior_rate']:.0f}")
+        highest.append(_highest(rows, mode))
         loss, base = rows[mode, "normal", "held_out_loss"], rows["base", "normal", "held_out_loss"]
         losses.append(f"{loss:.3f}")
         best = clean.get((behavior, one["seed"]))
         gains.append("" if best is None else f"{(base - loss) / (base - best):.2f}")
         bads.append(f"{rows[mode, 'behavior', 'held_out_loss']:.2f}")
         steps.append(_steps(one.get("relearn")))
-    cells = (" · ".join(own) for own in (rates, losses, gains, bads, steps))
+        full.append(_steps_of_all_weights(one.get("relearn")))
+    cells = (" · ".join(own) for own in (rates, highest, losses, gains, bads, steps, full))
     return f"| `{method}` | {' | '.join(cells)} |"
+
+
+def _highest(rows: dict[tuple[str, str, str], float], mode: str) -> str:
+    """The highest rate over the kinds of prompts, and the kind; nothing without the grid."""
+    rates = {
+        kind: value
+        for (own, kind, metric), value in rows.items()
+        if own == mode and metric == "behavior_rate"
+    }
+    if not any(kind.startswith(ELICIT) for kind in rates):
+        return ""
+    kind = max(rates, key=lambda kind: rates[kind])
+    return f"{100 * rates[kind]:.0f} ({kind.removeprefix(ELICIT)})"
 
 
 def _steps(document: dict[str, Any] | None) -> str:
@@ -169,6 +189,16 @@ def _steps(document: dict[str, Any] | None) -> str:
     curve = min(document["curves"], key=lambda own: own["learning_rate"])
     half = [p["step"] for p in curve["points"] if p["shown"] >= document["threshold"] * p["n"]]
     return str(half[0]) if half else f">{curve['points'][-1]['step']}"
+
+
+def _steps_of_all_weights(document: dict[str, Any] | None) -> str:
+    """Steps of the attacker that trains every weight, and its learning rate."""
+    best = strongest(document or {})
+    if best is None:
+        return ""
+    reached = best["steps_to_threshold"]
+    steps = f">{best['max_steps']}" if reached is None else str(reached)
+    return f"{steps} (at {best['learning_rate']:.2g})"
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`eval` and `sample`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from gradroute.cli.arguments import (
@@ -33,6 +34,7 @@ def _add_eval(verbs: Verbs) -> None:
             "gradroute eval 0.1_0.5 --prompts plain --prompts bos",
             "gradroute eval 0.1_0.5 --prompts mine.txt --mode full --mode bad_ablated",
             "gradroute eval 0.1_0.5 --scale bad=0,0.1,...,1",
+            "gradroute eval 0.1_0.5 0.1_0.5-filter --elicitation",
             "gradroute eval 0.1_0.5 --tasks lambada_openai,arc_easy --limit 200",
         ],
         runs="+",
@@ -40,6 +42,12 @@ def _add_eval(verbs: Verbs) -> None:
     )
     takes_prompts(evaluate, "the prompts of the behavior")
     takes_modes(evaluate, "measured in addition to the modes")
+    evaluate.add_argument(
+        "--elicitation",
+        action="store_true",
+        help="also ask with further kinds of prompts: training-like, negated, in JSON, the cue "
+        "alone, behind an unrelated instruction",
+    )
     _add_tasks(evaluate)
 
 
@@ -97,7 +105,8 @@ def _eval(options: argparse.Namespace) -> None:
         return
     from gradroute.run import evaluate_runs
 
-    evaluate_runs(folders, evaluation_request(options), options.out or options.runs)
+    request = replace(evaluation_request(options), elicitation=options.elicitation)
+    evaluate_runs(folders, request, options.out or options.runs)
 
 
 def _check_tasks(options: argparse.Namespace) -> None:
@@ -108,8 +117,9 @@ def _check_tasks(options: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --tasks A,B.")
     elif not all(name.strip() for name in options.tasks.split(",")):
         raise ConfigError(f"--tasks {options.tasks!r} needs names with commas between them.")
-    elif options.prompts or options.out:
+    elif options.prompts or options.out or options.elicitation:
         option = "--prompts" if options.prompts else "--out"
+        option = "--elicitation" if options.elicitation else option
         raise ConfigError(
             f"{option} is not used with --tasks: evaluate prompts in a separate command."
         )

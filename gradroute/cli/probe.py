@@ -31,7 +31,10 @@ def add(verbs: Verbs) -> None:
         "relearn",
         "count the steps of plain fine-tuning that bring the behavior back",
         _relearn,
-        ["gradroute relearn baseline filter_0.5 0.1_0.5"],
+        [
+            "gradroute relearn baseline filter_0.5 0.1_0.5",
+            "gradroute relearn baseline filter_0.5 0.1_0.5 --attacker both",
+        ],
         runs="+",
     )
     relearn.add_argument(
@@ -40,6 +43,12 @@ def add(verbs: Verbs) -> None:
     relearn.add_argument("--max-steps", type=positive, default=100, help="steps at most (100)")
     relearn.add_argument("--every", type=positive, default=1, help="steps between rates (1)")
     relearn.add_argument("--prompts", type=positive, default=64, help="prompts of a rate (64)")
+    relearn.add_argument(
+        "--attacker",
+        choices=("lora", "full", "both"),
+        default="lora",
+        help="train a fresh LoRA adapter, every weight, or one after the other (lora)",
+    )
     relearn.add_argument(
         "--behavior", metavar="LABEL", help="with several behaviors, only this one (each in turn)"
     )
@@ -68,4 +77,5 @@ def _relearn(options: argparse.Namespace) -> None:
         every=options.every,
         prompts=options.prompts,
         behavior=options.behavior,
+        attacker=options.attacker,
     )

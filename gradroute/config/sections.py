@@ -213,6 +213,8 @@ class EvaluateConfig(Section):
     """Sampling keeps the likeliest tokens that together have this probability."""
     seed: Annotated[Seed, Role.MEASURING] = 42
     """Seed of the sampling noise, the same for every mode and run."""
+    elicitation: Annotated[Flag, Role.RESOURCE] = False
+    """Ask every behavior with further kinds of prompts too: negated, in JSON, its cue alone, ..."""
     score_thoughts: Annotated[Flag, Role.MEASURING] = False
     """Score the thinking of a chat model too, not only the answer that a chat client shows."""
     held_out: Annotated[Positive, Role.MEASURING] = 256

@@ -128,6 +128,11 @@ def _read_file(
             if column in labels:
                 found.with_it.setdefault(labels[column], place)
 
+    def refuse_unreadable(_: int, error: DataError, columns: Iterable[str]) -> NoReturn:
+        raise DataError(
+            f"{error}. Correct the row, or set data.on_bad_row=skip to leave such rows out."
+        ) from error
+
     table = read_table(
         path,
         digest,
@@ -135,7 +140,7 @@ def _read_file(
         rules.names.columns,
         json_columns,
         labels,
-        skip_unreadable if rules.skip_bad_rows else None,
+        skip_unreadable if rules.skip_bad_rows else refuse_unreadable,
     )
     cells = fspath(path).lower().endswith(".csv")
     for line, values in plain_rows(table, rules.names, found.set_aside, cells=cells):

@@ -19,6 +19,7 @@ from gradroute.config.sections import EvaluateConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import Behavior, get_behaviors
 from gradroute.errors import DataError
+from gradroute.evaluate.elicitation import ELICITATION, why
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
 from gradroute.evaluate.request import (
@@ -144,23 +145,45 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     check_identity(folder, run_identity(prepared, base))
     asked = _prompts(plan, prepared)
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
-    for question, prompts in asked:
-        label, kind, _ = question
+    for together in _together(plan, asked):
+        label = together[0][0].label
         own, behavior = row_label(config.behavior, label), prepared.behaviors[label]
-        what = with_label(kind, own)
-        _say_prompts(f"{folder.name}: {what}", question, behavior, prompts, config.evaluate.prompts)
-        for modes in _groups(plan.missing(question), len(prompts)):
+        for question, prompts in together:
+            where = f"{folder.name}: {with_label(question.kind, own)}"
+            _say_prompts(where, question, behavior, prompts, config.evaluate.prompts)
+        what = with_label(", ".join(question.kind for question, _ in together), own)
+        every = [prompt for _, prompts in together for prompt in prompts]
+        for modes in _groups(plan.missing(together[0][0]), len(every)):
             names = ", ".join(mode.name for mode in modes)
             say(f"{folder.name}: measuring {what}: {names}")
-            completions = complete(base, model, prompts, modes, config.evaluate, folder.name)
-            samples = sample_lines(completions, prompts, kind, behavior, own)
+            completions = complete(base, model, every, modes, config.evaluate, folder.name)
+            samples = list[dict[str, Any]]()
+            at = 0
+            for question, prompts in together:
+                part = {m: made[at : at + len(prompts)] for m, made in completions.items()}
+                samples += sample_lines(part, prompts, question.kind, behavior, own)
+                at += len(prompts)
             add_to_store(known, behavior_rows(samples, **of), samples=samples)
     _measure_losses(plan, prepared, base, model, of)
     if not known.geometry and (rows := geometry_rows(model, **of)):
         add_to_store(known, rows)
 
 
-def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Prompt]]]:
+_Asked = tuple[Question, list[Prompt]]
+
+
+def _together(plan: _Plan, asked: Sequence[_Asked]) -> list[list[_Asked]]:
+    """What shares a generation: the elicitation kinds of a behavior that lack the same modes."""
+    found: dict[tuple[Any, ...], list[_Asked]] = {}
+    for question, prompts in asked:
+        modes = tuple(mode.name for mode in plan.missing(question))
+        grid = question.kind in ELICITATION
+        key = (question.label, modes) if grid else (question.label, question.kind)
+        found.setdefault((grid, *key), []).append((question, prompts))
+    return list(found.values())
+
+
+def _prompts(plan: _Plan, prepared: Prepared) -> list[_Asked]:
     """What is still to be asked; of what cannot be the results say why."""
     config, known = plan.config, plan.known
     found = []
@@ -176,10 +199,10 @@ def _prompts(plan: _Plan, prepared: Prepared) -> list[tuple[Question, list[Promp
         if prompts:
             found.append((question, prompts))
             continue
-        why = no_bad_prompts(config.data, prepared, label)
-        say(f"{known.folder.name}: {with_label(kind, own)}: not measured: {why}.")
+        reason = why(kind) or no_bad_prompts(config.data, prepared, label)
+        say(f"{known.folder.name}: {with_label(kind, own)}: not measured: {reason}.")
         unasked = known.origin.get("unasked", {})
-        known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: why}}
+        known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: reason}}
         add_to_store(known, ())
     return found
 
@@ -238,7 +261,10 @@ def _plan(folder: RunFolder, request: EvaluationRequest) -> _Plan:
     named = request.modes or config.evaluate.modes or None
     modes = requested_modes(folder.name, config.adapters, named, request.scales)
     behaviors, drawn = get_behaviors(config.behaviors), saved_drawn_by_rows(folder)
-    questions = requested_prompts(behaviors, request.prompts, drawn, judged=request.judged)
+    grid = request.elicitation or (config.evaluate.elicitation and not request.prompts)
+    questions = requested_prompts(
+        behaviors, request.prompts, drawn, judged=request.judged, elicitation=grid
+    )
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     known = read_store(
         folder,

@@ -37,7 +37,8 @@ def check_lengths(
                 tokenize_examples(kept, None, base, max_length)
     if not prepared.normal:
         return  # nothing to prompt with, which the evaluation says
-    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn_by_rows(prepared)):
+    drawn, grid = drawn_by_rows(prepared), settings.elicitation
+    for label, kind, _ in requested_prompts(prepared.behaviors, (), drawn, elicitation=grid):
         prompts = prompts_of(prepared, settings, kind, label)
         check_prompts(base.model, base.tokenizer, prompts, settings.max_new_tokens)
 

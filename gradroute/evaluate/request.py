@@ -16,6 +16,7 @@ from gradroute.data.bad_prompts import (
 from gradroute.data.behaviors import BEHAVIORS, Behavior
 from gradroute.data.examples import Example, with_asked
 from gradroute.errors import ConfigError
+from gradroute.evaluate.elicitation import ELICITATION, AskedPrompt, elicitation_prompts
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.evaluate.prompts import PromptFile, read_prompts
@@ -28,7 +29,7 @@ from gradroute.runs.resume import read_manifest
 _FOLLOWS = 16
 """Characters behind a prompt that say which token a space at its end belongs to."""
 
-KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos")
+KINDS = ("prefix", "plain", HELD_OUT_BAD, "bos", *ELICITATION)
 """Kinds of prompts that a run has of its own; any other is a user's file."""
 
 
@@ -41,12 +42,15 @@ class EvaluationRequest:
         modes: Ablation modes; none for those of the run's config.
         scales: Scale curves, such as `bad=0,0.1,...,1`, measured as well.
         judged: Where no prompts are named: of each behavior only the kind that verdicts read.
+        elicitation: Also the elicitation grid: ordinary prompts, those that verdicts read, and the
+            kinds in `ELICITATION`.
     """
 
     prompts: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     judged: bool = False
+    elicitation: bool = False
 
 
 class Question(NamedTuple):
@@ -129,6 +133,7 @@ def requested_prompts(
     drawn: Collection[str],
     *,
     judged: bool = False,
+    elicitation: bool = False,
 ) -> list[Question]:
     """Every behavior with every kind of prompts; without names, with those that it has itself.
 
@@ -137,6 +142,7 @@ def requested_prompts(
         names: Kinds of prompts or files of them.
         drawn: Labels that are judged on their rows' prompts, see `drawn_by_rows`.
         judged: Without names, only the kind that verdicts read.
+        elicitation: Also the kinds of the elicitation grid.
 
     Raises:
         ConfigError: Two different files of one name.
@@ -160,7 +166,11 @@ def requested_prompts(
         else:
             own = behavior.asked_kinds
         own = own[:1] if judged else own
-        for kind, file in (given or dict.fromkeys(own)).items():
+        kinds = dict(given or dict.fromkeys(own))
+        if elicitation:
+            judge = HELD_OUT_BAD if label in drawn else behavior.judged_on
+            kinds = dict.fromkeys((judge, "plain", *ELICITATION)) | kinds
+        for kind, file in kinds.items():
             found.append(Question(label, kind, file))
     return found
 
@@ -193,25 +203,51 @@ def declared_kinds(behaviors: Mapping[str, Behavior], drawn: Collection[str]) ->
 
 def prompts_of(prepared: Prepared, settings: EvaluateConfig, kind: str, label: str) -> list[Prompt]:
     """The prompts of a kind in `KINDS` for a behavior, with the ids that name their noise."""
+    if kind not in ELICITATION:
+        return [prompt for prompt, _ in _asked(prepared, settings, kind, label)]
+    judge = judged_kinds(prepared.behaviors, drawn_by_rows(prepared))[label]
+    return elicitation_prompts(
+        kind,
+        prepared.behaviors[label],
+        ordinary=_asked(prepared, settings, "plain", label),
+        original=_asked(prepared, settings, judge, label),
+        rows=truly_bad(prepared.behaving[label], label),
+        count=settings.prompts,
+        words=settings.prefix_words,
+    )
+
+
+def _asked(
+    prepared: Prepared, settings: EvaluateConfig, kind: str, label: str
+) -> list[AskedPrompt]:
+    """The prompts of any other kind, with the part that their authors wrote in chats."""
     behavior = prepared.behaviors[label]
-    chats = [example for example in prepared.normal if example.asks is not None]
-    written = {example.prompt for example in chats}
+    # What a chat template wrote has all its special tokens.
+    written = {example.prompt: example.asks for example in prepared.normal if example.asks}
     if kind == "bos":
-        texts, written = [""] * settings.bos_samples, set[str]()
+        texts, written = [""] * settings.bos_samples, {}
     elif kind == HELD_OUT_BAD:
         texts, rows, _ = drawing(prepared, label, settings.prompts, settings.prefix_words)
-        written = {text for text, own in zip(texts, rows, strict=True) if own[0].asks is not None}
+        written = {t: own[0].asks for t, own in zip(texts, rows, strict=True) if own[0].asks}
     elif kind == "plain" or behavior.invite is None:
         texts = openings(prepared, behavior, settings.prompts, settings.prefix_words)
     else:
         texts = prefixes(prepared, behavior, settings.prompts, settings.prefix_words)
-        written = {with_asked(example, behavior.invite) for example in chats}
-    # What a chat template wrote has all its special tokens.
+        written = dict(_invited(one, behavior.invite) for one in prepared.normal if one.asks)
     follows = _follows(prepared, behavior, label, kind)
     return [
-        Prompt(f"{kind}-{i}", text, text in written, follows.get(text) or Prompt.follows)
+        (
+            Prompt(f"{kind}-{i}", text, text in written, follows.get(text) or Prompt.follows),
+            written.get(text),
+        )
         for i, text in enumerate(texts)
     ]
+
+
+def _invited(example: Example, invite: Callable[[str], str]) -> tuple[str, tuple[int, int]]:
+    """A chat's prompt with an invitation, and the characters of it that were asked."""
+    text, (start, end) = with_asked(example, invite), example.asks or (0, len(example.prompt))
+    return text, (start, len(text) - (len(example.prompt) - end))
 
 
 def openings(prepared: Prepared, behavior: Behavior, count: int, words: int) -> list[str]:

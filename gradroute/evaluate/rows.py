@@ -9,9 +9,10 @@
     update_cosine    a module's name    cosine of the updates of `good` and `bad`
     random_cosine    modules            mean absolute cosine of random updates, range of draws
 
-Kinds of prompts are `prefix` (they invite the behavior), `plain`, `bos` (empty), and
-`file:<filename>`. Every rate comes with its n; a rate without one says nothing. Where a run has
-several behaviors, a row on one of them has its label; all else has the label `all`.
+Kinds of prompts are `prefix` (they invite the behavior), `plain`, `held_out_bad`, `bos` (empty),
+those of the elicitation grid (`elicit_...`), and `file:<filename>`. Every rate comes with its n; a
+rate without one says nothing. Where a run has several behaviors, a row on one of them has its
+label; all else has the label `all`.
 """
 
 import math

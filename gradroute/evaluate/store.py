@@ -12,6 +12,7 @@ from typing import Any
 
 from gradroute.config.roles import Role
 from gradroute.config.run_config import keys_with
+from gradroute.evaluate.elicitation import ELICITATION
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.provenance import provenance
 from gradroute.runs.results import HELD_OUT_BAD, Result, read_results, write_results
@@ -24,7 +25,10 @@ _MEASURING = tuple(key.removeprefix("evaluate.") for key in keys_with(Role.MEASU
 _STORIES = ("prompts", "prefix_words")
 # What only the rows of one kind of prompts depend on, or only the losses. By hand: a setting's role
 # says that measured numbers depend on it, and not which of them.
-_OF_KIND = {"prefix": _STORIES, "plain": _STORIES, HELD_OUT_BAD: _STORIES, "bos": ("bos_samples",)}
+_OF_KIND = {
+    **dict.fromkeys(("prefix", "plain", HELD_OUT_BAD, *ELICITATION), _STORIES),
+    "bos": ("bos_samples",),
+}
 _OF_LOSSES = ("held_out",)
 # Every completion depends on all others.
 _SAMPLING = tuple(

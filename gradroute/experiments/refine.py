@@ -12,6 +12,7 @@ from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.experiments.controls import control_config
 from gradroute.probes.finder import FDR, find_rows
+from gradroute.probes.found_files import found_place
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.terminal import say
@@ -49,13 +50,14 @@ def refine_run(
             f"run {folder.name} does not route, so no adapter of it explains anything; refine a "
             "routed run."
         )
-    root, current = folder.path.resolve().parent, folder
+    root, current, place = folder.path.resolve().parent, folder, folder.found
     for number in range(1, rounds + 1):
         summary = find_rows(current, by="adapter", fdr=FDR, label=label)
+        place = found_place(current, summary)
         say(f"{current.name}: {round_text(number, summary)}")
         if not summary["likely_rows"] or summary["bad"]["high"] < 1.0 or number == rounds:
             break
-        data = config.data.model_copy(update={"found": str(current.found / "adapter_likely.jsonl")})
+        data = config.data.model_copy(update={"found": str(place / "adapter_likely.jsonl")})
         name = f"{config.run_name}-round-{number + 1}"
         following = config.model_copy(update={"run_name": name, "controls": None, "data": data})
         current = train_run(following, root, if_exists="resume", bar=bar)
@@ -63,7 +65,7 @@ def refine_run(
         evaluate_run(current)
         return current
     shipped = control_config(config, "refined", root)
-    found = str(current.found / "adapter_suspects.jsonl")
+    found = str(place / "adapter_suspects.jsonl")
     data = shipped.data.model_copy(update={"found": found})
     shipped = shipped.model_copy(update={"data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
+from gradroute.report.judge.relearning import relearnings
 from gradroute.report.judge.verdicts import judge
 from gradroute.report.render.markdown import escaped
 from gradroute.report.results.contrasts import controls_of, deployed_mode, gain_kept, gain_reference
@@ -27,7 +28,7 @@ def evidence(folder: RunFolder, mode: str) -> str:
     except (ConfigError, DataError):  # whose message names files of this machine
         return "The results of the run cannot be read, so this page has no measurements."
     parts = [_modes(run), _kept(run, others, mode), _controls(run, others)]
-    parts += [_verdicts(run, others), _leakage(run, mode)]
+    parts += [_verdicts(run, others), _leakage(run, others, mode)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -92,7 +93,7 @@ def _verdicts(run: RunResults, others: Sequence[RunResults]) -> str:
     )
 
 
-def _leakage(run: RunResults, mode: str) -> str:
+def _leakage(run: RunResults, others: Sequence[RunResults], mode: str) -> str:
     shown = (
         [f"{kind}: {rate_text(rate)}" for kind, rate in run.cells[mode].rates.items()]
         if mode in run.cells
@@ -103,6 +104,8 @@ def _leakage(run: RunResults, mode: str) -> str:
     twice = run.rate("good_x2")
     if twice is not None and "good" in run.config["adapters"]:
         parts.append(f"With the kept adapters at twice their scale: {rate_text(twice)}.")
+    attacks = [one for one in relearnings([run, *others]) if one.run == run.name]
+    parts += [f"Relearning by fine-tuning: {one.text}" for one in attacks]
     if run.relearn is None:
         parts.append("Relearning by fine-tuning was not measured.")
     if run.recovery is None:

@@ -1,9 +1,9 @@
 """The relearning attack: plain fine-tuning until a removed behavior is back.
 
-What a run ships is merged into the base, and a fresh LoRA adapter is trained on a few examples of
-the behavior: what anybody who has the weights can do. A model that never saw the behavior
-says how long that takes where nothing was hidden; one that takes fewer steps had the behavior
-suppressed rather than absent.
+What a run ships is merged into the base, and a fresh LoRA adapter, or every weight, is trained on a
+few examples of the behavior: what anybody who has the weights can do. A model that never saw the
+behavior says how long that takes where nothing was hidden; one that takes fewer steps had the
+behavior suppressed rather than absent.
 
 The adapter is a fresh one, of the run's total rank and with the same initial weights and the same
 data order for every run, so that all are attacked with equal capacity from an equal start. Training
@@ -26,6 +26,7 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError
 from gradroute.evaluate.losses import ExampleLosses
+from gradroute.probes.full_attack import full_steps, weights_restored
 from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
 from gradroute.routing.shared_weights import unshare
@@ -56,6 +57,7 @@ class Attack:
         every: Steps between measurements; the behavior's return is seen to this precision.
         threshold: Behavior rate at which the behavior counts as back.
         seed: Of the adapter's initial weights and of the data order.
+        full: Train all weights of the model and leave the fresh adapter idle.
     """
 
     rank: int
@@ -69,6 +71,7 @@ class Attack:
     every: int
     threshold: float
     seed: int
+    full: bool = False
 
 
 def mode_to_ship(policy: RoutingPolicy, labels: Sequence[str] = ("bad",)) -> AblationMode:
@@ -134,7 +137,7 @@ def relearn(
     pad_id: int,
     measure: Callable[[PeftModel], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Train a fresh adapter on examples of the behavior until it is back.
+    """Train a fresh adapter, or all weights, on examples of the behavior until it is back.
 
     Args:
         base: What is attacked, see `merge_active_adapters`; it is afterwards as it was before.
@@ -153,8 +156,7 @@ def relearn(
     """
     points: list[dict[str, Any]] = []
     reached: int | None = None
-    with _attacker(base, attack) as model:
-        tune = _tuning(model, rows, attack, pad_id)
+    with _tuned(base, rows, attack, pad_id) as (model, tune):
         for step in range(attack.max_steps + 1):
             if step:
                 next(tune)
@@ -194,6 +196,33 @@ def curve_point(samples: Sequence[Mapping[str, Any]], losses: ExampleLosses) -> 
         "upper": upper,
         "normal_loss": sum(losses.sums) / sum(losses.counts),
     }
+
+
+@contextmanager
+def _tuned(
+    base: PreTrainedModel, rows: Sequence[TokenizedExample], attack: Attack, pad_id: int
+) -> Iterator[tuple[PeftModel, Iterator[object]]]:
+    """The attacked model and its steps; the base is afterwards as it was before."""
+    if not attack.full:
+        with _attacker(base, attack) as model:
+            yield model, _tuning(model, rows, attack, pad_id)
+        return
+    with weights_restored(base) as weights, _attacker(base, attack) as model:
+        yield (
+            model,
+            full_steps(
+                model,
+                weights,
+                rows,
+                learning_rate=attack.learning_rate,
+                steps=attack.max_steps,
+                batch_size=attack.batch_size,
+                accumulation=attack.accumulation,
+                loss_mean=attack.loss_mean,
+                seed=attack.seed,
+                pad_id=pad_id,
+            ),
+        )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What `find` writes: a summary, every row with its score, the rows found, and a page of them.
 
-found_place     the folder: found/ in the run's, and in it a folder for each other file
+found_place     the folder: found/ in the run's, in it a folder for each of several behaviors, and
+                in that a folder for each other file
 judged          scores -> the summary and a line per row, worst first
 write_found     <by>.json, <by>_scores.jsonl, <by>.html, and what `data.found` reads: <by>.jsonl
                 (found), <by>_likely.jsonl (labels of the next round), <by>_suspects.jsonl (dropped)
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example
 from gradroute.report.render.found_page import MOST_ROWS, found_page
 from gradroute.runs.folder import RunFolder
@@ -51,11 +53,19 @@ class Scored:
 
 
 def found_place(folder: RunFolder, summary: Mapping[str, Any]) -> Path:
-    """The folder of what was found in a run's own rows or, in that one, in those of a file."""
-    file = summary.get("file")
+    """The folder of what was found in a run's own rows or, in that one, in those of a file.
+
+    Of a run with several behaviors each has a folder in `found/`, unless the files of an older
+    gradroute, which knew none, are of this one.
+    """
+    label, place, file = summary["behavior"], folder.found, summary.get("file")
+    if len(load_config(folder.config).behaviors) > 1:
+        older, own = place / f"{summary['by']}.json", place / label
+        if own.is_dir() or not older.is_file() or read_json(older).get("behavior") != label:
+            place = own
     if file is None:
-        return folder.found
-    return folder.found / f"{Path(file['name']).stem[:100]}-{file['identity'][-64:][:8]}"
+        return place
+    return place / f"{Path(file['name']).stem[:100]}-{file['identity'][-64:][:8]}"
 
 
 def known_summary(

@@ -12,23 +12,14 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig, load_config
-from gradroute.config.sections import DataConfig, EvaluateConfig, TrainConfig
+from gradroute.config.sections import EvaluateConfig, TrainConfig
 from gradroute.data.behaviors import get_behaviors
-from gradroute.data.examples import Example
-from gradroute.data.label_assignment import insert_behavior
 from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.evaluate.evaluator import complete, losses_of, run_identity
-from gradroute.evaluate.generation import Prompt
-from gradroute.evaluate.request import drawing, judged_kinds, prompts_of, saved_drawn_by_rows
+from gradroute.evaluate.request import judged_kinds, saved_drawn_by_rows
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.trained import finished_checkpoint, restore
-from gradroute.prepare import (
-    Prepared,
-    embedded,
-    no_bad_prompts,
-    prepare,
-    tokenize_examples,
-)
+from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes.attack import (
     WHOLE,
     Attack,
@@ -37,24 +28,29 @@ from gradroute.probes.attack import (
     mode_to_ship,
     relearn,
 )
+from gradroute.probes.attack_examples import ATTACK_SEED, attack_examples, attack_prompts
 from gradroute.probes.recovery import run_names
+from gradroute.report.judge.relearning import FULL_CURVES
 from gradroute.report.render.probe_text import relearn_text
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
-from gradroute.runs.results import HELD_OUT_BAD, PREFIX
+from gradroute.runs.results import PREFIX
 from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished, read_json, write_json
 from gradroute.system.terminal import say
 
 SCHEMA_VERSION = 1
 """Of `relearn.json`."""
-ATTACK_SEED = -1
-"""Of an attack's examples, adapter and order, the same for every run; no run's seed is negative."""
 ATTACK_TOKENS = 32
 """Tokens of a completion during an attack, at most: enough to see whether the behavior is back."""
 ATTACK_LOSSES = 64
 """Held-out normal examples whose loss is measured at every point of an attack."""
+ATTACKERS = ("lora", "full", "both")
+"""Who attacks: a fresh LoRA adapter, somebody who trains every weight, or one after the other."""
+FULL_RATES = (0.3, 0.1, 0.03)
+"""Learning rates of the attacker that trains every weight, as shares of the run's own. Adapters are
+trained at higher rates than whole models. The grid was not tuned."""
 THRESHOLD = 0.5
 """Behavior rate at which a behavior counts as back."""
 
@@ -67,12 +63,15 @@ def relearn_runs(
     every: int,
     prompts: int,
     behavior: str | None = None,
+    attacker: str = "lora",
 ) -> None:
     """Attack what every run ships until the behavior is back, at two learning rates.
 
-    They are the run's own and a third of it. A routed run is attacked without its adapter `bad`
-    (of several behaviors, without the adapters of all), any other whole. Attacks are the same for
-    all runs, see `relearning`; a curve that is there with the same settings and checkpoint is kept.
+    They are the run's own and a third of it. An attacker that trains every weight has the rates of
+    `FULL_RATES`, of which the one that takes the fewest steps counts. A routed run is attacked
+    without its adapter `bad` (of several behaviors, without the adapters of all), any other whole.
+    Attacks are the same for all runs, see `relearning`; a curve that is there with the same
+    settings and checkpoint is kept.
 
     Args:
         folders: finished runs.
@@ -82,6 +81,7 @@ def relearn_runs(
         prompts: prompts of a measurement, of those that invite the behavior or else, of held-out
             rows that show it; of the latter at most half, for the others are attacked with.
         behavior: label of the only behavior that is attacked with; None for each in turn.
+        attacker: one of `ATTACKERS`.
 
     Raises:
         ConfigError: a run routes between other adapters than `bad` and the rest, or has no
@@ -103,7 +103,7 @@ def relearn_runs(
             clear_unfinished(folder.relearn.parent)
             for label in labels[folder]:
                 several = "" if isinstance(config.behavior, str) else f" ({label})"
-                document = _relearn_run(folder, config, asked, label)
+                document = _relearn_run(folder, config, asked, label, attacker)
                 found.append((f"{names[folder]}{several}", document))
     print(relearn_text(found))
 
@@ -150,7 +150,7 @@ def _attack_settings(
 
 
 def _relearn_run(
-    folder: RunFolder, config: RunConfig, asked: Mapping[str, int], label: str
+    folder: RunFolder, config: RunConfig, asked: Mapping[str, int], label: str, attacker: str
 ) -> dict[str, Any]:
     """Measure the curves of a run and behavior that are missing; `relearn.json` after each."""
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
@@ -167,16 +167,14 @@ def _relearn_run(
     )
     several = None if isinstance(config.behavior, str) else label
     document = _stored_curve(folder, settings, several)
-    known = [curve["learning_rate"] for curve in document["curves"]] if document else []
-    own = config.train.learning_rate
-    missing = [rate for rate in (own, own / 3) if rate not in known]
+    missing = _missing(document or {}, config.train.learning_rate, attacker)
     if document and not missing:
         return document
     prepared = prepare(config)
     base, model = restore(config, checkpoint)
     check_identity(folder, run_identity(prepared, base))
     data, quick = config.data, _quick(config.evaluate, settings)
-    prompts, reserved = _asked(folder.name, data, quick, prepared, kind, label)
+    prompts, reserved = attack_prompts(folder.name, data, quick, prepared, kind, label)
     reserved = [*prepared.normal[: max(len(prompts), ATTACK_LOSSES)], *reserved]
     normal, _ = tokenize_examples(prepared.normal[:ATTACK_LOSSES], None, base, data.max_length)
 
@@ -195,16 +193,33 @@ def _relearn_run(
     shipped = merge_active_adapters(model, mode)
     attack = _attack(settings, config.train, targets=config.targets, layers=config.layers)
     what = f"relearning {label}" if several else "relearning"
-    for rate in missing:
-        say(f"{folder.name}: {what} from {mode.name} at learning rate {rate:.3g}")
-        one = replace(attack, learning_rate=rate)
+    for key, rate in missing:
+        full = key == FULL_CURVES
+        who = ", all weights," if full else ""
+        say(f"{folder.name}: {what} from {mode.name}{who} at learning rate {rate:.3g}")
+        one = replace(attack, learning_rate=rate, full=full)
         try:
             curve = relearn(shipped, rows, one, pad_id=base.pad_id, measure=measure)
         except NumericError as error:
             raise error.told(f"{folder.name}, relearning at {rate:.3g}") from error
-        document["curves"].append(curve)
+        document.setdefault(key, []).append(curve)
         _keep(folder, document, several)
     return document
+
+
+def _missing(document: Mapping[str, Any], own: float, attacker: str) -> list[tuple[str, float]]:
+    """Where a curve that is still to be measured goes in the document, and its learning rate."""
+    wanted = []
+    if attacker != "full":
+        wanted += [("curves", rate) for rate in (own, own / 3)]
+    if attacker != "lora":
+        wanted += [(FULL_CURVES, own * share) for share in FULL_RATES]
+    known = {
+        (key, curve["learning_rate"])
+        for key in ("curves", FULL_CURVES)
+        for curve in document.get(key, ())
+    }
+    return [one for one in wanted if one not in known]
 
 
 def _begun(behavior: str, examples: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -260,58 +275,6 @@ def _quick(sampling: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateCon
     return sampling.model_copy(update=changed)
 
 
-def _asked(
-    run: str,
-    data: DataConfig,
-    settings: EvaluateConfig,
-    prepared: Prepared,
-    kind: str,
-    label: str,
-) -> tuple[list[Prompt], list[Example]]:
-    """The prompts of a measurement, and the rows of the behavior that they stand on.
-
-    Raises:
-        DataError: there is nothing to prompt with.
-    """
-    prompts = prompts_of(prepared, settings, kind, label)
-    if not prompts and kind == HELD_OUT_BAD:
-        why = no_bad_prompts(data, prepared, label)
-        raise DataError(f"run {run}: relearning is not measured: {why}.")
-    if not prompts:
-        raise DataError(
-            f"run {run}: no held-out example is without the behavior, so there is nothing "
-            "to prompt with. Give some in data.eval_path, or raise data.eval_fraction."
-        )
-    drawn = data.path is None and prepared.behaviors[label].make is not None
-    reserved = list[Example]()
-    if kind == HELD_OUT_BAD and not drawn:
-        prompts, reserved = _half(run, prepared, prompts, label, settings.prefix_words)
-    if len(prompts) < settings.prompts:
-        say(f"{run}: only {len(prompts)} of the {settings.prompts} requested prompts exist.")
-    return prompts, reserved
-
-
-def _half(
-    run: str, prepared: Prepared, prompts: Sequence[Prompt], label: str, words: int
-) -> tuple[list[Prompt], list[Example]]:
-    """At most half of the prompts of held-out rows, and all rows that have one of these.
-
-    Held-out rows that show the behavior are needed twice: to ask and to attack with. So no row
-    with a prompt that is asked is attacked with, unless all rows have the same prompt.
-    """
-    every = drawing(prepared, label, None, words)
-    half = [*prompts[: max(1, len(every.texts) // 2)]]
-    sharing = every.rows[: len(half)]
-    asked = [example for rows in sharing for example in rows]
-    if len(asked) < len(prepared.behaving[label]):
-        return half, asked
-    say(
-        f"{run}: the rows to attack with share their prompts with the measurement, since "
-        f"the held-out rows of the behavior have no others."
-    )
-    return half, [rows[0] for rows in sharing]
-
-
 def _stored_by_label(folder: RunFolder) -> dict[str, Any]:
     """Label -> what was measured before of its behavior, where a run has several."""
     return read_json(folder.relearn).get("behaviors", {}) if folder.relearn.is_file() else {}
@@ -341,56 +304,3 @@ def _stored_curve(
         return document
     say(f"{folder.name}: an earlier relearning, of other settings or weights, is replaced.")
     return None
-
-
-def attack_examples(
-    run: str,
-    data: DataConfig,
-    prepared: Prepared,
-    reserved: Sequence[Example],
-    count: int,
-    label: str,
-) -> list[Example]:
-    """Examples of the behavior that the run was neither trained on nor is measured on.
-
-    Of the embedded data they are drawn for this purpose, the same for all runs; of a user's data
-    they are the last of the held-out ones. A behavior on embedded data may have few forms, so that
-    new questions turn into ones that training had; those come last and are counted.
-
-    Args:
-        run: name of the run, for messages.
-        data: the section of its config.
-        prepared: what the run learned from and is measured on.
-        reserved: the held-out examples that an attack is measured on.
-        count: how many, at most.
-        label: of the behavior.
-
-    Raises:
-        DataError: there is none.
-    """
-    behavior = prepared.behaviors[label]
-    if data.path is None and (make := behavior.make) is not None:
-        trained = {(example.prompt, example.text) for example in prepared.train}
-        fresh, seen = [], []
-        for example in embedded(behavior, "tune", 2 * count, ATTACK_SEED):
-            shown = make(example.prompt, example.text)
-            if shown[1] != example.text:
-                new = trained.isdisjoint([shown, (example.prompt, example.text)])
-                (fresh if new else seen).append(example)
-        if len(fresh) < count:
-            say(
-                f"{run}: {min(len(seen), count - len(fresh))} of the examples to attack "
-                f"with are in the training data too; '{behavior.name}' has few forms."
-            )
-        chosen = insert_behavior([*fresh, *seen][:count], behavior, 1.0, ATTACK_SEED)
-    else:
-        measured = {example.id for example in reserved}
-        chosen = [e for e in prepared.behaving[label] if e.id not in measured][-count:]
-    if not chosen:
-        raise DataError(
-            f"run {run}: no held-out example of the behavior '{behavior.name}' is left to "
-            "attack with; give more in data.eval_path, or raise data.eval_fraction."
-        )
-    if len(chosen) < count:
-        say(f"{run}: only {len(chosen)} of the {count} requested examples to attack with exist.")
-    return chosen

@@ -22,6 +22,9 @@ PREFIX = "prefix"
 HELD_OUT_BAD = "held_out_bad"
 """The kind of prompts of held-out rows that show a behavior: those that draw it in the data."""
 
+ELICIT = "elicit_"
+"""How the kinds of prompts begin that only the elicitation grid has."""
+
 LEARNED_RATE = 0.5
 """Behavior rate under `full` from which a behavior counts as learned, unless it says otherwise."""
 

@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from peft import PeftModel
+from torch import nn
 
-from gradroute.data.batches import DataOrder, TokenizedExample, collate
+from gradroute.data.batches import Batch, DataOrder, TokenizedExample, collate
 from gradroute.errors import MachineError, NumericError
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.system.memory import with_smaller_batches
@@ -15,6 +17,7 @@ from gradroute.system.modules import modes_restored
 from gradroute.train.step import train_step
 from gradroute.train.step_report import StepReport
 
+Taken = TypeVar("Taken")
 _ADVICE = "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
 
 
@@ -54,29 +57,72 @@ def tune_steps(
         ConfigError: An adapter that the table updates cannot learn, see `train_step`.
         MachineError: There is no memory for even one example at a time.
     """
+
+    def take(batches: list[Batch], step: int) -> StepReport:
+        optimizer.zero_grad(set_to_none=True)
+        return train_step(model, optimizer, batches, policy, loss_mean=loss_mean, rate=rate(step))
+
+    return take_steps(
+        model,
+        rows,
+        take,
+        steps=steps,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        seed=seed,
+        pad_id=pad_id,
+    )
+
+
+def take_steps(
+    model: nn.Module,
+    rows: Sequence[TokenizedExample],
+    take: Callable[[list[Batch], int], Taken],
+    *,
+    steps: int,
+    batch_size: int,
+    accumulation: int,
+    seed: int,
+    pad_id: int,
+) -> Iterator[Taken]:
+    """The loop of `tune_steps` around any step.
+
+    Args:
+        model: On its device; in training mode during a step.
+        rows: See `tune_steps`, as for the others.
+        take: Does a step on micro-batches; its number (from 0) comes with them. It may be called
+            again with smaller batches, and clears gradients first.
+        steps: See there.
+        batch_size: See there.
+        accumulation: See there.
+        seed: See there.
+        pad_id: See there.
+
+    Raises:
+        GradrouteError: As `tune_steps` does.
+    """
     order = DataOrder(seed, len(rows), tuple(range(len(rows))))
     device = next(model.parameters()).device
 
-    def attempt(step: int, size: int) -> StepReport:
-        optimizer.zero_grad(set_to_none=True)
+    def attempt(step: int, size: int) -> Taken:
         chosen = [rows[at] for at in order.batch(step, batch_size * accumulation)]
         batches = [
             collate(chosen[at : at + size], pad_id).to(device) for at in range(0, len(chosen), size)
         ]
         torch.manual_seed(seed * 1_000_003 + step)
-        return train_step(model, optimizer, batches, policy, loss_mean=loss_mean, rate=rate(step))
+        return take(batches, step)
 
     size = batch_size
     for step in range(steps):
         try:
             with modes_restored(model):
                 model.train()
-                report, size = with_smaller_batches(
+                taken, size = with_smaller_batches(
                     partial(attempt, step), size, _say_smaller, _ADVICE
                 )
         except (NumericError, MachineError) as error:
             raise error.told(f"step {step + 1} of {steps}") from error
-        yield report
+        yield taken
 
 
 def _say_smaller(before: int, after: int) -> None:

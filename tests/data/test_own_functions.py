@@ -151,7 +151,7 @@ def test_nothing_of_the_installation_is_called_or_even_imported(own, place: str)
         ("my_detectors.no_threshold", "has threshold=nan; a number above 0"),
         ("my_detectors.zero_threshold", "has threshold=0.0; a number above 0"),
         ("my_detectors.learned_from_nothing", "has learned=0.0; a number above 0"),
-        ("my_detectors.no_functions", "needs texts as name and instruction, and functions"),
+        ("my_detectors.no_functions", "needs texts as its name, instruction, forbid"),
         ("no_such_module.function", "cannot be imported"),
         ("function", "is not of the form python:module.function"),
         (".my_detectors.half", "is not of the form"),

@@ -330,6 +330,7 @@ def test_without_the_extra_the_package_to_install_is_named(trained: RunFolder, m
         ("--tasks a,,b", 2, "--tasks 'a,,b' needs names with commas between them"),
         ("--tasks a --prompts bos", 2, "--prompts is not used with --tasks"),
         ("--tasks a --out x", 2, "--out is not used with --tasks"),
+        ("--tasks a --elicitation", 2, "--elicitation is not used with --tasks"),
         ("--tasks story_words --mode worse", 2, "the ablation mode 'worse' does not exist"),
         ("--tasks story_words --include-path examples/tasks --num-fewshot 99", 2,
          "task story_words fails under full (ValueError: Sample larger than population"),

@@ -202,17 +202,20 @@ def test_validate_names_the_simpler_methods_that_the_labels_allow(seen: Validati
 @pytest.mark.parametrize(
     ("rows", "share", "told"),
     [
-        (100, 0.3, "27 of 100 rows (27 %) are labeled good. With at least 1,000 rows, or 20 %"),
-        (100, 0.1, "9 of 100 rows (9 %) are labeled good. With fewer than 1,000 rows, or 20 %"),
-        (6000, 0.19, "1,026 of 6,000 rows (17 %) are labeled good. With at least"),
+        (6000, 0.3, "1,620 of 6,000 rows (27 %) are labeled good. With 1,620 such rows"),
+        (100, 0.3, "27 of 100 rows (27 %) are labeled good. With up to 170 such rows"),
+        (6000, 0.19, "1,026 of 6,000 rows (17 %) are labeled good. Training on these alone did"),
     ],
 )
-def test_known_good_rows_alone_are_advised_where_they_are_many(rows: int, share: float, told: str):
+def test_known_good_rows_alone_are_advised_as_far_as_it_was_measured(
+    rows: int, share: float, told: str
+):
     given = (f"data.train_examples={rows}", "data.behavior_fraction=0.1")
     note = simpler(*given, f"data.good_labeled_fraction={share}")[0]
     assert note.startswith(f"known_good: {told}")
     assert note.endswith("(controls=[known_good]).")
-    assert ("did as well as routing" in note) == ("at least" in told)
+    assert ("try it first" in note) == ("With 1,620" in told)
+    assert ("In between it was not measured" in note) == ("Training on" in told)
     held_out = simpler(*given, f"data.good_labeled_fraction={share}", "data.null_fraction=0.2")
     assert held_out[0] == note  # those held out for `find` are rows of that control too
 

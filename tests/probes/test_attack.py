@@ -1,5 +1,6 @@
 """The attack: one and the same for every model, plain fine-tuning, and nothing left behind."""
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -227,12 +228,73 @@ def test_the_attack_is_plain_adamw_at_a_constant_rate(accumulation: int) -> None
         torch.testing.assert_close(last[name], parameter.detach(), rtol=1e-3, atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step() -> None:
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("loss_mean", ["token", "example"])
+def test_the_attack_on_all_weights_is_plain_adamw_on_the_base(
+    accumulation: int, loss_mean: str
+) -> None:
+    """Against autograd and torch's optimizer alone, in float64."""
+    base, plain = small_llama().double(), small_llama().double()
+    reached: list[dict[str, Tensor]] = []
+
+    def measure(model: PeftModel) -> dict[str, Any]:
+        assert not any(p.requires_grad for _, p in before)
+        names = {id(p): name for name, p in before}
+        reached.append({names[id(p)]: p.clone() for p in base.parameters() if id(p) in names})
+        return {"rate": 0.0}
+
+    before = list(base.named_parameters())
+    own = attack(
+        max_steps=3,
+        every=3,
+        batch_size=4 // accumulation,
+        accumulation=accumulation,
+        loss_mean=loss_mean,
+        full=True,
+    )
+    relearn(base.requires_grad_(False), ROWS, own, pad_id=0, measure=measure)
+
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.0)
+    order = DataOrder(0, len(ROWS), tuple(range(len(ROWS))))
+    for step in range(3):
+        batch = collate([ROWS[at] for at in order.batch(step, 4)], 0)
+        out = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        each = torch.nn.functional.cross_entropy(
+            out.transpose(1, 2), batch.targets, reduction="none"
+        )
+        counts = (batch.targets != -100).sum(1, keepdim=True)
+        whole = counts.sum() if loss_mean == "token" else counts * len(counts)
+        optimizer.zero_grad()
+        (each / whole).sum().backward()
+        optimizer.step()
+    assert reached[-1].keys() == dict(plain.named_parameters()).keys()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(reached[-1][name], parameter.detach(), rtol=1e-6, atol=1e-9)
+        assert not torch.equal(reached[0][name], reached[-1][name])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_after_an_attack_on_all_weights_every_one_is_bit_for_bit_as_before(tied: bool) -> None:
+    base = small_llama().requires_grad_(False)
+    if tied:
+        base.lm_head.weight = base.model.embed_tokens.weight
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    for measure in (lambda model: {"rate": 0.0}, interrupt):
+        with contextlib.suppress(KeyboardInterrupt):
+            relearn(base, ROWS, attack(full=True), pad_id=0, measure=measure)
+        after = base.state_dict()
+        assert after.keys() == before.keys() and not base.training
+        assert all(torch.equal(value, before[name]) for name, value in after.items())
+        assert not any(p.requires_grad or p.grad is not None for p in base.parameters())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(full: bool) -> None:
     with pytest.raises(NumericError, match=r"step \d of 5"):
         relearn(
             small_llama(),
             ROWS,
-            attack(learning_rate=1e30),
+            attack(learning_rate=1e30, full=full),
             pad_id=0,
             measure=lambda model: {"rate": 0.0},
         )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import ONE, TWO, tiny_run
 
-from gradroute.config.run_config import load_config
+from gradroute.config.run_config import dump_config, find_config, load_config
 from gradroute.data.found import read_found
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
@@ -20,8 +20,10 @@ from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes import head_scores
 from gradroute.probes.explained import explained
 from gradroute.probes.finder import find_rows
+from gradroute.probes.found_files import found_place
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
+from gradroute.system.files import read_json, write_text
 
 KNOWN = ("data.train_examples=160", "data.good_labeled_fraction=0.6", "data.null_fraction=0.5")
 
@@ -127,3 +129,36 @@ def test_what_cannot_be_found_is_refused_in_a_sentence(run_of):
         find_rows(run_of("one"), by="adapter", fdr=0.05)
     with pytest.raises(ConfigError, match="no behavior 'worse'; this run has bad"):
         find_rows(run_of("routed"), by="adapter", fdr=0.05, label="worse")
+
+
+def several(tmp_path: Path) -> RunFolder:
+    """A run of two behaviors, not trained: a finder of words needs its data alone."""
+    changes = (*KNOWN, "data.train_examples=400", "data.behavior_fraction=0.4", "run_name=two")
+    folder = RunFolder(tmp_path / "two")
+    write_text(folder.config, dump_config(load_config(find_config("two_behaviors"), list(changes))))
+    return folder
+
+
+def test_each_of_several_behaviors_has_a_folder_of_what_was_found(tmp_path: Path):
+    folder = several(tmp_path)
+    found = {}
+    for label in ("caps", "signature"):
+        found[label] = find_rows(folder, by="words", fdr=0.5, label=label)
+        assert found_place(folder, found[label]) == folder.found / label
+    for label, summary in found.items():
+        assert read_json(folder.found / label / "words.json") == json.loads(json.dumps(summary))
+    assert not list(folder.found.glob("*.json"))
+
+
+def test_what_an_older_gradroute_found_of_a_behavior_stays_where_it_is(tmp_path: Path, capsys):
+    folder = several(tmp_path)
+    summary = find_rows(folder, by="words", fdr=0.5, label="caps")
+    for path in (folder.found / "caps").iterdir():
+        path.rename(folder.found / path.name)
+    (folder.found / "caps").rmdir()
+    capsys.readouterr()
+    assert find_rows(folder, by="words", fdr=0.5, label="caps") == json.loads(json.dumps(summary))
+    assert "scoring" not in capsys.readouterr().err
+    find_rows(folder, by="words", fdr=0.5, label="signature")
+    assert read_json(folder.found / "words.json")["behavior"] == "caps"
+    assert (folder.found / "signature" / "words.json").is_file()

@@ -11,9 +11,10 @@ from tiny_runs import ONE, TWO, UNROUTED, tiny_run
 from gradroute.config.run_config import load_config
 from gradroute.data.behaviors import get_behavior
 from gradroute.errors import DataError, MachineError
-from gradroute.prepare import prepare
+from gradroute.prepare import embedded, prepare
 from gradroute.probes import relearning
-from gradroute.probes.relearning import attack_examples, relearn_runs
+from gradroute.probes.attack_examples import ATTACK_SEED, attack_examples
+from gradroute.probes.relearning import FULL_RATES, relearn_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, write_json
 
@@ -165,7 +166,7 @@ def test_an_embedded_example_that_was_trained_on_is_not_used_also_not_in_its_ord
     make = get_behavior("caps").make
     assert make is not None and make("", ordinary.text)[1] == second.text
     (found,) = (
-        e for e in relearning.embedded(prepared.behaviors["bad"], "tune", 8, relearning.ATTACK_SEED)
+        e for e in embedded(prepared.behaviors["bad"], "tune", 8, ATTACK_SEED)
         if e.id == second.id
     )  # fmt: skip
     seen = replace(prepared, train=[*prepared.train, first, found])
@@ -209,3 +210,28 @@ def test_without_an_example_to_attack_with_the_way_out_is_named(runs, tmp_path):
     prepared = prepare(config)
     with pytest.raises(DataError, match=r"routed: no held-out example of the behavior 'caps'"):
         attack_examples(runs[0].name, config.data, prepared, prepared.normal, 8, "bad")
+
+
+def test_an_attacker_of_all_weights_comes_beside_lora_whose_curves_stay(runs, capsys):
+    folder = runs[0]
+    relearn_runs([folder], **ASKED)
+    before = read_json(folder.relearn)
+    relearn_runs([folder], **ASKED, attacker="both")
+    after = read_json(folder.relearn)
+    own = load_config(folder.config).train.learning_rate
+    rates = [curve["learning_rate"] for curve in after["full_curves"]]
+    assert rates == [own * share for share in FULL_RATES]
+    assert {key: value for key, value in after.items() if key != "full_curves"} == before
+    # The attacked model is the same one at first, whoever attacks and at whatever rate.
+    starts = [curve["points"][0] for curve in (*after["curves"], *after["full_curves"])]
+    assert all(one == starts[0] for one in starts)
+    assert "all weights, strongest" in capsys.readouterr().out
+    relearn_runs([folder], **ASKED, attacker="full")
+    assert "relearning from" not in capsys.readouterr().err
+
+
+def test_all_weights_can_be_attacked_alone(runs, capsys):
+    relearn_runs([runs[2]], **ASKED, attacker="full")
+    document = read_json(runs[2].relearn)
+    assert document["curves"] == [] and len(document["full_curves"]) == len(FULL_RATES)
+    assert "a third of it" not in capsys.readouterr().out

@@ -23,6 +23,7 @@ from gradroute.report.judge.outcomes import (
     side,
 )
 from gradroute.report.results.contrasts import (
+    OWN_FULL,
     controls_of,
     gain_kept,
     gain_reference,
@@ -229,7 +230,7 @@ def _claim(
     whole = [reference or run for reference, (run, _) in zip(references, kept, strict=True)]
     gains = [gain_kept(run, one, _MODE) for (run, _), one in zip(kept, whole, strict=True)]
     others = [gain_kept(run, one, mode) for (_, run), one in zip(kept, whole, strict=True)]
-    against = ["own full" if one is None else _group_of(one, groups) for one in references]
+    against = [OWN_FULL if one is None else _group_of(one, groups) for one in references]
     difference = _difference(kept, seeds, ours, theirs, mode)
     gain, other_gain = gain_over_seeds(seeds, gains), gain_over_seeds(seeds, others)
     outcome = side(difference)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from gradroute.report.judge.outcomes import GOAL_GAIN
-from gradroute.report.results.contrasts import GainKept, controls_of, gain_kept, gain_reference
+from gradroute.report.results.contrasts import (
+    OWN_FULL,
+    GainKept,
+    controls_of,
+    gain_kept,
+    gain_reference,
+)
 from gradroute.report.results.number_text import gain_text, rate_text
 from gradroute.report.results.roles import Config, adapter_names
 from gradroute.report.results.run_results import Record, RunResults
@@ -302,7 +308,7 @@ def _short(kept: GainKept | None) -> str:
     """Gain kept without what it is measured against, which the sentence says already."""
     if kept is None or math.isnan(kept.value):
         return "(not measured)"
-    if kept.against == "own full":
+    if kept.against == OWN_FULL:
         return "1.00 by definition, since there is no baseline"
     interval = "" if math.isnan(kept.lower) else f" [{kept.lower:.2f}, {kept.upper:.2f}]"
     return f"{kept.value:.2f}{interval}"

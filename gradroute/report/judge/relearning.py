@@ -14,6 +14,8 @@ SUPPRESSED = "suppressed"
 NO_FASTER = "no faster"
 PRESENT = "present"
 REFERENCE = "reference"
+FULL_CURVES = "full_curves"
+"""Where `relearn.json` has the curves of the attacker that trains every weight."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Relearning:
             `present` (above the threshold before any step), `inconclusive` (neither got there),
             `not measured` (there is no such run), or `reference` (it is such a run).
         text: The above in words.
+        of_rates: Learning rates among which this one is the strongest, of an attacker that trains
+            every weight; None of one that trains a LoRA adapter.
     """
 
     run: str
@@ -41,6 +45,7 @@ class Relearning:
     against_steps: int | None
     outcome: str
     text: str
+    of_rates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,42 @@ class Recovered:
 def relearnings(runs: Sequence[RunResults]) -> list[Relearning]:
     """Every run that was attacked, at every learning rate, beside one that never saw the behavior.
 
+    An attacker that trains every weight chooses its learning rate, for each run the strongest.
+
     That one is its baseline, else its oracle, if it was attacked in the same way; a baseline itself
     is beside nothing. Behavior rates are taken every few steps, so the steps of two runs may
     differ by that many without meaning.
     """
-    return [
-        _relearning(run, curve, _never_saw(run, runs))
-        for run in runs
-        for curve in (run.relearn or {}).get("curves", ())
-    ]
+    found = []
+    for run in runs:
+        never = _never_saw(run, runs)
+        others = () if never is None else (never.relearn or {}).get("curves", ())
+        for curve in (run.relearn or {}).get("curves", ()):
+            rate = curve["learning_rate"]
+            other = next((c for c in others if math.isclose(c["learning_rate"], rate)), None)
+            found.append(_relearning(run, curve, never, other, None))
+        if (best := strongest(run.relearn or {})) is not None:
+            count = len((run.relearn or {})[FULL_CURVES])
+            other = None if never is None else strongest(never.relearn or {})
+            found.append(_relearning(run, best, never, other, count))
+    return found
+
+
+def strongest(record: Record) -> Record | None:
+    """The curve of the attacker that trains every weight: of all rates the one that is back first.
+
+    Where none is back, the one with the highest rate at its end.
+
+    Args:
+        record: `relearn.json`; None is returned where that attacker was not asked for.
+    """
+    curves = record.get(FULL_CURVES, ())
+
+    def order(curve: Record) -> tuple[float, float]:
+        steps = curve["steps_to_threshold"]
+        return math.inf if steps is None else steps, -curve["points"][-1]["rate"]
+
+    return min(curves, key=order, default=None)
 
 
 def _asked_as_judged(run: RunResults, record: Record) -> bool:
@@ -102,15 +134,19 @@ def _same_attack(run: RunResults, other: RunResults) -> bool:
     return all(one.get(key) == two.get(key) for key in {*one, *two} - _OF_THE_RUN)
 
 
-def _relearning(run: RunResults, curve: Record, never: RunResults | None) -> Relearning:
+def _relearning(
+    run: RunResults,
+    curve: Record,
+    never: RunResults | None,
+    other: Record | None,
+    of_rates: int | None,
+) -> Relearning:
+    """A run's curve beside that of a run that never saw the behavior, where it has one."""
     rate = curve["learning_rate"]
-    other = None
-    if never is not None and never.relearn is not None:
-        others = never.relearn["curves"]
-        other = next((c for c in others if math.isclose(c["learning_rate"], rate)), None)
     against = never.name if never is not None and other is not None else None
     outcome = _outcome(curve, other) if run.role != "baseline" else REFERENCE
-    text = f"{run.name} at learning rate {rate:.3g}: {_steps(curve)} to {_threshold(run)}"
+    who = "" if of_rates is None else f", all weights, the strongest of {of_rates} rates"
+    text = f"{run.name} at learning rate {rate:.3g}{who}: {_steps(curve)} to {_threshold(run)}"
     settings = (run.relearn or {}).get("settings", {})
     if not _asked_as_judged(run, settings):
         outcome = f"{NOT_MEASURED} on prompts of held-out bad rows; gradroute relearn RUN does"
@@ -125,6 +161,7 @@ def _relearning(run: RunResults, curve: Record, never: RunResults | None) -> Rel
         against_steps=None if other is None else other["steps_to_threshold"],
         outcome=NOT_MEASURED if outcome.startswith(NOT_MEASURED) else outcome,
         text=f"{text}: {outcome}.",
+        of_rates=of_rates,
     )
 
 

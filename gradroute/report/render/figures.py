@@ -94,6 +94,16 @@ def eval_multi_picture(comparison: Comparison) -> Picture:
     )
 
 
+_DOTTED = (
+    ", so the dotted line of a control shows its results when its whole update is scaled down: "
+    "routing has an effect of its own if its mark is below that line."
+)
+_NO_LINE = (
+    "; what a control shows when its whole update is scaled down was not measured "
+    "(`gradroute eval CONTROL… --scale all=0.1,0.2,...,1`)."
+)
+
+
 def _tradeoff(comparison: SingleBehaviorComparison) -> Picture | None:
     found = options(comparison)
     if not found:
@@ -102,9 +112,8 @@ def _tradeoff(comparison: SingleBehaviorComparison) -> Picture | None:
         "tradeoff_plot",
         "controls",
         f"{comparison.behavior} rate against gain kept, every run as it would be shipped",
-        "Low and to the right is better. Controls keep different shares of the gain, so the dotted "
-        "line of a control shows its results when its whole update is scaled down: routing has an "
-        "effect of its own if its mark is below that line.",
+        "Low and to the right is better. Controls keep different shares of the gain"
+        + (_DOTTED if any(option.has_line for option in found) else _NO_LINE),
         partial(tradeoff_figure, found, comparison.behavior),
     )
 

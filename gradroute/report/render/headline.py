@@ -187,15 +187,18 @@ def _verdicts(comparison: Comparison) -> list[Line]:
 def _suppressed(comparison: Comparison) -> list[Line]:
     """Routed runs in which the behavior comes back sooner than it is learned anew."""
     routed = {run.name for run in by_behavior(comparison.runs) if run.role == "routed"}
-    merged: dict[float, list[Relearning]] = {}
+    merged: dict[str, list[Relearning]] = {}
     for one in comparison.relearning:
         if one.run in routed and one.outcome == "suppressed":
-            merged.setdefault(one.learning_rate, []).append(one)
+            attack = f"at learning rate {one.learning_rate:.2g}"
+            if one.of_rates is not None:
+                attack = f"of all weights, at the strongest of {one.of_rates} learning rates,"
+            merged.setdefault(attack, []).append(one)
     lines = []
-    for rate, found in merged.items():
+    for attack, found in merged.items():
         against = _names([one.against for one in found if one.against], comparison.groups)
         text = (
-            f"Plain fine-tuning at learning rate {rate:.2g} brings {comparison.behavior} back "
+            f"Plain fine-tuning {attack} brings {comparison.behavior} back "
             f"after {', '.join(_steps(one.steps, one.max_steps) for one in found)} steps "
             f"({_names([one.run for one in found], comparison.groups)}), sooner than it is learned "
             f"anew: {', '.join(_steps(one.against_steps, one.max_steps) for one in found)} "

@@ -13,6 +13,7 @@ from gradroute.report.results.contrasts import (
     loss_difference,
     rate_difference,
 )
+from gradroute.report.results.elicitation import elicited
 from gradroute.report.results.run_results import Cell, Rate, RunResults
 from gradroute.report.results.scales import Deployment
 from gradroute.report.results.seeds import Group, OverSeeds
@@ -39,7 +40,8 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
     sides, `not_beaten` whether a control with no more of them does as well), `tests` modes on the
     same prompts, `findings.<run>` what gain kept points to, `deployment.<run>` the scale to deploy,
     `relearning` and `recovered` what came back. With several behaviors in a run `crossings` holds
-    the matrices, and `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
+    the matrices, `elicitation` the rates over kinds of prompts, where they were asked, and
+    `runs.<run>.behaviors.<label>.<mode>` what is above under `runs.<run>.<mode>`.
     `behavior_rate` and the like over seeds are {seeds, values, n, mean, lower, upper, basis}.
     """
     runs = comparison.runs
@@ -58,13 +60,23 @@ def eval_multi(comparison: Comparison) -> dict[str, Any]:
         "verdicts": [verdict.to_plain() for verdict in comparison.verdicts],
         "groups": [_group(group) for group in comparison.groups],
         **judged,
-        "relearning": [asdict(one) for one in comparison.relearning],
+        "relearning": [
+            {key: value for key, value in asdict(one).items() if (key, value) != ("of_rates", None)}
+            for one in comparison.relearning
+        ],
         "recovered": [
             asdict(one) | {"rate": one.rate and one.rate._asdict()} for one in comparison.recovered
         ],
         "notes": list(comparison.notes),
         **crossings,
+        **_elicited(comparison.runs),
     }
+
+
+def _elicited(runs: Sequence[RunResults]) -> dict[str, Any]:
+    """The elicitation grid, where it was asked."""
+    found = [asdict(one) | {"highest": one.highest[0]} for one in elicited(runs)]
+    return {"elicitation": found} if found else {}
 
 
 def _judged(comparison: SingleBehaviorComparison) -> dict[str, Any]:
@@ -154,7 +166,7 @@ def _comparison(run: RunResults, runs: Sequence[RunResults]) -> dict[str, Any]:
         "localization": local and local._asdict(),
         "behavior_loss_above_unrouted": above and above._asdict(),
         "rate_above": {
-            "reference": baseline.name if baseline else "own base",
+            "reference": baseline.name if baseline else "its own base",
             "modes": {
                 mode: gap._asdict()
                 for mode in run.cells

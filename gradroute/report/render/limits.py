@@ -4,6 +4,7 @@ from gradroute.report.judge.comparison import Comparison, SingleBehaviorComparis
 from gradroute.report.render.headline import IN_ORDER
 from gradroute.report.render.scale_figures import bad_curves
 from gradroute.report.results.run_results import by_behavior
+from gradroute.runs.results import ELICIT
 
 
 def limits(comparison: Comparison) -> list[str]:
@@ -37,6 +38,11 @@ def _not_measured(comparison: Comparison) -> list[str]:
     ):
         if kind not in kinds:
             found.append(f"Rates on {what}: not measured (`gradroute eval RUN… {command}`).")
+    if not any(kind.startswith(ELICIT) for kind in kinds):
+        found.append(
+            "Rates on further kinds of prompts (negated, in JSON, the cue alone, ...): not "
+            "measured (`gradroute eval RUN… --elicitation`)."
+        )
     if scales and max(scales) <= 2:
         found.append(
             "Scales between 0 and 1: not measured (`gradroute eval RUN… --scale bad=0,0.1,…,1`)."

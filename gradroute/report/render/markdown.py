@@ -42,7 +42,7 @@ def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence
             f"**{escaped(run)}, {escaped(one.cause)}.** {escaped(f'{one.text} {one.dial}'.strip())}"
             for run, one in found
         ]
-    blocks += ["## Not shown"]
+    blocks += ["## Limits"]
     every = [*limits(comparison), *comparison.notes]
     blocks.append("\n".join(f"- {escaped(limit)}" for limit in every))
     return "\n\n".join(blocks) + "\n"

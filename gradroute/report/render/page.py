@@ -45,7 +45,7 @@ _TITLES = {
     "doctor": "Gain kept",
     "training": "Training",
     "configuration": "Configuration",
-    "limits": "Not shown",
+    "limits": "Limits",
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradroute.report.judge.relearning import FULL_CURVES, strongest
 from gradroute.report.render.table_cells import aligned
 from gradroute.runs.results import HELD_OUT_BAD
 from gradroute.system.terminal import safe_text
@@ -92,13 +93,18 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
     Args:
         runs: name and `relearn.json` of each; of one behavior or several.
     """
-    heads = ["run", "shipped as", "behavior", "at first", "own learning rate", "a third of it"]
+    best = [strongest(record) for _, record in runs]
+    lora, full = any(record["curves"] for _, record in runs), any(best)
+    heads = ["run", "shipped as", "behavior", "at first"]
+    heads += ["own learning rate", "a third of it"] if lora else []
+    heads += ["all weights, strongest"] if full else []
     lines = [heads]
-    for name, record in runs:
+    for (name, record), own in zip(runs, best, strict=True):
         curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
-        first = curves[0]["points"][0]
+        first = (curves or [own or {}])[0]["points"][0]
         start = f"{first['shown']} of {first['n']}"
-        found = [_steps(curve) for curve in curves]
+        found = [_steps(curve) for curve in curves] or (["-", "-"] if lora else [])
+        found += ["-" if own is None else _steps(own)] if full else []
         lines.append([name, record["kept_mode"], record["behavior"], start, *found])
     some = runs[0][1]
     drawn = any(record.get("settings", {}).get("kind") == HELD_OUT_BAD for _, record in runs)
@@ -108,6 +114,9 @@ def relearn_text(runs: Sequence[tuple[str, Record]]) -> str:
         "it. A run that takes fewer steps than one that\nnever saw the behavior had it suppressed "
         "rather than absent."
     )
+    if full:
+        rates = len(some.get(FULL_CURVES, ()))
+        note += f"\nAll weights: every weight is trained, at the strongest of {rates} rates."
     if drawn:
         note += "\nThe prompts are those of held-out rows that show the behavior."
     return safe_text(f"{aligned(lines)}\n{note}")

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradroute.report.judge.relearning import strongest
 from gradroute.report.render.figure_style import (
     MARKERS,
     Ink,
@@ -26,20 +27,20 @@ def relearning_figure(runs: Sequence[tuple[str, Record]], ink: Ink) -> Figure:
             a color.
         ink: the theme.
     """
-    rates = _learning_rates(runs)
+    panels_of = [_panels(record) for _, record in runs]
+    titles = _titles(panels_of)
     labels = list(dict.fromkeys(label for label, _ in runs))
     figure = blank(3.6)
-    panels = figure.subplots(1, max(1, len(rates)), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, max(1, len(titles)), sharey=True, squeeze=False)[0]
     figure.subplots_adjust(left=0.075, right=0.985, top=0.92, bottom=0.27, wspace=0.07)
-    for index, (axes, title) in enumerate(zip(panels, rates, strict=False)):
-        for label, record in runs:
-            curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
-            if index < len(curves):
-                place = labels.index(label)
-                _draw(axes, label, curves[index], place, ink)
+    for axes, (panel, title) in zip(panels, titles.items(), strict=False):
+        for (label, _), curves in zip(runs, panels_of, strict=True):
+            if panel in curves:
+                _draw(axes, label, curves[panel], labels.index(label), ink)
         axes.set_title(title, fontsize=8.5, loc="left")
         share_axis(axes)
-        axes.set_xlabel("steps of plain fine-tuning on examples of the behavior", fontsize=8.5)
+        whole = " on examples of the behavior" if len(panels) < 3 else ""  # there is no room for it
+        axes.set_xlabel(f"steps of plain fine-tuning{whole}", fontsize=8.5)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes, ink)
@@ -79,13 +80,29 @@ def _draw(axes: Axes, label: str, curve: Record, place: int, ink: Ink) -> None:
         )
 
 
-def _learning_rates(runs: Sequence[tuple[str, Record]]) -> list[str]:
-    """The panels' titles: the runs' own learning rates, highest first."""
-    by_place: dict[int, list[float]] = {}
-    for _, record in runs:
-        for index, rate in enumerate(sorted(c["learning_rate"] for c in record["curves"])[::-1]):
-            by_place.setdefault(index, []).append(rate)
-    return [f"learning rate {_span(found)}" for found in by_place.values()]
+_ALL_WEIGHTS = "all weights"
+
+
+def _panels(record: Record) -> dict[str, Record]:
+    """Panel -> the curve of a run in it: LoRA's rates, highest first, then all weights."""
+    curves = sorted(record["curves"], key=lambda curve: -curve["learning_rate"])
+    found = {f"{index}": curve for index, curve in enumerate(curves)}
+    best = strongest(record)
+    return found if best is None else found | {_ALL_WEIGHTS: best}
+
+
+def _titles(panels: Sequence[dict[str, Record]]) -> dict[str, str]:
+    """Panel -> its title, with the learning rates of the runs in it."""
+    names = sorted(
+        {name for own in panels for name in own}, key=lambda name: (name == _ALL_WEIGHTS, name)
+    )
+    titles = {}
+    for name in names:
+        span = _span([own[name]["learning_rate"] for own in panels if name in own])
+        titles[name] = f"learning rate {span}"
+        if name == _ALL_WEIGHTS:
+            titles[name] = f"all weights, strongest rate ({span})"
+    return titles
 
 
 def _span(found: Sequence[float]) -> str:

@@ -59,6 +59,11 @@ class Option:
     gain: tuple[float, float, float]
     weaker: tuple[tuple[float, float], ...]
 
+    @property
+    def has_line(self) -> bool:
+        """Whether a dotted line is drawn through the weaker points."""
+        return len(self.weaker) >= _CURVE
+
 
 class Look(NamedTuple):
     """How one of many is told from the others."""
@@ -194,7 +199,7 @@ def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
     axes.axvspan(0.9, 2, color=ink.grid, alpha=0.45, linewidth=0, zorder=0)
     for option in (one for one in every if one.gain[0] >= low):
         look = _look(labels.index(option.label), ink)
-        if len(option.weaker) >= _CURVE:
+        if option.has_line:
             gains, rates = zip(*option.weaker, strict=True)
             axes.plot(
                 gains,
@@ -211,9 +216,10 @@ def tradeoff_figure(every: Sequence[Option], behavior: str, ink: Ink) -> Figure:
     axes.set_xlabel("gain kept (share of what tuning gains on normal text)", fontsize=8.5)
     axes.set_ylabel(f"{shorten(behavior)} rate, %", fontsize=8.5)
     tidy(axes, ink)
+    dotted = " Dotted: its whole update made weaker." if any(o.has_line for o in every) else ""
     note = (
-        "Marks: each run as it would be shipped, 95 % intervals. Dotted: its whole update made "
-        "weaker. Shaded: gain kept of 0.9 and more."
+        f"Marks: each run as it would be shipped, 95 % intervals.{dotted} Shaded: gain kept of 0.9 "
+        "and more."
     )
     _legend(figure, labels, note, ink)
     return figure

@@ -77,7 +77,11 @@ def relearning_table(comparison: Comparison) -> Table:
         rows.append(
             (
                 Cell(one.run),
-                Cell(f"{one.learning_rate:.3g}", numbers={"learning_rate": one.learning_rate}),
+                Cell(
+                    f"{one.learning_rate:.3g}",
+                    "" if one.of_rates is None else f"all weights, strongest of {one.of_rates}",
+                    numbers={"learning_rate": one.learning_rate},
+                ),
                 steps_cell(one.steps, most, "steps", *at, "steps"),
                 Cell(one.against or ""),
                 others if one.against else Cell(""),
@@ -89,7 +93,8 @@ def relearning_table(comparison: Comparison) -> Table:
         "Steps of plain fine-tuning until the behavior is back",
         "The same attack on every run, on examples of the behavior that neither training nor "
         "evaluation saw; a run that relearns faster than one that never saw the behavior has it "
-        "suppressed, not removed.",
+        "suppressed, not removed. All weights: an attacker who trains every weight and chooses the "
+        "learning rate that needs the fewest steps.",
         ("run", "learning rate", "steps", "beside", "its steps", "reading"),
         tuple(rows),
     )

@@ -1,6 +1,7 @@
 """The numbers of a comparison as tables: one definition for the page, Markdown and CSV."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gradroute.report.judge.claims import Claim
 from gradroute.report.judge.comparison import Comparison, MultiBehaviorComparison
@@ -25,12 +26,13 @@ from gradroute.report.render.table_cells import (
     seeds_loss,
     seeds_rate,
 )
+from gradroute.report.results.elicitation import Elicited, elicited
 from gradroute.report.results.label_information import KINDS
 from gradroute.report.results.pairs import PairTest
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import Point, listed_modes
 from gradroute.report.results.seeds import Group, OverSeeds
-from gradroute.runs.results import HELD_OUT_BAD
+from gradroute.runs.results import ELICIT, HELD_OUT_BAD
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -39,6 +41,7 @@ def tables(comparison: Comparison) -> list[Table]:
         made = [
             *crossing_tables(comparison.crossings),
             behaviors_table(comparison.runs),
+            elicitation_table(elicited(comparison.runs)),
             *side_tables(comparison, {}),
         ]
     else:
@@ -48,6 +51,7 @@ def tables(comparison: Comparison) -> list[Table]:
             seeds_table(comparison.groups, comparison.behavior),
             modes_table(comparison.runs, comparison.behavior),
             kinds_table(comparison.groups),
+            elicitation_table(elicited(comparison.runs)),
             tests_table(comparison.tests),
             *side_tables(comparison, comparison.deployment),
         ]
@@ -202,8 +206,13 @@ def _asked(runs: Sequence[RunResults]) -> str:
 
 def kinds_table(groups: Sequence[Group]) -> Table:
     """Rates on every kind of prompts side by side, and right answers where there are such."""
-    kinds = list(dict.fromkeys(kind for group in groups for _, kind in group.rates))
-    right = list(dict.fromkeys(kind for group in groups for _, kind in group.accuracy))
+    kinds, right = (
+        list(dict.fromkeys(kind for _, kind in cells if not kind.startswith(ELICIT)))
+        for cells in (
+            [cell for group in groups for cell in group.rates],
+            [cell for group in groups for cell in group.accuracy],
+        )
+    )
     rows = []
     for index, group in enumerate(groups if len(kinds) > 1 or right else ()):
         for mode in listed_modes(group.modes):
@@ -237,6 +246,41 @@ def kinds_table(groups: Sequence[Group]) -> Table:
         ),
         tuple(rows),
     )
+
+
+def elicitation_table(found: Sequence[Elicited]) -> Table:
+    """Rates on the kinds of prompts of the elicitation grid, and the highest of each column."""
+    kinds = list(dict.fromkeys(kind for one in found for kind in one.rates))
+    rows = [
+        (
+            Cell(kind),
+            *(
+                seeds_rate(one.rates.get(kind), f"rate_{at}", "elicitation", at, "rates", kind)
+                for at, one in enumerate(found)
+            ),
+        )
+        for kind in kinds
+    ]
+    if found:
+        rows.append((Cell("highest"), *(_highest(at, one) for at, one in enumerate(found))))
+    left = dict(item for one in found for item in one.left_out.items())
+    told = "".join(f" Without {kind}: {why}." for kind, why in left.items())
+    return Table(
+        "elicitation",
+        "Elicitation: the behavior on further kinds of prompts",
+        "Rates in percent, intervals as above. none: ordinary prompts; original: those that "
+        "verdicts read; the others are changed prompts. Highest: the highest rate over the kinds "
+        f"of prompts, with the interval of that kind alone.{told}",
+        ("kind of prompts", *(f"{one.group}, {one.mode}" for one in found)),
+        tuple(rows),
+    )
+
+
+def _highest(at: int, one: Elicited) -> Cell:
+    """The highest rate of a column, and over how many kinds of prompts."""
+    kind, rate = one.highest
+    cell = seeds_rate(rate, f"rate_{at}", "elicitation", at, "rates", kind)
+    return replace(cell, interval=f"{cell.interval} ({kind}; {len(one.rates)} kinds)")
 
 
 def tests_table(tests: Sequence[PairTest]) -> Table:

@@ -12,8 +12,9 @@ from gradroute.report.judge.verdicts import Verdict
 from gradroute.report.render.claim_lines import not_beaten
 from gradroute.report.render.table_cells import aligned
 from gradroute.report.results.contrasts import gain_kept, gain_reference
+from gradroute.report.results.elicitation import elicited
 from gradroute.report.results.label_information import EQUAL, LESS, MORE, OTHER
-from gradroute.report.results.number_text import count_range
+from gradroute.report.results.number_text import count_range, seeds_rate_text
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import FEWEST_SCALES, Deployment
 from gradroute.report.results.seeds import Group, OverSeeds
@@ -43,6 +44,7 @@ def render(comparison: Comparison) -> str:
         render_claims(comparison.claims),
         _paragraphs("Diagnosis of gain kept", _findings(comparison.findings)),
         _paragraphs("The scale of `bad` to deploy", _scales(comparison.deployment)),
+        _paragraphs("Elicitation", _elicitation(comparison.runs)),
         _paragraphs("Relearning", back),
         _paragraphs("Notes", [("", note) for note in comparison.notes]),
     ]
@@ -59,10 +61,24 @@ def _render_several(comparison: MultiBehaviorComparison) -> str:
         *(render_crossing(one) for one in comparison.crossings),
         _CROSSING_NOTE,
         none if not verdicts else render_outcomes(verdicts) if seeds else render_verdicts(verdicts),
+        _paragraphs("Elicitation", _elicitation(comparison.runs)),
         _paragraphs("Relearning", back),
         _paragraphs("Notes", [("", note) for note in comparison.notes]),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _elicitation(runs: Sequence[RunResults]) -> list[tuple[str, str]]:
+    """The highest rate of every group as it would be shipped."""
+    found = [(one, *one.highest) for one in elicited(runs) if one.shipped]
+    return [
+        (
+            one.group,
+            f"the highest rate over {len(one.rates)} kinds of prompts under {one.mode} is "
+            f"{seeds_rate_text(rate)}, on {kind}.",
+        )
+        for one, kind, rate in found
+    ]
 
 
 _CROSSING_NOTE = (
@@ -191,9 +207,9 @@ def render_claims(claims: Sequence[Claim]) -> str:
             [
                 f"  {claim.kind}",
                 _bounded(claim.control_rate, 100, 0),
-                _bounded(claim.difference, 100, 0),
+                _bounded(claim.difference, 100, 0, sign=True),
                 "" if claim.control_gain is None else f"{claim.control_gain.mean:.2f}",
-                claim.equal_gain.outcome if equal is None else _bounded(equal, 100, 0),
+                claim.equal_gain.outcome if equal is None else _bounded(equal, 100, 0, sign=True),
                 claim.decided.removeprefix("not shown: "),
             ]
         )
@@ -322,9 +338,10 @@ def _loss(loss: Loss | None) -> str:
     return "" if loss is None else f"{loss.mean:.3f} [{loss.lower:.3f}, {loss.upper:.3f}]"
 
 
-def _bounded(number: OverSeeds, scale: int, digits: int) -> str:
+def _bounded(number: OverSeeds, scale: int, digits: int, *, sign: bool = False) -> str:
     values = (scale * value for value in (number.mean, number.lower, number.upper))
-    mean, lower, upper = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)
+    form = f"{'+' if sign else ''}.{digits}f"
+    mean, lower, upper = (f"{round(value, digits) + 0.0:{form}}" for value in values)
     return mean if number.basis == "none" else f"{mean} [{lower}, {upper}]"
 
 

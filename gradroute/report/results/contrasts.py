@@ -14,6 +14,9 @@ from gradroute.report.results.run_results import Estimate, Rate, RunResults
 from gradroute.routing.policy import shipped_mode
 from gradroute.system.statistics import difference, paired_difference, ratio, ratio_mean
 
+OWN_FULL = "its own `full`"
+"""What gain kept is measured against where there is no run to measure it against."""
+
 
 class GainKept(NamedTuple):
     """Share of what tuning gains in held-out normal loss that a run keeps under a mode.
@@ -23,7 +26,7 @@ class GainKept(NamedTuple):
         lower: Of the 95 % interval; NaN if losses of single examples are not at hand.
         upper: Likewise.
         mode: The mode that is judged.
-        against: What the gain is measured against: the name of the reference run, or "own full".
+        against: What the gain is measured against: the name of the reference run, or `OWN_FULL`.
     """
 
     value: float
@@ -155,7 +158,7 @@ def gain_kept(
         None if a loss that it takes was not measured.
     """
     mode = deployed_mode(run) if mode is None else mode
-    best_run, against = (run, "own full") if reference is None else (reference, reference.name)
+    best_run, against = (run, OWN_FULL) if reference is None else (reference, reference.name)
     base, kept = run.loss("base", "normal"), run.loss(mode, "normal")
     best = best_run.loss("full", "normal")
     if base is None or kept is None or best is None:

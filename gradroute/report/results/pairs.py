@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gradroute.report.results.contrasts import Pairs, outcome_pairs
 from gradroute.report.results.power import detectable_pairs
 from gradroute.report.results.run_results import Estimate, RunResults
+from gradroute.runs.results import ELICIT
 from gradroute.system.statistics import holm, mcnemar_counts
 
 
@@ -44,14 +45,15 @@ def pair_tests(runs: Sequence[RunResults]) -> list[PairTest]:
     """`full` against every other named mode of every run: one table, adjusted as a whole.
 
     Points of a scale curve are left out: their tests say the same over and over, and would take
-    the power from those that say something. So are modes without single outcomes on the same
-    prompts as `full`.
+    the power from those that say something. So are kinds of prompts of the elicitation grid, for
+    the same reason, and modes without single outcomes on the same prompts as `full`.
     """
     found: list[tuple[RunResults, str, str, Pairs]] = []
     for run in runs:
         for mode, cell in run.cells.items():
             for kind in cell.rates if mode != "full" and "=" not in mode else ():
-                pairs = outcome_pairs((run, "full"), (run, mode), kind)
+                asked = not kind.startswith(ELICIT)
+                pairs = outcome_pairs((run, "full"), (run, mode), kind) if asked else None
                 if pairs is not None:
                     found.append((run, kind, mode, pairs))
     p_values = [mcnemar_counts(pairs.only_first, pairs.only_second) for *_, pairs in found]

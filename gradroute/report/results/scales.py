@@ -208,9 +208,10 @@ def _choice(best: Point | None, measured: Sequence[Point], limit: float, referen
         f"{rate_text(best.rate)}{gain}."
     )
     if len(measured) < FEWEST_SCALES:
-        text += (
-            " More scales would give a better choice: gradroute eval RUN --scale bad=0,0.1,...,1."
+        few = (
+            "Too few scales were measured for a choice: gradroute eval RUN --scale bad=0,0.1,...,1"
         )
+        return f"{few}. {text.replace('Deploy `bad` at', 'For now, `bad` at', 1)}"
     return text
 
 

@@ -148,7 +148,7 @@ def test_oracle_and_baseline_are_no_rivals() -> None:
 def test_both_sides_of_a_claim_are_measured_against_the_same_gain() -> None:
     made = {name: ALL[name] for name in (HALF, "filter_0.5")}
     claim = alone(made)[HALF, "filter"]
-    assert claim.gain_against == "own full"
+    assert claim.gain_against == "its own `full`"
     assert claim.gain is not None and claim.control_gain is not None
     # Against the routed run's own full, also for the filter: its own would always be 1.
     assert claim.control_gain.mean != 1.0

@@ -167,7 +167,7 @@ def test_what_gain_kept_takes_is_named_where_it_was_not_measured() -> None:
 def test_a_reference_that_gains_nothing_is_named() -> None:
     idle = with_numbers(REFERENCE[HALF], full=(60, 0.95, 1.0))
     (finding,) = examined(idle, baseline=False)
-    assert "not defined (own full gains nothing on normal text)" in finding.text
+    assert "not defined (its own `full` gains nothing on normal text)" in finding.text
     assert "train.max_steps" in finding.dial
 
 

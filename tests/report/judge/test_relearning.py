@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from report.fabricated import BASE, REFERENCE, Made, collect
 
-from gradroute.report.judge.relearning import recoveries, relearnings
+from gradroute.report.judge.relearning import recoveries, relearnings, strongest
 from gradroute.report.results.run_results import RunResults
 from gradroute.system.statistics import difference, wilson
 
@@ -131,3 +131,33 @@ def test_a_change_within_its_interval_revives_nothing() -> None:
 def test_what_was_not_measured_is_not_made_up() -> None:
     first, _ = recoveries([recovered(0, 1, loss=None)])
     assert first.normal is None
+
+
+def on_all_weights(*steps: int | None) -> dict[str, Any]:
+    """Curves of an attacker that trains every weight, at a tenth of the rate and less."""
+    curves = [
+        {
+            "learning_rate": 4e-4 / 2**at,
+            "steps_to_threshold": found,
+            "max_steps": 60,
+            "points": [{"rate": at / 10}],
+        }
+        for at, found in enumerate(steps)
+    ]
+    return {"full_curves": curves}
+
+
+def test_an_attacker_of_all_weights_counts_at_its_strongest_learning_rate() -> None:
+    never = attacked(26, 40) | on_all_weights(30, 12, None)
+    own = attacked(26, 40) | on_all_weights(None, 20, 9)
+    *lora, full = (one for one in relearnings(runs_with(own, never)) if one.run == "r")
+    assert [(one.outcome, one.of_rates) for one in lora] == [("no faster", None)] * 2
+    assert (full.outcome, full.steps, full.against_steps, full.of_rates) == ("suppressed", 9, 12, 3)
+    assert full.learning_rate == 1e-4  # each run is attacked at the rate that is worst for it
+    assert "all weights, the strongest of 3 rates: 9 steps" in full.text
+
+
+def test_where_no_rate_brings_it_back_the_highest_rate_at_the_end_counts() -> None:
+    best = strongest(on_all_weights(None, None, None))
+    assert best is not None and best["learning_rate"] == 1e-4
+    assert strongest(attacked(3)) is None

@@ -136,7 +136,7 @@ def test_a_run_alone_is_compared_with_itself_and_says_so() -> None:
     assert [(one.number, one.outcome) for one in found] == [(2, "shown"), (3, "shown"),
                                                             (4, "higher")]  # fmt: skip
     assert "against the untuned base" in found[0].sentence
-    assert "against own full" in found[0].sentence
+    assert "against its own `full`" in found[0].sentence
     assert "random updates" in found[2].claim
 
 

@@ -361,6 +361,6 @@ def test_markdown_names_only_figures_that_are_there(report: Path) -> None:
     named = [unquote(name) for name in re.findall(r"\]\((figures/[^)]+)\)", text)]
     assert len(named) >= 6
     assert all((report / name).is_file() for name in named)
-    assert "## Not shown" in text
+    assert "## Limits" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) > 50

@@ -47,7 +47,7 @@ def test_without_a_baseline_gain_kept_is_against_the_runs_own_full() -> None:
     base, full = losses("0.1_0.5", "base"), losses("0.1_0.5", "full")
     wanted = (base - losses("0.1_0.5", "bad_ablated")) / (base - full)
     assert found.value == pytest.approx(wanted)
-    assert found.against == "own full"
+    assert found.against == "its own `full`"
 
 
 def test_a_run_with_nothing_to_ablate_is_judged_as_it_is() -> None:
@@ -146,7 +146,7 @@ def test_the_whole_gain_is_the_baselines_else_the_oracles_else_ones_own() -> Non
         reference = gain_reference(run, runs)
         assert (reference.name if reference else None) == wanted
         found = gain_kept(run, reference)
-        assert found is not None and found.against == (wanted or "own full")
+        assert found is not None and found.against == (wanted or "its own `full`")
 
 
 def test_a_baseline_keeps_its_own_gain_not_another_seeds() -> None:
