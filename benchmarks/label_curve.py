@@ -10,8 +10,10 @@ fifteen minutes on one quiet core; what is there already is not computed again.
 
 import argparse
 import json
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evidence import cell
@@ -40,9 +42,9 @@ def run(share: str, seed: int, place: Path, out: Path) -> None:
     write(folder, path)
 
 
-def write(folder: RunFolder, path: Path) -> None:
-    """One cell as JSON, a result row a line."""
-    found = cell(folder)
+def write(folder: RunFolder, path: Path, beside: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """One cell as JSON, a result row a line, with what was measured beside it."""
+    found = {**cell(folder), **beside}
     rows = ",\n  ".join(json.dumps(row) for row in found.pop("rows"))
     text = json.dumps({"date": date.today().isoformat(), **found}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
