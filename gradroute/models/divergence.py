@@ -66,7 +66,9 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> Any:
         (slopes,) = ctx.saved_tensors
         (grad,) = grad_outputs
         return slopes * grad.to(slopes.dtype).unsqueeze(-1), None, None, None

@@ -1,4 +1,4 @@
-"""Scores of a classifier that is fine-tuned on the labels: the strongest that `find` is held to.
+"""Scores of a classifier that is fine-tuned on the labels.
 
 A linear head on the last hidden state, averaged over the target tokens, with LoRA on the run's own
 layers. It is trained on examples labeled bad against all others, which few examples labeled good
@@ -7,6 +7,7 @@ would not do for: every batch is half of each, so that the few bad ones weigh as
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy import ndarray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from gradroute.data.batches import IGNORED, Batch, collate
 from gradroute.data.tokenization import TokenizedExample
@@ -76,7 +78,7 @@ def head_scores(
             batches = _halves(positive, [*known, *more], pad_id, draw)
             _train(classifier, batches)
         here = np.flatnonzero(fold == part)
-        own = _scores(classifier, [others[at] for at in here], pad_id)
+        own = _scores(classifier, [others[int(at)] for at in here], pad_id)
         scores[here] = (own - own.mean()) / (own.std() + 1e-12)
     return scores
 
@@ -113,14 +115,14 @@ class _Classifier:
 
 def _begin(model: PeftModel) -> _Classifier:
     """The first adapter as PEFT begins one, and a head."""
-    name = next(iter(model.peft_config))
+    name, base = next(iter(model.peft_config)), cast(PreTrainedModel, model.get_base_model())
     weights = adapter_parameters(model)[name]
     with torch.no_grad():
         for down, up in zip(weights[::2], weights[1::2], strict=True):
             nn.init.kaiming_uniform_(down, a=5**0.5)
             up.zero_()
     mode = AblationMode("classifier", {n: float(n == name) for n in model.peft_config})
-    width = model.get_base_model().get_input_embeddings().weight.shape[1]
+    width = cast(nn.Embedding, base.get_input_embeddings()).weight.shape[1]
     head = nn.Linear(width, 1).to(model.device)
     return _Classifier(model, weights, mode, head, plain_head(model))
 
