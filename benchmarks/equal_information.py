@@ -5,8 +5,8 @@
 
 A point is a behavior, a share of its examples that is flagged, and a share of the others that is
 known to be good. At each the routed run is trained, then its rivals from the same labels, then
-`refine`. One JSON file per cell; a cell that is there is not computed again, and a run that was
-interrupted goes on. A cell takes two to four minutes on one quiet core.
+`refine`. One JSON file per cell; a cell that is there is not computed again, what it lacks is
+added, and a run that was interrupted goes on. A cell takes two to four minutes on one quiet core.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def cell(config: RunConfig, method: str, root: Path, *, relearn: bool) -> RunFol
                 config = config.model_copy(update={"train": train})
             folder = train_control(config, method, root, bar=False)
     evaluate_run(folder, EvaluationRequest(elicitation=True))
-    if relearn and method not in ("none", "filter"):
+    if relearn:
         relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64, attacker="both")
     return folder
 
@@ -112,7 +112,7 @@ def run(point: tuple[str, float, float], seed: int, options: argparse.Namespace)
             continue
         name = "baseline" if method == "baseline" else f"{config.run_name}_{method}"
         path = options.out / behavior / f"{name}_seed{seed}.json"
-        if path.is_file():
+        if _complete(path, options.relearn):
             continue
         folder = cell(config, method, root, relearn=options.relearn)
         write(folder, path)
@@ -120,6 +120,15 @@ def run(point: tuple[str, float, float], seed: int, options: argparse.Namespace)
         if rounds and method in (*FILTERS, "refined"):
             found = {f"{p.parts[-3]}/{p.stem}": _without(read_json(p)) for p in rounds}
             write_json(path.with_name(f"{config.run_name}_found_seed{seed}.json"), found)
+
+
+def _complete(path: Path, relearn: bool) -> bool:
+    """Whether a cell was measured with all that is asked for; if not, what is missing is added."""
+    if not path.is_file():
+        return False
+    one = read_json(path)
+    asked = any(str(row[1]).startswith(ELICIT) for row in one["rows"])
+    return asked and (not relearn or bool(one.get("relearn")))
 
 
 def _without(summary: dict[str, Any]) -> dict[str, Any]:
