@@ -23,6 +23,7 @@ from gradroute.experiments.controls import control_config, train_control
 from gradroute.experiments.refine import refine_run
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.relearning import strongest
+from gradroute.routing.rare_labels import rare_label_note, weight_for
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import ELICIT
@@ -56,8 +57,8 @@ seed 100; at other shares those of the run."""
 
 
 def routed(behavior: str, flags: float, good: float, seed: int) -> RunConfig:
-    """The routed run of a point."""
-    return load_config(
+    """The routed run of a point; where flags are few they have the weight that `validate` names."""
+    config = load_config(
         find_config(behavior),
         [
             f"run_name={name_of(flags, good)}",
@@ -67,6 +68,13 @@ def routed(behavior: str, flags: float, good: float, seed: int) -> RunConfig:
             f"data.null_fraction={0.2 if good > 0.1 else 0.4}",
         ],
     )
+    rows = config.data.train_examples
+    flagged = round(flags * round(config.data.behavior_fraction * rows))
+    if rare_label_note(config.policy, "bad", flagged, rows) is None:
+        return config
+    table = config.policy.to_plain()
+    table["bad"] = table["bad"] | {"bad": {"update": weight_for(flagged, rows)}}
+    return RunConfig.model_validate(config.model_dump() | {"routing": table})
 
 
 def name_of(flags: float, good: float) -> str:

@@ -38,10 +38,8 @@ from gradroute.data.sources import read_source
 from gradroute.errors import ConfigError, DataError
 from gradroute.models.base import Base, load_tokenizer
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.routing.rare_labels import rare_label_note
 from gradroute.runs.results import HELD_OUT_BAD
-
-RARE = 0.01
-"""A smaller share of examples labeled bad is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +204,8 @@ def _check_training(
                 f"examples is labeled {label}. Label some, raise data.labeled_fraction, or set "
                 "routing=none."
             )
-        if bad < RARE * len(train):
-            notes.append(
-                f"only {bad} of {len(train)} training examples ({100 * bad / len(train):.2g} %) "
-                f"are labeled {label}: most steps see none of them."
-            )
+        if note := rare_label_note(policy, label, bad, len(train)):
+            notes.append(note)
     return tuple(notes)
 
 

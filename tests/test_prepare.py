@@ -66,10 +66,13 @@ def few(bad: int, good: int, path) -> str:
 def test_few_bad_labels_under_a_table_that_routes_are_worth_a_word(tmp_path):
     held_out = written(tmp_path / "held_out.jsonl", [{"text": "x", "label": "good"}])
     rare = few(1, 399, tmp_path / "rare.jsonl"), f"data.eval_path={held_out}"
-    note = "only 1 of 400 training examples (0.25 %) are labeled bad: most steps see none of them."
+    note = (
+        "only 1 of 400 training examples (0.25 %) are labeled bad: most steps see none of them. "
+        "Give them a weight in the table, bad: {bad: {update: 72}}."
+    )
     assert note in prepare(config(*rare)).notes
     quiet = (
-        (few(4, 396, tmp_path / "some.jsonl"), f"data.eval_path={held_out}"),
+        (few(12, 388, tmp_path / "some.jsonl"), f"data.eval_path={held_out}"),
         (*rare, "routing=none"),
         (*rare, "data.relabel=unlabel_bad"),
     )
