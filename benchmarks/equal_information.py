@@ -73,7 +73,7 @@ def routed(behavior: str, flags: float, good: float, seed: int) -> RunConfig:
     if rare_label_note(config.policy, "bad", flagged, rows) is None:
         return config
     table = config.policy.to_plain()
-    table["bad"] = table["bad"] | {"bad": {"update": weight_for(flagged, rows)}}
+    table["bad"] = table["bad"] | {"bad": {"update": float(weight_for(flagged, rows))}}
     return RunConfig.model_validate(config.model_dump() | {"routing": table})
 
 
