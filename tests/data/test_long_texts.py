@@ -102,4 +102,4 @@ def test_ten_megabytes_of_text_and_a_million_tokens_fit_into_two_gigabytes(tmp_p
     assert lines[0] == "128 1"
     assert int(lines[1].split()[0]) >= 1_000_000 and lines[1].endswith(" 0")
     assert lines[2] == "4 4"
-    assert lines[3] == ":1: the row is longer than 16777216 bytes: shorten it"
+    assert lines[3].startswith(":1: the row is longer than 16777216 bytes: shorten it. ")

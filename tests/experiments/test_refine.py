@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tiny_runs import TWO, tiny_run
 
-from gradroute.config.run_config import RunConfig, load_config
+from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.experiments import refine
 from gradroute.experiments.refine import refine_run
 from gradroute.runs.folder import RunFolder
@@ -20,6 +20,8 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def summary(likely_rows: int, high: float):
     return {
+        "behavior": "bad",
+        "by": "adapter",
         "unlabeled": 100,
         "likely": 0.05,
         "likely_rows": likely_rows,
@@ -40,7 +42,10 @@ def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
 
         def train(config, root, **_):
             trained[config.run_name] = config
-            return RunFolder(root / config.run_name)
+            made = RunFolder(root / config.run_name)
+            made.path.mkdir(exist_ok=True)
+            made.config.write_text(dump_config(config))
+            return made
 
         monkeypatch.setattr(refine, "find_rows", lambda *_, **__: next(left))
         monkeypatch.setattr(refine, "train_run", train)

@@ -81,7 +81,7 @@ def test_the_page_says_what_the_terminal_says_and_what_was_left_out():
         "1 of 2 unlabeled rows look like bad by adapter",
         "7 rows &lt;were&gt; trained",
     )
-    for said in (found, "About 6 [2, 9]", "300 known-good", "7 rows or more", left_out):
+    for said in (found, "About 6 [2, 9]", "300 rows known to be good", "7 rows or more", left_out):
         assert said in html
 
 
