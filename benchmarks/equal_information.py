@@ -50,6 +50,7 @@ COLUMNS = (
     "steps to relearn",
     "of all weights",
 )
+RUNS = Path("runs/equal_information")
 ROUNDS = 2
 KNOWN_GOOD_STEPS = {0.03: 53}
 """Share of good rows that is known -> steps of `known_good`, the best of 27, 53, 106 and 420 on
@@ -124,6 +125,8 @@ def run(point: tuple[str, float, float], seed: int, options: argparse.Namespace)
             continue
         folder = cell(config, method, root, relearn=options.relearn)
         write(folder, path)
+        text = path.read_text(encoding="utf-8")  # what runs are made of, wherever the runs are
+        path.write_text(text.replace(f"{options.runs}/", f"{RUNS}/"), encoding="utf-8")
         rounds = sorted(root.glob(f"{config.run_name}*/found/*.json"))
         if rounds and method in (*FILTERS, "refined"):
             found = {f"{p.parts[-3]}/{p.stem}": _without(read_json(p)) for p in rounds}
@@ -234,7 +237,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--relearn", action="store_true")
-    parser.add_argument("--runs", type=Path, default=Path("runs/equal_information"))
+    parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()

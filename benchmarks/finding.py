@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from equal_information import name_of, routed
+from equal_information import RUNS, name_of, routed
 
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.run import train_run
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--flags", type=float, default=0.1)
     parser.add_argument("--good", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs/equal_information"))
+    parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
