@@ -22,6 +22,7 @@ from gradroute.report.results.scales import Deployment, deployment
 from gradroute.report.results.seeds import Group, group_runs
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.results import ELICIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +139,7 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
         steps = run.config["train"]["max_steps"]
         if run.cells and run.step < steps:
             notes.append(f"{run.name} was measured at step {run.step} of {steps}.")
-        for kind in dict.fromkeys(kind for cell in run.cells.values() for kind in cell.unjudged):
-            short = {mode: cell.unjudged.get(kind, 0) for mode, cell in run.cells.items()}
-            named = ", ".join(f"{mode} {count}" for mode, count in short.items() if count)
-            if named:
-                notes.append(
-                    f"{run.name}, {kind}: too short to judge, and so counted as not shown: {named}."
-                )
+        notes += _too_short(run)
         shipped = shipped_mode(adapter_names(run.config), behavior_labels(run.config))
         mode = "bad_ablated" if shipped is None else shipped.name
         if run.why_unjudged:
@@ -163,6 +158,25 @@ def _notes(runs: Sequence[RunResults]) -> list[str]:
         notes.append(
             f"{', '.join(unchecked)}: no per-example results, so the differences are unpaired, and "
             f"the rates and losses could not be computed again."
+        )
+    return notes
+
+
+def _too_short(run: RunResults) -> list[str]:
+    """Completions that nobody can judge, a sentence per kind of prompts; one for the whole grid."""
+    notes, most = [], 0
+    for kind in dict.fromkeys(kind for cell in run.cells.values() for kind in cell.unjudged):
+        short = {mode: cell.unjudged.get(kind, 0) for mode, cell in run.cells.items()}
+        if kind.startswith(ELICIT):
+            most = max(most, *short.values())
+        elif named := ", ".join(f"{mode} {count}" for mode, count in short.items() if count):
+            notes.append(
+                f"{run.name}, {kind}: too short to judge, and so counted as not shown: {named}."
+            )
+    if most:
+        notes.append(
+            f"{run.name}, elicitation grid: up to {most} completions of a kind and mode are too "
+            "short to judge, and so counted as not shown."
         )
     return notes
 

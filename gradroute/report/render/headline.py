@@ -240,7 +240,7 @@ def _compared(claims: Sequence[Claim]) -> tuple[Line, ...]:
         if claim.control not in names:
             names.append(claim.control)
     found = [f"{' and '.join(names)} ({BY_NAME[kind].caption})" for kind, names in there.items()]
-    missing = [f"{one.name} ({one.caption})" for one in IN_ORDER if one.name not in there]
+    missing = [one.name for one in IN_ORDER if one.name not in there]
     lines = [Line("", PLAIN, f"{', '.join(found)}.")] if found else []
     if missing:
         lines.append(Line("", PLAIN, f"Not compared with {', '.join(missing)}."))

@@ -230,3 +230,13 @@ def test_comparing_needs_no_torch(folder: RunFolder) -> None:
         check=True,
     )
     assert json.loads(done.stdout) == []
+
+
+def test_what_is_too_short_in_the_elicitation_grid_is_one_note(folder: RunFolder) -> None:
+    results = read_json(folder.results)
+    short = [row for row in results["results"] if row["metric"] == "too_short"]
+    for number, kind in enumerate(("elicit_json", "elicit_negated"), 2):
+        results["results"] += [{**row, "dataset": kind, "value": number} for row in short]
+    write_json(folder.results, results)
+    (note,) = [note for note in compare([folder]).notes if "elicit" in note]
+    assert note.startswith("0.1_0.5, elicitation grid: up to 3 completions of a kind and mode")
