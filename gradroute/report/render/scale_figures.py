@@ -11,7 +11,12 @@ from matplotlib.lines import Line2D
 
 from gradroute.report.judge.comparison import SingleBehaviorComparison
 from gradroute.report.render.figure_style import MARKERS, Ink, blank, shorten, tidy
-from gradroute.report.results.contrasts import deployed_mode, gain_kept, gain_reference
+from gradroute.report.results.contrasts import (
+    controls_of,
+    deployed_mode,
+    gain_kept,
+    gain_reference,
+)
 from gradroute.report.results.roles import adapter_names
 from gradroute.report.results.run_results import Loss, Rate, RunResults
 from gradroute.report.results.scales import Point, scale_curve, shrink_curve
@@ -110,7 +115,7 @@ def options(comparison: SingleBehaviorComparison) -> list[Option]:
 def _option(
     run: RunResults, mode: str, label: str, routed: bool, comparison: SingleBehaviorComparison
 ) -> Option | None:
-    reference = gain_reference(run, comparison.runs)
+    reference = _whole_gain(run, comparison.runs)
     rate, gain = run.rate(mode), gain_kept(run, reference, mode)
     if rate is None or gain is None or not math.isfinite(gain.value):
         return None
@@ -120,6 +125,20 @@ def _option(
         if point.gain is not None and point.rate is not None and point.scale <= 1
     )
     return Option(label, routed, rate[:3], gain[:3], weaker)
+
+
+def _whole_gain(run: RunResults, runs: Sequence[RunResults]) -> RunResults | None:
+    """What gain kept is measured against; a control has the reference of its routed run, as claims.
+
+    Without baseline and oracle that is the routed run's own full: against its own, every plain run
+    would keep all.
+    """
+    reference = gain_reference(run, runs)
+    if reference is not None or run.role in ("routed", "baseline"):
+        return reference
+    routed = [one for one in runs if one.role == "routed"]
+    of = (one for one in routed if any(own is run for own in controls_of(one, runs).values()))
+    return next(of, None)
 
 
 def scales_figure(every: Sequence[Curve], behavior: str, ink: Ink) -> Figure:

@@ -123,6 +123,18 @@ def test_a_run_is_weighed_as_the_claims_read_it(comparison: SingleBehaviorCompar
     assert len(weaker) == 6
 
 
+def test_without_baseline_and_oracle_a_control_is_weighed_against_its_routed_run(
+    comparison: SingleBehaviorComparison,
+) -> None:
+    left = [run for run in comparison.runs if run.role in ("routed", "filter")]
+    alone = single_behavior_comparison(left)
+    (claim,) = [claim for claim in alone.claims if claim.kind == "filter"]
+    gains = [option.gain[0] for option in options(alone) if option.label == "filter"]
+    assert claim.control_gain is not None
+    assert gains == pytest.approx(claim.control_gain.values)
+    assert all(gain != 1.0 for gain in gains)
+
+
 def test_what_keeps_far_less_than_nothing_stands_at_the_edge_by_name() -> None:
     far = [
         Option(f"wild {gain}", True, (0.0, 0.0, 0.1), (gain, gain - 1, gain + 1), ())
