@@ -6,7 +6,7 @@ a copy receives from autograd is then what the examples with that label give to 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,24 @@ class OracleLinear(nn.Module):
         return totals[0], totals[1]
 
 
+def _adapted(
+    base: nn.Module,
+    weights: Weights,
+    scalings: Mapping[str, float],
+    table: Table,
+    modules: Iterable[str],
+) -> tuple[nn.Module, dict[str, OracleLinear]]:
+    """A float64 copy of a base with adapters in these modules, and the modules by path."""
+    model = copy.deepcopy(base).double()
+    layers: dict[str, OracleLinear] = {}
+    for path in modules:
+        parent, _, child = path.rpartition(".")
+        factors = {name: own[path] for name, own in weights.items()}
+        layers[path] = OracleLinear(model.get_submodule(path), factors, scalings, table)
+        setattr(model.get_submodule(parent), child, layers[path])
+    return model, layers
+
+
 def routed_reference(
     base: nn.Module,
     weights: Weights,
@@ -122,14 +140,7 @@ def routed_reference(
         targets: [b t], already shifted; -100 is ignored.
         labels: The label of every position of every example.
     """
-    model = copy.deepcopy(base).double()
-    layers: dict[str, OracleLinear] = {}
-    modules = next(iter(weights.values()))
-    for path in modules:
-        parent, _, child = path.rpartition(".")
-        factors = {name: weights[name][path] for name in weights}
-        layers[path] = OracleLinear(model.get_submodule(path), factors, scalings, table)
-        setattr(model.get_submodule(parent), child, layers[path])
+    model, layers = _adapted(base, weights, scalings, table, next(iter(weights.values())))
     count = (targets != -100).sum()
     total, logits = torch.zeros((), dtype=torch.float64), []
     for ids, mask, wanted, own in zip(input_ids, attention_mask, targets, labels, strict=True):
@@ -173,16 +184,10 @@ def pulled_reference(
         alone: Whether that is the whole loss.
         loss_mean: "token" or "example".
     """
-    model, other = copy.deepcopy(base).double(), copy.deepcopy(base).double()
-    layers: dict[str, OracleLinear] = {}
+    modules = next(iter(weights.values()))
+    model, layers = _adapted(base, weights, scalings, table, modules)
     whole = {"all": dict.fromkeys(teacher[0], "update")}
-    for path in next(iter(weights.values())):
-        parent, _, child = path.rpartition(".")
-        own, theirs = ({name: w[path] for name, w in ws.items()} for ws in (weights, teacher[0]))
-        layers[path] = OracleLinear(model.get_submodule(path), own, scalings, table)
-        setattr(model.get_submodule(parent), child, layers[path])
-        taught = OracleLinear(other.get_submodule(path), theirs, teacher[1], whole)
-        setattr(other.get_submodule(parent), child, taught)
+    other, others = _adapted(base, *teacher, whole, modules)
     count_hard = sum(target != -100 for _, targets, _ in rows for target in targets)
     pulled = [
         [t for t, target in enumerate(targets) if target != -100 and labels[t] in asked]
@@ -192,9 +197,8 @@ def pulled_reference(
     for (ids, targets, labels), places in zip(rows, pulled, strict=True):
         for layer in layers.values():
             layer.labels = labels
-        for module in other.modules():
-            if isinstance(module, OracleLinear):
-                module.labels = ["all"] * len(ids)
+        for layer in others.values():
+            layer.labels = ["all"] * len(ids)
         tokens = torch.tensor([list(ids)])
         q = model(input_ids=tokens, use_cache=False).logits[0].softmax(-1)
         p = other(input_ids=tokens, use_cache=False).logits[0].softmax(-1).detach()

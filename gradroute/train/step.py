@@ -188,14 +188,26 @@ def train_step(
     for name, group in groups.items():
         if name in reached:
             check_gradient(model, name, norms[name], report.rows, policy)
-        if name in taught or norms.get(name, 0.0) > 0.0:
-            report.gradient_norms[name] = norms[name]
-            check_received(name, norms[name], group["params"], report.rows, policy)
-        else:
-            skip_updates(group)
+        _received_or_skipped(name, group, norms, taught, report, policy)
     report.updated.update(report.gradient_norms)
     _apply_step(optimizer, report.updated if check_after else ())
     return report
+
+
+def _received_or_skipped(
+    name: str,
+    group: dict[str, Any],
+    norms: Mapping[str, float],
+    taught: Collection[str],
+    report: StepReport,
+    policy: RoutingPolicy,
+) -> None:
+    """Note the gradient norm of an adapter that received one; the others do not move."""
+    if name in taught or norms.get(name, 0.0) > 0.0:
+        report.gradient_norms[name] = norms[name]
+        check_received(name, norms[name], group["params"], report.rows, policy)
+    else:
+        skip_updates(group)
 
 
 def _groups_at_rate(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, dict[str, Any]]:
