@@ -20,12 +20,18 @@ from gradroute.config.run_config import load_config
 from gradroute.data.examples import Example
 from gradroute.report.render.found_page import MOST_ROWS, found_page
 from gradroute.runs.folder import RunFolder
-from gradroute.system.false_discovery import bad_rows, least_by_rank, q_values, tail_p_values
+from gradroute.system.false_discovery import (
+    bad_rows,
+    least_by_rank,
+    q_values,
+    tail_p_values,
+    upper_p_values,
+)
 from gradroute.system.files import read_json, read_lines, write_json, write_lines, write_text
 from gradroute.system.statistics import wilson
 
-SCHEMA_VERSION = 1
-"""Of the summary."""
+SCHEMA_VERSION = 2
+"""Of the summary; since 2 `q` comes from an upper bound of `p`."""
 LIKELY = 0.02
 """p-value up to which `refine` labels a row in the next round; routing bears some wrong labels."""
 SUSPECT = {"adapter": 0.05, "words": 0.3, "hidden": 0.3, "head": 0.3}
@@ -126,7 +132,7 @@ def judged(
         suspect: p-value up to which a row is suspect.
     """
     p = tail_p_values(scored.scores, scored.null)
-    q = q_values(p)
+    q = q_values(upper_p_values(scored.scores, scored.null))
     found = q <= fdr
     order = np.argsort(-scored.scores, kind="stable")
     lines = [_line(scored, at, float(p[at]), float(q[at]), bool(found[at]), label) for at in order]

@@ -12,6 +12,7 @@ from gradroute.system.false_discovery import (
     least_by_rank,
     q_values,
     tail_p_values,
+    upper_p_values,
 )
 
 
@@ -93,3 +94,28 @@ def test_ranks_find_no_fewer_rows_than_said():
         scores = np.concatenate([np.full(count, 99.0), np.full(tests - count, -99.0)])
         found = q_values(conformal_p_values(scores, null)) <= rate
         assert found.sum() == (count if count == least else 0)
+
+
+def test_the_upper_bound_is_above_the_p_value_and_approaches_it_with_more_null_scores():
+    scores = np.linspace(1.0, 6.0, 30)
+    distances = []
+    for nulls in (50, 5000):
+        null = draws(7, nulls)
+        p, upper = tail_p_values(scores, null), upper_p_values(scores, null)
+        assert (np.diff(upper) <= 0).all()
+        assert (upper <= 1).all()
+        distances.append(np.log(upper / p).max())
+        assert upper_p_values(scores, null, bound=0.2).sum() < upper.sum()
+    assert 0 < distances[1] < 0.6 * distances[0]
+
+
+def test_where_null_scores_have_a_heavy_tail_the_bound_lowers_the_share_of_false_finds():
+    shares: dict[str, list[float]] = {"p": [], "upper": []}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        good, null = rng.standard_exponential(2000) ** 1.5, rng.standard_exponential(68) ** 1.5
+        scores = np.concatenate([good, rng.standard_exponential(200) + 19])
+        for name, rule in (("p", tail_p_values), ("upper", upper_p_values)):
+            found = q_values(rule(scores, null)) <= 0.05
+            shares[name].append(found[:2000].sum() / max(1, found.sum()))
+    assert np.mean(shares["upper"]) < 0.06 < 0.07 < np.mean(shares["p"])
