@@ -1,0 +1,1 @@
+"""Routing inside the trainers of transformers and TRL."""
