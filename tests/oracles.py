@@ -6,7 +6,7 @@ a copy receives from autograd is then what the examples with that label give to 
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +155,42 @@ def routed_reference(
         name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
     }
     return OracleResult(total, logits, gradients)
+
+
+def reference_of_rows(
+    base: nn.Module,
+    weights: Weights,
+    scalings: Mapping[str, float],
+    table: Table,
+    rows: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[str]],
+    loss: Callable[[list[Tensor]], Tensor],
+) -> OracleResult:
+    """Loss and gradients where the loss is a function of all rows' log-probabilities.
+
+    Args:
+        base: As for `routed_reference`, and so are the next three.
+        weights: See there.
+        scalings: See there.
+        table: See there.
+        rows: The tokens of every row.
+        labels: The label of every position of every row.
+        loss: Log-probability of each token after the first, a row each -> a number.
+    """
+    model, layers = _adapted(base, weights, scalings, table, next(iter(weights.values())))
+    found = []
+    for ids, own in zip(rows, labels, strict=True):
+        for layer in layers.values():
+            layer.labels = own
+        tokens = torch.tensor([list(ids)])
+        said = model(input_ids=tokens, use_cache=False).logits[0, :-1].log_softmax(-1)
+        found.append(said.gather(1, tokens[0, 1:, None])[:, 0])
+    total = loss(found)
+    total.backward()
+    gradients = {
+        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
+    }
+    return OracleResult(total.detach(), [], gradients)
 
 
 def pulled_reference(

@@ -20,7 +20,7 @@ from numpy import ndarray
 LEAST_NULL = 20
 """With fewer null scores than this their tail cannot be fitted."""
 BOUND = 0.8
-"""Quantile over bootstrap draws that bounds a p-value; chosen on stored scores of seeds 100 to 102."""
+"""Quantile over bootstrap draws that bounds a p-value; chosen on scores of seeds 100 to 102."""
 DRAWS = 100
 
 

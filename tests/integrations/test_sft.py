@@ -1,0 +1,72 @@
+"""TRL's supervised trainer with routed adapters, against an oracle one row at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import reference_of_rows
+from routing.tiny import randomise, scalings_of
+from toy_rows import (
+    LABELS,
+    SPECS,
+    TABLE,
+    TEXTS,
+    ExactHead,
+    base,
+    gradients_of_last_step,
+    largest_error,
+    settings,
+    text_rows,
+    tokenizer,
+    weights_of,
+)
+from trl.trainer.sft_config import SFTConfig
+
+from gradroute.integrations import RoutedSFTTrainer
+
+
+def trainer_of(folder: Path, dataset: Any = None, **options: Any) -> RoutedSFTTrainer:
+    own = {"max_length": 32, "max_grad_norm": 0.0, "dataset_num_proc": None}
+    return RoutedSFTTrainer(
+        base(),
+        SFTConfig(**settings(folder, **own | options)),
+        policy=TABLE,
+        adapters=SPECS,
+        layers="all",
+        train_dataset=text_rows() if dataset is None else dataset,
+        processing_class=tokenizer(),
+    )
+
+
+def token_mean(rows: list[torch.Tensor]) -> torch.Tensor:
+    return -torch.cat(rows).mean()
+
+
+@pytest.fixture
+def exact_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactHead)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
+        {"activation_checkpointing": True},
+        {"padding_free": True, "max_length": None},
+        {"packing": True, "packing_strategy": "bfd", "max_length": 40},
+    ],
+    ids=["padded", "accumulated", "checkpointed", "padding_free", "packed"],
+)
+def test_gradients_on_mixed_labels_are_those_of_the_table_one_row_at_a_time(
+    tmp_path: Path, options: dict[str, Any], exact_head: None
+):
+    trainer = trainer_of(tmp_path, **options)
+    randomise(trainer.model)
+    weights, scalings = weights_of(trainer.model), scalings_of(trainer.model)
+    rows = [[*tokenizer()(f"{text}</s>")["input_ids"]] for text in TEXTS]
+    named = ["unlabeled" if label is None else label for label in LABELS]
+    labels = [[name] * len(ids) for name, ids in zip(named, rows, strict=True)]
+    wanted = reference_of_rows(base(), weights, scalings, TABLE, rows, labels, token_mean)
+    assert largest_error(gradients_of_last_step(trainer)[0], wanted) < 1e-10
