@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from gradroute.errors import ConfigError
 from gradroute.integrations.labels import ROUTING_IDS
@@ -72,6 +73,7 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
         self._group = settings.num_generations or 1
         self._anchors = round(anchor_share * self._group)
         self._label_ids: list[int] = []
+        self._sampler: object = None
         # TRL would load a second base as the reference of a model that has no adapters yet.
         beta, settings.beta = settings.beta, 0.0
         super().__init__(model, settings, reward_funcs=reward_funcs, **others)
@@ -89,8 +91,24 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.monitor is None:
             super()._check_labels(dataset, which)
 
+    def _eval_parts(self, dataset: Any) -> dict[str, Any]:
+        return {"": dataset}
+
     def _label_collator(self, inner: Any) -> Any:
         return inner  # rows reach the rollout as they are
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epochs, steps = super()._init_training_state(*args, **kwargs)
+        # TRL's sampler draws the order of an epoch from a generator that starts anew in a process
+        # that goes on. So the orders of the epochs that are done are drawn first.
+        if isinstance(self._sampler, RepeatSampler) and self._sampler.shuffle:
+            for _ in range(epochs):
+                torch.randperm(self._sampler.num_samples, generator=self._sampler.generator)
+        return epochs, steps
 
     def _generate_single_turn(
         self, prompt_ids: Sequence[Sequence[int]], *args: Any, **kwargs: Any

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
 from gradroute.integrations import saved
-from gradroute.integrations.labels import ROUTING_IDS, LabelCollator, LabelColumns
+from gradroute.integrations.labels import ROUTING_IDS, UNLABELED, LabelCollator, LabelColumns
 from gradroute.integrations.optimizers import routed_optimizer
 from gradroute.routing.adapters import (
     AdapterShape,
@@ -54,6 +55,7 @@ class Routing:
         layers: In which layers.
         columns: Where the labels are.
         rollout_mode: The ablation mode of generation and of passes without a gradient.
+        eval_modes: The modes under which `evaluate` measures the loss.
     """
 
     policy: RoutingPolicy
@@ -62,6 +64,7 @@ class Routing:
     layers: str | Sequence[int]
     columns: LabelColumns
     rollout_mode: AblationMode
+    eval_modes: tuple[AblationMode, ...]
 
 
 class AttachAdapters(Trainer):
@@ -98,6 +101,8 @@ class RoutedTraining(Trainer):
         layers: In which layers, see there.
         label_column: The data set's column of labels; a row with None is `unlabeled`.
         rollout_mode: The ablation mode of generation and of passes without a gradient.
+        eval_modes: The ablation modes under which `evaluate` measures the loss beside its own; None
+            for full and each adapter but `good` ablated.
         trainer_arguments: All else that the trainer takes, by name.
 
     Raises:
@@ -121,6 +126,7 @@ class RoutedTraining(Trainer):
         layers: str | Sequence[int] = "last-half",
         label_column: str = "label",
         rollout_mode: str = "full",
+        eval_modes: Sequence[str] | None = None,
         **trainer_arguments: Any,
     ) -> None:
         specs = _ADAPTERS if adapters is None else adapters
@@ -132,6 +138,7 @@ class RoutedTraining(Trainer):
             layers,
             LabelColumns(table, self._label_columns(label_column, trainer_arguments)),
             AblationMode.parse(rollout_mode, list(specs)),
+            _modes(eval_modes, list(specs)),
         )
         check_arguments(args, trainer_arguments)
         if isinstance(model, nn.Module):
@@ -171,7 +178,9 @@ class RoutedTraining(Trainer):
         self._signature_columns = [*known, *(name for name in wanted if name not in known)]
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own, with generation and reference passes under the rollout mode."""
+        """The trainer's own; in training, rollouts and reference passes are under the rollout mode."""
+        if not self.model.training:
+            return super()._prepare_inputs(*args, **kwargs)
         with ablated(self.model, self.routing.rollout_mode):
             return super()._prepare_inputs(*args, **kwargs)
 
@@ -243,9 +252,49 @@ class RoutedTraining(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """The trainer's evaluation, and its loss under each ablation mode and for each label."""
+        """The trainer's evaluation; then its loss under each of `eval_modes`, and for each label.
+
+        Returns:
+            The trainer's metrics, `<prefix>_loss_<mode>` and `<prefix>_loss_<mode>_<label>`. Each
+            may be `metric_for_best_model`.
+        """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        return metrics
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]  # pyright: ignore
+        if isinstance(dataset, Mapping) or not self.routing.eval_modes:
+            return metrics  # each of several data sets came through here by itself
+        found: dict[str, float] = {}
+        for mode in self.routing.eval_modes:
+            with ablated(self.model, mode):
+                for label, rows in self._eval_parts(dataset).items():
+                    name = f"{mode.name}_{label}" if label else mode.name
+                    found |= self._loss_of(rows, metric_key_prefix, name)
+        self.log(found)
+        return {**metrics, **found}
+
+    def _eval_parts(self, dataset: Any) -> dict[str, Any]:
+        """The data set under an empty name, and its rows of each label where it has a column."""
+        parts = {"": dataset}
+        column = self.routing.columns.names[0]
+        if isinstance(dataset, Dataset) and column in dataset.column_names:
+            for label in self.routing.policy.labels:
+                known = [UNLABELED if own is None else own for own in dataset[column]]
+                rows = [at for at, own in enumerate(known) if own == label]
+                parts |= {label: dataset.select(rows)} if rows else {}
+        return parts
+
+    def _loss_of(self, dataset: Any, prefix: str, name: str) -> dict[str, float]:
+        """The trainer's loss on a data set, and rewards where it has some, under these names."""
+        loader = self.get_eval_dataloader(dataset)
+        output = self.evaluation_loop(loader, name, prediction_loss_only=True)
+        found = {f"{prefix}_loss_{name}": (output.metrics or {})["eval_loss"]}
+        own = getattr(self, "_metrics", {}).get("eval", {})  # what TRL's trainers collect
+        for key, values in own.items():
+            if key.startswith("reward"):
+                found[f"{prefix}_{key}_{name}"] = sum(values) / len(values)
+        own.clear()
+        return found
 
     def _counters(self) -> dict[str, int]:
         """What else a trainer counts, for going on from a checkpoint."""
@@ -285,6 +334,12 @@ class RoutedTraining(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             saved.load_moments(Path(checkpoint), self.model, _bare(self.optimizer))
+
+
+def _modes(names: Sequence[str] | None, adapters: Sequence[str]) -> tuple[AblationMode, ...]:
+    if names is None:
+        names = ["full", *(f"{adapter}_ablated" for adapter in adapters if adapter != "good")]
+    return tuple(AblationMode.parse(name, adapters) for name in names)
 
 
 def check_base(model: nn.Module) -> None:
