@@ -97,7 +97,7 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
     def _label_collator(self, inner: Any) -> Any:
         return inner  # rows reach the rollout as they are
 
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
+    def _get_train_sampler(self, dataset: Any = None) -> Any:  # pyright: ignore
         self._sampler = super()._get_train_sampler(dataset)
         return self._sampler
 

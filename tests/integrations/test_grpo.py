@@ -1,7 +1,8 @@
 """TRL's policy optimization with routed adapters, against an oracle one completion at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from toy_rows import (
 )
 from trl.trainer.grpo_config import GRPOConfig
 
+from gradroute.errors import ConfigError, DataError
 from gradroute.integrations import RoutedGRPOTrainer
 from gradroute.integrations.monitors import Monitor
+from gradroute.routing.adapters import ablated, adapter_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -41,7 +44,11 @@ def by_place(prompts: Sequence[Any], completions: Sequence[Any], *_: Any) -> lis
 
 
 def trainer_of(
-    folder: Path, monitor: Monitor | None = by_place, anchor_share: float = 0.0, **options: Any
+    folder: Path,
+    monitor: Monitor | None = by_place,
+    anchor_share: float = 0.0,
+    data: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    **options: Any,
 ) -> RoutedGRPOTrainer:
     own = {
         "max_grad_norm": 0.0,
@@ -58,7 +65,7 @@ def trainer_of(
         policy=TABLE,
         adapters=SPECS,
         layers="all",
-        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS, **data}),
         processing_class=tokenizer(),
         monitor=monitor,
         anchor_share=anchor_share,
@@ -125,3 +132,87 @@ def test_gradients_on_mixed_labels_in_a_group_are_those_of_the_table_one_complet
     wanted = reference_of_rows(base(), weights, scalings, TABLE, rows, labels, loss)
     assert largest_error(found, wanted) < 1e-10
     assert any(clipped) == (sampled is not None)
+
+
+def test_anchors_are_sampled_without_bad_and_are_good_unless_the_monitor_says_otherwise(
+    tmp_path: Path,
+):
+    def first_of_each_group_is_bad(prompts: Sequence[Any], *_: Any) -> list[str]:
+        return ["bad" if at in (0, 3) else "unlabeled" for at in range(len(prompts))]
+
+    greedy: dict[str, Any] = {
+        "top_k": 1,
+        "temperature": 1e-6,
+    }  # what a mode writes is then no matter of chance
+    mixed = trainer_of(tmp_path, first_of_each_group_is_bad, 0.5, learning_rate=0.0, **greedy)
+    randomise(mixed.model)
+    mixed.train()
+    assert mixed._buffered_inputs is not None
+    [batch] = mixed._buffered_inputs
+    prompts = {tuple(ids) for ids in batch["prompt_ids"].tolist()}
+    assert len(prompts) == 2
+    for prompt in prompts:
+        written = [
+            tuple(own)
+            for own, ids in zip(
+                batch["completion_ids"].tolist(), batch["prompt_ids"].tolist(), strict=True
+            )
+            if tuple(ids) == prompt
+        ]
+        expected = []
+        for mode in ("full", "bad_ablated"):
+            with ablated(mixed.model.eval(), mode), torch.no_grad():
+                said = mixed.model.generate(
+                    torch.tensor([prompt]), max_new_tokens=5, do_sample=False
+                )
+            own = said[0, len(prompt) :].tolist()
+            expected += [tuple([*own, *[tokenizer().pad_token_id] * (5 - len(own))])] * 2
+        assert sorted(written) == sorted(expected)
+        assert len(set(written)) == 2
+    names = sorted(list(TABLE)[at] for at in batch["routing_ids"].tolist())
+    assert names == ["bad", "bad", "good", "good", "good", "unlabeled", "unlabeled", "unlabeled"]
+
+
+def test_without_a_monitor_a_completion_has_the_label_of_its_prompt(tmp_path: Path):
+    with pytest.raises(DataError, match="no column 'label'"):
+        trainer_of(tmp_path, monitor=None)
+    trainer = trainer_of(tmp_path, monitor=None, data={"label": ["bad", "good"]})
+    trainer.train()
+    assert trainer._buffered_inputs is not None
+    ids = trainer._buffered_inputs[0]["routing_ids"].tolist()
+    assert sorted(list(TABLE)[at] for at in ids) == ["bad"] * 4 + ["good"] * 4
+
+
+def test_shares_of_labels_are_logged_and_a_wrong_monitor_stops_before_any_update(tmp_path: Path):
+    trainer = trainer_of(tmp_path)
+    trainer.train()
+    [line] = [line for line in trainer.state.log_history if "labels/bad" in line]
+    assert {line[f"labels/{label}"] for label in LABELS} == {0.25}
+    wrong = trainer_of(tmp_path, monitor=lambda *_: ["bad"])
+    before = [p.clone() for own in adapter_parameters(wrong.model).values() for p in own]
+    with pytest.raises(DataError, match="1 labels for 8 completions"):
+        wrong.train()
+    after = [p for own in adapter_parameters(wrong.model).values() for p in own]
+    assert all(map(torch.equal, before, after))
+
+
+def test_evaluation_reports_loss_and_reward_under_each_mode(tmp_path: Path):
+    trainer = trainer_of(tmp_path, per_device_eval_batch_size=8)
+    randomise(trainer.model, std=1.0)
+    metrics = trainer.evaluate(trainer.train_dataset)
+    rewards = [metrics[f"eval_reward_{mode}"] for mode in ("full", "bad_ablated")]
+    assert rewards[0] != rewards[1]
+    assert "eval_loss_bad_ablated" in metrics
+
+
+def test_rollouts_that_do_not_come_from_the_routed_layers_are_refused(tmp_path: Path):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"use_vllm": True}, "use_vllm"),
+        ({"use_transformers_continuous_batching": True}, "continuous_batching"),
+        ({"sync_ref_model": True, "beta": 0.1}, "sync_ref_model"),
+        ({"anchor_share": 1.0}, "anchor_share is 1.0"),
+        ({"anchor_share": 0.5, "num_iterations": 2}, "a multiple"),
+    ]
+    for options, message in refused:
+        with pytest.raises(ConfigError, match=message):
+            trainer_of(tmp_path, **options)
