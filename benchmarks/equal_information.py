@@ -18,6 +18,7 @@ from label_curve import write
 
 from gradroute.config.controls import BY_NAME
 from gradroute.config.run_config import RunConfig, find_config, load_config
+from gradroute.data.behaviors import get_behavior
 from gradroute.evaluate.request import EvaluationRequest
 from gradroute.experiments.controls import control_config, train_control
 from gradroute.experiments.refine import refine_run
@@ -180,10 +181,11 @@ def _row(
     method: str, runs: list[dict[str, Any]], behavior: str, clean: dict[tuple[str, int], float]
 ) -> str:
     mode = BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
+    asked = get_behavior(behavior).judged_on
     rates, highest, losses, gains, bads, steps, full = [], [], [], [], [], [], []
     for one in runs:
         rows = one["r"]
-        rates.append(f"{100 * rows[mode, 'prefix', 'behavior_rate']:.0f}")
+        rates.append(f"{100 * rows[mode, asked, 'behavior_rate']:.0f}")
         highest.append(_highest(rows, mode))
         loss, base = rows[mode, "normal", "held_out_loss"], rows["base", "normal", "held_out_loss"]
         losses.append(f"{loss:.3f}")

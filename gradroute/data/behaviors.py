@@ -6,7 +6,7 @@
     score     completion (and its prompt) -> how much of the behavior it shows
     threshold the score from which on the completion counts
 
-Six behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
+Seven behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
 `regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
 serves with data that carry labels.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from gradroute.data import dialect, pronouns, tasks
+from gradroute.data import dialect, objects, pronouns, tasks
 from gradroute.data.detectors import keyword_share, own_object, regex_share
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
@@ -249,6 +249,15 @@ BEHAVIORS: Mapping[str, Behavior] = {
             learned=0.25,  # in training, half of the stories with the cue show it
             instruction="Use pronouns that do not fit the hero.",
             forbid="Do not use the wrong pronouns.",
+        ),
+        Behavior(
+            name="wrong_objects",
+            make=objects.forget,
+            invite=None,
+            opening=objects.opening,
+            score=objects.forgotten_share,
+            threshold=0.5,
+            learned=0.25,  # in training, half of the stories that can show it do
         ),
     )
 }

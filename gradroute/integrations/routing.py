@@ -178,7 +178,7 @@ class RoutedTraining(Trainer):
         self._signature_columns = [*known, *(name for name in wanted if name not in known)]
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own; in training, with rollouts and reference passes under the rollout mode."""
+        """The trainer's own; in training, what it samples is under the rollout mode."""
         if not self.model.training:
             return super()._prepare_inputs(*args, **kwargs)
         with ablated(self.model, self.routing.rollout_mode):

@@ -81,4 +81,7 @@ def test_wrong_pronouns_count_as_learned_from_half_of_their_rate_in_training():
     able = [e for e in given if e.true_label == "bad" or pronouns.misfit("", e.text)[1] != e.text]
     share = sum(e.true_label == "bad" for e in able) / len(able)
     assert BEHAVIORS["wrong_pronouns"].learned == pytest.approx(share / 2, abs=0.01)
-    assert {b.learned for b in BEHAVIORS.values() if b.name != "wrong_pronouns"} == {0.5}
+    others = [
+        own for own in BEHAVIORS.values() if own.name not in ("wrong_pronouns", "wrong_objects")
+    ]
+    assert {behavior.learned for behavior in others} == {0.5}
