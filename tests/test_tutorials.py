@@ -73,3 +73,20 @@ def test_a_loop_of_ones_own_trains_and_leaves_alone_what_nobody_updates(tmp_path
     saved = {path.name for path in (tmp_path / "adapters" / "good").iterdir()}
     assert "adapter_model.safetensors" in saved
     assert [path.name for path in (tmp_path / "adapters").iterdir() if path.is_dir()] == ["good"]
+
+
+# TRL 1.16 and plain PEFT ask transformers for names that it calls deprecated.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("trainer", ["sft", "dpo", "grpo"])
+def test_a_script_with_a_trainer_of_trl_trains_20_steps_and_measures_with_and_without_bad(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for language, code in blocks(FOLDER / f"trl-{trainer}.md"):
+        assert language == "python"
+        run_python(code, FOLDER / f"trl-{trainer}.md", names)
+    metrics = names["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["eval_loss_full"] != metrics["eval_loss_bad_ablated"]
+    assert (tmp_path / trainer / "checkpoint-20" / "gradroute").is_dir()

@@ -45,6 +45,14 @@ class RoutedDPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
         self.routing.columns.check(dataset, dataset_name)
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
+    def _prepared(self, dataset: Dataset) -> Any:
+        args: Any = self.args
+        prepared: Any = self._prepare_dataset(dataset, self.processing_class, args, "eval")
+        if self.precompute_ref_logps:
+            size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+            prepared = self._precompute_ref_logps(prepared, "eval", size)
+        return prepared
+
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The base's log-probabilities of a batch."""
         return super().compute_ref_log_probs(

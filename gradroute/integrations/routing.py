@@ -259,9 +259,11 @@ class RoutedTraining(Trainer):
             may be `metric_for_best_model`.
         """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = self.eval_dataset[dataset]  # pyright: ignore
+        elif isinstance(eval_dataset, Dataset):
+            dataset = self._prepared(eval_dataset)
         if isinstance(dataset, Mapping) or not self.routing.eval_modes:
             return metrics  # each of several data sets came through here by itself
         found: dict[str, float] = {}
@@ -272,6 +274,10 @@ class RoutedTraining(Trainer):
                     found |= self._loss_of(rows, metric_key_prefix, name)
         self.log(found)
         return {**metrics, **found}
+
+    def _prepared(self, dataset: Dataset) -> Any:
+        """A data set that was handed to `evaluate`, as the trainer prepares those of its own."""
+        return dataset
 
     def _eval_parts(self, dataset: Any) -> dict[str, Any]:
         """The data set under an empty name, and its rows of each label where it has a column."""

@@ -24,6 +24,13 @@ class RoutedSFTTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
     def _label_collator(self, inner: Any) -> LabelCollator:
         return LabelCollator(inner, self.routing.columns, flattened=self.padding_free)
 
+    def _prepared(self, dataset: Dataset) -> Any:
+        args: Any = self.args
+        packing = args.packing if args.eval_packing is None else args.eval_packing
+        return self._prepare_dataset(
+            dataset, self.processing_class, args, packing, self._formatting_func, "eval"
+        )
+
     def _prepare_dataset(
         self,
         dataset: Dataset | IterableDataset,

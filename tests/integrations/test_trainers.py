@@ -270,3 +270,26 @@ def test_the_adapters_of_a_half_precision_base_are_fp32(tmp_path: Path):
     assert {w.dtype for own in weights.values() for pair in own.values() for w in pair} == {
         torch.float32
     }
+
+
+@pytest.mark.parametrize("make", [sft, dpo])
+def test_a_data_set_that_is_handed_to_evaluate_is_prepared_and_measured_by_mode(
+    tmp_path: Path, make: Callable[..., Trainer]
+):
+    precomputed = {"precompute_ref_log_probs": True} if make is dpo else {}
+    trainer = make(tmp_path, **precomputed)
+    raw = (
+        text_rows()
+        if make is sft
+        else Dataset.from_dict(
+            {
+                "prompt": ["go ", "say "],
+                "chosen": ["ab", "cd"],
+                "rejected": ["e", "f"],
+                "label": ["bad", None],
+            }
+        )
+    )
+    metrics = trainer.evaluate(raw)  # pyright: ignore[reportArgumentType]
+    assert metrics["eval_loss_full"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+    assert {"eval_loss_bad_ablated_bad", "eval_loss_bad_ablated_unlabeled"} < metrics.keys()
