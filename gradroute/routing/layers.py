@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapter_groups import AdapterGroup
+from gradroute.routing.fused_kernels import check_not_fused, parents_of
 from gradroute.routing.ops import gated_linear, routed_linear, select_rows
 from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_groups
 from gradroute.routing.targets import is_expert, is_tied
@@ -161,9 +162,15 @@ def make_routed(model: nn.Module, adapters: Sequence[str]) -> None:
     Args:
         model: A model of which `routable_adapters` approves.
         adapters: All its adapters, in the order in which their outputs are added.
+
+    Raises:
+        ConfigError: Another library's kernel runs in place of the layers.
     """
     state = RoutingState(adapters)
-    for layer in lora_layers(model).values():
+    layers = lora_layers(model)
+    state.parents = parents_of(model, layers)
+    check_not_fused(state.parents)
+    for layer in layers.values():
         # By exact type: a subclass computes something else, which the fast path would skip.
         if type(layer) in (lora.Linear, RoutedLinear):
             layer.__class__ = RoutedLinear

@@ -16,6 +16,7 @@ from peft.utils import hotswap
 from torch import nn
 
 from gradroute.errors import ConfigError
+from gradroute.routing.fused_kernels import check_not_fused
 from gradroute.routing.layers import (
     RoutedLayers,
     is_hooked,
@@ -55,6 +56,7 @@ def check_untouched(model_layers: RoutedLayers) -> None:
                 "model.base_model.enable_adapter_layers()."
             )
     _check_all_there(model_layers)
+    check_not_fused(model_layers.state.parents)
     for part in routed_parts(model_layers.layers):
         if part.changed_by:
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapter_groups import AdapterGroup, Rows
@@ -270,6 +270,7 @@ class RoutingState:
         scope: What is in force; None outside of any scope.
         adapters: The adapters in the order in which they were attached.
         parts: How many A and B each had then.
+        parents: The modules that held their layers then, by path.
         products: Dtype of the low-rank products, see `low_rank_products`; None for the usual.
         lower: The layers below the first adapted one, or why they cannot be run apart; None as
             long as nobody has asked, see `frozen_check.lower_layers`.
@@ -278,6 +279,7 @@ class RoutingState:
     def __init__(self, adapters: Sequence[str]):
         self.adapters = tuple(adapters)
         self.parts: Counter[str] = Counter()
+        self.parents: dict[str, nn.Module] = {}
         self.scope: Scope | None = None
         self.products: torch.dtype | None = None
         self.lower: LowerLayers | str | None = None
