@@ -10,7 +10,6 @@ for each example that decides what each adapter learns from it. Names are loaded
 used, so that `RoutedTrainer` needs no TRL.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gradroute.errors import MachineError
@@ -21,25 +20,38 @@ if TYPE_CHECKING:
     from gradroute.integrations.plain import RoutedTrainer as RoutedTrainer
     from gradroute.integrations.sft import RoutedSFTTrainer as RoutedSFTTrainer
 
-_HOMES = {
-    "RoutedDPOTrainer": "dpo",
-    "RoutedGRPOTrainer": "grpo",
-    "RoutedSFTTrainer": "sft",
-    "RoutedTrainer": "plain",
-}
+_NAMES = ("RoutedDPOTrainer", "RoutedGRPOTrainer", "RoutedSFTTrainer", "RoutedTrainer")
+_OF_THE_EXTRA = ("trl", "datasets")
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(f"{__name__}.{_HOMES[name]}")
+        return _trainer(name)
     except ModuleNotFoundError as error:
-        if error.name != "trl":
+        if error.name not in _OF_THE_EXTRA:
             raise
-        raise MachineError(f"{name} needs TRL: pip install 'gradroute[trl]'.") from error
-    return getattr(module, name)
+        raise MachineError(f"{name} needs {error.name}: pip install 'gradroute[trl]'.") from error
+
+
+def _trainer(name: str) -> object:
+    if name == "RoutedTrainer":
+        from gradroute.integrations.plain import RoutedTrainer
+
+        return RoutedTrainer
+    if name == "RoutedSFTTrainer":
+        from gradroute.integrations.sft import RoutedSFTTrainer
+
+        return RoutedSFTTrainer
+    if name == "RoutedDPOTrainer":
+        from gradroute.integrations.dpo import RoutedDPOTrainer
+
+        return RoutedDPOTrainer
+    from gradroute.integrations.grpo import RoutedGRPOTrainer
+
+    return RoutedGRPOTrainer
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_NAMES])

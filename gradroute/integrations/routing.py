@@ -315,7 +315,7 @@ class RoutedTraining(Trainer):
 
     def _save_routed(self, output_dir: str) -> None:
         if self.args.should_save:
-            saved.save(
+            saved.write_routed(
                 Path(output_dir),
                 self.state.global_step,
                 self.model,

@@ -30,7 +30,7 @@ _FOLDER = "gradroute"
 _STATE = "state.json"
 
 
-def save(
+def write_routed(
     folder: Path,
     step: int,
     model: PeftModel,
@@ -53,7 +53,7 @@ def save(
 
 
 def saved_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint that `save` wrote.
+    """The checkpoint that `write_routed` wrote.
 
     Raises:
         MachineError: There is none, or it is damaged.
@@ -73,5 +73,5 @@ def load_moments(folder: Path, model: PeftModel, optimizer: torch.optim.Optimize
 
 
 def saved_state(folder: Path) -> dict[str, int]:
-    """The counters that `save` wrote."""
+    """The counters that `write_routed` wrote."""
     return read_json(folder / _FOLDER / _STATE)
