@@ -21,6 +21,7 @@ from toy_rows import (
     tokenizer,
     weights_of,
 )
+from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig
 
 from gradroute.integrations import RoutedSFTTrainer
@@ -70,3 +71,33 @@ def test_gradients_on_mixed_labels_are_those_of_the_table_one_row_at_a_time(
     labels = [[name] * len(ids) for name, ids in zip(named, rows, strict=True)]
     wanted = reference_of_rows(base(), weights, scalings, TABLE, rows, labels, token_mean)
     assert largest_error(gradients_of_last_step(trainer)[0], wanted) < 1e-10
+
+
+def test_adapters_on_a_base_in_4_bits_stay_fp32_and_the_base_as_it_was_loaded(tmp_path: Path):
+    base(torch.float32).save_pretrained(tmp_path / "base")
+    bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "base", quantization_config=bits)
+    before = {name: p.dtype for name, p in model.named_parameters()}
+    trainer = RoutedSFTTrainer(
+        model,
+        SFTConfig(**settings(tmp_path, max_steps=2)),
+        policy=TABLE,
+        adapters=SPECS,
+        layers="all",
+        train_dataset=text_rows(),
+        processing_class=tokenizer(),
+    )
+    start = weights_of(trainer.model)
+    trainer.train()
+    end = weights_of(trainer.model)
+    parts = [pair for own in end.values() for pair in own.values()]
+    assert {weight.dtype for pair in parts for weight in pair} == {torch.float32}
+    assert not any(
+        torch.equal(end[name][path][1], start[name][path][1]) for name in end for path in end[name]
+    )
+    now = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): p.dtype
+        for name, p in trainer.model.named_parameters()
+        if "lora_" not in name
+    }
+    assert now == before
