@@ -101,3 +101,22 @@ def test_adapters_on_a_base_in_4_bits_stay_fp32_and_the_base_as_it_was_loaded(tm
         if "lora_" not in name
     }
     assert now == before
+
+
+def test_rows_that_are_cut_across_texts_have_the_label_of_each_target(
+    tmp_path: Path, exact_head: None
+):
+    trainer = trainer_of(tmp_path, packing=True, packing_strategy="wrapped", max_length=13)
+    randomise(trainer.model)
+    weights, scalings = weights_of(trainer.model), scalings_of(trainer.model)
+    tokens = [
+        (token, label or "unlabeled")
+        for text, label in zip(TEXTS, LABELS, strict=True)
+        for token in tokenizer()(f"{text}</s>")["input_ids"]
+    ]
+    cut = [tokens[at : at + 13] for at in range(0, len(tokens), 13)]
+    assert len(cut) > 3 and any(len({label for _, label in row}) > 1 for row in cut)
+    rows = [[token for token, _ in row] for row in cut]
+    labels = [[label for _, label in [*row[1:], row[-1]]] for row in cut]
+    wanted = reference_of_rows(base(), weights, scalings, TABLE, rows, labels, token_mean)
+    assert largest_error(gradients_of_last_step(trainer)[0], wanted) < 1e-10

@@ -6,10 +6,24 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
-from routing.tiny import adapter_weights_of
+from oracles import reference_of_rows
+from routing.tiny import adapter_weights_of, randomise, scalings_of
 from torch import Tensor
-from toy_rows import SPECS, TABLE, base, settings, text_rows, tokenizer
+from toy_rows import (
+    LABELS,
+    SPECS,
+    TABLE,
+    TEXTS,
+    base,
+    gradients_of_last_step,
+    largest_error,
+    settings,
+    text_rows,
+    tokenizer,
+    weights_of,
+)
 from transformers import Trainer, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.grpo_config import GRPOConfig
@@ -55,6 +69,42 @@ def plain(folder: Path, data: Dataset | None = None, **options: Any) -> RoutedTr
         data_collator=collate,
         **ROUTED | own,
     )
+
+
+def in_float64(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """The mean over targets; transformers' own computes in float32."""
+    said = outputs["logits"][:, :-1].flatten(0, 1)
+    total = F.cross_entropy(said, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    return total / num_items_in_batch
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_gradients_of_the_plain_trainer_are_those_of_the_table_one_row_at_a_time(
+    tmp_path: Path, accumulated: int
+):
+    size = {
+        "per_device_train_batch_size": len(TEXTS) // accumulated,
+        "gradient_accumulation_steps": accumulated,
+    }
+    trainer = RoutedTrainer(
+        base(),
+        TrainingArguments(
+            **settings(tmp_path, remove_unused_columns=False, max_grad_norm=0.0, **size)
+        ),
+        train_dataset=text_rows(),
+        data_collator=collate,
+        compute_loss_func=in_float64,
+        **ROUTED,
+    )
+    randomise(trainer.model)
+    weights, scalings = weights_of(trainer.model), scalings_of(trainer.model)
+    rows = [[*tokenizer()(text)["input_ids"]] for text in TEXTS]
+    names = ["unlabeled" if label is None else label for label in LABELS]
+    labels = [[name] * len(ids) for name, ids in zip(names, rows, strict=True)]
+    wanted = reference_of_rows(
+        base(), weights, scalings, TABLE, rows, labels, lambda said: -torch.cat(said).mean()
+    )
+    assert largest_error(gradients_of_last_step(trainer)[0], wanted) < 1e-10
 
 
 def sft(folder: Path, **options: Any) -> RoutedSFTTrainer:
