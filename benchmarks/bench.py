@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SHORT = (
     "training_step",
+    "trainers",
     "frozen_half",
     "memory",
     "evaluation",

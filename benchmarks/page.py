@@ -16,6 +16,7 @@ DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "speed"
 ORDER = (
     "training_step",
+    "trainers",
     "frozen_half",
     "memory",
     "evaluation",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import gradroute
+from gradroute import integrations
 from gradroute.cli.parser import build_parser
 from gradroute.config.run_config import load_config
 from tools.make_reference import pages
@@ -26,7 +27,7 @@ def test_the_committed_pages_are_up_to_date(made: dict[str, str]):
 
 def test_every_public_name_has_a_section_that_says_something(made: dict[str, str]):
     sections = dict(re.findall(r"\n## (\w+)\n(.*?)(?=\n## |\Z)", made["api.md"], re.DOTALL))
-    assert set(sections) == set(gradroute._HOME_OF)
+    assert set(sections) == {*gradroute._HOME_OF, *integrations._NAMES}
     for name, text in sections.items():
         prose = re.sub(r"```py\n(class )?\w+(\(.*?)?\n```", "", text, flags=re.DOTALL)
         assert len(prose.split()) >= 5, name

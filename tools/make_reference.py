@@ -1,6 +1,6 @@
 """Makes docs/reference/ from the docstrings, the schema and the parser: `make reference`.
 
-    api.md     the names that `import gradroute` gives, from their source
+    api.md     the names that `gradroute` and `gradroute.integrations` give, from their source
     config.md  every setting of a configuration, from its schema
     cli.md     every verb and its options, from the parser
 
@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gradroute
 from gradroute.cli.parser import build_parser
 from gradroute.config.run_config import schema
 
@@ -51,14 +50,17 @@ def _api() -> Iterator[str]:
     yield "# Python interface\n"
     yield "What `import gradroute` gives. Names are loaded when they are first used.\n"
     yield from (f"- [{name}](#{_anchor(name)})" for name in sorted(_homes(), key=str.lower))
-    for name, module in sorted(_homes().items(), key=lambda item: item[0].lower()):
+    within = _homes("gradroute.integrations")
+    yield "\n[`gradroute.integrations`](../howto/trl.md), trainers of other libraries:\n"
+    yield from (f"- [{name}](#{_anchor(name)})" for name in sorted(within))
+    for name, module in sorted({**_homes(), **within}.items(), key=lambda item: item[0].lower()):
         yield f"\n## {name}\n"
         yield from _described(_source(module), name)
 
 
-def _homes() -> Mapping[str, str]:
+def _homes(package: str = "gradroute") -> Mapping[str, str]:
     """Public name -> the module that its docstring stands in."""
-    tree = ast.parse(Path(gradroute.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(_source(package))
     typed = next(node for node in tree.body if isinstance(node, ast.If))
     found = {
         alias.asname or alias.name: str(node.module)

@@ -4,6 +4,7 @@
     RoutedSFTTrainer     trl.SFTTrainer
     RoutedDPOTrainer     trl.DPOTrainer
     RoutedGRPOTrainer    trl.GRPOTrainer
+    RoutedTraining       what they share, and their arguments
 
 Each is its trainer with two things more: adapters on the base model that it is given, and a label
 for each example that decides what each adapter learns from it. Names are loaded when they are first
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
     from gradroute.integrations.dpo import RoutedDPOTrainer as RoutedDPOTrainer
     from gradroute.integrations.grpo import RoutedGRPOTrainer as RoutedGRPOTrainer
     from gradroute.integrations.plain import RoutedTrainer as RoutedTrainer
+    from gradroute.integrations.routing import RoutedTraining as RoutedTraining
     from gradroute.integrations.sft import RoutedSFTTrainer as RoutedSFTTrainer
 
-_NAMES = ("RoutedDPOTrainer", "RoutedGRPOTrainer", "RoutedSFTTrainer", "RoutedTrainer")
+_NAMES = (
+    "RoutedDPOTrainer",
+    "RoutedGRPOTrainer",
+    "RoutedSFTTrainer",
+    "RoutedTrainer",
+    "RoutedTraining",
+)
 _OF_THE_EXTRA = ("trl", "datasets")
 
 
@@ -36,6 +44,10 @@ def __getattr__(name: str) -> object:
 
 
 def _trainer(name: str) -> object:
+    if name == "RoutedTraining":
+        from gradroute.integrations.routing import RoutedTraining
+
+        return RoutedTraining
     if name == "RoutedTrainer":
         from gradroute.integrations.plain import RoutedTrainer
 
