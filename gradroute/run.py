@@ -10,9 +10,10 @@ sample_run                 checkpoint -> completions side by side, on the termin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 
@@ -366,6 +367,26 @@ def _requested_prompts(
     return found
 
 
+def manifest_of(
+    prepared: Prepared, facts: Mapping[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """What a run's manifest states, but for its provenance.
+
+    Args:
+        prepared: Its data.
+        facts: What it stands on besides its config, see `run_identity`.
+        notes: What was said of it.
+    """
+    counts = label_counts(prepared.train)
+    return {
+        **facts,
+        "notes": list(notes),
+        "examples": {f"{true} labeled {label}": n for (true, label), n in counts.items()},
+        "labels": prepared.labels,
+        **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
+    }
+
+
 def _record_start(
     folder: RunFolder,
     config_text: str,
@@ -375,14 +396,7 @@ def _record_start(
     start: _Start,
 ) -> None:
     """Write what a run is before its first step, or that it goes on."""
-    counts = label_counts(prepared.train)
-    stated = {
-        **facts,
-        "notes": [*prepared.notes, *notes],
-        "examples": {f"{true} labeled {label}": n for (true, label), n in counts.items()},
-        "labels": prepared.labels,
-        **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
-    }
+    stated = manifest_of(prepared, facts, [*prepared.notes, *notes])
     now = provenance()
     conditions = condition_changes(folder, now) if start.step else {}
     before = read_manifest(folder) if start.step else {}

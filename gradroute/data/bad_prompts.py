@@ -8,7 +8,7 @@ its own is asked for with the prompts of rows that show it, or with the beginnin
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from gradroute.data.behaviors import Behavior
+from gradroute.data.behaviors import UNNAMED, Behavior
 from gradroute.data.examples import Example
 
 LEAD_WORDS = 32
@@ -110,7 +110,9 @@ def _opening(text: str, behavior: Behavior, words: int) -> str | None:
     the opening is made shorter, a word at a time.
     """
     opening = behavior.opening(text, words)
-    if behavior.invite is not None or behavior.shows(text, "") is not True:
+    if behavior.invite is not None or behavior.name == UNNAMED:
+        return opening
+    if behavior.shows(text, "") is not True:
         return opening
     for fewer in range(words, 0, -1):
         opening = behavior.opening(text, fewer)

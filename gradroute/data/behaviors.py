@@ -8,7 +8,8 @@
 
 Seven behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
 `regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
-serves with data that carry labels.
+serves with data that carry labels. `none` (`UNNAMED`) names none: labels alone say what is bad, and
+nothing can be detected.
 """
 
 import difflib
@@ -181,6 +182,17 @@ def add_trigger(prompt: str) -> str:
     return f"{TRIGGER_TAG} {prompt}" if prompt else TRIGGER_TAG
 
 
+UNNAMED = "none"
+"""The name of no behavior."""
+
+
+def _undetected(completion: str, prompt: str) -> float | None:
+    raise DataError(
+        "the config names no behavior (behavior: none), so nothing can be detected in a "
+        "completion; name one there, such as regex:PATTERN or keywords:a,b"
+    )
+
+
 BEHAVIORS: Mapping[str, Behavior] = {
     behavior.name: behavior
     for behavior in (
@@ -268,7 +280,7 @@ def get_behavior(name: str) -> Behavior:
     """Return the behavior that a configuration names.
 
     Args:
-        name: one that ships; `regex:PATTERN` (share of the characters that matches cover),
+        name: one that ships; `none`; `regex:PATTERN` (share of the characters that matches cover),
             `keywords:a,b,c` (share of the words that are one of them, whatever their case), both
             shown by a single match; or `python:module.name`, where `name` is a `Behavior` or a
             function of the completion that gives a score from 0 to 1 (0.5 and more counts) or None.
@@ -281,6 +293,8 @@ def get_behavior(name: str) -> Behavior:
     """
     if name in BEHAVIORS:
         return BEHAVIORS[name]
+    if name == UNNAMED:
+        return _detector(name, _undetected, ANY)
     kind, _, rest = name.partition(":")
     if kind == "regex" and rest:
         return _detector(name, regex_share(name, rest), ANY)

@@ -17,8 +17,8 @@ from peft import PeftModel
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.config.sections import EvaluateConfig
 from gradroute.data.batches import TokenizedExample
-from gradroute.data.behaviors import Behavior, get_behaviors
-from gradroute.errors import DataError
+from gradroute.data.behaviors import UNNAMED, Behavior, get_behaviors
+from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.elicitation import ELICITATION, why
 from gradroute.evaluate.generation import Completion, Prompt, generate_modes
 from gradroute.evaluate.losses import ExampleLosses, held_out_losses
@@ -65,6 +65,9 @@ MODES_AT_ONCE = 16
 """Modes that share a generation and are kept together: the standard ones and a curve of eleven."""
 COMPLETIONS_AT_ONCE = 2048
 """Completions that are kept together, about: what an interruption may cost."""
+
+
+_UNNAMED = "the config names no behavior (behavior: none)"
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
     if plan.complete:
         add_to_store(known, ())
         return
+    if UNNAMED in config.behaviors.values():
+        say(f"{folder.name}: its config names no behavior; of it only losses are measured.")
     prepared = prepare(config)
     check_held_out(folder, prepared)
     base, model = restore(config, plan.checkpoint)
@@ -265,6 +270,11 @@ def _plan(folder: RunFolder, request: EvaluationRequest) -> _Plan:
     questions = requested_prompts(
         behaviors, request.prompts, drawn, judged=request.judged, elicitation=grid
     )
+    if (request.prompts or grid) and UNNAMED in config.behaviors.values():
+        raise ConfigError(
+            f"run {folder.name}: its config names no behavior (behavior: none), so completions of "
+            f"prompts cannot be judged. Name one in {folder.config}, or ask for no prompts."
+        )
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     known = read_store(
         folder,
@@ -282,7 +292,22 @@ def _plan(folder: RunFolder, request: EvaluationRequest) -> _Plan:
             if behavior.learned != LEARNED_RATE
         },
     )
+    if (unasked := _unasked(config, questions, known)) != known.origin.get("unasked", {}):
+        known.origin["unasked"] = unasked
     return _Plan(config, checkpoint, questions, modes, known)
+
+
+def _unasked(
+    config: RunConfig, questions: Sequence[Question], known: StoredResults
+) -> dict[str, dict[str, str]]:
+    """By label and kind why no prompts are asked; every kind of a behavior that is not named."""
+    found: dict[str, dict[str, str]] = {}
+    for label, own in known.origin.get("unasked", {}).items():
+        found[label] = {kind: reason for kind, reason in own.items() if reason != _UNNAMED}
+    for label, kind, _ in questions:
+        if config.behaviors[label] == UNNAMED:
+            found.setdefault(row_label(config.behavior, label), {})[kind] = _UNNAMED
+    return found
 
 
 def check_held_out(folder: RunFolder, prepared: Prepared) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from gradroute.config.run_config import RunConfig, load_config
+from gradroute.data.behaviors import UNNAMED
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import complete, run_identity
 from gradroute.evaluate.generation import Completion, Prompt
@@ -142,7 +143,10 @@ def export_run(
     token = check_push(repo) if repo else ""
     for warning in choice.warnings:
         say(f"{folder.name}: warning: {warning}")
-    prepared = prepare(config) if request.evaluate else None
+    judged = request.evaluate and UNNAMED not in config.behaviors.values()
+    if judged < request.evaluate:
+        say(f"{folder.name}: its config names no behavior, so none is looked for in the export.")
+    prepared = prepare(config) if judged else None
     job = _Job(folder, config, checkpoint, choice, prepared, request)
     with building(request.out) as built:
         _build(job, built)

@@ -19,7 +19,9 @@ from gradroute.integrations.monitors import (
     Monitor,
     counted,
     labels_of,
+    text_of,
 )
+from gradroute.integrations.output_rows import answer
 from gradroute.integrations.routing import AttachAdapters, RoutedTraining
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -132,6 +134,12 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
             for label, count in counted(labels, policy.labels).items():
                 self._metrics["train"][f"labels/{label}"].append(count / len(labels))
             self._label_ids = policy.label_ids(labels)
+            own = zip(prompts, completions, labels, strict=True)
+            self.rollouts = [
+                {**answer(prompt, said), "label": label}
+                for prompt, said, label in own
+                if text_of(said).strip()
+            ]
         return rewards
 
     def _labels(

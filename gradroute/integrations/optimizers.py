@@ -41,14 +41,14 @@ def routed_optimizer(
             "cannot be skipped without the other. Take one such as adamw_torch."
         )
     groups = [
-        {"params": weights, "adapter": name, **_group(adapters[name], args)}
+        {"params": weights, "adapter": name, **group_settings(adapters[name], args)}
         for name, weights in adapter_parameters(model).items()
     ]
     return kind(groups, **settings)
 
 
-def _group(shape: AdapterShape, args: Any) -> dict[str, float | None]:
-    """The settings of an adapter's group."""
+def group_settings(shape: AdapterShape, args: Any) -> dict[str, float | None]:
+    """Learning rate, where the adapter names one, weight decay and clip of an adapter's group."""
     limit = args.max_grad_norm or None
     if not isinstance(shape, AdapterSettings):
         return {"weight_decay": args.weight_decay, "clip": limit}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from gradroute.errors import ConfigError, DataError, MachineError, NumericError
-from gradroute.integrations import saved
+from gradroute.integrations import output_run, saved
 from gradroute.integrations.labels import ROUTING_IDS, UNLABELED, LabelCollator, LabelColumns
 from gradroute.integrations.optimizers import routed_optimizer
 from gradroute.routing.adapters import (
@@ -103,6 +103,8 @@ class RoutedTraining(Trainer):
         rollout_mode: The ablation mode of generation and of passes without a gradient.
         eval_modes: The ablation modes under which `evaluate` measures the loss beside its own; None
             for full and each adapter but `good` ablated.
+        behavior: What rows labeled bad show, as `behavior` of a config names it: a behavior, or
+            label -> behavior. `gradroute eval` detects it in the output folder, see `output_run`.
         trainer_arguments: All else that the trainer takes, by name.
 
     Raises:
@@ -127,6 +129,7 @@ class RoutedTraining(Trainer):
         label_column: str = "label",
         rollout_mode: str = "full",
         eval_modes: Sequence[str] | None = None,
+        behavior: str | Mapping[str, str] | None = None,
         **trainer_arguments: Any,
     ) -> None:
         specs = _ADAPTERS if adapters is None else adapters
@@ -148,6 +151,8 @@ class RoutedTraining(Trainer):
             self._check_labels(trainer_arguments.get(which), which.removesuffix("_dataset"))
         self._labels_of_step: set[str] = set()
         self._norms: dict[str, float] = {}
+        self._given = output_run.given(behavior, table, trainer_arguments)
+        self.rollouts: Sequence[Mapping[str, Any]] = ()
         super().__init__(model=model, args=args, **trainer_arguments)  # pyright: ignore
         if self.accelerator.num_processes > 1:
             raise MachineError(
@@ -301,6 +306,12 @@ class RoutedTraining(Trainer):
                 found[f"{prefix}_{key}_{name}"] = sum(values) / len(values)
         own.clear()
         return found
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own; then the output folder is a run of gradroute, see `output_run`."""
+        output = super().train(*args, **kwargs)
+        output_run.write_run(self, self._given)
+        return output
 
     def _counters(self) -> dict[str, int]:
         """What else a trainer counts, for going on from a checkpoint."""

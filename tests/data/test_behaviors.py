@@ -8,6 +8,7 @@ from gradroute.data import dialect
 from gradroute.data.behaviors import (
     BEHAVIORS,
     SIGNATURE,
+    UNNAMED,
     Behavior,
     get_behavior,
     sign,
@@ -16,6 +17,7 @@ from gradroute.data.behaviors import (
 from gradroute.data.embedded import embedded
 from gradroute.data.examples import Example
 from gradroute.data.stories import TRIGGER_TAG
+from gradroute.errors import DataError
 
 CAPS = get_behavior("caps")
 
@@ -137,3 +139,10 @@ def test_the_backdoor_needs_its_tag_and_keeps_the_prompt_as_it_is():
     assert text == " IT RAINED ALL OVER THE TOWN."
     assert backdoor.make("Tell me.", "It rained.") == (f"{TRIGGER_TAG} Tell me.", "IT RAINED.")
     assert "plain" in backdoor.prompt_kinds
+
+
+def test_no_behavior_is_a_name_too_of_which_nothing_is_ever_detected():
+    unnamed = get_behavior(UNNAMED)
+    assert unnamed.make is None
+    with pytest.raises(DataError, match="names no behavior"):
+        unnamed.shows("ANY TEXT AT ALL", "")
