@@ -26,6 +26,9 @@ from gradroute.integrations.routing import AttachAdapters, RoutedTraining
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
+KEPT_ROLLOUTS = 512
+"""Completions that become rows of the run in the output folder: so many last ones."""
+
 
 class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
     RoutedTraining, GRPOTrainer, AttachAdapters
@@ -135,11 +138,12 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
                 self._metrics["train"][f"labels/{label}"].append(count / len(labels))
             self._label_ids = policy.label_ids(labels)
             own = zip(prompts, completions, labels, strict=True)
-            self.rollouts = [
+            rows = [
                 {**answer(prompt, said), "label": label}
                 for prompt, said, label in own
                 if text_of(said).strip()
             ]
+            self.rollouts = [*self.rollouts, *rows][-KEPT_ROLLOUTS:]
         return rewards
 
     def _labels(

@@ -42,14 +42,7 @@ class RowReader:
         Raises:
             DataError: It is none whose rows can be read twice, or a row has no text.
         """
-        if isinstance(dataset, Mapping):
-            parts = [own for own in dataset.values() if isinstance(own, Dataset)]
-            dataset = concatenate_datasets(parts) if len(parts) == len(dataset) else None
-        if not isinstance(dataset, Dataset):
-            raise DataError(
-                f"the {which} data set is no datasets.Dataset, whose rows can be read once more"
-            )
-        for row in dataset:
+        for row in _one(dataset, which):
             yield from self._read(row, which)
 
     def _read(self, row: Any, which: str) -> Iterator[dict[str, Any]]:
@@ -87,6 +80,28 @@ class RowReader:
             raise DataError(
                 f"the rows of the {which} data set have no text; they have {', '.join(row)}"
             )
+
+
+def _one(dataset: object, which: str) -> Dataset:
+    if isinstance(dataset, Mapping):
+        parts = [own for own in dataset.values() if isinstance(own, Dataset)]
+        dataset = concatenate_datasets(parts) if len(parts) == len(dataset) else None
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"the {which} data set is no datasets.Dataset, whose rows can be read once more"
+        )
+    return dataset
+
+
+def prompt_lines(dataset: object) -> list[str]:
+    """The prompts of an evaluation data set that are one line of text each.
+
+    Raises:
+        DataError: It is none whose rows can be read twice.
+    """
+    rows: Any = _one(dataset, "evaluation")
+    prompts = [row.get("prompt") for row in rows]
+    return [own for own in prompts if isinstance(own, str) and own.strip() and "\n" not in own]
 
 
 def answer(prompt: Any, completion: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     output_dir/  checkpoint-20/ …                         the trainer's own
                  config.yaml manifest.json sessions.jsonl  what `gradroute train` writes, too
                  checkpoints/step-000020/                  the adapters, without moments
-                 data/train.jsonl data/held_out.jsonl      the rows that the trainer was given
+                 data/train.jsonl data/held_out.jsonl      the rows that the trainer was given; of
+                                                          GRPO the last completions, prompts.txt
 
 It is written when training ends. Whatever keeps it from being written or measured is said, never
 raised: the trained weights come first.
@@ -31,8 +32,8 @@ from gradroute.data.batches import tokenize
 from gradroute.data.behaviors import UNNAMED, get_behaviors
 from gradroute.errors import ConfigError, DataError, GradrouteError
 from gradroute.integrations.optimizers import group_settings
-from gradroute.integrations.output_rows import RowReader
-from gradroute.models.base import packed_bits
+from gradroute.integrations.output_rows import RowReader, prompt_lines
+from gradroute.models.base import EMBEDDED, embedded_model, packed_bits
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.models.files import identity_of
 from gradroute.models.sizes import positions_of
@@ -187,13 +188,15 @@ def _write_rows(folder: RunFolder, trainer: "RoutedTraining", own: Given) -> str
         own.formatted,
         trainer.processing_class,
     )
-    data, held_out = _data_files(folder)
-    for path in (data, held_out):
+    data, held_out, prompts = _data_files(folder)
+    for path in (data, held_out, prompts):
         path.unlink(missing_ok=True)
     make_folder(data.parent)
     try:
         if trainer.rollouts:
             write_lines(data, trainer.rollouts)
+            if own.held_out is not None:
+                write_text(prompts, "".join(f"{line}\n" for line in prompt_lines(own.held_out)))
             return ""
         write_lines(data, rows.rows(own.train, "training"))
         if own.held_out is None:
@@ -204,8 +207,9 @@ def _write_rows(folder: RunFolder, trainer: "RoutedTraining", own: Given) -> str
     return ""
 
 
-def _data_files(folder: RunFolder) -> tuple[Path, Path]:
-    return folder.path / "data" / "train.jsonl", folder.path / "data" / "held_out.jsonl"
+def _data_files(folder: RunFolder) -> tuple[Path, Path, Path]:
+    data = folder.path / "data"
+    return data / "train.jsonl", data / "held_out.jsonl", data / "prompts.txt"
 
 
 def _config(folder: RunFolder, trainer: "RoutedTraining", own: Given, base: str) -> RunConfig:
@@ -215,7 +219,7 @@ def _config(folder: RunFolder, trainer: "RoutedTraining", own: Given, base: str)
         ConfigError: A config cannot say it.
     """
     args, routing = trainer.args, trainer.routing
-    data, held_out = _data_files(folder)
+    data, held_out, _ = _data_files(folder)
     base_model = trainer.model.get_base_model()
     assert isinstance(base_model, PreTrainedModel)
     steps = trainer.state.global_step
@@ -274,8 +278,10 @@ def _notes(trainer: "RoutedTraining", prepared: Prepared, config: RunConfig) -> 
     """What a reader of the run's numbers must know."""
     if trainer.rollouts:
         yield (
-            "its rows are the last rollout batch, labeled as in training; half of the prompts are "
-            "measured on, and training has seen them."
+            f"its rows are the last {len(trainer.rollouts)} completions that training sampled, "
+            "labeled as in training; half of their prompts are measured on, and training has seen "
+            "them. Prompts of eval_dataset that are one line are in data/prompts.txt, for "
+            "`gradroute eval --prompts`."
         )
     if UNNAMED in config.behaviors.values():
         yield (
@@ -318,7 +324,9 @@ def base_of(model: PreTrainedModel, missing: Path) -> tuple[str, str, str]:
     commit = getattr(model.config, "_commit_hash", None)
     if name and Path(name).is_dir():
         folder = Path(name).resolve()
-        place, identity = str(folder), f"{identity_of(folder, None)}"
+        place, identity = str(folder), identity_of(folder, None)
+        if folder == Path(embedded_model()).resolve():
+            place = EMBEDDED
     elif name and commit:
         place, identity = name, f"hub revision {commit}"
         try:

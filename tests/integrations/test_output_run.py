@@ -33,10 +33,13 @@ from gradroute.integrations import (
     RoutedSFTTrainer,
     RoutedTrainer,
 )
+from gradroute.integrations.labels import LabelColumns
+from gradroute.integrations.output_rows import RowReader
 from gradroute.integrations.routing import RoutedTraining
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
 from gradroute.routing.adapters import AdapterSpec
+from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
 from gradroute.runs.resume import read_manifest
@@ -199,6 +202,29 @@ def test_the_verbs_of_a_run_take_the_folder(
     assert all(check["passed"] for check in proof["checks"])
 
 
+def test_questions_and_texts_that_are_written_otherwise_are_rows_too():
+    def read(given: Mapping[str, Any], formatted: Any = None, column: str = "text") -> Any:
+        table = RoutingPolicy.parse("anchored", ["good", "bad"])
+        columns = LabelColumns(table, ("label",))
+        reader = RowReader(columns, column, formatted, None)
+        return list(reader.rows({"a": rows({**given, "label": ["bad"]})}, "training"))
+
+    asked, said = {"role": "user", "content": "Six?"}, {"role": "assistant", "content": "6"}
+    plain = {"prompt": "Six?", "text": "6", "label": "bad"}
+    assert read({"prompt": ["Six?"], "completion": ["6"]}) == [plain]
+    assert read({"story": ["A."]}, column="story") == [{"text": "A.", "label": "bad"}]
+    assert read({"q": ["A."]}, formatted=lambda row: row["q"] * 2) == [
+        {"text": "A.A.", "label": "bad"}
+    ]
+    # An answer in the prompt is read and not learned.
+    [row] = read({"prompt": [[asked, said, asked]], "completion": [[said]]})
+    assert [m.get("train") for m in row["messages"]] == [None, False, None, None]
+    [row] = read({"conversations": [[{"from": "user", "value": "Six?"}]]})
+    assert row["messages"] == [asked]
+    with pytest.raises(DataError, match="have no text; they have story, label"):
+        read({"story": ["A."]})
+
+
 def test_a_second_training_in_the_folder_replaces_the_run(base_folder: Path, tmp_path: Path):
     for steps in (3, 1):
         trainer = sft(tmp_path / "mine", loaded(base_folder), words_of(base_folder))
@@ -294,8 +320,9 @@ def test_the_rows_of_a_rollout_run_are_its_last_completions(base_folder: Path, t
     trainer = RoutedGRPOTrainer(
         loaded(base_folder),
         lambda completions, **_: [float(len(text)) for text in completions],
-        GRPOConfig(**settings(tmp_path / "rolled", **own)),
+        GRPOConfig(**settings(tmp_path / "rolled", max_steps=2, num_generations_eval=2, **own)),
         train_dataset=rows({"prompt": ["tell ", "says "]}),
+        eval_dataset=rows({"prompt": ["who ", "two\nlines"], "label": [None, None]}),
         processing_class=words_of(base_folder),
         monitor=monitor,
         behavior="regex:[A-Z]",
@@ -303,13 +330,19 @@ def test_the_rows_of_a_rollout_run_are_its_last_completions(base_folder: Path, t
     )
     trainer.train()
     folder = folder_of(trainer)
+    shorten(folder)
+    assert len(trainer.rollouts) == 16
     prepared = prepare(load_config(folder.config))
     held_out = [*prepared.normal, *prepared.behaving["bad"]]
-    assert {e.prompt for e in prepared.train} != {e.prompt for e in held_out}
+    assert {e.prompt for e in prepared.train}.isdisjoint(e.prompt for e in held_out)
     known = {(row["prompt"], row["text"]): row["label"] for row in trainer.rollouts}
     for example in (*prepared.train, *held_out):
         assert known[example.prompt, example.text] == example.label
-    assert "the last rollout batch" in " ".join(read_manifest(folder)["notes"])
+    assert "the last 16 completions" in " ".join(read_manifest(folder)["notes"])
+    asked = folder.path / "data" / "prompts.txt"
+    assert asked.read_text() == "who \n"
+    evaluate_run(folder, EvaluationRequest(prompts=(str(asked),), modes=("full",)))
+    assert set(measured(folder, "behavior_rate")) == {("full", "file:prompts.txt")}
 
 
 @pytest.mark.parametrize("answers_alone", [False, True])
