@@ -152,6 +152,9 @@ def _why(path: Path, bad: Sequence[str], windows: Windows) -> str:
         return f"a file of the adapter {path.parent.name}"
     if named := _named_tensors(path, bad):
         return f"{named} tensors named after {' or '.join(bad)} (of an optimizer)"
+    if path.name == "optimizer.pt" and (path.parent / "gradroute").is_dir():
+        # Of a routed trainer, see `integrations.saved`. It is a pickle, which is not opened.
+        return "the optimizer's state of all adapters"
     at = windows.found_in(path)
     return "" if at is None else f"bytes of {' or '.join(bad)}, from byte {at}"
 

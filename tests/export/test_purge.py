@@ -65,6 +65,14 @@ def test_bytes_are_found_under_any_name_and_also_where_a_run_was_moved_aside(fol
     assert note.startswith("bytes of bad, from byte")
 
 
+def test_the_optimizer_of_a_routed_trainer_is_listed_without_being_opened(folder):
+    for name in ("checkpoint-3", "other"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "optimizer.pt").write_bytes(b"no pickle")
+    (folder.path / "checkpoint-3" / "gradroute").mkdir()
+    assert names(holders(folder, ["bad"]), folder) == LISTED | {"checkpoint-3/optimizer.pt"}
+
+
 def test_an_audit_adapter_is_listed_and_never_deleted_from_here(folder, tmp_path, capsys):
     audit_adapter(folder, tmp_path / "audit")
     found = purge(folder, delete=True, sure=True)
