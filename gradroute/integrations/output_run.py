@@ -87,9 +87,8 @@ def given(
         ConfigError: There is no such behavior, or the table has no row for a label.
     """
     if behavior is None:
-        labels = [label for label in policy.labels if label not in ("good", "unlabeled")]
-        behavior = dict.fromkeys(labels, UNNAMED) if labels != ["bad"] else UNNAMED
-        behavior = behavior or UNNAMED
+        own = [label for label in policy.labels if label in policy.adapters and label != "good"]
+        behavior = UNNAMED if own in ([], ["bad"]) else dict.fromkeys(own, UNNAMED)
     named = {"bad": behavior} if isinstance(behavior, str) else dict(behavior)
     for label in named:
         if label not in policy.labels and not isinstance(behavior, str):
@@ -158,10 +157,14 @@ def _write(folder: RunFolder, trainer: "RoutedTraining", own: Given) -> list[str
     else:
         notes += _notes(trainer, prepared, config)
     facts = {"base": identity, "gradroute": __version__}
-    stated: dict[str, Any] = {**facts, "notes": notes}
+    whose = (
+        f"trained by {type(trainer).__name__}: its loss, optimizer and schedule are those of its "
+        "own arguments, of which the config holds steps, batch and learning rate."
+    )
+    stated: dict[str, Any] = {**facts, "notes": [whose, *notes]}
     if prepared is not None:
         facts = {"data": prepared.identity, **facts}
-        stated = manifest_of(prepared, facts, [*prepared.notes, *notes])
+        stated = manifest_of(prepared, facts, [whose, *prepared.notes, *notes])
     now = provenance()
     stated[_TRAINER] = type(trainer).__name__
     folder.config.unlink(missing_ok=True)

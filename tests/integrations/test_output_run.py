@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from tokenizers import processors
 from torch import Tensor
-from toy_rows import base, settings, tokenizer
+from toy_rows import TABLE, base, settings, tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,6 +35,7 @@ from gradroute.integrations import (
 )
 from gradroute.integrations.labels import LabelColumns
 from gradroute.integrations.output_rows import RowReader
+from gradroute.integrations.output_run import base_of, given
 from gradroute.integrations.routing import RoutedTraining
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
@@ -94,11 +95,11 @@ def rows(columns: Mapping[str, Any]) -> Dataset:
 
 
 def sft(out: Path, model: PreTrainedModel, words: Any, **others: Any) -> RoutedSFTTrainer:
-    given = {"train_dataset": rows(TRAIN), "eval_dataset": rows(HELD_OUT), "behavior": "caps"}
+    usual = {"train_dataset": rows(TRAIN), "eval_dataset": rows(HELD_OUT), "behavior": "caps"}
     options = {"assistant_only_loss": others.pop("assistant_only_loss", False), "max_length": 64}
     arguments = settings(out, max_steps=2, per_device_eval_batch_size=8, **options)
     return RoutedSFTTrainer(
-        model, SFTConfig(**arguments), processing_class=words, **ROUTED, **given | others
+        model, SFTConfig(**arguments), processing_class=words, **ROUTED, **usual | others
     )
 
 
@@ -421,6 +422,22 @@ def test_a_base_that_no_folder_holds_is_said_after_training_and_before_measuring
     assert ("differs from the files" in told) == changed
     with pytest.raises(ConfigError, match="there is no folder"):
         evaluate_run(folder_of(trainer), EvaluationRequest(modes=("full",)))
+
+
+def test_a_base_of_the_hub_is_named_with_its_revision(tmp_path: Path):
+    model = base()
+    model.config._name_or_path, model.config._commit_hash = "me/base", "a" * 40  # pyright: ignore
+    assert base_of(model, tmp_path) == ("me/base", f"hub revision {'a' * 40}", "")
+
+
+def test_each_adapter_of_a_behavior_has_a_label_where_none_is_named():
+    def behavior_of(table: Any, adapters: list[str]) -> Any:
+        others = [name for name in adapters if name != "good"]
+        return given(None, RoutingPolicy.parse(table, adapters, others), {}).behavior
+
+    assert behavior_of("anchored", ["good", "bad"]) == "none"
+    assert behavior_of("anchored", ["good", "rude", "loud"]) == {"rude": "none", "loud": "none"}
+    assert behavior_of(TABLE, ["good", "bad"]) == "none"  # its label `odd` has no adapter
 
 
 def test_rows_that_are_other_tokens_to_a_run_are_counted(
