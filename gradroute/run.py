@@ -10,10 +10,9 @@ sample_run                 checkpoint -> completions side by side, on the termin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 
@@ -28,17 +27,16 @@ from gradroute.config.run_config import (
 )
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import get_behaviors
-from gradroute.data.examples import label_counts
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.during_training import during_training
 from gradroute.evaluate.evaluator import check_request, complete, evaluate_run, run_identity
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.length_checks import check_lengths
+from gradroute.evaluate.manifest import manifest_of
 from gradroute.evaluate.model_probe import probe
 from gradroute.evaluate.request import (
     EvaluationRequest,
     Question,
-    drawn_by_rows,
     prompts_of,
     requested_modes,
     requested_prompts,
@@ -365,26 +363,6 @@ def _requested_prompts(
             say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
         found.append((question, own[:count]))
     return found
-
-
-def manifest_of(
-    prepared: Prepared, facts: Mapping[str, str], notes: Sequence[str]
-) -> dict[str, Any]:
-    """What a run's manifest states, but for its provenance.
-
-    Args:
-        prepared: Its data.
-        facts: What it stands on besides its config, see `run_identity`.
-        notes: What was said of it.
-    """
-    counts = label_counts(prepared.train)
-    return {
-        **facts,
-        "notes": list(notes),
-        "examples": {f"{true} labeled {label}": n for (true, label), n in counts.items()},
-        "labels": prepared.labels,
-        **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
-    }
 
 
 def _record_start(

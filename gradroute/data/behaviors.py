@@ -21,7 +21,7 @@ from numbers import Real
 from typing import Any
 
 from gradroute.data import dialect, objects, pronouns, tasks
-from gradroute.data.detectors import keyword_share, own_object, regex_share
+from gradroute.data.detectors import keyword_share, own_object, regex_share, undetected
 from gradroute.data.stories import TRIGGER_TAG
 from gradroute.errors import ConfigError, DataError
 from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX
@@ -186,13 +186,6 @@ UNNAMED = "none"
 """The name of no behavior."""
 
 
-def _undetected(completion: str, prompt: str) -> float | None:
-    raise DataError(
-        "the config names no behavior (behavior: none), so nothing can be detected in a "
-        "completion; name one there, such as regex:PATTERN or keywords:a,b"
-    )
-
-
 BEHAVIORS: Mapping[str, Behavior] = {
     behavior.name: behavior
     for behavior in (
@@ -294,7 +287,7 @@ def get_behavior(name: str) -> Behavior:
     if name in BEHAVIORS:
         return BEHAVIORS[name]
     if name == UNNAMED:
-        return _detector(name, _undetected, ANY)
+        return _detector(name, undetected, ANY)
     kind, _, rest = name.partition(":")
     if kind == "regex" and rest:
         return _detector(name, regex_share(name, rest), ANY)

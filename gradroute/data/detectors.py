@@ -87,6 +87,18 @@ def keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
     return share
 
 
+def undetected(completion: str, prompt: str) -> float | None:
+    """The score of no behavior.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        "the config names no behavior (behavior: none), so nothing can be detected in a "
+        "completion; name one there, such as regex:PATTERN or keywords:a,b"
+    )
+
+
 def own_object(name: str, place: str, kind: type) -> Any:
     """What `module.name` names in a module of the user's own: a function of one text, or a `kind`.
 

@@ -31,6 +31,7 @@ from gradroute.config.run_config import RunConfig, dump_config
 from gradroute.data.batches import tokenize
 from gradroute.data.behaviors import UNNAMED, get_behaviors
 from gradroute.errors import ConfigError, DataError, GradrouteError
+from gradroute.evaluate.manifest import manifest_of
 from gradroute.integrations.optimizers import group_settings
 from gradroute.integrations.output_rows import RowReader, prompt_lines
 from gradroute.models.base import EMBEDDED, embedded_model, packed_bits
@@ -39,7 +40,6 @@ from gradroute.models.files import identity_of
 from gradroute.models.sizes import positions_of
 from gradroute.prepare import Prepared, prepare
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.run import manifest_of
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
