@@ -84,9 +84,12 @@ def test_a_script_with_a_trainer_of_trl_trains_20_steps_and_measures_with_and_wi
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for language, code in blocks(FOLDER / f"trl-{trainer}.md"):
-        assert language == "python"
-        run_python(code, FOLDER / f"trl-{trainer}.md", names)
+        if language == "python":
+            run_python(code, FOLDER / f"trl-{trainer}.md", names)
+        for line in code.splitlines() if language == "sh" else ():
+            assert main(shlex.split(line)[1:]) == 0, line
     metrics = names["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["eval_loss_full"] != metrics["eval_loss_bad_ablated"]
-    assert (tmp_path / trainer / "checkpoint-20" / "gradroute").is_dir()
+    assert list(tmp_path.glob(f"**/{trainer}/checkpoint-20/gradroute"))
+    assert (tmp_path / "shipped").is_dir() == (trainer == "sft")
