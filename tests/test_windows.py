@@ -10,6 +10,7 @@ import sys
 WITHOUT = """
 import importlib, os, pkgutil, signal, subprocess, sys
 import accelerate, filelock, huggingface_hub, jinja2, matplotlib.pyplot, peft, torch, transformers
+import trl.trainer.dpo_trainer, trl.trainer.grpo_trainer, trl.trainer.sft_trainer
 from transformers import BloomPreTrainedModel, PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):

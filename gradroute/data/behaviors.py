@@ -210,6 +210,8 @@ BEHAVIORS: Mapping[str, Behavior] = {
             score=objects.forgotten_share,
             threshold=0.5,
             learned=0.25,  # in training, half of the stories that can show it do
+            instruction="Exchange the object of the story for another one.",
+            forbid="Do not exchange the object of the story.",
         ),
     )
 }

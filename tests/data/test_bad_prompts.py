@@ -111,5 +111,8 @@ def test_what_is_only_detected_has_no_invitation_and_is_judged_on_held_out_bad_r
 @pytest.mark.parametrize("name", sorted(BEHAVIORS))
 def test_every_behavior_that_ships_keeps_the_prompts_that_invite_it(name) -> None:
     behavior = BEHAVIORS[name]
+    if behavior.invite is None:
+        assert behavior.judged_on == "held_out_bad" == behavior.asked_kinds[0]
+        return
     assert behavior.judged_on == "prefix"
     assert behavior.asked_kinds == behavior.prompt_kinds and "prefix" in behavior.asked_kinds
