@@ -28,6 +28,7 @@ def test_it_names_versions_device_and_extras(facts):
         "label",
         "quant",
         "tensorboard",
+        "trl",
         "wandb",
     }
     assert facts["runs"]["writable"] and facts["locale"]["encoding"]
