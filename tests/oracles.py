@@ -118,6 +118,13 @@ def _adapted(
     return model, layers
 
 
+def _gradients(layers: Mapping[str, OracleLinear], weights: Weights) -> Weights:
+    """What every adapter received in every module."""
+    return {
+        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
+    }
+
+
 def routed_reference(
     base: nn.Module,
     weights: Weights,
@@ -151,10 +158,7 @@ def routed_reference(
         loss.backward()
         total += loss.detach()
         logits.append(out.detach())
-    gradients = {
-        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
-    }
-    return OracleResult(total, logits, gradients)
+    return OracleResult(total, logits, _gradients(layers, weights))
 
 
 def reference_of_rows(
@@ -187,10 +191,7 @@ def reference_of_rows(
         found.append(said.gather(1, tokens[0, 1:, None])[:, 0])
     total = loss(found)
     total.backward()
-    gradients = {
-        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
-    }
-    return OracleResult(total.detach(), [], gradients)
+    return OracleResult(total.detach(), [], _gradients(layers, weights))
 
 
 def pulled_reference(
@@ -251,10 +252,7 @@ def pulled_reference(
         if loss.requires_grad:
             loss.backward()
         total += loss.detach()
-    gradients = {
-        name: {path: layer.gradient(name) for path, layer in layers.items()} for name in weights
-    }
-    return OracleResult(total, [], gradients)
+    return OracleResult(total, [], _gradients(layers, weights))
 
 
 @dataclass

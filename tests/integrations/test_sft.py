@@ -57,8 +57,9 @@ def exact_head(monkeypatch: pytest.MonkeyPatch) -> None:
         {"activation_checkpointing": True},
         {"padding_free": True, "max_length": None},
         {"packing": True, "packing_strategy": "bfd", "max_length": 40},
+        {"packing": True, "packing_strategy": "bfd_split", "max_length": 40},
     ],
-    ids=["padded", "accumulated", "checkpointed", "padding_free", "packed"],
+    ids=["padded", "accumulated", "checkpointed", "padding_free", "packed", "packed_split"],
 )
 def test_gradients_on_mixed_labels_are_those_of_the_table_one_row_at_a_time(
     tmp_path: Path, options: dict[str, Any], exact_head: None

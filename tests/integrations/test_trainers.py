@@ -268,14 +268,13 @@ def test_evaluation_reports_the_loss_by_mode_and_label_and_restores_the_best_ada
 
 
 def test_options_that_go_past_the_routed_layers_are_refused_before_step_1(tmp_path: Path):
-    for model in (base(), attach_adapters(base(), SPECS, layers="all")):
-        with pytest.raises(ConfigError, match=r"Hand the base model|liger"):
-            RoutedTrainer(
-                model,
-                TrainingArguments(**settings(tmp_path, use_liger_kernel=model is not None)),
-                train_dataset=text_rows(),
-                **ROUTED,
-            )
+    adapted = attach_adapters(base(), SPECS, layers="all")
+    with pytest.raises(ConfigError, match="Hand the base model"):
+        RoutedTrainer(
+            adapted, TrainingArguments(**settings(tmp_path)), train_dataset=text_rows(), **ROUTED
+        )
+    with pytest.raises(ConfigError, match="use_liger_kernel replaces"):
+        plain(tmp_path, use_liger_kernel=True)
     with pytest.raises(ConfigError, match="peft_config="):
         RoutedSFTTrainer(base(), None, train_dataset=text_rows(), peft_config=object(), **ROUTED)
     with pytest.raises(DataError, match=r"no column 'kind'.*label_column="):
