@@ -8,15 +8,9 @@ import torch
 from byte_tokenizer import byte_tokenizer
 from datasets import Dataset
 from oracles import OracleResult, Table, Weights
-from routing.tiny import adapter_weights_of
+from routing.tiny import adapter_weights_of, tiny_base
 from torch import Tensor, nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 from gradroute.routing.adapters import AdapterSpec
 
@@ -35,22 +29,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return byte_tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def base(dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
-    """Two layers, 260 tokens, the same weights every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=260,
-            hidden_size=16,
-            intermediate_size=20,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-        )
-        model = LlamaForCausalLM(config)
-    return model.to(dtype=dtype).eval()  # pyright: ignore
+def base(dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """Two layers and a word for each of the tokenizer's, the same weights every time."""
+    return tiny_base(dtype=dtype, vocabulary=len(tokenizer()))
 
 
 def settings(folder: Path, **others: Any) -> dict[str, Any]:

@@ -22,7 +22,10 @@ LLAMA_LINEAR = [
 
 
 def tiny_base(
-    kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64
+    kind: str = "llama",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    vocabulary: int = VOCABULARY,
 ) -> PreTrainedModel:
     """A randomly initialized causal model of two layers, in eval mode."""
     with torch.random.fork_rng():
@@ -30,7 +33,7 @@ def tiny_base(
         if kind == "llama":
             model: PreTrainedModel = LlamaForCausalLM(
                 LlamaConfig(
-                    vocab_size=VOCABULARY,
+                    vocab_size=vocabulary,
                     hidden_size=16,
                     intermediate_size=20,
                     num_hidden_layers=2,
@@ -44,7 +47,7 @@ def tiny_base(
         else:
             model = GPT2LMHeadModel(
                 GPT2Config(
-                    vocab_size=VOCABULARY,
+                    vocab_size=vocabulary,
                     n_embd=16,
                     n_layer=2,
                     n_head=4,
