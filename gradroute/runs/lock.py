@@ -2,7 +2,7 @@
 
 The lock is the kernel's, taken by `filelock` on a small file beside the run folder, so that it also
 holds while the folder is moved aside. It is gone with the process that holds it, however that ends;
-what the file says (who, since when) is for messages only.
+what the file says (who, since when) is for messages, and tells a holder that has just died.
 
 `filelock` locks a descriptor and leaves the file itself to us: `FileLock` would keep the file after
 the release, and its holder would have no place to say who it is.
@@ -27,6 +27,7 @@ from gradroute.system.files import NO_FOLLOW, make_folder, write_failure
 from gradroute.system.terminal import say
 
 _SPOKEN_WITHIN = 1.0  # seconds that a new holder is given to write down who it is
+_LEFT_WITHIN = 2.0  # seconds that what a dead holder was starting is given to let go
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Folders that this process writes to: (path, process, thread). A fork inherits the list but must
@@ -95,7 +96,7 @@ def _acquire(path: Path, folder: Path, verb: str) -> int | None:
     handle = None
     try:
         make_folder(path.parent)
-        handle = _open_locked(path)
+        handle = _open_once_left(path)
         before = _read_record(handle)
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
@@ -126,6 +127,36 @@ def _acquire(path: Path, folder: Path, verb: str) -> int | None:
     if before:
         _say_taken_over(folder, before, me["host"])
     return handle
+
+
+def _open_once_left(path: Path) -> int:
+    """As `_open_locked`; a holder that is dead is given a moment to be gone with all it started.
+
+    A program that the holder was starting when it died (git, say) has the lock as well, between
+    its fork and its exec, and lives on for that moment.
+    """
+    until = time.monotonic() + _LEFT_WITHIN
+    while True:
+        try:
+            return _open_locked(path)
+        except BlockingIOError:
+            if time.monotonic() > until or not _is_dead(_holder(path)):
+                raise
+        time.sleep(0.02)
+
+
+def _is_dead(record: dict[str, Any]) -> bool:
+    """Whether the process that wrote a record ran on this machine and is gone."""
+    pid = record.get("pid")
+    if os.name != "posix" or record.get("host") != platform.node() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # somebody else's, or no process id
+    return False
 
 
 def _open_locked(path: Path) -> int:

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from gradroute.errors import ConfigError, MachineError
+from gradroute.runs import lock
 from gradroute.runs.lock import write_lock
 
 HOLD = """
@@ -57,11 +58,11 @@ def let_go(process: subprocess.Popen[str]) -> str:
 def test_a_second_process_is_told_who_writes_and_since_when(tmp_path):
     holder = start(tmp_path / "x")
     assert said(holder) == "in"
-    lock = json.loads((tmp_path / ".x.lock").read_text())
-    assert set(lock) == {"pid", "host", "started", "verb"} and lock["pid"] == holder.pid
+    record = json.loads((tmp_path / ".x.lock").read_text())
+    assert set(record) == {"pid", "host", "started", "verb"} and record["pid"] == holder.pid
     with (
         pytest.raises(MachineError, match=rf"in use: process {holder.pid} on host .* has been "
-                      rf"training since {lock['started']}\. Wait for it or stop it"),
+                      rf"training since {record['started']}\. Wait for it or stop it"),
         write_lock(tmp_path / "x", "measuring"),
     ):  # fmt: skip
         raise AssertionError("two writers")
@@ -83,6 +84,44 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(tmp_path, c
     assert f"process {holder.pid}" in err and "taken over" in err and err.count("\n") == 1
     assert "another machine" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def dies_while_it_starts_a_program(folder: Path, program_starts_after: float) -> None:
+    """Hold the folder in a process that forks, as for a program to start, and is then killed."""
+    code = HOLD.replace(
+        "sys.stdin.read()",
+        f"if os.fork():\n            os.kill(os.getpid(), 9)\n"
+        f"        time.sleep({program_starts_after})\n        os._exit(0)",
+    ).replace("import os, sys", "import os, sys, time")
+    holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.DEVNULL)
+    assert holder.wait(timeout=60) == -9
+
+
+def test_what_a_killed_process_was_starting_is_waited_for(tmp_path, capsys):
+    dies_while_it_starts_a_program(tmp_path / "x", 1.0)
+    with pytest.raises(BlockingIOError):  # what it forked has the lock still
+        os.close(lock._open_locked(tmp_path / ".x.lock"))
+    with write_lock(tmp_path / "x", "training"):
+        assert "of a process that is gone is taken over" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_started_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_LEFT_WITHIN", 0.1)
+    dies_while_it_starts_a_program(tmp_path / "x", 3)
+    with pytest.raises(MachineError, match="is in use: process"):
+        write_lock(tmp_path / "x", "training").__enter__()
+
+
+@pytest.mark.parametrize("pid", [0, -1, 1, 10**30, "1", None, True])
+def test_a_process_id_that_tells_nothing_is_not_taken_for_a_dead_process(pid):
+    assert not lock._is_dead({"pid": pid, "host": os.uname().nodename})
+
+
+def test_a_process_of_another_machine_is_not_taken_for_a_dead_one(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert lock._is_dead({"pid": gone.pid, "host": os.uname().nodename})
+    assert not lock._is_dead({"pid": gone.pid, "host": "elsewhere"})
 
 
 def test_a_lock_left_by_another_machine_is_taken_over_with_a_warning(tmp_path, capsys):
