@@ -14,9 +14,15 @@ from typing import Self
 
 
 class GradrouteError(Exception):
-    """Base of every error that gradroute raises on purpose."""
+    """Base of every error that gradroute raises on purpose.
+
+    Attributes:
+        exit_code: Of a command that it ends.
+        told_elsewhere: Another process of the same run tells it, so that this one need not.
+    """
 
     exit_code = 1
+    told_elsewhere = False
 
     def told(self, where: str, *more: str) -> Self:
         """The same error, saying first where it came up and last what follows from it.
@@ -25,7 +31,9 @@ class GradrouteError(Exception):
             where: stands before the message, with a colon.
             more: sentences that stand behind it.
         """
-        return type(self)(" ".join([f"{where}: {self}", *more]))
+        error = type(self)(" ".join([f"{where}: {self}", *more]))
+        error.told_elsewhere = self.told_elsewhere
+        return error
 
 
 class ConfigError(GradrouteError, ValueError):

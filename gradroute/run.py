@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,12 +73,15 @@ from gradroute.runs.resume import (
     say_changes,
 )
 from gradroute.system.files import clear_unfinished, write_json, write_text
+from gradroute.system.ranks import Ranks, join_ranks
 from gradroute.system.terminal import printable, say
 from gradroute.train.audit import Audit
+from gradroute.train.parallel import check_equal_start, strategy_of
 from gradroute.train.reference import open_reference
 from gradroute.train.step import build_optimizer
 from gradroute.train.tracking import tracked_config
-from gradroute.train.trainer import Training, train
+from gradroute.train.trainer import train
+from gradroute.train.training import Training
 
 
 def train_run(
@@ -107,14 +111,46 @@ def train_run(
         MachineError: another process writes to the folder, or all its checkpoints are damaged.
         GradrouteError: whatever else stops preparing or training.
     """
+    ranks = join_ranks()
+    parallel = strategy_of(config, ranks, audit=audit)
     folder = RunFolder(root / config.run_name)
-    with write_lock(folder.path, "training"):
-        start = _start(folder, config, if_exists, overrides)
+    with ExitStack() as inside:
+
+        def open_folder() -> _Start:
+            if ranks.is_main:
+                inside.enter_context(write_lock(folder.path, "training"))
+            return _start(folder, config, if_exists, overrides)
+
+        start = ranks.main_first(open_folder)
+        ranks.wait()  # until all have looked, nothing is written
         if start.step >= config.train.max_steps:
-            _finished(folder, start)
+            ranks.on_main(lambda: _finished(folder, start))
         else:
-            _train(folder, config, start, from_scratch=if_exists == "new", bar=bar, audit=audit)
+            _train(
+                _Place(folder, ranks, parallel),
+                config,
+                start,
+                from_scratch=if_exists == "new",
+                bar=bar,
+                audit=audit,
+            )
+        ranks.wait()  # what comes next finds everything written
     return folder
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is trained.
+
+    Attributes:
+        folder: What it writes.
+        ranks: The processes; one of them writes.
+        parallel: How they share the work, see `strategy_of`.
+    """
+
+    folder: RunFolder
+    ranks: Ranks
+    parallel: str
 
 
 @dataclass(frozen=True)
@@ -197,7 +233,7 @@ def _finished(folder: RunFolder, start: _Start) -> None:
 
 
 def _train(
-    folder: RunFolder,
+    place: _Place,
     config: RunConfig,
     start: _Start,
     *,
@@ -206,6 +242,7 @@ def _train(
     audit: bool,
 ) -> None:
     """Look at everything that can stop a run, write what the run is, and train it."""
+    folder, ranks = place.folder, place.ranks
     prepared = prepare(config)
     base = load_base_of(config)
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
@@ -214,7 +251,7 @@ def _train(
     reference, taught = open_reference(config, model, prepared.policy, base.identity)
     facts = {**run_identity(prepared, base), **starts, **taught, "gradroute": __version__}
     if from_scratch:
-        move_aside(folder)
+        ranks.on_main(lambda: move_aside(folder))
     if checkpoint := start.checkpoint:
         start = start.also(folder, identity_changes(folder, facts))
         # What was overridden may not fit; that is seen before anything is written.
@@ -222,27 +259,34 @@ def _train(
     rows, notes = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     check_lengths(prepared, base, config.evaluate, config.data.max_length)
     found = probe(model, base.tokenizer, config.targets)
-    training = _training(folder, config, prepared, base, model, rows, bar=bar, audit=audit)
+    check_equal_start(ranks, config, base, rows, start.checkpoint)
+    training = _training(place, config, prepared, base, model, rows, bar=bar, audit=audit)
     say(f"{folder.name}: base {config.model}: {told}.")
     for note in (*found.notes, *prepared.notes, *notes):
         say(f"{folder.name}: {note}")
-    if config.data.on_bad_row == "skip":
-        write_json(folder.data_report, data_report(prepared))
-    _record_start(folder, training.config_text, prepared, facts, notes, start)
+
+    def record() -> None:
+        if config.data.on_bad_row == "skip":
+            write_json(folder.data_report, data_report(prepared))
+        _record_start(folder, training.config_text, prepared, facts, notes, start)
+
+    ranks.on_main(record)
     labels = Counter(example.label for example in prepared.train)
     counts = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
     say(
         f"{folder.name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
         f"{config.train.max_steps} steps on {base.model.device}"
     )
-    states = open_state_cache(
-        folder, config.train, base, model, training.visited, quantize=config.quantize
+    states = ranks.main_first(
+        lambda: open_state_cache(
+            folder, config.train, base, model, training.visited, quantize=config.quantize
+        )
     )
     train(replace(training, states=states, reference=reference))
 
 
 def _training(
-    folder: RunFolder,
+    place: _Place,
     config: RunConfig,
     prepared: Prepared,
     base: Base,
@@ -253,6 +297,7 @@ def _training(
     audit: bool,
 ) -> Training:
     """What the training loop needs, but for the hidden states; nothing is written."""
+    folder, ranks = place.folder, place.ranks
     labels = {example.id: example.label for example in prepared.train}
     watched = config.train.measure_every > 0
     return Training(
@@ -275,9 +320,13 @@ def _training(
         pad_id=base.pad_id,
         packed_into=config.data.max_length if config.train.packing else None,
         say=say,
-        bar=bar,
-        measure=during_training(folder, config, prepared, base, model) if watched else None,
+        bar=bar and ranks.is_main,
+        measure=during_training(folder, config, prepared, base, model, writes=ranks.is_main)
+        if watched
+        else None,
         audit=Audit(folder.audit, rows, labels, prepared.policy) if audit else None,
+        ranks=ranks,
+        sharded=place.parallel == "fsdp2",
     )
 
 

@@ -86,7 +86,8 @@ def _close_output() -> None:
 def _explain(error: GradrouteError, debug: bool) -> int:
     if debug:
         say(traceback.format_exc().rstrip())
-    say(f"error: {error}")
+    if not error.told_elsewhere:
+        say(f"error: {error}")
     return error.exit_code
 
 

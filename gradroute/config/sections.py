@@ -26,6 +26,7 @@ from gradroute.config.types import (
     OptionalPlace,
     OptionalSeed,
     OptionalText,
+    Parallel,
     Positive,
     Relabel,
     ReportTo,
@@ -168,6 +169,9 @@ class TrainConfig(Section):
     """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
     low_rank_dtype: Annotated[LowRankDtype, Role.TRAINING] = "fp32"
     """Dtype of the products with A and B in training; A and B themselves are always fp32."""
+    parallel: Annotated[Parallel, Role.RESOURCE] = "auto"
+    """How the processes of a launcher share a step: ddp (each has the base), fsdp2 (the base is
+    sharded by layer), none (one process only); auto = ddp where there are several."""
     report_to: Annotated[ReportTo, Role.RESOURCE] = "none"
     """Where metrics go besides metrics.jsonl: none, tensorboard or wandb (offline)."""
     save_every: Annotated[Count, Role.RECORD] = 100

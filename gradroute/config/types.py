@@ -255,6 +255,10 @@ TopP = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 
 LossMean = Annotated[Literal["token", "example"], BeforeValidator(_one_of("token", "example"))]
+Parallel = Annotated[
+    Literal["auto", "none", "ddp", "fsdp2"],
+    BeforeValidator(_one_of("auto", "none", "ddp", "fsdp2")),
+]
 LowRankDtype = Annotated[Literal["fp32", "bf16"], BeforeValidator(_one_of("fp32", "bf16"))]
 Drop = Annotated[
     Literal["none", "labeled_bad", "true_bad", "all_but_good", "all_but_bad"],

@@ -30,7 +30,13 @@ DURING_LOSSES = 64
 
 
 def during_training(
-    folder: RunFolder, config: RunConfig, prepared: Prepared, base: Base, model: PeftModel
+    folder: RunFolder,
+    config: RunConfig,
+    prepared: Prepared,
+    base: Base,
+    model: PeftModel,
+    *,
+    writes: bool = True,
 ) -> Callable[[int], None]:
     """A function of the step that measures the model and appends a line per mode to `during.jsonl`.
 
@@ -39,7 +45,7 @@ def during_training(
     behavior without an invitation those of held-out rows that show it, which the line then says; it
     has no rate where there are none), and the loss on the first `DURING_LOSSES` held-out normal
     examples. Of several behaviors each has lines of its own, with its `label`. Neither weights nor
-    random state change.
+    random state change. Of several ranks each measures, and one writes.
 
     Raises:
         DataError: There is nothing to prompt with.
@@ -73,6 +79,8 @@ def during_training(
             if prompts
         }
         losses = losses_of(base, model, held_out, modes, settings.batch_rows, states)
+        if not writes:
+            return
         folder.check_there()
         folder.measures.parent.mkdir(exist_ok=True)
         for label, mode in product(asked, modes):

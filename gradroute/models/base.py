@@ -28,6 +28,7 @@ from gradroute.models.files import (
 )
 from gradroute.models.initial_adapters import merge_start_adapter
 from gradroute.models.sizes import positions_of
+from gradroute.system.launcher import local_rank
 from gradroute.untrusted.model_folder import check_model_folder, named_weights
 
 EMBEDDED = "embedded"
@@ -83,10 +84,13 @@ def embedded_model() -> str:
 
 
 def choose_device_and_dtype() -> tuple[torch.device, torch.dtype]:
-    """The first CUDA device with bfloat16 where there is one, else the processor with float32."""
+    """A CUDA device with bfloat16 where there is one, else the processor with float32.
+
+    It is the first device; of several processes on a machine each takes its own.
+    """
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()
-        return torch.device("cuda", 0), torch.bfloat16 if bf16 else torch.float32
+        return torch.device("cuda", local_rank()), torch.bfloat16 if bf16 else torch.float32
     return torch.device("cpu"), torch.float32
 
 

@@ -78,6 +78,7 @@ def save_checkpoint(
     model: PeftModel,
     optimizer_state: Mapping[str, Tensor],
     *,
+    weights: Mapping[str, Mapping[str, Tensor]] | None = None,
     config_text: str,
     policy: Mapping[str, Any],
     micro_batch: int | None = None,
@@ -91,6 +92,8 @@ def save_checkpoint(
         step: optimizer steps done.
         model: the routed model whose adapters are saved, each in a folder of its own.
         optimizer_state: flat name -> tensor, see `gradroute.train.step.optimizer_tensors`.
+        weights: adapter -> its weights by name, where the caller has put them together; None reads
+            them from the model.
         config_text: the resolved config as YAML.
         policy: the routing table as plain data.
         micro_batch: examples of a forward pass, where memory has made that fewer than
@@ -102,8 +105,8 @@ def save_checkpoint(
     """
     final = folder / _name(step)
     temporary = folder / f"{UNFINISHED}{final.name}-{os.getpid()}"
-    adapters = {name: adapter_state(model, name) for name in model.peft_config}
-    needed = _size(final, adapters | {"optimizer": optimizer_state})
+    adapters = weights or {name: adapter_state(model, name) for name in model.peft_config}
+    needed = _size(final, {**adapters, "optimizer": optimizer_state})
     try:
         _make_room(folder, needed)
         temporary.mkdir()

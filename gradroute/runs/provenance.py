@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gradroute.system.launcher import launched
+
 PACKAGES = (
     "gradroute",
     "torch",
@@ -39,6 +41,7 @@ def provenance() -> dict[str, Any]:
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
             "memory_gib": _memory_gib(),
+            "ranks": launched(),
             **_torch_facts(),
         },
     }

@@ -35,7 +35,7 @@ _SAME_BASES = {
     )
 }
 # Of the hardware: free memory and cores decide no number.
-_DECIDING = ("system", "processor", "threads", "accelerators", "cuda")
+_DECIDING = ("system", "processor", "threads", "accelerators", "cuda", "ranks")
 _SHOWN = 48
 
 

@@ -7,6 +7,7 @@ terminal moves its cursor, sets its title or turns the reading direction. They a
 import os
 import sys
 
+from gradroute.system.launcher import own_rank
 from gradroute.system.secrets import redact
 
 
@@ -39,9 +40,15 @@ def first_line(error: BaseException, limit: int = 200) -> str:
 def say(line: str) -> None:
     """A line for the user: on standard error, so that results can be piped.
 
-    Line breaks in it are kept (for tables). Where nobody reads standard error any more, the line
-    and those after it go nowhere: work does not stop for want of a listener.
+    Line breaks in it are kept (for tables). Of several processes that a launcher has started for
+    one run the first speaks; the others say what ends them, and which they are. Where nobody reads
+    standard error any more, the line and those after it go nowhere: work does not stop for want of
+    a listener.
     """
+    if rank := own_rank():
+        if not line.startswith(("error:", "Traceback")):
+            return
+        line = f"rank {rank}: {line}"
     try:
         print(safe_text(line), file=sys.stderr, flush=True)
     except OSError:  # a pipe without a reader, a full device

@@ -11,8 +11,9 @@ from gradroute.models.lm_head import plain_head, run_model
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import run_upper_layers
 from gradroute.routing.policy import Route, RoutingPolicy
-from gradroute.train.reference import Reference, pull_of, pull_weights
-from gradroute.train.step import loss_weights, losses_of_batch
+from gradroute.train.exchange import Exchange
+from gradroute.train.reference import Reference, pull_of
+from gradroute.train.step import factors_of_step, losses_of_batch
 
 
 def label_gradient_norms(
@@ -21,6 +22,7 @@ def label_gradient_norms(
     policy: RoutingPolicy,
     loss_mean: str,
     reference: Reference | None = None,
+    exchange: Exchange | None = None,
 ) -> dict[str, dict[str, float]]:
     """Adapter -> label -> norm of that label's share of the step's gradient.
 
@@ -31,12 +33,14 @@ def label_gradient_norms(
     model.zero_grad(set_to_none=True)
     norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
     parameters = adapter_parameters(model)
-    weights = loss_weights(batches, loss_mean)
-    pulled = weights if reference is None else pull_weights(batches, loss_mean, reference)
-    present = {i for batch in batches for own in batch.computed_labels() for i in own}
+    weights, pulled = factors_of_step(batches, loss_mean, reference, exchange)
+    whole = batches if exchange is None else exchange.whole(batches)
+    present = {i for batch in whole for own in batch.computed_labels() for i in own}
     for label_id in sorted(present):
         for batch, weight, own in zip(batches, weights, pulled, strict=True):
             _add_share(model, batch, weight, policy, label_id, reference, own)
+        if exchange is not None:
+            exchange.add_gradients(p for own in parameters.values() for p in own)
         for name, own in parameters.items():
             grads = [p.grad for p in own if p.grad is not None]
             norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))

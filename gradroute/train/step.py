@@ -35,6 +35,7 @@ from gradroute.train.checks import (
     check_weights,
     weights_norm,
 )
+from gradroute.train.exchange import Exchange
 from gradroute.train.reference import Pull, Reference, pull_of, pull_weights
 from gradroute.train.step_report import MicroBatchLosses, StepReport, read_step
 from gradroute.train.updates import clip_gradients, skip_updates
@@ -146,6 +147,7 @@ def train_step(
     watch: Watch | None = None,
     while_waiting: Callable[[], None] | None = None,
     check_after: bool = True,
+    exchange: Exchange | None = None,
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
 
@@ -155,7 +157,7 @@ def train_step(
     Args:
         model: a routed model in training mode.
         optimizer: from `build_optimizer`.
-        batches: the micro-batches, on the model's device.
+        batches: the micro-batches, on the model's device; of several ranks, this one's.
         policy: the routing table that the batches' label ids index.
         loss_mean: "token" or "example", see `loss_weights`.
         rate: factor of every group's peak learning rate, see `schedule`.
@@ -163,6 +165,10 @@ def train_step(
         watch: sees every micro-batch after its forward pass, may raise.
         while_waiting: called when all work is queued on the device, before its numbers are read.
         check_after: check the weights after the optimizer (one more wait), not in the next step.
+        exchange: of several ranks, what they tell each other in this step.
+
+    Returns:
+        What the step did, on all ranks together; `rows` are those of this one.
 
     Raises:
         ConfigError: an adapter that the table updates cannot learn, see `checks`.
@@ -171,10 +177,13 @@ def train_step(
         MachineError: memory ran out while the optimizer acted; before, the step can be done again.
     """
     optimizer.zero_grad(set_to_none=True)
-    check_can_learn(model, optimizer, batches, policy)
-    taken = _backward(model, batches, policy, loss_mean, watch, reference)
-    reached = policy.updated_by(_names(policy, (b.computed_labels() for b in batches)))
+    whole = batches if exchange is None else exchange.whole(batches)
+    check_can_learn(model, optimizer, whole, policy)
+    taken = _backward(model, batches, policy, loss_mean, watch, reference, exchange)
+    reached = policy.updated_by(_names(policy, (b.computed_labels() for b in whole)))
     groups = _groups_at_rate(optimizer, rate)
+    if exchange is not None:
+        exchange.add_group_gradients(groups, reached)
     wanted = clip_gradients(groups, reached)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
@@ -183,8 +192,13 @@ def train_step(
     report, norms = read_step(taken, policy, wanted)
     if not check_after:
         check_weights(optimizer.param_groups, groups, norms[_BEFORE])
+    if exchange is not None:
+        exchange.add_report(report, policy)
+    if exchange is not None and not math.isfinite(report.loss):
+        report.rows = exchange.rows_of_all(report.rows)
+        batches = [batch.to(batches[0].input_ids.device) for batch in whole]
     check_loss(model, batches, report.loss, report.rows)
-    taught = policy.updated_by(_names(policy, (b.target_labels() for b in batches)))
+    taught = policy.updated_by(_names(policy, (b.target_labels() for b in whole)))
     for name, group in groups.items():
         if name in reached:
             check_gradient(model, name, norms[name], report.rows, policy)
@@ -254,12 +268,12 @@ def _backward(
     loss_mean: str,
     watch: Watch | None,
     reference: Reference | None,
+    exchange: Exchange | None = None,
 ) -> list[MicroBatchLosses]:
     """Add the routed gradient to `parameter.grad`; nothing is waited for."""
     taken = []
     head = plain_head(model)
-    weights = loss_weights(batches, loss_mean)
-    pulled = weights if reference is None else pull_weights(batches, loss_mean, reference)
+    weights, pulled = factors_of_step(batches, loss_mean, reference, exchange)
     for at, batch in enumerate(batches):
         pull = reference and pull_of(reference, model, batch, pulled[at], head)
         # Weights that are not finite stop the step or the one before it: see `check_weights`.
@@ -272,6 +286,21 @@ def _backward(
             loss.backward()
         taken.append(found)
     return taken
+
+
+def factors_of_step(
+    batches: Sequence[Batch],
+    loss_mean: str,
+    reference: Reference | None,
+    exchange: Exchange | None,
+) -> tuple[list[Float[Tensor, " e"]], list[Float[Tensor, " e"]]]:
+    """`loss_weights` and `pull_weights` of these micro-batches, in the mean of the whole step."""
+    whole = batches if exchange is None else exchange.whole(batches)
+    weights = loss_weights(whole, loss_mean)
+    pulled = weights if reference is None else pull_weights(whole, loss_mean, reference)
+    if exchange is None:
+        return weights, pulled
+    return exchange.own(weights, batches), exchange.own(pulled, batches)
 
 
 def losses_of_batch(

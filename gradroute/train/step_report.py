@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -105,3 +106,28 @@ def _count(
         report.examples[label] = report.examples.get(label, 0) + 1
         by, of = (tuple(labels[i] for i in ids[at]) for ids in (computed, taught))
         report.rows.append(RowLoss(name, label, sums[at], counts[at], by, of))
+
+
+def metrics_line(
+    step: int,
+    report: StepReport,
+    optimizer: torch.optim.Optimizer,
+    norms: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """The line of a step in `metrics.jsonl`: losses, counts, rates and gradient norms."""
+    row: dict[str, Any] = {
+        "step": step,
+        "loss": report.loss,
+        "loss_per_label": {
+            label: report.nll[label] / report.tokens[label] for label in sorted(report.nll)
+        },
+        "examples": dict(sorted(report.examples.items())),
+        "tokens": dict(sorted(report.tokens.items())),
+        "learning_rate": {group["adapter"]: group["lr"] for group in optimizer.param_groups},
+        "gradient_norm": dict(sorted(report.gradient_norms.items())),
+    }
+    if report.divergence is not None:
+        row["divergence"] = report.divergence
+    if norms:
+        row["gradient_norm_per_label"] = norms
+    return row

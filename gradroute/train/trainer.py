@@ -1,7 +1,7 @@
 """The loop around `train_step`: data order, schedule, log lines, checkpoints, interruption."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from peft import PeftModel
 from tqdm import tqdm
 
-from gradroute.config.sections import TrainConfig
-from gradroute.data.batches import Batch, DataOrder, TokenizedExample, micro_batches
+from gradroute.data.batches import Batch, micro_batches
 from gradroute.errors import GradrouteError, Interrupted, MachineError, NumericError
 from gradroute.models.checkpoint import (
     latest_checkpoint,
@@ -22,80 +19,20 @@ from gradroute.models.checkpoint import (
     load_optimizer_tensors,
     save_checkpoint,
 )
-from gradroute.models.hidden_state_cache import HiddenStateCache
-from gradroute.routing.adapters import low_rank_products
-from gradroute.routing.policy import RoutingPolicy
-from gradroute.runs.folder import RunFolder
+from gradroute.routing.adapters import adapter_state, low_rank_products
 from gradroute.system.files import append_line, read_lines, sync, write_lines
-from gradroute.system.memory import with_smaller_batches
-from gradroute.system.signals import stop_requests
+from gradroute.system.memory import is_out_of_memory, with_smaller_batches
+from gradroute.system.signals import StopRequest, stop_requests
 from gradroute.system.terminal import printable
-from gradroute.train.audit import Audit
+from gradroute.train.exchange import Exchange
 from gradroute.train.gradient_norms import label_gradient_norms
 from gradroute.train.model_checks import check_packing, needs_no_mask
-from gradroute.train.reference import Reference
 from gradroute.train.step import load_optimizer_state, optimizer_tensors, schedule, train_step
-from gradroute.train.step_report import StepReport
+from gradroute.train.step_report import metrics_line
 from gradroute.train.tracking import check_tracker, tracking
+from gradroute.train.training import Training
 
 _PRODUCTS = {"fp32": None, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything one run's training needs; `train` consumes it.
-
-    Attributes:
-        settings: how long, how fast and on how much is trained.
-        seed: of the run.
-        config_text: the whole configuration; every checkpoint holds it.
-        told: what a tracker is told of the configuration, see `shown_config`.
-        folder: where the run is written.
-        model: the routed model on its device.
-        optimizer: of its adapters, from `build_optimizer`.
-        rows: the tokenized training examples.
-        order: which of them make up a step.
-        policy: the routing table that the rows' label ids index.
-        pad_id: the padding token.
-        packed_into: tokens of a row of several examples; None to pad each example.
-        say: where a line for the user goes.
-        bar: show a progress bar rather than a line now and then.
-        measure: called with the number of steps done, every `train.measure_every` of them and after
-            the last; it must leave the model and the random state as they were.
-        audit: follows every example of every step to its routes; nothing that training computes
-            depends on it.
-        states: what leaves the lower layers for every example that is visited, where it is reused.
-        reference: what else the loss pulls the model to, see `open_reference`.
-    """
-
-    settings: TrainConfig
-    seed: int
-    config_text: str
-    told: Mapping[str, Any]
-    folder: RunFolder
-    model: PeftModel
-    optimizer: torch.optim.Optimizer
-    rows: Sequence[TokenizedExample]
-    order: DataOrder
-    policy: RoutingPolicy
-    pad_id: int
-    say: Callable[[str], None]
-    packed_into: int | None = None
-    bar: bool = False
-    measure: Callable[[int], None] | None = None
-    audit: Audit | None = None
-    states: HiddenStateCache | None = None
-    reference: Reference | None = None
-
-    @property
-    def visited(self) -> list[TokenizedExample]:
-        """The examples that all steps together take."""
-        return [self.rows[at] for at in self.order.visited(self.settings.max_steps, self.each)]
-
-    @property
-    def each(self) -> int:
-        """Examples of a step."""
-        return self.settings.batch_size * self.settings.gradient_accumulation
 
 
 class _PreparedBatches(NamedTuple):
@@ -116,12 +53,19 @@ class _State:
         saved: steps in the newest checkpoint; 0 where there is none.
         bare: padding goes without an attention mask, see `Batch`.
         prepared: the next step's batches, where they were made while the device was busy.
+        agreed: of several ranks, whether any was asked to stop by the end of the last step. What a
+            rank hears later the others do not know, so it waits for the next step.
     """
 
     micro_batch: int
     saved: int = 0
     bare: bool = False
     prepared: _PreparedBatches | None = None
+    agreed: bool | None = None
+
+    def stops(self, stop: StopRequest) -> bool:
+        """Whether the run is to stop after this step."""
+        return stop.requested if self.agreed is None else self.agreed
 
 
 def train(run: Training) -> None:
@@ -136,43 +80,38 @@ def train(run: Training) -> None:
         ConfigError: an adapter that the table updates cannot learn, see `train_step`; or the model
             cannot be trained on packed examples.
         DataError: the audit found an example under another label or route than its own.
-        MachineError: the disk refuses, memory runs out even for one example at a time, or more
-            than one process was launched, or what `train.report_to` names is not installed.
+        MachineError: the disk refuses, memory runs out even for one example at a time, another
+            rank has ended, or what `train.report_to` names is not installed.
     """
     settings = run.settings
-    accelerator = Accelerator()
-    if accelerator.num_processes > 1:
-        raise MachineError(
-            f"training was launched on {accelerator.num_processes} processes; it runs on one. "
-            "Start it without a launcher."
-        )
     check_tracker(settings.report_to)
     if run.packed_into is not None:
         check_packing(run.model, run.rows, run.pad_id)
-    state = _resume(run, _State(settings.batch_size))
+    state = _resume(run, _State(run.at_once))
     if _is_asynchronous(run) and run.packed_into is None:
         state.bare = needs_no_mask(run.model, run.rows, run.pad_id)
     run.model.train()
+    report_to = settings.report_to if run.writes else "none"
     with (
-        tracking(settings.report_to, run.folder, state.saved, run.told, run.say) as track,
+        tracking(report_to, run.folder, state.saved, run.told, run.say) as track,
         stop_requests() as stop,
         _progress(run, state.saved) as progress,
     ):
         for step in range(state.saved, settings.max_steps):
             began = time.perf_counter()
-            row = _one_step(run, state, step)
-            append_line(run.folder.metrics, row)
+            row = _one_step(run, state, step, stop)
+            _log(run.folder.metrics, run, row)
             seconds = time.perf_counter() - began
-            append_line(run.folder.timings, {"step": step + 1, "step_seconds": seconds})
+            _log(run.folder.timings, run, {"step": step + 1, "step_seconds": seconds})
             progress(step + 1, row)
             _measure(run, state, step + 1)
             track(step + 1, row)
             last = step + 1 == settings.max_steps
-            if last or stop.requested or _due(step + 1, settings.save_every):
+            if last or state.stops(stop) or _due(step + 1, settings.save_every):
                 _save(run, state, step + 1)
             # A request that came after the look above is met by the next step, which saves. After
             # the last step too: what the caller would do next is not wanted either.
-            if stop.requested and state.saved == step + 1:
+            if state.stops(stop) and state.saved == step + 1:
                 raise Interrupted(
                     f"{run.folder.name}: stopped after step {step + 1} of {settings.max_steps} "
                     "and saved. The same command goes on from there."
@@ -182,7 +121,13 @@ def train(run: Training) -> None:
         run.say(f"{run.folder.name}: {run.audit.summary(settings.max_steps)}")
 
 
-def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
+def _log(path: Path, run: Training, row: Mapping[str, Any]) -> None:
+    """Append a line to a file of the run; one process does."""
+    if run.writes:
+        append_line(path, row)
+
+
+def _one_step(run: Training, state: _State, step: int, stop: StopRequest) -> dict[str, Any]:
     """Do a step, with fewer examples at a time if memory runs out; its line for `metrics.jsonl`.
 
     Raises:
@@ -191,13 +136,13 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     """
 
     def smaller(before: int, after: int) -> None:
-        state.micro_batch = after
         run.say(
             f"{run.folder.name}, step {step + 1}: memory ran out with {before} examples at a "
             f"time; it goes on with {after} at a time, the same examples in every step."
         )
         event = {"step": step + 1, "event": "out of memory", "micro_batch": [before, after]}
-        append_line(run.folder.sessions, event)
+        _log(run.folder.sessions, run, event)
+        state.micro_batch = after
 
     advice = (
         "Lower data.max_length or the adapters' ranks, take a smaller base model, or free memory."
@@ -205,9 +150,14 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
     try:
         size = state.micro_batch
         with low_rank_products(run.model, _PRODUCTS[run.settings.low_rank_dtype]):
-            row, _ = with_smaller_batches(
-                lambda size: _try_step(run, state, step, size), size, smaller, advice
-            )
+            if run.ranks.several:
+                row, after = _step_of_ranks(run, state, step, stop, advice)
+                if after < size:
+                    smaller(size, after)
+            else:
+                row, _ = with_smaller_batches(
+                    lambda size: _try_step(run, state, step, size), size, smaller, advice
+                )
     except GradrouteError as error:
         kept = "there is no checkpoint yet"
         if state.saved:
@@ -218,11 +168,54 @@ def _one_step(run: Training, state: _State, step: int) -> dict[str, Any]:
                 "Lower train.learning_rate (to go on from the checkpoint with --override "
                 "train.learning_rate, or anew with --if-exists new), or look at the examples."
             )
+            error.told_elsewhere = not run.writes  # it is one of numbers that all ranks share
         raise error.told(f"{run.folder.name}, step {step + 1}", *more) from error
     return row
 
 
-def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, Any]:
+def _step_of_ranks(
+    run: Training, state: _State, step: int, stop: StopRequest, advice: str
+) -> tuple[dict[str, Any], int]:
+    """The step on several ranks; its line, and the examples that every rank has memory for.
+
+    A rank whose memory runs out before it has sent anything does its part again by itself, with
+    fewer examples at a time; the others hear of it and follow from the next step on.
+    """
+
+    def attempt(size: int) -> dict[str, Any]:
+        nonlocal exchange
+        exchange = _exchange(run, step, size, stop)
+        try:
+            return _try_step(run, state, step, size, exchange)
+        except Exception as error:
+            if not is_out_of_memory(error) or not (exchange.begun or run.sharded):
+                raise
+            raise MachineError(
+                f"memory ran out on rank {run.ranks.rank}, with {size} examples at a time, while "
+                f"the ranks waited for each other. {advice}"
+            ) from error
+
+    exchange = _exchange(run, step, state.micro_batch, stop)
+    row, _ = with_smaller_batches(attempt, state.micro_batch, lambda *_: None, advice)
+    state.agreed = exchange.stop
+    return row, exchange.micro_batch
+
+
+def _exchange(run: Training, step: int, size: int, stop: StopRequest) -> Exchange:
+    """What this rank knows of the others' part in a step."""
+    before: list[Batch] = []
+    after: list[Batch] = []
+    for rank in range(run.ranks.size):
+        if rank != run.ranks.rank:
+            rows = [run.rows[at] for at in run.places(step, rank)]
+            others = micro_batches(rows, size, run.pad_id, packed_into=run.packed_into)
+            (before if rank < run.ranks.rank else after).extend(others)
+    return Exchange(run.ranks, before, after, stop.requested, size, run.sharded)
+
+
+def _try_step(
+    run: Training, state: _State, step: int, size: int, exchange: Exchange | None = None
+) -> dict[str, Any]:
     """The step with so many examples at a time; the weights are untouched if memory runs out."""
     settings = run.settings
     run.optimizer.zero_grad(set_to_none=True)
@@ -231,7 +224,7 @@ def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, A
     if _due(step + 1, settings.log_gradients_every):
         _seed(run, step)
         mean = settings.loss_mean
-        norms = label_gradient_norms(run.model, batches, run.policy, mean, run.reference)
+        norms = label_gradient_norms(run.model, batches, run.policy, mean, run.reference, exchange)
     _seed(run, step)
     if run.audit is not None:
         run.audit.begin()
@@ -248,15 +241,16 @@ def _try_step(run: Training, state: _State, step: int, size: int) -> dict[str, A
         if _is_asynchronous(run)
         else None,
         check_after=not _is_asynchronous(run),
+        exchange=exchange,
     )
     if run.audit is not None:
-        run.audit.write(step + 1, _places(run, step))
-    return _metrics(step + 1, report, run.optimizer, norms)
+        run.audit.write(step + 1, run.places(step, run.ranks.rank))
+    return metrics_line(step + 1, report, run.optimizer, norms)
 
 
 def _seed(run: Training, step: int) -> None:
-    """Dropout noise is a function of (seed, step), so a resumed run draws the same."""
-    torch.manual_seed(run.seed * 1_000_003 + step)
+    """Dropout noise is a function of (seed, step, rank), so a resumed run draws the same."""
+    torch.manual_seed(run.seed * 1_000_003 + step + (run.ranks.rank << 40))
 
 
 def _measure(run: Training, state: _State, step: int) -> None:
@@ -300,7 +294,7 @@ def _batches_of(run: Training, state: _State, step: int, size: int) -> list[Batc
 
 def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[Batch]:
     """The examples of a step in batches of so many, on the model's device."""
-    rows = [run.rows[at] for at in _places(run, step)]
+    rows = [run.rows[at] for at in run.places(step, run.ranks.rank)]
     batches = micro_batches(rows, size, run.pad_id, packed_into=run.packed_into)
     if run.states is not None:
         tokens = [row.input_ids for row in rows]
@@ -312,50 +306,30 @@ def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[B
     return [replace(batch.to(run.model.device), bare=state.bare) for batch in batches]
 
 
-def _places(run: Training, step: int) -> list[int]:
-    return run.order.batch(step, run.each)
-
-
-def _metrics(
-    step: int,
-    report: StepReport,
-    optimizer: torch.optim.Optimizer,
-    norms: dict[str, dict[str, float]],
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "step": step,
-        "loss": report.loss,
-        "loss_per_label": {
-            label: report.nll[label] / report.tokens[label] for label in sorted(report.nll)
-        },
-        "examples": dict(sorted(report.examples.items())),
-        "tokens": dict(sorted(report.tokens.items())),
-        "learning_rate": {group["adapter"]: group["lr"] for group in optimizer.param_groups},
-        "gradient_norm": dict(sorted(report.gradient_norms.items())),
-    }
-    if report.divergence is not None:
-        row["divergence"] = report.divergence
-    if norms:
-        row["gradient_norm_per_label"] = norms
-    return row
-
-
 def _save(run: Training, state: _State, step: int) -> None:
-    for path in _line_files(run):
-        sync(path)  # a checkpoint's lines are on the disk before it is
-        sync(path.parent)
-    whole = run.settings.batch_size
-    saved = save_checkpoint(
-        run.folder.checkpoints,
-        step,
-        run.model,
-        optimizer_tensors(run.model, run.optimizer),
-        config_text=run.config_text,
-        policy=run.policy.to_plain(),
-        micro_batch=state.micro_batch if state.micro_batch < whole else None,
-    )
+    """Write the checkpoint of a step; the ranks go on when it is on the disk."""
+    # Every rank takes part in putting sharded weights together.
+    weights = {name: adapter_state(run.model, name) for name in run.model.peft_config}
+    moments = optimizer_tensors(run.model, run.optimizer)
+
+    def write() -> None:
+        for path in _line_files(run):
+            sync(path)  # a checkpoint's lines are on the disk before it is
+            sync(path.parent)
+        saved = save_checkpoint(
+            run.folder.checkpoints,
+            step,
+            run.model,
+            moments,
+            weights=weights,
+            config_text=run.config_text,
+            policy=run.policy.to_plain(),
+            micro_batch=state.micro_batch if state.micro_batch < run.at_once else None,
+        )
+        append_line(run.folder.timings, {"step": step, "saved": saved.path.name, "at": time.time()})
+
+    run.ranks.on_main(write)
     state.saved = step
-    append_line(run.folder.timings, {"step": step, "saved": saved.path.name, "at": time.time()})
 
 
 def _resume(run: Training, state: _State) -> _State:
@@ -366,9 +340,12 @@ def _resume(run: Training, state: _State) -> _State:
         state.saved = checkpoint.step
         state.micro_batch = min(state.micro_batch, checkpoint.micro_batch or state.micro_batch)
         run.say(f"{run.folder.name}: goes on after step {state.saved}.")
-    # Lines of steps that a checkpoint does not hold are computed again.
-    for path in _line_files(run):
-        write_lines(path, [row for row in read_lines(path) if row["step"] <= state.saved])
+
+    def forget() -> None:  # lines of steps that a checkpoint does not hold are computed again
+        for path in _line_files(run):
+            write_lines(path, [row for row in read_lines(path) if row["step"] <= state.saved])
+
+    run.ranks.on_main(forget)
     return state
 
 
