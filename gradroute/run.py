@@ -4,7 +4,6 @@ prepare (prepare.py)       config -> labeled examples, held-out examples, routin
 train_run                  examples -> runs/<name>/checkpoints
 evaluate_run (evaluate/)   checkpoint -> runs/<name>/eval
 evaluate_runs              several runs' results -> comparison, figure, verdicts (report/)
-sample_run                 checkpoint -> completions side by side, on the terminal
 """
 
 from __future__ import annotations
@@ -27,32 +26,25 @@ from gradroute.config.run_config import (
     with_free_values,
 )
 from gradroute.data.batches import TokenizedExample
-from gradroute.data.behaviors import get_behaviors
-from gradroute.errors import ConfigError, DataError
+from gradroute.errors import ConfigError
 from gradroute.evaluate.during_training import during_training
-from gradroute.evaluate.evaluator import check_request, complete, evaluate_run, run_identity
-from gradroute.evaluate.generation import Prompt
+from gradroute.evaluate.evaluator import check_request, evaluate_run, run_identity
 from gradroute.evaluate.length_checks import check_lengths
 from gradroute.evaluate.manifest import manifest_of
 from gradroute.evaluate.model_probe import probe
 from gradroute.evaluate.request import (
     EvaluationRequest,
-    Question,
-    prompts_of,
-    requested_modes,
-    requested_prompts,
-    saved_drawn_by_rows,
 )
-from gradroute.models.base import Base, load_base_of
+from gradroute.models.base import Base, choose_device_and_dtype, load_base_of
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adapters
 from gradroute.models.hidden_state_cache import open_state_cache
 from gradroute.models.initial_adapters import put_starts
-from gradroute.models.trained import attach, finished_checkpoint, restore
+from gradroute.models.sharding import shard
+from gradroute.models.trained import attach
 from gradroute.prepare import (
     Prepared,
     data_order,
     data_report,
-    no_bad_prompts,
     prepare,
     tokenize_examples,
 )
@@ -60,7 +52,6 @@ from gradroute.routing.targets import describe_targets
 from gradroute.runs.folder import RunFolder, move_aside
 from gradroute.runs.lock import write_lock
 from gradroute.runs.provenance import provenance
-from gradroute.runs.results import HELD_OUT_BAD
 from gradroute.runs.resume import (
     Changes,
     allowed_changes,
@@ -73,10 +64,10 @@ from gradroute.runs.resume import (
     say_changes,
 )
 from gradroute.system.files import clear_unfinished, write_json, write_text
-from gradroute.system.ranks import Ranks, join_ranks
-from gradroute.system.terminal import printable, say
+from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
+from gradroute.system.terminal import say
 from gradroute.train.audit import Audit
-from gradroute.train.parallel import check_equal_start, strategy_of
+from gradroute.train.parallel import cached_settings, check_equal_start, strategy_of
 from gradroute.train.reference import open_reference
 from gradroute.train.step import build_optimizer
 from gradroute.train.tracking import tracked_config
@@ -114,7 +105,7 @@ def train_run(
     ranks = join_ranks()
     parallel = strategy_of(config, ranks, audit=audit)
     folder = RunFolder(root / config.run_name)
-    with ExitStack() as inside:
+    with lost_rank_told(), ExitStack() as inside:
 
         def open_folder() -> _Start:
             if ranks.is_main:
@@ -244,7 +235,8 @@ def _train(
     """Look at everything that can stop a run, write what the run is, and train it."""
     folder, ranks = place.folder, place.ranks
     prepared = prepare(config)
-    base = load_base_of(config)
+    sharded = place.parallel == "fsdp2"
+    base = load_base_of(config, on_cpu=sharded)
     told = f"{base}; {describe_targets(base.model, config.targets, config.layers)}"
     model = attach(base.model, config)
     starts = put_starts(model, config.adapters)
@@ -256,9 +248,11 @@ def _train(
         start = start.also(folder, identity_changes(folder, facts))
         # What was overridden may not fit; that is seen before anything is written.
         load_adapters(checkpoint, model)
+    found = probe(model, base.tokenizer, config.targets)
+    if sharded:
+        shard(model, ranks, choose_device_and_dtype()[0])
     rows, notes = tokenize_examples(prepared.train, prepared.policy, base, config.data.max_length)
     check_lengths(prepared, base, config.evaluate, config.data.max_length)
-    found = probe(model, base.tokenizer, config.targets)
     check_equal_start(ranks, config, base, rows, start.checkpoint)
     training = _training(place, config, prepared, base, model, rows, bar=bar, audit=audit)
     say(f"{folder.name}: base {config.model}: {told}.")
@@ -277,9 +271,10 @@ def _train(
         f"{folder.name}: {len(rows)} examples ({counts}), table {prepared.policy.name}, "
         f"{config.train.max_steps} steps on {base.model.device}"
     )
+    cached = cached_settings(config.train, place.parallel, folder.name)
     states = ranks.main_first(
         lambda: open_state_cache(
-            folder, config.train, base, model, training.visited, quantize=config.quantize
+            folder, cached, base, model, training.visited, quantize=config.quantize
         )
     )
     train(replace(training, states=states, reference=reference))
@@ -300,6 +295,8 @@ def _training(
     folder, ranks = place.folder, place.ranks
     labels = {example.id: example.label for example in prepared.train}
     watched = config.train.measure_every > 0
+    cached = cached_settings(config.train, place.parallel)
+    measured = config.model_copy(update={"train": cached})
     return Training(
         settings=config.train,
         seed=config.seed,
@@ -321,7 +318,7 @@ def _training(
         packed_into=config.data.max_length if config.train.packing else None,
         say=say,
         bar=bar and ranks.is_main,
-        measure=during_training(folder, config, prepared, base, model, writes=ranks.is_main)
+        measure=during_training(folder, measured, prepared, base, model, writes=ranks.is_main)
         if watched
         else None,
         audit=Audit(folder.audit, rows, labels, prepared.policy) if audit else None,
@@ -348,70 +345,6 @@ def evaluate_runs(folders: Sequence[RunFolder], request: EvaluationRequest, out:
     from gradroute.report.publish import publish
 
     publish(folders, out, page=False)
-
-
-def sample_run(
-    folder: RunFolder, request: EvaluationRequest, *, texts: Sequence[str], count: int
-) -> None:
-    """Print completions of the same prompts, with the same noise, under several modes.
-
-    Prompts of a kind have the noise that they have in the evaluation, so that these are the
-    completions that its rates count.
-
-    Args:
-        folder: the run.
-        request: kinds and files of prompts; modes and scale curves, where there are none of either
-            the modes of the run's config.
-        texts: prompts, taken as they are; with these and no kind, only these are completed.
-        count: how many prompts of each kind, at most.
-    """
-    config = load_config(folder.config)
-    checkpoint = finished_checkpoint(folder, config.train.max_steps)
-    curves_alone = request.scales and not request.modes
-    named = () if curves_alone else request.modes or config.evaluate.modes or None
-    modes = requested_modes(folder.name, config.adapters, named, request.scales)
-    prompts = [Prompt(id=text, text=text) for text in texts]
-    whose = [""] * len(texts)
-    if request.prompts or not texts:
-        for question, own in _requested_prompts(folder, config, request, count):
-            prompts += own
-            marks = [question.label] if len(config.behaviors) > 1 and not question.file else []
-            marks += [HELD_OUT_BAD] if question.kind == HELD_OUT_BAD else []
-            whose += [f" [{', '.join(marks)}]" if marks else ""] * len(own)
-    if not prompts:
-        raise DataError(f"run {folder.name}: there is no prompt to complete; give one: --prompt.")
-    base, model = restore(config, checkpoint)
-    completions = complete(base, model, prompts, modes, config.evaluate, folder.name)
-    width = max(len(mode.name) for mode in modes)
-    for at, (prompt, label) in enumerate(zip(prompts, whose, strict=True)):
-        opening = f"{printable(prompt.text)} …" if prompt.text else "(from nothing) …"
-        print(f"\n{opening}{label}")
-        for mode in modes:
-            print(f"  {mode.name:<{width}}  {printable(completions[mode.name][at].text.strip())}")
-
-
-def _requested_prompts(
-    folder: RunFolder, config: RunConfig, request: EvaluationRequest, count: int
-) -> list[tuple[Question, list[Prompt]]]:
-    found: list[tuple[Question, list[Prompt]]] = []
-    prepared = None
-    behaviors = get_behaviors(config.behaviors)
-    for question in requested_prompts(behaviors, request.prompts, saved_drawn_by_rows(folder)):
-        label, kind, file = question
-        if file and any(kind == known.kind for known, _ in found):
-            continue  # one file is the same for every behavior
-        if file:
-            own = file.prompts
-        else:
-            prepared = prepared or prepare(config)
-            own = prompts_of(prepared, config.evaluate, kind, label)
-        if not own:
-            why = no_bad_prompts(config.data, prepared, label) if prepared else "it is empty"
-            say(f"{folder.name}: {kind}: no prompts to complete: {why}.")
-        if file and len(own) > count:
-            say(f"{folder.name}: {kind}: the first {count} of {len(own)} prompts; see --count.")
-        found.append((question, own[:count]))
-    return found
 
 
 def _record_start(

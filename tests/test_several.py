@@ -14,13 +14,14 @@ from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import ConfigError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.request import EvaluationRequest, requested_prompts
+from gradroute.evaluate.side_by_side import sample_run
 from gradroute.experiments.controls import control_configs
 from gradroute.probes.geometry import geometry_runs
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.training_plot import plot_run
-from gradroute.run import sample_run, train_run
+from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
 from gradroute.system.files import read_lines

@@ -27,6 +27,7 @@ from gradroute.runs.provenance import provenance
 # at about the same time.
 LONG: Mapping[str, int] = {
     "kills": 200,
+    "rank_kills": 40,
     "signals": 100,
     "usual": 200,
     "files": 20_000,

@@ -127,6 +127,6 @@ def _check_tasks(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.run import sample_run
+    from gradroute.evaluate.side_by_side import sample_run
 
     sample_run(folder, evaluation_request(options), texts=options.prompt, count=options.count)

@@ -126,6 +126,7 @@ def load_base(
     gguf_file: str | None = None,
     quantize: str = "none",
     start_adapter: str | None = None,
+    on_cpu: bool = False,
 ) -> Base:
     """Load and freeze the base model that a config names.
 
@@ -139,6 +140,7 @@ def load_base(
         quantize: "8bit" or "4bit" to hold the weights so (bitsandbytes), or "none".
         start_adapter: Folder of a LoRA adapter to merge into the weights, see
             `merge_start_adapter`.
+        on_cpu: Leave it on the CPU, in the dtype that it has on the device.
 
     Raises:
         ConfigError: a folder that is not there, is refused or holds no whole model; an adapter
@@ -149,6 +151,7 @@ def load_base(
     """
     check_versions()
     device, dtype = choose_device_and_dtype()
+    device = torch.device("cpu") if on_cpu else device
     check_can_read(gguf_file, quantize, device)
     source = model_source(name)
     transformers_logging.disable_progress_bar()
@@ -177,13 +180,14 @@ def load_base(
     return Base(model.eval(), tokenizer, identity)
 
 
-def load_base_of(config: RunConfig) -> Base:
+def load_base_of(config: RunConfig, *, on_cpu: bool = False) -> Base:
     """The base that a config names, with everything that it says about it; see `load_base`."""
     return load_base(
         config.model,
         gguf_file=config.gguf_file,
         quantize=config.quantize,
         start_adapter=config.start_adapter,
+        on_cpu=on_cpu,
     )
 
 

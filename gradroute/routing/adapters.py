@@ -37,6 +37,7 @@ from gradroute.routing.layers import (
 from gradroute.routing.peft_changes import watch_peft
 from gradroute.routing.plain_lora import check_plain_lora
 from gradroute.routing.targets import find_targets
+from gradroute.system.sharded import like
 
 _PREFIX = "base_model.model."  # PEFT's wrapper around the base model
 # What PEFT itself puts into the path of a parameter, besides that prefix.
@@ -211,7 +212,7 @@ def load_adapter_state(model: nn.Module, name: str, state: Mapping[str, Tensor])
             )
     with torch.no_grad():
         for key, tensor in own.items():
-            tensor.copy_(state[key])
+            tensor.copy_(like(state[key], tensor))
 
 
 def _attach(

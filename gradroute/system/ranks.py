@@ -61,7 +61,7 @@ class Ranks:
             MachineError: Another rank has ended.
         """
         if self.several:
-            with _lost_rank_told():
+            with lost_rank_told():
                 distributed.all_reduce(tensor)
 
     def numbers(self, own: Sequence[float]) -> list[float]:
@@ -83,7 +83,7 @@ class Ranks:
             : len(said)
         ]
         everybody = [torch.empty_like(padded, device=self.device) for _ in wanted]
-        with _lost_rank_told():
+        with lost_rank_told():
             distributed.all_gather(everybody, padded.to(self.device))
         return [
             bytes(row[:length].tolist()).decode("utf-8", errors="surrogatepass")
@@ -176,22 +176,29 @@ def join_ranks() -> Ranks:
 
 
 @contextmanager
-def _lost_rank_told() -> Iterator[None]:
-    """What the process group raises when another rank is gone, as a sentence."""
+def lost_rank_told() -> Iterator[None]:
+    """What the process group raises when another rank is gone, as a sentence.
+
+    Raises:
+        MachineError: This rank has waited for another in vain.
+    """
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, GradrouteError) or is_out_of_memory(error):
+        if not _is_lost_rank(error):
             raise
-        raise lost_rank(error) from error
+        raise MachineError(
+            "another process of this run has ended or does not answer. Its own message says why; "
+            "the same command goes on from the last checkpoint."
+        ) from error
 
 
-def lost_rank(error: BaseException) -> MachineError:
-    """The error of a rank that has waited for another in vain."""
-    return MachineError(
-        f"another process of this run has ended or does not answer ({first_line(error, 80)}). "
-        "Its own message says why; the same command goes on from the last checkpoint."
-    )
+def _is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error comes from the process group; gloo's have no type of their own."""
+    if isinstance(error, GradrouteError) or is_out_of_memory(error):
+        return False
+    told = str(error).lower()
+    return isinstance(error, distributed.DistError) or "gloo" in told or "nccl" in told
 
 
 def _of_rank_0(error: GradrouteError) -> GradrouteError:

@@ -19,6 +19,7 @@ from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import ablated, adapter_parameters
 from gradroute.routing.layers import adapter_weights, routed_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
+from gradroute.system.sharded import total_norm, whole
 
 _NAMED = 5  # examples that a message names
 
@@ -144,7 +145,7 @@ def check_received(
             if policy.table[label][name].update > 0:
                 counts[label] = counts.get(label, 0) + 1
     # Squares of tiny numbers are 0 where the numbers are not.
-    if not counts or any(p.grad is not None and bool(p.grad.any()) for p in parameters):
+    if not counts or any(p.grad is not None and bool(whole(p.grad).any()) for p in parameters):
         return
     raise ConfigError(
         f"the routing table updates the adapter '{name}' in this step "
@@ -227,7 +228,7 @@ def weights_norm(
 ) -> Float[Tensor, ""]:
     """Norm of all weights of some adapters, on their device."""
     of = [group for group in groups if group["adapter"] in names]
-    return nn.utils.get_total_norm([w.detach() for group in of for w in _weights(group)])
+    return total_norm([w.detach() for group in of for w in _weights(group)])
 
 
 def _weights(group: Mapping[str, object]) -> Sequence[Tensor]:
@@ -296,4 +297,4 @@ def _finite_under(model: PeftModel, batch: Batch, scales: dict[str, float]) -> b
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor.detach()).all())
+    return bool(torch.isfinite(whole(tensor.detach())).all())

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradroute.data.batches import Batch
 from gradroute.models.lm_head import plain_head, run_model
 from gradroute.routing.adapters import adapter_parameters, routed
 from gradroute.routing.frozen_check import run_upper_layers
 from gradroute.routing.policy import Route, RoutingPolicy
+from gradroute.system.sharded import total_norm
 from gradroute.train.exchange import Exchange
 from gradroute.train.reference import Reference, pull_of
 from gradroute.train.step import factors_of_step, losses_of_batch
@@ -35,15 +36,16 @@ def label_gradient_norms(
     parameters = adapter_parameters(model)
     weights, pulled = factors_of_step(batches, loss_mean, reference, exchange)
     whole = batches if exchange is None else exchange.whole(batches)
+    together = exchange is not None and exchange.sharded
     present = {i for batch in whole for own in batch.computed_labels() for i in own}
     for label_id in sorted(present):
         for batch, weight, own in zip(batches, weights, pulled, strict=True):
-            _add_share(model, batch, weight, policy, label_id, reference, own)
+            _add_share(model, batch, weight, policy, label_id, reference, own, together)
         if exchange is not None:
             exchange.add_gradients(p for own in parameters.values() for p in own)
         for name, own in parameters.items():
             grads = [p.grad for p in own if p.grad is not None]
-            norms[name][policy.labels[label_id]] = float(nn.utils.get_total_norm(grads))
+            norms[name][policy.labels[label_id]] = float(total_norm(grads))
         model.zero_grad(set_to_none=True)
     return norms
 
@@ -56,9 +58,13 @@ def _add_share(
     label_id: int,
     reference: Reference | None,
     pulled: Float[Tensor, " e"],
+    together: bool,
 ) -> None:
-    """Add the gradient that the positions with one label give: from its rows alone if it can be."""
-    if batch.token_label_ids is None:
+    """Add the gradient that the positions with one label give: from its rows alone if it can be.
+
+    It cannot be where ranks run a sharded model together, each with other rows.
+    """
+    if batch.token_label_ids is None and not together:
         rows = (batch.label_ids == label_id).nonzero()[:, 0]
         batch, weights, pulled = batch.rows(rows), weights[rows.cpu()], pulled[rows.cpu()]
     else:

@@ -11,12 +11,14 @@ import json
 from collections.abc import Sequence
 
 from gradroute.config.run_config import RunConfig, dump_config
+from gradroute.config.sections import TrainConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint
 from gradroute.runs.provenance import provenance
 from gradroute.system.ranks import Ranks
+from gradroute.system.terminal import say
 
 
 def strategy_of(config: RunConfig, ranks: Ranks, *, audit: bool) -> str:
@@ -50,6 +52,24 @@ def strategy_of(config: RunConfig, ranks: Ranks, *, audit: bool) -> str:
     if chosen == "fsdp2":
         _check_shardable(config)
     return chosen
+
+
+def cached_settings(settings: TrainConfig, parallel: str, run: str | None = None) -> TrainConfig:
+    """The settings by which hidden states are kept: those of the run, but for a sharded model.
+
+    Args:
+        settings: Of the run.
+        parallel: From `strategy_of`.
+        run: Its name, to say that `train.reuse_frozen` is left out; None says nothing.
+    """
+    if parallel != "fsdp2" or not settings.reuse_frozen:
+        return settings
+    if run is not None:
+        say(
+            f"{run}: train.reuse_frozen has no effect under train.parallel=fsdp2: the ranks run "
+            "sharded layers together, each with its own examples."
+        )
+    return settings.model_copy(update={"reuse_frozen": False})
 
 
 def _check_shardable(config: RunConfig) -> None:

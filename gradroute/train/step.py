@@ -26,6 +26,7 @@ from gradroute.routing.policy import RoutingPolicy
 from gradroute.routing.scopes import RoutedScope
 from gradroute.system.devices import to_device
 from gradroute.system.memory import is_out_of_memory
+from gradroute.system.sharded import like, whole
 from gradroute.train.checks import (
     check_can_learn,
     check_gradient,
@@ -356,7 +357,7 @@ def optimizer_tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dic
     Keyed by parameter name rather than by position, so that a file can be read by itself.
     """
     return {
-        f"{name}/{key}": torch.as_tensor(value)
+        f"{name}/{key}": whole(torch.as_tensor(value))
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -381,4 +382,5 @@ def load_optimizer_state(
             )
         # A fused optimizer counts where the weights are.
         on = "cpu" if key == "step" and not optimizer.defaults["fused"] else parameter.device
-        optimizer.state[parameter][key] = value.clone().to(on)
+        value = value.clone().to(on)
+        optimizer.state[parameter][key] = value if key == "step" else like(value, parameter)

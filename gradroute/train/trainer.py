@@ -22,6 +22,7 @@ from gradroute.models.checkpoint import (
 from gradroute.routing.adapters import adapter_state, low_rank_products
 from gradroute.system.files import append_line, read_lines, sync, write_lines
 from gradroute.system.memory import is_out_of_memory, with_smaller_batches
+from gradroute.system.sharded import whole
 from gradroute.system.signals import StopRequest, stop_requests
 from gradroute.system.terminal import printable
 from gradroute.train.exchange import Exchange
@@ -309,7 +310,10 @@ def _micro_batches(run: Training, state: _State, step: int, size: int) -> list[B
 def _save(run: Training, state: _State, step: int) -> None:
     """Write the checkpoint of a step; the ranks go on when it is on the disk."""
     # Every rank takes part in putting sharded weights together.
-    weights = {name: adapter_state(run.model, name) for name in run.model.peft_config}
+    weights = {
+        name: {key: whole(weight) for key, weight in adapter_state(run.model, name).items()}
+        for name in run.model.peft_config
+    }
     moments = optimizer_tensors(run.model, run.optimizer)
 
     def write() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.system.devices import to_host
+from gradroute.system.sharded import whole
 
 
 def apply_updates(
@@ -117,8 +118,8 @@ def clip_gradients(
     for name, group in groups.items():
         if name in updated:
             limit = group.get("clip")
-            norms[name] = nn.utils.clip_grad_norm_(
-                group["params"], math.inf if limit is None else limit
+            norms[name] = whole(
+                nn.utils.clip_grad_norm_(group["params"], math.inf if limit is None else limit)
             )
     return norms
 

@@ -13,8 +13,9 @@ from gradroute.errors import ConfigError, DataError, MachineError
 from gradroute.evaluate import evaluator, store
 from gradroute.evaluate.evaluator import check_request, evaluate_run
 from gradroute.evaluate.request import EvaluationRequest
+from gradroute.evaluate.side_by_side import sample_run
 from gradroute.prepare import prepare
-from gradroute.run import sample_run, train_run
+from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
 from gradroute.system.files import read_lines

@@ -24,6 +24,7 @@ from gradroute.evaluate import during_training, evaluator
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import EvaluationRequest, declared_kinds
+from gradroute.evaluate.side_by_side import sample_run
 from gradroute.export.behavior_check import prompt_sets, sample_prompts
 from gradroute.prepare import prepare
 from gradroute.probes import relearning
@@ -31,7 +32,7 @@ from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.terminal_text import render
-from gradroute.run import sample_run, train_run
+from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines, write_json
 

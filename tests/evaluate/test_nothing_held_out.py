@@ -11,6 +11,7 @@ from gradroute.errors import DataError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.generation import Completion
 from gradroute.evaluate.request import EvaluationRequest
+from gradroute.evaluate.side_by_side import sample_run
 from gradroute.export.behavior_check import behavior_check, prompt_sets, sample_prompts
 from gradroute.prepare import prepare
 from gradroute.probes.recovery import recover_run
@@ -18,7 +19,6 @@ from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.comparison import compare
 from gradroute.report.render.terminal_text import render
 from gradroute.report.render.training_plot import plot_run
-from gradroute.run import sample_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 

@@ -1,0 +1,149 @@
+"""Several processes train one run: the same gradients, the same skipped adapters, one of each file.
+
+Ranks are real processes, forked and connected by gloo.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gradroute.system.files import read_lines
+from torture.forks import Server, serving
+from torture.ranks import ADAPTERS, launch
+
+MIXED = ["bad", "good", "unlabeled", "other", "bad", "unlabeled", "good", "unlabeled"]
+STEP = ["train.batch_size=4", "train.gradient_accumulation=2", "train.save_every=0"]
+TWENTY = [*STEP, "train.max_steps=20", "train.log_gradients_every=7"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as one:
+        yield one
+
+
+def run(server: Server, function: str, folder: Path, size: int, **arguments) -> list[str]:
+    """Call a function of `torture.ranks` on so many ranks; what each has said."""
+    children = launch(server, f"torture.ranks:{function}", arguments, folder, size)
+    codes = [child.wait(120) for child in children]
+    said = [child.said for child in children]
+    assert codes == [0] * size, said
+    return said
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    [last] = sorted((folder / "x" / "checkpoints").iterdir())[-1:]
+    return {
+        f"{name}/{key}": value
+        for name in (*ADAPTERS, "optimizer")
+        for key, value in load_file(
+            last / ("optimizer.safetensors" if name == "optimizer" else name)
+            if name == "optimizer"
+            else last / name / "adapter_model.safetensors"
+        ).items()
+    }
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference over the largest number."""
+    assert one.keys() == other.keys()
+    largest = max(float(value.abs().max()) for value in one.values())
+    return max(float((one[key] - other[key]).abs().max()) for key in one) / largest
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("overrides", "checkpointing"),
+    [
+        (["train.loss_mean=token"], False),
+        (["train.loss_mean=example", "train.packing=true", "data.max_length=24"], False),
+        (["train.batch_size=2", "train.gradient_accumulation=4"], True),
+    ],
+    ids=["padded", "packed, mean of examples", "checkpointing, small batches"],
+)
+def test_gradients_on_two_ranks_are_those_of_one_process(
+    tmp_path, server, parallel, overrides, checkpointing
+):
+    """Three adapters of unequal ranks, labels by token; fp32."""
+    given = {
+        "labels": MIXED,
+        "overrides": [*STEP, *overrides],
+        "dtype": "float32",
+        "checkpointing": checkpointing,
+    }
+    run(server, "gradients", tmp_path / "one", 1, **given)
+    run(server, "gradients", tmp_path / "two", 2, **given, parallel=parallel)
+    one, two = (load_file(tmp_path / n / "gradients.safetensors") for n in ("one", "two"))
+    assert apart(one, two) <= 1e-6
+    told = [json.loads((tmp_path / n / "told.json").read_text()) for n in ("one", "two")]
+    assert told[1]["missing"] == []
+    for name, norms in told[0]["norms"].items():
+        assert told[1]["norms"][name] == pytest.approx(norms, rel=1e-5, abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, server):
+    folder = tmp_path_factory.mktemp("alone")
+    run(server, "trained", folder, 1, labels=MIXED, overrides=TWENTY)
+    return folder
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_twenty_mixed_steps_on_two_ranks_end_where_one_process_ends(
+    tmp_path, server, alone, parallel
+):
+    """In float64: AdamW carries the rounding of fp32 to 1e-4 by itself."""
+    run(server, "trained", tmp_path, 2, labels=MIXED, overrides=TWENTY, parallel=parallel)
+    assert apart(weights(alone), weights(tmp_path)) <= 1e-12
+    lines = [read_lines(folder / "x" / "metrics.jsonl") for folder in (alone, tmp_path)]
+    for one, two in zip(*lines, strict=True):
+        assert (one["examples"], one["tokens"]) == (two["examples"], two["tokens"])
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-12)
+        for key in ("loss_per_label", "gradient_norm", "gradient_norm_per_label"):
+            wanted = flat(one.get(key, {}))
+            assert flat(two.get(key, {})) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+def flat(table, path=""):
+    if not isinstance(table, dict):
+        return {path: table}
+    return {key: n for k, v in table.items() for key, n in flat(v, f"{path}/{k}").items()}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_rank_with_only_good_examples_and_one_with_only_bad_ones_agree(
+    tmp_path, server, parallel
+):
+    """Each rank has a gradient for an adapter that the other's examples do not reach."""
+    given = {"labels": ["good", "good", "bad", "bad"], "overrides": ["train.batch_size=4"]}
+    run(server, "gradients", tmp_path / "one", 1, **given)
+    run(server, "gradients", tmp_path / "two", 2, **given, parallel=parallel)
+    one, two = (load_file(tmp_path / n / "gradients.safetensors") for n in ("one", "two"))
+    assert apart(one, two) <= 1e-12
+    assert json.loads((tmp_path / "two" / "told.json").read_text())["missing"] == []
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_an_adapter_that_no_example_of_a_step_reaches_stays_bit_identical(
+    tmp_path, server, parallel
+):
+    """`good` examples alone: neither `bad` nor `extra` has a moment or a step count afterwards."""
+    few = [*STEP, "train.max_steps=3"]
+    run(server, "trained", tmp_path / "a", 2, labels=["good"] * 8, overrides=few, parallel=parallel)
+    run(
+        server,
+        "trained",
+        tmp_path / "b",
+        1,
+        labels=["good"] * 8,
+        overrides=[*few, "train.max_steps=1"],
+    )
+    after, before = weights(tmp_path / "a"), weights(tmp_path / "b")
+    still = [key for key in after if key.startswith(("bad/", "extra/"))]
+    assert still and all(torch.equal(after[key], before[key]) for key in still)
+    moments = [key for key in after if key.startswith("optimizer/")]
+    assert moments and all(".good." in key for key in moments)
+    assert not all(torch.equal(after[k], before[k]) for k in after if k.startswith("good/"))
