@@ -64,6 +64,7 @@ from gradroute.runs.resume import (
     say_changes,
 )
 from gradroute.system.files import clear_unfinished, write_json, write_text
+from gradroute.system.launcher import own_rank
 from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
 from gradroute.system.terminal import say
 from gradroute.train.audit import Audit
@@ -341,6 +342,8 @@ def evaluate_runs(folders: Sequence[RunFolder], request: EvaluationRequest, out:
         check_request(folder, request)
     for folder in folders:
         evaluate_run(folder, request)
+    if own_rank():  # rank 0 compares
+        return
     # Drawing is heavy to import, and training does without.
     from gradroute.report.publish import publish
 

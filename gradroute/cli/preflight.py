@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradroute.cli.arguments import Verbs, add_verb
+from gradroute.cli.arguments import Verbs, add_verb, positive
 
 if TYPE_CHECKING:
     from gradroute.errors import GradrouteError
@@ -25,6 +25,9 @@ def add(verbs: Verbs) -> None:
     )
     validate.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe")
     validate.add_argument("overrides", nargs="*", metavar="key=value", help="last wins")
+    validate.add_argument(
+        "--ranks", type=positive, metavar="N", help="also what each of N processes would take"
+    )
     _takes_json(validate)
     init = add_verb(
         verbs,
@@ -77,7 +80,7 @@ def _validate(options: argparse.Namespace) -> None:
         raise
     from gradroute.preflight.validation import validate
 
-    found = validate(config, options.runs)
+    found = validate(config, options.runs, ranks=options.ranks)
     if options.json:
         _print_json({**found.facts, "problems": [_plain(p) for p in found.problems]})
     else:

@@ -7,7 +7,8 @@ from typing import Any
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig
-from gradroute.evaluate.evaluator import check_held_out, complete, losses_of
+from gradroute.evaluate.cells import complete, losses_of
+from gradroute.evaluate.evaluator import check_held_out
 from gradroute.evaluate.request import (
     drawn_by_rows,
     judged_kinds,

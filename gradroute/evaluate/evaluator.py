@@ -9,19 +9,19 @@ anywhere, and the next one measures what is missing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
 
 from gradroute.config.run_config import RunConfig, load_config
-from gradroute.config.sections import EvaluateConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.data.behaviors import UNNAMED, Behavior, get_behaviors
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.cells import complete, losses_of
 from gradroute.evaluate.elicitation import ELICITATION, why
-from gradroute.evaluate.generation import Completion, Prompt, generate_modes
-from gradroute.evaluate.losses import ExampleLosses, held_out_losses
+from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.request import (
     EvaluationRequest,
     Question,
@@ -40,12 +40,11 @@ from gradroute.evaluate.rows import (
     loss_lines,
     loss_rows,
     sample_lines,
-    say_unanswered,
 )
 from gradroute.evaluate.store import StoredResults, add_to_store, read_store
 from gradroute.models.base import Base
 from gradroute.models.checkpoint import Checkpoint
-from gradroute.models.hidden_state_cache import HiddenStateCache, open_state_cache
+from gradroute.models.hidden_state_cache import open_state_cache
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
@@ -59,6 +58,7 @@ from gradroute.runs.lock import write_lock
 from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX, Result
 from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished
+from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
 from gradroute.system.terminal import say
 
 MODES_AT_ONCE = 16
@@ -127,12 +127,23 @@ def evaluate_run(folder: RunFolder, request: EvaluationRequest | None = None) ->
     plan = _plan(folder, request)
     if plan.complete and plan.known.declared:
         return
-    with write_lock(folder.path, "measuring"):
-        clear_unfinished(folder.results.parent)
-        _measure(folder, _plan(folder, request))
+    ranks = join_ranks()
+    with lost_rank_told(), ExitStack() as inside:
+
+        def open_folder() -> _Plan:
+            if ranks.is_main:
+                inside.enter_context(write_lock(folder.path, "measuring"))
+                clear_unfinished(folder.results.parent)
+            return _plan(folder, request)
+
+        plan = ranks.main_first(open_folder)
+        ranks.wait()  # until all have looked, nothing is written
+        plan.known.writes = ranks.is_main
+        _measure(folder, plan, ranks)
+        ranks.wait()
 
 
-def _measure(folder: RunFolder, plan: _Plan) -> None:
+def _measure(folder: RunFolder, plan: _Plan, ranks: Ranks) -> None:
     config, known = plan.config, plan.known
     if known.stale:
         say(
@@ -161,7 +172,7 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
         for modes in _groups(plan.missing(together[0][0]), len(every)):
             names = ", ".join(mode.name for mode in modes)
             say(f"{folder.name}: measuring {what}: {names}")
-            completions = complete(base, model, every, modes, config.evaluate, folder.name)
+            completions = complete(base, model, every, modes, config.evaluate, folder.name, ranks)
             samples = list[dict[str, Any]]()
             at = 0
             for question, prompts in together:
@@ -169,7 +180,7 @@ def _measure(folder: RunFolder, plan: _Plan) -> None:
                 samples += sample_lines(part, prompts, question.kind, behavior, own)
                 at += len(prompts)
             add_to_store(known, behavior_rows(samples, **of), samples=samples)
-    _measure_losses(plan, prepared, base, model, of)
+    _measure_losses(plan, prepared, base, model, of, ranks)
     if not known.geometry and (rows := geometry_rows(model, **of)):
         add_to_store(known, rows)
 
@@ -210,50 +221,6 @@ def _prompts(plan: _Plan, prepared: Prepared) -> list[_Asked]:
         known.origin["unasked"] = {**unasked, own: {**unasked.get(own, {}), kind: reason}}
         add_to_store(known, ())
     return found
-
-
-def complete(
-    base: Base,
-    model: PeftModel,
-    prompts: Sequence[Prompt],
-    modes: Sequence[AblationMode],
-    settings: EvaluateConfig,
-    run: str,
-) -> dict[str, list[Completion]]:
-    """Completions of prompts under modes; lines for the user begin with the name of the run."""
-    found = generate_modes(
-        model,
-        base.tokenizer,
-        prompts,
-        modes,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        seed=settings.seed,
-        rows_per_batch=settings.batch_rows,
-        score_thoughts=settings.score_thoughts,
-    )
-    say_unanswered(run, found.values(), settings.max_new_tokens)
-    return found
-
-
-def losses_of(
-    base: Base,
-    model: PeftModel,
-    rows: Sequence[TokenizedExample],
-    modes: Sequence[AblationMode],
-    rows_per_batch: int,
-    states: HiddenStateCache | None = None,
-) -> dict[str, ExampleLosses]:
-    """Losses of tokenized examples under modes, by mode name; from kept states where there are."""
-    return held_out_losses(
-        model,
-        rows,
-        modes,
-        pad_id=base.pad_id,
-        rows_per_batch=rows_per_batch,
-        states=states.of([row.input_ids for row in rows]) if states else None,
-    )
 
 
 def run_identity(prepared: Prepared, base: Base) -> dict[str, str]:
@@ -350,7 +317,12 @@ def _groups(modes: Sequence[AblationMode], prompts: int) -> Iterator[Sequence[Ab
 
 
 def _measure_losses(
-    plan: _Plan, prepared: Prepared, base: Base, model: PeftModel, of: Mapping[str, Any]
+    plan: _Plan,
+    prepared: Prepared,
+    base: Base,
+    model: PeftModel,
+    of: Mapping[str, Any],
+    ranks: Ranks,
 ) -> None:
     missing = plan.missing_losses()
     if not missing:
@@ -379,7 +351,7 @@ def _measure_losses(
         new: list[Result] = []
         lines: list[dict[str, Any]] = []
         for (dataset, label), rows in held_out.items():
-            found = losses_of(base, model, rows, modes, config.evaluate.batch_rows, states)
+            found = losses_of(base, model, rows, modes, config.evaluate.batch_rows, states, ranks)
             new += loss_rows(found, dataset, **of, label=label)
             lines += loss_lines(found, dataset, [row.id for row in rows], label)
         add_to_store(plan.known, new, losses=lines)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import DataError
-from gradroute.evaluate.evaluator import complete
+from gradroute.evaluate.cells import complete
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.request import (
     EvaluationRequest,

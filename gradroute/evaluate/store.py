@@ -54,6 +54,7 @@ class StoredResults:
         stale: How many earlier rows do not count any more; they go with the next `add_to_store`.
         declared: Whether the file says how each behavior is judged: on which prompts, and from
             which rate on it counts as learned.
+        writes: Whether this process writes the files; of several ranks, the first does.
     """
 
     folder: RunFolder
@@ -61,6 +62,7 @@ class StoredResults:
     origin: dict[str, Any]
     stale: int = 0
     declared: bool = True
+    writes: bool = True
 
     @property
     def unasked(self) -> set[tuple[str, str]]:
@@ -161,6 +163,9 @@ def add_to_store(
             time.
     """
     folder, rates, modes = store.folder, store.rates, store.losses
+    if not store.writes:
+        store.rows += new
+        return
     folder.check_there()
     rated = (line for line in read_lines(folder.samples) if _cell(line) in rates)
     write_lines(folder.samples, [*rated, *samples])

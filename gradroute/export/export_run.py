@@ -16,7 +16,8 @@ import torch
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.behaviors import UNNAMED
 from gradroute.errors import ConfigError, MachineError
-from gradroute.evaluate.evaluator import complete, run_identity
+from gradroute.evaluate.cells import complete
+from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.export.behavior_check import PromptSet, prompt_sets, sample_prompts
 from gradroute.export.byte_search import windows_of

@@ -38,6 +38,7 @@ from gradroute.models.base import Base, load_base_of
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.trained import attach
+from gradroute.preflight.rank_estimates import estimate_of_ranks
 from gradroute.preflight.simpler_methods import simpler_methods
 from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.routing.adapters import adapter_parameters
@@ -71,7 +72,7 @@ class Validation:
     problems: tuple[GradrouteError, ...]
 
 
-def validate(config: RunConfig, root: Path) -> Validation:
+def validate(config: RunConfig, root: Path, *, ranks: int | None = None) -> Validation:
     """Look at everything that `train_run` would need; nothing is written.
 
     (A base or data set of the hub is fetched into the hub's cache, as by training.)
@@ -79,6 +80,7 @@ def validate(config: RunConfig, root: Path) -> Validation:
     Args:
         config: the resolved configuration.
         root: the folder of the runs.
+        ranks: also what each of so many processes would take, see `estimate_of_ranks`.
     """
     run = {"name": config.run_name, "seed": config.seed, "controls": config.controls or []}
     facts: dict[str, Any] = {"run": run}
@@ -127,8 +129,12 @@ def validate(config: RunConfig, root: Path) -> Validation:
     works = seen("model", lambda: _model(model, base, config.targets))
     learn = partial(_gradients, model, rows, prepared.policy, config.train.loss_mean, base.pad_id)
     if works and seen("gradients", learn):
-        one = partial(estimate, model, rows, prepared, config, base.pad_id)
-        seen("estimate", lambda: _of_all(one(), 1 + len(config.controls or ()), root))
+        one = seen("estimate", partial(estimate, model, rows, prepared, config, base.pad_id))
+        runs = 1 + len(config.controls or ())
+        if one is not None:
+            seen("estimate", lambda: _of_all(one, runs, root))
+        if one is not None and ranks is not None:
+            seen("ranks", lambda: estimate_of_ranks(model, config, one, ranks))
     return Validation(facts, tuple(problems))
 
 

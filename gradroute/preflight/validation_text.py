@@ -22,6 +22,7 @@ def text_of(found: Validation) -> str:
         ("tokens", _tokens),
         ("gradients", _gradients),
         ("estimate", _estimate),
+        ("ranks", _ranks),
     )
     lines: list[str] = []
     for name, lines_of in blocks:
@@ -115,6 +116,19 @@ def _gradients(facts: Mapping[str, Any]) -> Iterator[str]:
             for adapter, norm in seen["norms"].items()
         )
         yield f"{label}: loss {seen['loss']:.3f}; gradient norm {norms}: as the table says"
+
+
+def _ranks(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"{facts['ranks']} ranks: each takes {facts['examples']} examples of a step, "
+        f"{facts['at_once']} at a time, {facts['step_seconds']:.2g} s without communication, and "
+        f"gives {size(facts['sent'])} of gradients to a sum"
+    )
+    for strategy, memory in facts["memory"].items():
+        if strategy in facts["refused"]:
+            yield f"{strategy}: {facts['refused'][strategy]}"
+        elif memory is not None:
+            yield f"{strategy}: about {size(memory)} of memory a rank in training; calculated"
 
 
 def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:

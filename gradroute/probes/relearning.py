@@ -15,7 +15,8 @@ from gradroute.config.run_config import RunConfig, load_config
 from gradroute.config.sections import EvaluateConfig, TrainConfig
 from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import ConfigError, DataError, NumericError
-from gradroute.evaluate.evaluator import complete, losses_of, run_identity
+from gradroute.evaluate.cells import complete, losses_of
+from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.request import judged_kinds, saved_drawn_by_rows
 from gradroute.evaluate.rows import sample_lines
 from gradroute.models.trained import finished_checkpoint, restore

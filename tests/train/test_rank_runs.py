@@ -1,5 +1,7 @@
 """Whole runs on two ranks: one of each file, stopped together, killed and resumed."""
 
+import re
+import shutil
 import signal
 import time
 
@@ -134,8 +136,6 @@ def test_what_ranks_cannot_train_is_refused_before_the_first_step(
     line = ["train", str(config)]
     children = launch(server, "torture.ranks:command", {"line": line}, tmp_path, size)
     assert ended(children) == [2] * size
-    import re
-
     assert re.search(told, children[0].said)
     assert not (tmp_path / "runs" / NAME).exists()
 
@@ -145,3 +145,31 @@ def test_killed_ranks_go_on_and_end_equal_to_ranks_that_were_not_killed(tmp_path
     assert found["failures"] == []
     assert found["trials"] == 4 and found["resumed"] >= 1
     assert found["lost"] == found["differing_finals"] == found["damaged"] == found["not_ended"] == 0
+
+
+@pytest.fixture(scope="module")
+def measured(quiet, tmp_path_factory, server):
+    """The undisturbed run, measured by one process and by two: their folders."""
+    root, _ = quiet
+    found = []
+    for size in (1, 2):
+        folder = tmp_path_factory.mktemp(f"measured-{size}")
+        shutil.copytree(root, folder, dirs_exist_ok=True)
+        line = ["eval", NAME, "--prompts", "plain", "--prompts", "prefix"]
+        children = launch(server, "torture.ranks:command", {"line": line}, folder, size)
+        assert ended(children) == [0] * size, [child.said for child in children]
+        found.append(folder / "runs" / NAME)
+    return found
+
+
+def test_ranks_share_an_evaluation_and_find_what_one_process_finds(measured):
+    one, two = ([*read_lines(folder / "eval" / "samples.jsonl")] for folder in measured)
+    assert len(one) == 5 * 2 * 3 and one == two
+    alone, shared = ([*read_lines(folder / "eval" / "losses.jsonl")] for folder in measured)
+    assert [row["id"] for row in alone] == [row["id"] for row in shared]
+    for first, second in zip(alone, shared, strict=True):
+        assert second == {key: first[key] for key in first} | {
+            key: pytest.approx(value, rel=1e-5)
+            for key, value in first.items()
+            if isinstance(value, float)
+        }
