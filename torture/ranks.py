@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import PeftModel
@@ -30,7 +31,7 @@ from gradroute.routing.layers import adapter_weights, routed_layers
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.launcher import own_rank
-from gradroute.system.ranks import Ranks, join_ranks
+from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
 from gradroute.system.sharded import whole
 from gradroute.system.terminal import say
 from gradroute.train import step
@@ -261,3 +262,18 @@ def _randomize(model: PeftModel, dtype: torch.dtype) -> None:
         for name in layer.lora_A:
             for weight in adapter_weights(layer, name):
                 weight.data = (0.2 * torch.randn(weight.shape, generator=draw)).to(dtype)
+
+
+def starved(out: str, rank: int, most: int, **arguments: Any) -> int:
+    """In a child: as `trained`, on a rank that has memory for so many examples at a time only."""
+    run = training(Path(out), join_ranks(), **arguments)
+    whole_pass = step.run_model
+
+    def limited(model: PeftModel, inputs: Mapping[str, Any], head: Any) -> torch.Tensor:
+        if run.ranks.rank == rank and len(inputs["input_ids"]) > most:
+            raise MemoryError
+        return whole_pass(model, inputs, head)
+
+    with patch.object(step, "run_model", limited), lost_rank_told():
+        train(run)
+    return 0

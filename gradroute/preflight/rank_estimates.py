@@ -1,7 +1,7 @@
 """What one rank of several takes: memory per strategy, and time, from the estimate of one process.
 
-The weights are counted, not guessed. What else a device's measured peak holds (activations) is taken
-for proportional to the examples of a forward pass; what else a process holds, for the same.
+The weights are counted, not guessed. What else a device's measured peak holds (activations) is
+taken for proportional to the examples of a forward pass; what else a process holds, for the same.
 """
 
 from collections.abc import Mapping

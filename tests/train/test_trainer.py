@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from small_llama import small_llama
 
 from gradroute.config.run_config import dump_config, load_config
 from gradroute.data.batches import DataOrder, TokenizedExample
-from gradroute.errors import DataError, Interrupted, MachineError, NumericError
+from gradroute.errors import DataError, Interrupted, NumericError
 from gradroute.evaluate.losses import held_out_losses
 from gradroute.models.checkpoint import latest_checkpoint
 from gradroute.routing.adapters import adapter_state, attach_adapters
@@ -164,13 +163,6 @@ def test_a_stop_that_is_asked_after_a_step_was_not_saved_is_met_by_the_next(tmp_
         train(run)
     newest = latest_checkpoint(run.folder.checkpoints)
     assert newest is not None and newest.step == len([*read_lines(run.folder.metrics)])
-
-
-def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "Accelerator", lambda: SimpleNamespace(num_processes=2))
-    run, _ = training(tmp_path)
-    with pytest.raises(MachineError, match="2 processes"):
-        train(run)
 
 
 EVERY_FIVE = "train.measure_every=5"
