@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _start(sys.argv[1:] if argv is None else list(argv))
         return
     rank = int(os.environ["RANK"])
-    store = distributed.FileStore(os.environ[MEETING], 2)
+    store = distributed.FileStore(os.environ[MEETING], 2)  # pyright: ignore[reportPrivateImportUsage]
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(minutes=10)
     )

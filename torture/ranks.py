@@ -111,7 +111,7 @@ def as_rank(
         **environment,
     }
     if size > 1:
-        store = distributed.FileStore(meeting, size)
+        store = distributed.FileStore(meeting, size)  # pyright: ignore[reportPrivateImportUsage]
         distributed.init_process_group(
             "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
         )
