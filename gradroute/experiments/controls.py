@@ -29,6 +29,7 @@ from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
+from gradroute.system.launcher import launched
 
 RUNS = Path("runs")
 """The folder of the runs, unless another is named."""
@@ -78,6 +79,7 @@ def train_with_controls(
     """
     controls = control_configs(config, root)
     made = [one for one in controls if _is_made(BY_NAME[str(one.control)])]
+    _check_launched(made, jobs)
     before = any(BY_NAME[str(one.control)].start for one in made)
     first = [config, *([inoculation_config(config)] if before else ())]
     first += [control for control in controls if control not in made]
@@ -104,6 +106,28 @@ def train_with_controls(
             for one in group
         ]
     return [folders[0], *folders[2 if before else 1 :]]
+
+
+def _check_launched(made: Sequence[RunConfig], jobs: int) -> None:
+    """See that processes that train each run together need nothing that one alone does.
+
+    Raises:
+        ConfigError: Runs at the same time, or controls that are made of another run.
+    """
+    if launched() == 1:
+        return
+    if jobs > 1:
+        raise ConfigError(
+            f"--jobs {jobs} trains runs at the same time, and {launched()} processes were launched "
+            "to train each run together. Leave one of the two out; `gradroute sweep` runs a grid."
+        )
+    if made:
+        names = ", ".join(str(one.control) for one in made)
+        raise ConfigError(
+            f"controls: {names} {'is' if len(made) == 1 else 'are'} made of what the run gives, "
+            f"which one process does, and {launched()} were launched. Train the run first without "
+            f"{'it' if len(made) == 1 else 'them'}, then all without a launcher."
+        )
 
 
 def train_control(config: RunConfig, name: str, root: Path, *, bar: bool) -> RunFolder:

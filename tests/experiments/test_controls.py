@@ -147,3 +147,20 @@ def test_a_run_is_trained_with_its_controls(tmp_path, jobs: int, names: list[str
     asked = [list(read_lines(folder.sessions))[-1]["overridden"] for folder in folders]
     both = ["adapters.bad.clip", "train.max_steps"]
     assert asked == [both, *([["train.max_steps"], both][: len(names)])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "jobs", "told"),
+    [
+        (["controls=[filter]"], 2, "--jobs 2 trains runs at the same time, and 4 processes were"),
+        (["controls=[words_filter]", "data.null_fraction=0.2"], 1, "words_filter is made of what"),
+    ],
+)
+def test_what_one_process_alone_does_is_refused_to_several(
+    tmp_path, monkeypatch, changes, jobs, told
+):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    config = load_config(find_config("caps"), ["run_name=x", *changes])
+    with pytest.raises(ConfigError, match=told):
+        train_with_controls(config, tmp_path, if_exists="resume", bar=False, jobs=jobs)
+    assert not list(tmp_path.iterdir())
