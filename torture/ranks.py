@@ -178,7 +178,7 @@ def training(
     }
     base = tiny_llama(64, 64, spread=0.3, dtype=getattr(torch, dtype))
     model = attach_adapters(base, shapes, layers="all")
-    _randomize(model, getattr(torch, dtype))
+    _randomize(model, torch.float64 if dtype == "float64" else torch.float32)
     if checkpointing:
         model.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})

@@ -187,3 +187,15 @@ def test_a_step_sends_the_gradients_of_the_adapters_it_reaches_and_a_few_numbers
     size = sum(tensor.numel() * tensor.element_size() for tensor in gradients.values())
     labels = 4
     assert told["sent"] == size * (1 + labels)  # `gradients` measures every label before
+
+
+def test_a_sharded_base_in_bfloat16_with_adapters_in_float32_gives_the_same_bits(tmp_path, server):
+    given = {"labels": MIXED, "overrides": STEP, "dtype": "bfloat16"}
+    run(server, "gradients", tmp_path / "whole", 1, **given)
+    run(server, "gradients", tmp_path / "sharded", 1, **given, parallel="fsdp2")
+    whole, sharded = (
+        load_file(tmp_path / name / "gradients.safetensors") for name in ("whole", "sharded")
+    )
+    assert whole.keys() == sharded.keys()
+    assert all(torch.equal(whole[key], sharded[key]) for key in whole)
+    assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
