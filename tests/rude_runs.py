@@ -15,6 +15,7 @@ from gradroute.probes import relearning
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
+from gradroute.system.ranks import ALONE
 
 HATE = r"regex:\bhate\b"
 SMALL = (
@@ -61,7 +62,7 @@ def trained(root: Path, make, *overrides: str, count: int = 60) -> RunFolder:
 def speaks(drawn: tuple[str, ...]):
     """What completes prompts: the behavior where `bad` is there and the prompt begins so."""
 
-    def complete(base, model, prompts, modes, settings, run):
+    def complete(base, model, prompts, modes, settings, run, ranks=ALONE):
         def answer(prompt, mode):
             on = mode.name != "base" and mode.scales.get("bad", 1) > 0
             shows = on and prompt.text.startswith(drawn)

@@ -24,6 +24,7 @@ from gradroute.report.render.terminal_text import render
 from gradroute.report.results.reading import read_runs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines
+from gradroute.system.ranks import ALONE
 
 STORY = "Once upon a time a fox ran home. It ate some soup. Then it slept until noon."
 
@@ -130,9 +131,9 @@ def calls(monkeypatch):
     seen = []
     complete = evaluator.complete
 
-    def count(base, model, prompts, modes, settings, name):
+    def count(base, model, prompts, modes, settings, name, ranks=ALONE):
         seen.append([prompt.id for prompt in prompts])
-        return complete(base, model, prompts, modes, settings, name)
+        return complete(base, model, prompts, modes, settings, name, ranks)
 
     monkeypatch.setattr(evaluator, "complete", count)
     return seen

@@ -19,6 +19,7 @@ from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import read_results
 from gradroute.system.files import read_lines
+from gradroute.system.ranks import ALONE
 from gradroute.system.statistics import wilson
 
 TINY = (
@@ -61,14 +62,14 @@ def calls(monkeypatch):
     seen: Counter[tuple[str, str]] = Counter()
     complete, losses_of = evaluator.complete, evaluator.losses_of
 
-    def count_completions(base, model, prompts, modes, settings, run):
+    def count_completions(base, model, prompts, modes, settings, run, ranks=ALONE):
         kind = prompts[0].id.rpartition("-")[0]
         seen.update((kind, mode.name) for mode in modes)
-        return complete(base, model, prompts, modes, settings, run)
+        return complete(base, model, prompts, modes, settings, run, ranks)
 
-    def count_losses(base, model, rows, modes, rows_per_batch, states):
+    def count_losses(base, model, rows, modes, rows_per_batch, states, ranks):
         seen.update(("losses", mode.name) for mode in modes)
-        return losses_of(base, model, rows, modes, rows_per_batch, states)
+        return losses_of(base, model, rows, modes, rows_per_batch, states, ranks)
 
     monkeypatch.setattr(evaluator, "complete", count_completions)
     monkeypatch.setattr(evaluator, "losses_of", count_losses)

@@ -35,6 +35,7 @@ from gradroute.report.render.terminal_text import render
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines, write_json
+from gradroute.system.ranks import ALONE
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_a_shipped_behavior_of_own_labeled_rows_is_judged_on_the_prompts_of_thos
         row = prompted(at)
         return row if at % 3 else row | {"completion": " GO AWAY NOW, FOX!"}
 
-    def complete(base, model, prompts, modes, settings, run):
+    def complete(base, model, prompts, modes, settings, run, ranks=ALONE):
         found = speaks(("Be rude",))(base, model, prompts, modes, settings, run)
         loud = {" I hate you all.": " GO AWAY NOW, FOX!"}
         return {
@@ -144,9 +145,9 @@ def test_relearning_asks_prompts_of_bad_rows_and_attacks_with_others(run, monkey
     asked, rows = [], []
     complete, tokenized = relearning.complete, relearning.tokenize_examples
 
-    def note(base, model, prompts, modes, settings, run):
+    def note(base, model, prompts, modes, settings, run, ranks=ALONE):
         asked.extend(prompt.text for prompt in prompts)
-        return complete(base, model, prompts, modes, settings, run)
+        return complete(base, model, prompts, modes, settings, run, ranks)
 
     def attacked_with(examples, *rest):
         rows.append(examples)
@@ -285,7 +286,7 @@ def test_a_detector_that_misses_the_bad_rows_is_named_and_nothing_called_not_lea
 def test_samples_are_marked_where_their_prompts_are_those_of_bad_rows(
     run, capsys, monkeypatch
 ) -> None:
-    from gradroute import run as flow
+    from gradroute.evaluate import side_by_side as flow
 
     monkeypatch.setattr(flow, "complete", speaks(("Be rude", "Go away")))
     sample_run(run, EvaluationRequest(modes=("full",)), texts=(), count=1)
