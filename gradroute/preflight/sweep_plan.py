@@ -131,8 +131,8 @@ def _total(
     memory = [cost["memory"] for cost in costs if cost["memory"] is not None]
     side_by_side = f", {duration(left / jobs)} with --jobs {jobs}" if jobs else ""
     lines = [
-        f"{cells_text(len(states))}, {len(absent)} to run: about {duration(left)} of training on one "
-        f"core or GPU{side_by_side}; loading, measuring and reporting come on top."
+        f"{cells_text(len(states))}, {len(absent)} to run: about {duration(left)} of training on "
+        f"one core or GPU{side_by_side}; loading, measuring and reporting come on top."
     ]
     needed, free = sum(absent), free_bytes(nearest_existing(folder.path))
     room = "" if free is None else f" of {format_bytes(free)} free"
