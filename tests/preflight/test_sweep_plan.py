@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from tiny_sweeps import sweep_file
 
+from gradroute.cli.main import main
 from gradroute.errors import DataError
 from gradroute.preflight import sweep_plan
 from gradroute.preflight.sweep_plan import plan_text
 from gradroute.preflight.validation import Validation
 
+ROOT = Path(__file__).parent.parent.parent
 COST = {"runs": 1, "hours": 0.5, "disk": 2_000_000, "states": 0, "memory": 3_000_000}
 
 
@@ -67,3 +69,16 @@ def test_an_estimate_is_that_of_the_cell(tmp_path: Path) -> None:
     text = plan(sweep_file(tmp_path, "controls: [filter]\n")).splitlines()
     assert text[1].split()[:4] == ["caps", "absent", "4", "2"]
     assert text[2].startswith("1 cell, 1 to run")
+
+
+@pytest.mark.parametrize(("block", "more"), [(0, []), (1, ["--backend", "slurm", "--gpus", "2"])])
+def test_the_files_of_the_page_on_sweeps_can_be_planned(tmp_path, monkeypatch, capsys, block, more):
+    page = (ROOT / "docs" / "howto" / "sweeps.md").read_text(encoding="utf-8")
+    (tmp_path / "labels.yaml").write_text(page.split("```yaml\n")[block + 1].partition("```")[0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "labels.yaml", "--dry-run", *more]) == 0
+    told = capsys.readouterr().out
+    assert f"\n{9 if more else 18} cells, {9 if more else 18} to run: about " in told
+    assert "labeled_fraction_0.1-small-s0 " in told or "labeled_fraction_0.1-s0 " in told
+    assert not more or ("#SBATCH --gpus=2\n" in told and "#SBATCH --account=lab\n" in told)
+    assert not (tmp_path / "runs").exists()

@@ -29,7 +29,7 @@ _ELSEWHERE = {
     "control": "give controls: [...] beside axes",
     "control_of": "give controls: [...] beside axes",
 }
-_STEM = 38  # characters of a name before the seed; a control's name follows in the 64 of a run
+_LONGEST, _CUT = 64, 38  # characters of a run's name; those of a cell's name that was too long
 _SHORT = 24
 
 
@@ -93,11 +93,11 @@ def read_sweep(path: Path) -> Sweep:
     _check_keys(read, fixed, axes)
     recipe = find_config(read.file.recipe)
     cells, problems = [], dict[str, None]()
-    for values, settings, run_name in _combinations(read, axes):
+    for values, settings, parts in _combinations(read, axes):
         config, found = read_config(recipe, [*fixed, *settings])
         problems |= dict.fromkeys(found)
         if config is not None and not found:
-            named = config.run_name if run_name is None else run_name
+            named = _name(parts, config, seeded=bool(read.file.seeds))
             cells.append(Cell(config.model_copy(update={"run_name": named}), values))
     if problems:
         raise ConfigError(several(list(problems)))
@@ -174,8 +174,8 @@ def _check_keys(
 
 def _combinations(
     read: ReadSweep, axes: Mapping[str, Sequence[_Value]]
-) -> Iterator[tuple[dict[str, str], list[Setting], str | None]]:
-    """Of each cell the values, the settings and its name (None for that of the recipe)."""
+) -> Iterator[tuple[dict[str, str], list[Setting], list[str]]]:
+    """Of each cell the values, the settings and the parts of its name."""
     seeds = read.file.seeds or [None]
     count = len(seeds)
     for own in axes.values():
@@ -192,17 +192,13 @@ def _combinations(
         texts = {name: value.text for name, value in zip(axes, values, strict=True)}
         settings = [setting for value in values for setting in value.settings]
         # A value with a name of its own says more than the name of its axis.
-        stem = _stem(
-            [
-                value.text if value.named else f"{shown[name]}_{_safe(value.text)}"
-                for name, value in zip(axes, values, strict=True)
-            ]
-        )
+        parts = [
+            value.text if value.named else f"{shown[name]}_{_safe(value.text)}"
+            for name, value in zip(axes, values, strict=True)
+        ]
         for seed in seeds:
             drawn = [] if seed is None else [Setting("seed", seed, read.place("seeds"))]
-            ending = [] if seed is None else [f"s{seed}"]
-            run_name = "-".join([*([stem] if stem else []), *ending])
-            yield texts, [*settings, *drawn, *own], run_name or None
+            yield texts, [*settings, *drawn, *own], parts
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
@@ -219,10 +215,15 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
     return {name: _safe(end) for name, end in found.items()}
 
 
-def _stem(parts: Sequence[str]) -> str:
-    """The parts of a name together; a long one is cut, and its hash tells it from others."""
+def _name(parts: Sequence[str], config: RunConfig, seeded: bool) -> str:
+    """The name of a cell; one that leaves no room for its controls is cut, its hash behind it."""
+    seed = f"s{config.seed}" if seeded else ""
+    room = max((len(control) + 1 for control in config.controls or ()), default=0)
     stem = "-".join(parts)
-    return stem if len(stem) <= _STEM else f"{stem[: _STEM - 7]}-{_hash(stem)}"
+    name = "-".join(part for part in (stem, seed) if part) or config.run_name
+    if len(name) + room > _LONGEST:
+        name = "-".join(part for part in (f"{stem[: _CUT - 7]}-{_hash(stem)}", seed) if part)
+    return name
 
 
 def _safe(text: str) -> str:

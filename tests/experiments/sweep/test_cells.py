@@ -78,7 +78,7 @@ def test_a_key_that_takes_a_mapping_can_be_an_axis(tmp_path):
         " unlabeled: {good: update, bad: update}}\n",
     )
     assert sweep.cells[0].name == "routing_anchored"
-    assert re.fullmatch(r"routing_\w+-[0-9a-f]{6}", sweep.cells[1].name)
+    assert re.fullmatch(r"routing_\w+_[0-9a-f]{6}", sweep.cells[1].name)
     assert isinstance(sweep.cells[1].config.routing, dict)
 
 
@@ -96,6 +96,18 @@ def test_a_name_is_safe_for_a_folder_and_does_not_depend_on_the_other_cells(tmp_
     for text, name in zip(texts, names, strict=True):
         alone = read(tmp_path, f"recipe: caps\naxes: {{behavior: [{text}]}}\nseeds: [0]")
         assert alone.cells[0].name == name
+
+
+def test_a_name_is_cut_only_where_its_controls_would_have_no_room(tmp_path):
+    axes = "{train.learning_rate: [0.005], data.labeled_fraction: [0.1]}"
+    grid = f"recipe: caps\nseeds: [0]\naxes: {axes}\n"
+    whole = "learning_rate_0.005-labeled_fraction_0.1-s0"
+    assert [cell.name for cell in read(tmp_path, grid).cells] == [whole]
+    assert [cell.name for cell in read(tmp_path, f"{grid}controls: [filter]\n").cells] == [whole]
+    long = f"{grid}controls: [inoculation_prompt_all]\n"
+    (cell,) = read(tmp_path, long).cells
+    assert re.fullmatch(r"learning_rate_0\.005-labeled_fra-[0-9a-f]{6}-s0", cell.name)
+    assert len(f"{cell.name}-inoculation_prompt_all") <= 64
 
 
 def test_without_axes_and_seeds_there_is_the_recipe_alone(tmp_path):
