@@ -12,16 +12,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from gradroute.config.sweep_file import SlurmConfig
 from gradroute.errors import MachineError
 from gradroute.experiments.sweep.folder import SweepFolder
 from gradroute.system.files import append_line, make_folder, read_lines, write_text
 from gradroute.system.terminal import first_line
 
-_TEMPLATE = Path(__file__).with_name("array.sh.j2")
+_BEFORE = 90  # seconds before its time is over in which a cell saves its step
 _COMMAND = (sys.executable, "-m", "gradroute")
+# Behind what is filled in: the names of the cells, the folder, how often a cell is tried.
+_BODY = """\
+for try in $(seq 0 "$retries"); do
+    if [ -e "$folder/.sweep/stop" ]; then exit 75; fi
+    srun "${command[@]}" sweep cell "$folder" "$cell" >> "$folder/.sweep/logs/$cell.log" 2>&1
+    code=$?
+    # 4: the machine refused; above 128: it was killed. Whatever else is no better the next time.
+    if [ $code -ne 4 ] && [ $code -le 128 ]; then break; fi
+done
+# 75: it has saved its step. In the queue again, unless the whole sweep was asked to stop.
+if [ $code -eq 75 ] && [ ! -e "$folder/.sweep/stop" ]; then
+    scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+fi
+exit $code
+"""
 
 
 def array_script(
@@ -41,23 +54,35 @@ def array_script(
         jobs: Tasks at the same time; None for as many as the cluster has room for.
         retries: How often a cell is tried again that was killed or that the machine stopped.
     """
-    environment = Environment(
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - a shell script, whose texts are quoted or checked
-    )
-    environment.filters["quoted"] = shlex.quote
     place = folder.path.resolve()
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        name=f"gradroute-{place.name}",
-        cells=cells,
-        jobs=jobs,
-        retries=retries,
-        slurm=slurm,
-        folder=str(place),
-        logs=str(place / ".sweep" / "logs"),
-        command=shlex.join(_COMMAND),
-    )
+    asked = {
+        "job-name": f"gradroute-{place.name}",
+        "array": f"0-{len(cells) - 1}{f'%{jobs}' if jobs else ''}",
+        "output": f"{place}/.sweep/logs/slurm-%A_%a.log",
+        "open-mode": "append",
+        "ntasks": 1,
+        "cpus-per-task": slurm.cpus,
+        "gpus": slurm.gpus or None,
+        "mem": slurm.mem,
+        "time": slurm.time,
+        "partition": slurm.partition,
+        "signal": f"USR1@{_BEFORE}",
+    }
+    options = [f"--{name}={value}" for name, value in asked.items() if value is not None]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {option}" for option in [*options, "--requeue", *slurm.lines]),
+        "",
+        f"cells=({' '.join(map(shlex.quote, cells))})",
+        "cell=${cells[$SLURM_ARRAY_TASK_ID]}",
+        f"folder={shlex.quote(str(place))}",
+        f"command=({shlex.join(_COMMAND)})",
+        f"retries={retries}",
+        *slurm.setup,
+        "",
+        _BODY,
+    ]
+    return "\n".join(lines)
 
 
 def submit(folder: SweepFolder, script: str) -> str:

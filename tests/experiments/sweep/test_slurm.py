@@ -75,7 +75,7 @@ def test_the_script_asks_for_what_the_file_and_the_command_line_say(tmp_path: Pa
         "#SBATCH --array=0-1%4", "#SBATCH --gpus=1", "#SBATCH --cpus-per-task=4",
         "#SBATCH --mem=16G", "#SBATCH --time=4:00:00", "#SBATCH --partition=gpu",
         "#SBATCH --account=lab", "#SBATCH --exclude=n[1-3]", "module load cuda",
-        "for try in {0..2}; do",
+        "retries=2",
     ):  # fmt: skip
         assert line in whole.splitlines(), line
     # sbatch reads no further than the first command.
