@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from gradroute.errors import Interrupted, MachineError
 from gradroute.experiments.sweep.folder import Record, SweepFolder
 from gradroute.experiments.sweep.one_cell import failure_of
 from gradroute.experiments.sweep.state import cell_states, summary
-from gradroute.system.files import remove
+from gradroute.system.files import remove, write_text
+from gradroute.system.signals import interruptible
 from gradroute.system.terminal import first_line, say
 
 _LOOK = 0.5  # seconds between two looks at a cell's process and at a request to stop
@@ -86,7 +88,7 @@ def run_on_ray(
                 callbacks=[_told_now_and_then(folder, record)],
             ),
         )
-        results = tuner.fit()
+        results = _fit(tuner, folder)
         codes: dict[str, int] = {}
         for result in results:
             if result.metrics and "code" in result.metrics:
@@ -138,6 +140,7 @@ def _ray(settings: RayConfig) -> Iterator[None]:
                 ray.init(settings.address, log_to_driver=False, logging_level=level)
             else:
                 ray.init(
+                    "local",  # whatever RAY_ADDRESS says
                     num_cpus=cores,
                     include_dashboard=False,
                     log_to_driver=False,
@@ -157,6 +160,38 @@ def _ray(settings: RayConfig) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _fit(tuner: Any, folder: SweepFolder) -> Any:
+    """All trials; a signal has every cell save its step, as `gradroute sweep stop` does.
+
+    Ray takes SIGTERM, and Tune SIGINT and SIGUSR1, to end at once. So the handlers are put back
+    once Ray has begun, and Tune works in another thread, where it sets none.
+    """
+    done: list[Any] = []
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def fit() -> None:
+        try:
+            done.append(tuner.fit())
+        except BaseException as error:
+            errors.append(error)
+        ended.set()
+
+    with interruptible():
+        try:
+            threading.Thread(target=fit, daemon=True).start()
+            # Not `join`: in Python 3.11 one that a signal interrupts takes the thread for ended.
+            while not ended.wait(_LOOK):
+                pass
+        except KeyboardInterrupt:
+            write_text(folder.stop, "")
+            ended.wait()  # asked again, it is not waited for
+            raise
+    for error in errors:
+        raise MachineError(f"Ray Tune ends with an error: {first_line(error)}.") from error
+    return done[0]
 
 
 def _trial(given: Mapping[str, Any]) -> dict[str, Any]:
