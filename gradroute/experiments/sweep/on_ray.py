@@ -29,6 +29,7 @@ from gradroute.system.files import remove, write_text
 from gradroute.system.signals import interruptible
 from gradroute.system.terminal import first_line, say
 
+_STARTS = 3
 _LOOK = 0.5  # seconds between two looks at a cell's process and at a request to stop
 _TOLD = 30.0  # seconds between two lines on all cells
 _MACHINE = MachineError.exit_code
@@ -106,7 +107,7 @@ def _environment(settings: RayConfig) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no GPU asked for, none seen
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     }
     if settings.address:
@@ -133,22 +134,7 @@ def _ray(settings: RayConfig) -> Iterator[None]:
     import ray
 
     with TemporaryDirectory(prefix="gradroute-ray-") as scratch:
-        cores = max(os.cpu_count() or 1, math.ceil(settings.cpus))
-        level = logging.ERROR
-        try:
-            if settings.address:
-                ray.init(settings.address, log_to_driver=False, logging_level=level)
-            else:
-                ray.init(
-                    "local",  # whatever RAY_ADDRESS says
-                    num_cpus=cores,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=level,
-                    _temp_dir=scratch,
-                )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise MachineError(f"Ray does not start: {first_line(error)}.") from error
+        _begin(settings, scratch)
         try:
             have = ray.cluster_resources()
             for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
@@ -160,6 +146,36 @@ def _ray(settings: RayConfig) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _begin(settings: RayConfig, scratch: str) -> None:
+    """Start Ray, or join it; a busy machine takes longer than the 30 seconds that Ray waits.
+
+    Raises:
+        MachineError: It does not start.
+    """
+    import ray
+
+    for attempt in range(_STARTS):
+        try:
+            if settings.address:
+                ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            ray.init(
+                "local",  # whatever RAY_ADDRESS says
+                num_cpus=max(os.cpu_count() or 1, math.ceil(settings.cpus)),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=scratch,
+            )
+            return
+        except Exception as error:  # a start that takes too long is an Exception and nothing more
+            ray.shutdown()
+            if attempt == _STARTS - 1:
+                raise MachineError(
+                    f"Ray does not start: {first_line(error).rstrip('.')}."
+                ) from error
 
 
 def _fit(tuner: Any, folder: SweepFolder) -> Any:
@@ -190,7 +206,9 @@ def _fit(tuner: Any, folder: SweepFolder) -> Any:
             ended.wait()  # asked again, it is not waited for
             raise
     for error in errors:
-        raise MachineError(f"Ray Tune ends with an error: {first_line(error)}.") from error
+        raise MachineError(
+            f"Ray Tune ends with an error: {first_line(error).rstrip('.')}."
+        ) from error
     return done[0]
 
 

@@ -83,6 +83,21 @@ def test_without_ray_one_line_says_what_installs_it(tmp_path: Path, monkeypatch)
         run_on_ray(folder, record, [FINE], RayConfig(), jobs=None, retries=0)
 
 
+def test_a_start_that_takes_too_long_is_tried_again_and_then_a_sentence(tmp_path, monkeypatch):
+    own_environment(monkeypatch)
+    folder, record, _ = started(tmp_path, GRID)
+    tried = []
+
+    def init(*_, **given):
+        tried.append(given["include_dashboard"])
+        raise Exception("The node timed out.\nMore.")  # of that type, as Ray's is
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(MachineError, match=r"^Ray does not start: The node timed out\.$"):
+        run_on_ray(folder, record, [FINE], RayConfig(), jobs=None, retries=0)
+    assert tried == [False] * 3
+
+
 @pytest.mark.parametrize(
     ("codes", "retries", "ends"),
     [([0], 2, 0), ([4, 0], 1, 0), ([-9, 137, 4], 2, 4), ([2, 0], 3, 2), ([75, 0], 3, 75)],
