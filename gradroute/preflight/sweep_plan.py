@@ -64,7 +64,7 @@ def plan_text(
     costs = _costs(sweep.cells, folder)
     states = cell_states(folder, record)
     text = [_table(sweep.cells, states, costs), _total(record, states, costs, folder, jobs)]
-    if backend == "slurm" and (cells := unfinished(folder, record)):
+    if backend == "slurm" and (cells := unfinished(sweep, folder, record)):
         from gradroute.experiments.sweep.slurm import array_script
 
         text += ["", array_script(folder, cells, slurm, jobs=jobs, retries=retries)]

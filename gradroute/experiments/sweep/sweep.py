@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradroute.config.errors import Origin, validate_config
-from gradroute.config.run_config import several
+from gradroute.config.run_config import config_differences, load_config, several
 from gradroute.config.sweep_file import RayConfig, SlurmConfig
 from gradroute.config.yaml import Scalar
 from gradroute.errors import ConfigError, DataError, GradrouteError, Interrupted
@@ -60,7 +60,7 @@ def run_sweep(
         clear_unfinished(folder.own)
         remove(folder.stop)
         folder.write(sweep, record)
-        cells = unfinished(folder, record)
+        cells = unfinished(sweep, folder, record)
         say(f"{folder.path}: {cells_text(len(record.cells))}, {len(cells)} to run.")
         failures: dict[str, Exception] = {}
         if cells and backend == "slurm":
@@ -81,9 +81,19 @@ def run_sweep(
         raise _together(failures, folder, len(record.cells))
 
 
-def unfinished(folder: SweepFolder, record: Record) -> list[str]:
-    """The names of the cells that are to be run."""
-    return [cell.name for cell in record.cells if not finished(folder, cell, record.evaluate)]
+def unfinished(sweep: Sweep, folder: SweepFolder, record: Record) -> list[str]:
+    """The names of the cells to run: also those that are to be measured in another way now."""
+    changed = {
+        cell.name
+        for cell in sweep.cells
+        if (begun := folder.run(cell.name).config).is_file()
+        and config_differences(load_config(begun), cell.config)
+    }
+    return [
+        cell.name
+        for cell in record.cells
+        if cell.name in changed or not finished(folder, cell, record.evaluate)
+    ]
 
 
 def resources_of(

@@ -10,6 +10,7 @@ import time
 import pytest
 from tiny_sweeps import started, sweep_file
 
+from gradroute.config.run_config import dump_config
 from gradroute.config.sweep_file import RayConfig, SlurmConfig
 from gradroute.errors import ConfigError, GradrouteError, MachineError
 from gradroute.experiments.sweep.cells import read_sweep
@@ -18,11 +19,12 @@ from gradroute.experiments.sweep.sweep import (
     resources_of,
     run_sweep,
     stop_sweep,
+    unfinished,
 )
 from gradroute.report import publish
 from gradroute.run import train_run
 from gradroute.runs.lock import write_lock
-from gradroute.system.files import read_lines, sha256_of
+from gradroute.system.files import make_folder, read_lines, sha256_of, write_text
 
 GRID = "axes: {data.labeled_fraction: [0.1, 0.5]}\n"
 ONE, TWO = "labeled_fraction_0.1", "labeled_fraction_0.5"
@@ -56,6 +58,16 @@ def test_every_cell_is_run_measured_and_reported_on_once(tmp_path, capsys, monke
     run(file, tmp_path / "runs")
     assert "2 cells, 0 to run." in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in place.glob("*/metrics.jsonl")}
+
+
+def test_a_finished_cell_is_run_again_where_it_is_to_be_measured_in_another_way(tmp_path):
+    folder, record, sweep = started(tmp_path, f"{GRID}evaluate: false\n")
+    for cell in sweep.cells:
+        write_text(folder.run(cell.name).config, dump_config(cell.config))
+        make_folder(folder.run(cell.name).checkpoints / "step-000002")
+    assert unfinished(sweep, folder, record) == []
+    other = sweep_file(tmp_path, f"{GRID}evaluate: false\n", "  evaluate.seed: 7\n")
+    assert unfinished(read_sweep(other), folder, record) == [ONE, TWO]
 
 
 @pytest.mark.usefixtures("forked_workers")
