@@ -22,8 +22,8 @@ from torture.runs import finals, lay
 BACKENDS = ("local", "ray")
 KILLS = ((0.1, 0.35), (0.45, 0.75))
 """Shares of all steps between which the driver is killed, once each."""
-GRACE = 60.0
-"""Seconds after which no process of a killed driver should be left."""
+GRACE = 120.0
+"""Seconds after which no process of a killed driver should be left; servers of Ray take 64."""
 STEPS, SAVE_EVERY = 60, 7
 
 
@@ -58,15 +58,23 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         runs = folder / backend / "grid"
         ready: dict[Path, int] = {}
+        left: list[psutil.Process] = []
         for low, high in KILLS:
             steps_then = draw.uniform(low, high) * STEPS * len(cells)
-            failures += _killed(folder, backend, steps_then, counts)
+            left += _killed(folder, backend, steps_then, failures)
             ready = {path: path.stat().st_mtime_ns for path in _finished(runs)} | ready
             counts[f"finished_before_{backend}"] = len(ready)
-        last = _start(folder, backend)
+            counts["kills"] += 1
+        last = _start(folder, backend)  # at once: what was left behind is still about to end
         said = last.communicate()[1]
         if last.returncode:
             failures.append(f"{backend}: ended with {last.returncode}: {said[-600:]}")
+        _, stayed = psutil.wait_procs(left, timeout=GRACE)
+        counts["processes"] += len(left)
+        counts["stayed"] += len(stayed)
+        failures += [f"{backend}: {one} stayed after the driver was killed." for one in stayed]
+        for one in stayed:
+            one.kill()
         again = [path for path, when in ready.items() if path.stat().st_mtime_ns != when]
         counts["redone"] += len(again)
         failures += [f"{backend}: {path} was written again." for path in again]
@@ -96,26 +104,22 @@ def _start(folder: Path, backend: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _killed(folder: Path, backend: str, steps: float, counts: Counter[str]) -> list[str]:
-    """Kill a sweep's driver once so many steps are done in all; what failed."""
+def _killed(folder: Path, backend: str, steps: float, failures: list[str]) -> list[psutil.Process]:
+    """Kill a sweep's driver once so many steps are done in all; the processes that it had."""
     runs = folder / backend / "grid"
     driver = _start(folder, backend)
     while _done(runs) < steps:
         if driver.poll() is not None:
             said = driver.communicate()[1]
-            return [f"{backend}: ended with {driver.returncode} before the kill: {said[-600:]}"]
+            failures.append(
+                f"{backend}: ended with {driver.returncode} before the kill: {said[-600:]}"
+            )
+            return []
         time.sleep(0.05)
     family = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.communicate()
-    counts["kills"] += 1
-    counts["processes"] += len(family)
-    _, alive = psutil.wait_procs(family, timeout=GRACE)
-    counts["stayed"] += len(alive)
-    failures = [f"{backend}: {one} stayed after the driver was killed." for one in alive]
-    for one in alive:
-        one.kill()
-    return failures
+    return family
 
 
 def _done(runs: Path) -> int:
