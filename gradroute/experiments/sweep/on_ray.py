@@ -198,7 +198,7 @@ def _fit(tuner: Any, folder: SweepFolder) -> Any:
     with interruptible():
         try:
             threading.Thread(target=fit, daemon=True).start()
-            # Not `join`: in Python 3.11 one that a signal interrupts takes the thread for ended.
+            # Not `join`: before Python 3.13 one that a signal interrupts takes it for ended.
             while not ended.wait(_LOOK):
                 pass
         except KeyboardInterrupt:
