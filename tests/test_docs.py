@@ -12,6 +12,7 @@ from gradroute.cli.parser import parse
 from gradroute.config.run_config import RunConfig, find_config, load_config, recipe_names
 from gradroute.data.behaviors import get_behavior
 from gradroute.evaluate.modes import read_modes
+from gradroute.experiments.sweep.cells import read_sweep
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -99,7 +100,10 @@ def test_every_yaml_block_loads_as_a_configuration(page: Path, tmp_path: Path):
         if language == "yaml":
             path = tmp_path / "own.yaml"
             path.write_text(code, encoding="utf-8")
-            load_config(path)
+            if code.startswith("recipe:"):
+                assert read_sweep(path).cells
+            else:
+                load_config(path)
 
 
 # The README and the tutorials have tests of their own.

@@ -75,7 +75,7 @@ def test_the_package_imports_what_it_requires_and_requires_what_it_imports() -> 
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
     wanted = {
-        requirement.partition(">=")[0]
+        re.split(r"[>=\[]", requirement)[0]
         for requirement in [
             *project["dependencies"],
             *(one for name, extra in extras.items() if name != "dev" for one in extra),

@@ -44,6 +44,7 @@ LONG: Mapping[str, int] = {
     "secrets": 1,
     "durability": 1,
     "orphans": 4,
+    "sweeps": 12,
 }
 RESULTS = Path("benchmarks/results/torture")
 

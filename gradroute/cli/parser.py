@@ -3,9 +3,20 @@
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 
-from gradroute.cli import data, evaluate, export, find, preflight, probe, report, train
+from gradroute.cli import (
+    data,
+    evaluate,
+    export,
+    find,
+    preflight,
+    probe,
+    report,
+    sweep,
+    train,
+)
 from gradroute.cli.arguments import Parser
 
 
@@ -15,7 +26,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     What is to be done with them is `action`.
     """
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["sweep"] and words[1:2] and words[1].endswith((".yaml", ".yml")):
+        words.insert(1, "run")  # a file is no verb
+    options, rest = parser.parse_known_args(words)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if len(late) < len(rest) or (late and "overrides" not in options):
         options.verb_parser.error(
@@ -48,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (train, evaluate, report, find, probe, export, data, preflight):
+    for group in (train, sweep, evaluate, report, find, probe, export, data, preflight):
         group.add(verbs)
     return parser
 

@@ -50,18 +50,18 @@ class Origin:
     Attributes:
         source: What messages call the file.
         lines: Line of each key in the file.
-        changed: Keys that the command line gave.
+        changed: Keys that something else than the file gave, and what messages call that.
     """
 
     source: str
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    changed: Sequence[KeyPath] = ()
+    changed: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def place(self, *paths: KeyPath) -> str:
-        """`command line` if it gave one of these, or the file and line that the first stands on."""
-        for keys in self.changed:
+        """What gave one of these over the file, or the file and line that the first stands on."""
+        for keys, given in self.changed.items():
             if any(keys[: len(path)] == path or path[: len(keys)] == keys for path in paths):
-                return "command line"
+                return given
         for length in range(len(paths[0]), 0, -1):
             if line := self.lines.get(paths[0][:length]):
                 return f"{self.source}:{line}"
@@ -147,6 +147,8 @@ def _sentence(details: ErrorDetails, path: KeyPath, keys: Sequence[str]) -> str:
             return f": there is no such key; {_nearest(path, keys)}"
         case "to_be_given":
             return f" has no default: write it in the file, or add {_dotted(path)}=VALUE."
+        case "missing":
+            return ": this key is needed and is not there."
         case "value_error":
             return f": {context['error']}"
         case "greater_than_equal":

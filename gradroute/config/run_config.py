@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -221,32 +221,70 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: A line for each thing that is wrong: its place, its key and the way out.
     """
-    source = "defaults" if path is None else _display(path)
-    text = YamlText({}) if path is None else read_yaml_file(path, source)
-    data, problems = text.value, list(text.duplicates)
-    if not isinstance(data, dict):
-        raise ConfigError(f"{source}: lines `key: value` are needed, got {show(data)}.")
-    changed: list[KeyPath] = []
+    settings, malformed = [], []
     for override in overrides:
         key, equals, value = override.partition("=")
-        keys = tuple(key.strip().split("."))
-        if not equals or not all(keys):
-            problems.append(f"command line: {show(override)} is not of the form key=value.")
+        if not equals or not all(key.strip().split(".")):
+            malformed.append(f"command line: {show(override)} is not of the form key=value.")
             continue
-        changed.append(keys)
+        settings.append(Setting(key.strip(), Scalar(value), "command line"))
+    config, problems = read_config(path, settings, malformed)
+    if config is None or problems:
+        raise ConfigError(several(problems))
+    return config
+
+
+class Setting(NamedTuple):
+    """A value that is put over that of a configuration file.
+
+    Attributes:
+        key: Dotted, such as `train.max_steps`.
+        value: As a YAML file or a command line has it.
+        place: What messages call where it was given.
+    """
+
+    key: str
+    value: Any
+    place: str
+
+
+def read_config(
+    path: Path | None, settings: Sequence[Setting], also: Sequence[str] = ()
+) -> tuple[RunConfig | None, list[str]]:
+    """A configuration file with settings over it, or a sentence for each thing that is wrong.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        settings: Of several for one key the last one counts.
+        also: What is wrong with other settings, to be named with the rest.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no mapping.
+    """
+    source = "defaults" if path is None else _display(path)
+    text = YamlText({}) if path is None else read_yaml_file(path, source)
+    data, problems = text.value, [*text.duplicates, *also]
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: lines `key: value` are needed, got {show(data)}.")
+    changed: dict[KeyPath, str] = {}
+    for key, value, place in settings:
+        keys = tuple(key.split("."))
+        changed[keys] = place
         try:
-            _apply(data, keys, Scalar(value))
+            _apply(data, keys, value)
         except ValueError as error:
-            problems.append(f"command line: {key.strip()}: {error}")
+            problems.append(f"{place}: {key}: {error}")
     if path is None or not path.read_bytes().startswith(_WRITTEN.encode()):
         _say_former_values(data, source)
     config, found = validate_config(RunConfig, data, Origin(source, text.lines, changed))
-    problems += found
-    if config is None or problems:
-        if len(problems) == 1:
-            raise ConfigError(problems[0])
-        raise ConfigError("\n  ".join([f"{len(problems)} problems:", *problems]))
-    return config
+    return config, problems + found
+
+
+def several(problems: Sequence[str]) -> str:
+    """One message of several sentences: their number and a line for each, or the only one."""
+    if len(problems) == 1:
+        return problems[0]
+    return "\n  ".join([f"{len(problems)} problems:", *problems])
 
 
 def find_config(name: str) -> Path:
@@ -308,7 +346,7 @@ def schema() -> dict[str, Any]:
     return RunConfig.model_json_schema()
 
 
-def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Scalar) -> None:
+def _apply(data: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
     """Put one override into `data`; a ValueError says why there is no place for it."""
     *parents, last = keys
     if parents[:1] == ["adapters"]:

@@ -12,13 +12,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
@@ -27,6 +27,8 @@ from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible
 
+_WATCH = 1.0  # seconds between two looks at what runs
+_DEVICES = "CUDA_VISIBLE_DEVICES"
 _GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 
 
@@ -69,19 +71,90 @@ def run_in_parallel(
         overrides=overrides,
         audit=audit,
     )
-    working: dict[Any, SpawnProcess] = {}  # by the connection that its answer comes through
+    tasks = [Task(config.run_name, partial(cell, config)) for config in waiting]
+
+    def ended(name: str, error: Exception | None) -> bool:
+        if error is not None:
+            raise error
+        return False
+
+    run_tasks(tasks, at_once, ended=ended)
+    return [RunFolder(root / config.run_name) for config in configs]
+
+
+class Task(NamedTuple):
+    """Something that a process of its own does.
+
+    Attributes:
+        name: What messages call it.
+        work: It; a new interpreter must be able to import what is called.
+    """
+
+    name: str
+    work: Callable[[], None]
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    at_once: int,
+    *,
+    ended: Callable[[str, Exception | None], bool],
+    watch: Callable[[], None] | None = None,
+    devices: Sequence[str] = (),
+) -> None:
+    """Do every task, so many at a time, each in a process of its own.
+
+    Args:
+        tasks: in the order in which they begin.
+        at_once: processes at the same time.
+        ended: is called with the name of a task that has ended and its error, None for a good end;
+            True has it done again. What it raises stops the others and is raised.
+        watch: is called about once a second; what it raises stops everything likewise.
+        devices: what CUDA_VISIBLE_DEVICES is set to in the first process of those at a time, the
+            second, and so on; empty leaves it as it is.
+    """
+    waiting, free = list(tasks), list(range(at_once))
+    working: dict[Any, tuple[SpawnProcess, Task, int]] = {}  # by the connection of its answer
     try:
         while waiting or working:
-            while waiting and len(working) < at_once:
-                config = waiting.pop(0)
-                answer, worker = _start(config.run_name, partial(cell, config))
-                working[answer] = worker
-            for answer in wait(list(working)):
-                _finish(answer, working.pop(answer))
+            while waiting and free:
+                task, slot = waiting.pop(0), free.pop(0)
+                with _on_device(devices[slot] if devices else None):
+                    answer, worker = _start(*task)
+                working[answer] = worker, task, slot
+            for answer in wait(list(working), timeout=None if watch is None else _WATCH):
+                worker, task, slot = working.pop(answer)
+                free.append(slot)
+                error = None
+                try:
+                    _finish(answer, worker)
+                except Exception as raised:
+                    error = raised
+                if ended(task.name, error):
+                    waiting.append(task)
+            if watch is not None:
+                watch()
     except BaseException:
-        _stop(working.values())
+        _stop([worker for worker, _, _ in working.values()])
         raise
-    return [RunFolder(root / config.run_name) for config in configs]
+
+
+@contextmanager
+def _on_device(visible: str | None) -> Iterator[None]:
+    """Processes that are started meanwhile see these CUDA devices alone; None: those of this one.
+
+    (This process itself has looked already, or never does.)
+    """
+    before = os.environ.get(_DEVICES)
+    if visible is not None:
+        os.environ[_DEVICES] = visible
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_DEVICES] = before
+        elif visible is not None:
+            del os.environ[_DEVICES]
 
 
 def _start(name: str, cell: Callable[[], None]) -> tuple[Any, SpawnProcess]:

@@ -67,6 +67,17 @@ def write_lock(folder: Path, verb: str) -> Iterator[None]:
             _release(handle, path)
 
 
+def in_use(folder: Path) -> str:
+    """Who writes to a run folder, as the end of a sentence; empty for nobody.
+
+    Looks at what is written beside the lock, and never takes it. Of a process that was killed on
+    another machine nobody knows here that it is gone.
+    """
+    real = Path(os.path.realpath(folder))
+    record = _holder(real.parent / f".{real.name}.lock", within=0.0)
+    return "" if not record or _is_dead(record) else _holder_text(record)
+
+
 def _real_folder(folder: Path) -> Path:
     """The real path of a run folder that does not lead out of its place, nor do folders in it."""
     try:
@@ -199,9 +210,9 @@ def _is_at(handle: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(handle), there)
 
 
-def _holder(path: Path) -> dict[str, Any]:
-    """What the holder of a lock wrote down; it may be about to."""
-    until = time.monotonic() + _SPOKEN_WITHIN
+def _holder(path: Path, within: float = _SPOKEN_WITHIN) -> dict[str, Any]:
+    """What the holder of a lock wrote down; it may be about to, and is given some seconds."""
+    until = time.monotonic() + within
     while True:
         try:
             handle = os.open(path, os.O_RDONLY | NO_FOLLOW)

@@ -12,6 +12,7 @@ VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
     "data label", "data inspect", "validate", "init", "doctor",
     "export", "audit-adapter", "purge", "find", "refine",
+    "sweep run", "sweep status", "sweep stop", "sweep report", "sweep cell",
 )  # fmt: skip
 
 
@@ -30,6 +31,14 @@ def test_the_examples_of_every_verb_are_understood(verb: str, capsys) -> None:
         words = shlex.split(example.partition(" > ")[0])
         assert words[0] == "gradroute"
         assert parse(words[1:]).verb == verb
+
+
+def test_a_file_of_a_sweep_needs_no_verb(capsys) -> None:
+    options = parse(["sweep", "grid.yaml", "--dry-run"])
+    assert (options.verb, str(options.file), options.dry_run) == ("sweep run", "grid.yaml", True)
+    with pytest.raises(SystemExit):
+        parse(["sweep", "grid"])
+    assert "invalid choice: 'grid'" in capsys.readouterr().err
 
 
 def test_the_help_lists_every_verb(capsys) -> None:

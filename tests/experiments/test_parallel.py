@@ -1,5 +1,6 @@
 """Several runs at a time: how each ends is known here, and none outlives this process."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -150,3 +151,31 @@ def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="nowhere"):
         parallel._run_one(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
     assert sys.modules["kernels"] is None
+
+
+def counted(place):
+    place.with_name(f"{place.name}-{len(list(place.parent.iterdir()))}").touch()
+
+
+def test_a_task_is_done_again_for_as_long_as_it_is_asked_for(tmp_path):
+    asked = []
+
+    def ended(name, error):
+        asked.append((name, error))
+        return len(asked) < 3
+
+    tasks = [parallel.Task("x", partial(counted, tmp_path / "x"))]
+    parallel.run_tasks(tasks, 1, ended=ended)
+    assert asked == [("x", None)] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-0", "x-1", "x-2"]
+
+
+def test_whoever_watches_can_stop_everything(tmp_path):
+    def watch():
+        if (tmp_path / "long").exists():
+            raise Interrupted("asked to stop.")
+
+    tasks = [parallel.Task("long", partial(waits, tmp_path / "long"))]
+    with pytest.raises(Interrupted, match="asked to stop"):
+        parallel.run_tasks(tasks, 1, ended=lambda *_: False, watch=watch)
+    assert not multiprocessing.active_children()

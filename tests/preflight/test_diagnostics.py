@@ -27,6 +27,7 @@ def test_it_names_versions_device_and_extras(facts):
         "gguf",
         "label",
         "quant",
+        "ray",
         "tensorboard",
         "trl",
         "wandb",

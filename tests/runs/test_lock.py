@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from gradroute.errors import ConfigError, MachineError
 from gradroute.runs import lock
-from gradroute.runs.lock import write_lock
+from gradroute.runs.lock import in_use, write_lock
 
 HOLD = """
 import os, sys
@@ -322,3 +322,24 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
         err = capsys.readouterr().err
         assert "no file locks" in err and "start only one" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_writes_is_said_without_taking_the_lock(tmp_path):
+    folder = tmp_path / "run"
+    assert in_use(folder) == ""
+    with write_lock(folder, "training"):
+        assert f"process {os.getpid()} on host" in in_use(folder)
+        assert "has been training since" in in_use(folder)
+        with write_lock(folder, "training"):  # nobody took it meanwhile
+            pass
+    assert in_use(folder) == ""
+
+
+def test_a_killed_process_writes_to_nothing_any_more(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    record = {"pid": gone.pid, "host": lock.platform.node(), "started": "x", "verb": "training"}
+    (tmp_path / ".run.lock").write_text(json.dumps(record))
+    assert in_use(tmp_path / "run") == ""
+    (tmp_path / ".run.lock").write_text(json.dumps(record | {"host": "another"}))
+    assert "on host another" in in_use(tmp_path / "run")
