@@ -34,6 +34,13 @@ class Role(Enum):
     """What a run is called, and whose control it is."""
 
 
+class Cost(Enum):
+    """What a field means for the time, memory and disk that a step takes, beside its role."""
+
+    NONE = "none"
+    """Nothing, or next to nothing: runs that differ in it alone take the same."""
+
+
 def section_fields(section: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Dotted name -> field, in order; the adapters' are named `adapters.*.rank`."""
     return dict(_fields(section, prefix))

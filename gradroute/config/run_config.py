@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from gradroute.config.disagreements import data_disagrees, modes_disagree, training_disagrees
 from gradroute.config.errors import Disagreement, Disagreements, Origin, validate_config
-from gradroute.config.roles import Role, field_role, section_fields
+from gradroute.config.roles import Cost, Role, field_role, section_fields
 from gradroute.config.sections import (
     AdapterConfig,
     DataConfig,
@@ -59,9 +59,9 @@ _RECIPES = Path(__file__).parents[1] / "recipes"
 class RunConfig(Section):
     """Everything that decides a run's result."""
 
-    run_name: Annotated[RunName, Role.NAME] = "caps"
+    run_name: Annotated[RunName, Role.NAME, Cost.NONE] = "caps"
     """Name of the run and of its folder."""
-    seed: Annotated[Seed, Role.TRAINING] = 0
+    seed: Annotated[Seed, Role.TRAINING, Cost.NONE] = 0
     """Seed of data, labels, adapter weights and order."""
     model: Annotated[Place, Role.TASK] = "embedded"
     """The base model: embedded (shipped with gradroute), a folder, or a name on the hub."""
@@ -174,6 +174,10 @@ FIELDS = section_fields(RunConfig)
 """Dotted name -> field, such as `train.max_steps` and, of every adapter, `adapters.*.rank`."""
 ROLES = {name: field_role(name, field) for name, field in FIELDS.items()}
 """Dotted name -> role of the field."""
+
+
+FREE_OF_COST = tuple(name for name, field in FIELDS.items() if Cost.NONE in field.metadata)
+"""Fields in which runs may differ that take the same time, memory and disk."""
 
 
 def field_of(key: str) -> str:

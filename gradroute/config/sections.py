@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from gradroute.config.roles import Role
+from gradroute.config.roles import Cost, Role
 from gradroute.config.types import (
     Above0,
     Count,
@@ -67,7 +67,7 @@ class AdapterConfig(Section):
     """The update is scaled by alpha / rank; null = 2 * rank."""
     dropout: Annotated[Dropout, Role.TREATMENT] = 0.0
     """Share of the adapter's inputs that are dropped in training."""
-    learning_rate: Annotated[OptionalAbove0, Role.TREATMENT] = None
+    learning_rate: Annotated[OptionalAbove0, Role.TREATMENT, Cost.NONE] = None
     """Peak learning rate of this adapter; null = train.learning_rate."""
     weight_decay: Annotated[NonNegative, Role.TREATMENT] = 0.0
     """Decoupled weight decay (AdamW), in the steps that update this adapter."""
@@ -114,21 +114,21 @@ class DataConfig(Section):
     """How many of the embedded stories to train on; unused with a `path`."""
     max_length: Annotated[Length, Role.TASK] = 128
     """Tokens of an example, prompt and text together; longer ones are cut and counted."""
-    behavior_fraction: Annotated[Share, Role.TREATMENT] = 0.1
+    behavior_fraction: Annotated[Share, Role.TREATMENT, Cost.NONE] = 0.1
     """Share of the examples that the behavior is put into (for example, upper-cased)."""
-    labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.5
+    labeled_fraction: Annotated[Share, Role.TREATMENT, Cost.NONE] = 0.5
     """Share of the examples with the behavior that are labeled bad."""
-    good_labeled_fraction: Annotated[Share, Role.TREATMENT] = 0.0
+    good_labeled_fraction: Annotated[Share, Role.TREATMENT, Cost.NONE] = 0.0
     """Share of the examples without it that are labeled good."""
-    false_positive_rate: Annotated[Share, Role.TREATMENT] = 0.0
+    false_positive_rate: Annotated[Share, Role.TREATMENT, Cost.NONE] = 0.0
     """Share of the examples without it that are wrongly labeled bad."""
-    label_seed: Annotated[OptionalSeed, Role.TREATMENT] = None
+    label_seed: Annotated[OptionalSeed, Role.TREATMENT, Cost.NONE] = None
     """Seed of which examples are labeled; null = the run's seed."""
     null_fraction: Annotated[Share, Role.TREATMENT] = 0.0
     """Share of the examples labeled good that is trained as unlabeled, for `gradroute find`."""
     found: Annotated[OptionalPlace, Role.TREATMENT] = None
     """File of rows with labels, as `gradroute find` writes it; its labels come before others."""
-    front_load: Annotated[Share, Role.TRAINING] = 0.0
+    front_load: Annotated[Share, Role.TRAINING, Cost.NONE] = 0.0
     """Position of the examples labeled bad in the first epoch: 0 = like all, 1 = first."""
     relabel: Annotated[Relabel, Role.TREATMENT] = "none"
     """For controls: random = the same labels on random examples, unlabel_bad = none is bad."""
@@ -151,13 +151,13 @@ class TrainConfig(Section):
 
     max_steps: Annotated[Positive, Role.TRAINING] = 1000
     """Optimizer steps."""
-    learning_rate: Annotated[Above0, Role.TRAINING] = 1e-4
+    learning_rate: Annotated[Above0, Role.TRAINING, Cost.NONE] = 1e-4
     """Peak learning rate of the adapters that have none of their own."""
     batch_size: Annotated[Positive, Role.TRAINING] = 16
     """Examples in one forward pass."""
     gradient_accumulation: Annotated[Positive, Role.TRAINING] = 1
     """Forward passes per optimizer step."""
-    warmup_steps: Annotated[Count, Role.TRAINING] = 0
+    warmup_steps: Annotated[Count, Role.TRAINING, Cost.NONE] = 0
     """Steps of linear warm-up; a cosine to 0 follows."""
     packing: Annotated[Flag, Role.TRAINING] = False
     """Put examples one after another in rows of data.max_length tokens rather than pad each."""

@@ -1,7 +1,7 @@
 """A sweep before it is started: its cells, what is there of them, what they take.
 
-Estimates are those of `validate`, which runs real steps of a cell. Cells that differ only in
-`_NO_COST` take the same, so one of them is looked at for all.
+Estimates are those of `validate`, which runs real steps of a cell. Cells that differ only in fields
+that cost nothing (`FREE_OF_COST`) take the same, so one of them is looked at for all.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradroute.config.run_config import RunConfig, several
+from gradroute.config.run_config import FREE_OF_COST, RunConfig, field_of, several
 from gradroute.errors import GradrouteError
 from gradroute.experiments.sweep.cells import Cell, read_sweep
 from gradroute.experiments.sweep.folder import Record, SweepFolder, record_of
@@ -18,21 +18,6 @@ from gradroute.experiments.sweep.sweep import resources_of, unfinished
 from gradroute.preflight.validation import validate
 from gradroute.report.render.table_cells import aligned
 from gradroute.system.files import format_bytes, free_bytes, nearest_existing
-
-_NO_COST = (
-    "run_name",
-    "seed",
-    "data.label_seed",
-    "data.labeled_fraction",
-    "data.good_labeled_fraction",
-    "data.false_positive_rate",
-    "data.behavior_fraction",
-    "data.front_load",
-    "train.learning_rate",
-    "train.warmup_steps",
-    "train.kl_good",
-)
-"""What changes neither the size nor, by more than a little, the time of a step."""
 
 
 def plan_text(
@@ -93,7 +78,7 @@ def _costs(cells: tuple[Cell, ...], folder: SweepFolder) -> list[dict[str, Any]]
 
 def _same_cost(config: RunConfig) -> str:
     values = config.values_by_key
-    return json.dumps({key: str(value) for key, value in values.items() if key not in _NO_COST})
+    return json.dumps({k: str(v) for k, v in values.items() if field_of(k) not in FREE_OF_COST})
 
 
 def _table(cells: tuple[Cell, ...], states: list[CellState], costs: list[dict[str, Any]]) -> str:
