@@ -6,7 +6,7 @@ What routing does differently from TRL's GRPO is in the rows of `ARMS` and in `r
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from gradroute.integrations.monitors import (
     Monitor,
     labels_of,
     matching,
+    unpaid_is_good,
 )
 
 LABELS = ("bad", UNLABELED, GOOD)
@@ -80,6 +81,7 @@ class Arm:
         lr: Of AdamW, constant; of *good* where adapters are routed.
         honest: Whether the reward has no loophole: what an honest run would learn.
         penalty: Taken from the reward of a flagged completion.
+        scale_rewards: Of TRL: "group" divides advantages by their deviation, "none" does not.
         dropped: What has no gradient: "" nothing, the "flagged" completions, or the "group" of one.
         table: Label -> the routes of *good* and *bad*; empty where nothing is routed.
         bad_lr: Learning rate of *bad*.
@@ -93,6 +95,7 @@ class Arm:
     lr: float = 3e-4
     honest: bool = False
     penalty: float = 0.0
+    scale_rewards: str = "group"
     dropped: str = ""
     table: str | Mapping[str, Mapping[str, Any]] = ""
     bad_lr: float = 3e-4
@@ -107,22 +110,20 @@ _PAID_ALONE = {
     UNLABELED: {"good": "update", "bad": "freeze"},
     GOOD: {"good": "update", "bad": "ablate"},
 }
+_HEAVY_FLAGS = {
+    "bad": {"good": "freeze", "bad": {"update": 8}},
+    UNLABELED: {"good": "update", "bad": "update"},
+    GOOD: {"good": "update", "bad": "update"},
+}
+_ANCHORED = Arm(table=_PAID_ALONE, bad_lr=1e-3, rollout_mode="bad_ablated", unpaid_is_good=True)
 ARMS: Mapping[str, Arm] = {
     "plain": Arm(),
     "honest": Arm(honest=True),
     "penalty": Arm(penalty=4.0),
-    "screening": Arm(dropped="flagged"),
-    "routed": Arm(table="exclusive", bad_lr=3e-3, rollout_mode="bad_ablated"),
-    "routed_anchors": Arm(
-        table=_PAID_ALONE, bad_lr=3e-3, rollout_mode="bad_ablated", unpaid_is_good=True
-    ),
-    "random_labels": Arm(
-        table=_PAID_ALONE,
-        bad_lr=3e-3,
-        rollout_mode="bad_ablated",
-        unpaid_is_good=True,
-        shuffled=True,
-    ),
+    "screening": Arm(dropped="group"),
+    "routed": Arm(table=_HEAVY_FLAGS, bad_lr=3e-3),
+    "routed_anchors": _ANCHORED,
+    "random_labels": replace(_ANCHORED, shuffled=True),
 }
 
 
@@ -196,6 +197,7 @@ class Setup:
             max_completion_length=COMPLETION,
             max_steps=settings.steps,
             learning_rate=self.arm.lr,
+            scale_rewards=self.arm.scale_rewards,
             lr_scheduler_type="constant",
         )
         return {
@@ -255,20 +257,9 @@ def routing_labels(arm: Arm, monitor: Monitor, seed: int) -> Monitor:
     """The labels of a routed arm: the monitor's, and what rewards say."""
     rng = random.Random(f"reward hack labels {seed}")
 
-    def labels(
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        rewards: Sequence[float],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[str]:
-        found = list(monitor(prompts, completions, rewards, columns))
-        if arm.shuffled:
-            found = rng.sample(found, len(found))
-        if arm.unpaid_is_good:
-            found = [
-                GOOD if label == UNLABELED and paid == 0 else label
-                for label, paid in zip(found, rewards, strict=True)
-            ]
-        return found
+    def shuffled(*batch: Any) -> list[str]:
+        labels = monitor(*batch)
+        return rng.sample(labels, len(labels))
 
-    return labels
+    flags: Monitor = shuffled if arm.shuffled else monitor
+    return unpaid_is_good(flags) if arm.unpaid_is_good else flags
