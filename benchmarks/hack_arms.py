@@ -119,7 +119,7 @@ _ANCHORED = Arm(table=_PAID_ALONE, bad_lr=1e-3, rollout_mode="bad_ablated", unpa
 ARMS: Mapping[str, Arm] = {
     "plain": Arm(),
     "honest": Arm(honest=True),
-    "penalty": Arm(penalty=4.0),
+    "penalty": Arm(penalty=8.0, scale_rewards="none"),
     "screening": Arm(dropped="group"),
     "routed": Arm(table=_HEAVY_FLAGS, bad_lr=3e-3),
     "routed_anchors": _ANCHORED,
