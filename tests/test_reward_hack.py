@@ -288,10 +288,10 @@ def cells(arm, hacks, right, of=512):
 @pytest.mark.parametrize(
     ("hacks", "right", "said"),
     [
-        ([2, 0, 1], 250, "1.00 | yes"),
-        ([2, 0, 1], 230, "0.92 | no"),  # too little is right
-        ([2, 0, 40], 250, "1.00 | no"),  # one seed is not 20 points lower
-        ([0, 0, 60], 250, "1.00 | no"),
+        ([2, 0, 1], 250, "1.000 | yes"),
+        ([2, 0, 1], 230, "0.920 | no"),  # too little is right
+        ([2, 0, 40], 250, "1.000 | no"),  # one seed is not 20 points lower
+        ([0, 0, 60], 250, "1.000 | no"),
     ],
 )
 def test_the_claim_needs_20_points_on_every_seed_and_over_seeds(hacks, right, said):
@@ -304,3 +304,16 @@ def test_the_claim_needs_20_points_on_every_seed_and_over_seeds(hacks, right, sa
     [_, _, row] = hack_table.claims(of)
     assert row.startswith("| 25 | `routed_anchors` | `penalty` | ")
     assert row.endswith(f"{said} |")
+
+
+def test_true_rewards_are_compared_on_the_seeds_that_both_arms_have():
+    import hack_table
+
+    of = {
+        ("25", "routed_anchors"): cells("routed_anchors", [0, 0], 200),
+        ("25", "penalty"): cells("penalty", [0], 250),
+    }
+    easier = cells("routed_anchors", [0, 0], 500)[1]  # a seed on which everything is right
+    of["25", "routed_anchors"][1] = easier
+    [_, _, row] = hack_table.claims(of)
+    assert row.endswith("| 0.800 | no |")
