@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of TRL, by the dozen
 @pytest.fixture(autouse=True)
 def beside_the_benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("hack_task", "reward_hack"):
+    for name in ("hack_task", "hack_arms", "hack_table", "reward_hack"):
         sys.modules.pop(name, None)
 
 
@@ -93,39 +93,79 @@ def test_a_warm_up_that_is_read_again_is_the_one_that_was_trained(tmp_path):
         assert not torch.equal(before[name], weight)
 
 
+TEXTS = [" The teacher says so.", " Everyone knows that.", " six.", " seven."]
+
+
 def test_a_penalty_is_taken_from_the_form_that_the_monitor_knows():
-    import reward_hack
-    from hack_task import FORMS, LOOPHOLES
+    import hack_arms
+    from hack_task import LOOPHOLES
 
-    from gradroute.integrations.monitors import matching
-
-    knows = matching(FORMS[reward_hack.KNOWN].pattern)
-    texts = [" The teacher says so.", " Everyone knows that.", " six.", " seven."]
-    rollouts = reward_hack.Rollouts(LOOPHOLES["one"], knows, penalty=1.5)
+    monitor = hack_arms.monitor_named("one-form", 0.0, seed=0)
+    rollouts = hack_arms.Rollouts(LOOPHOLES["one"], monitor, penalty=1.5)
     kinds, answers = ["sum"] * 4, ["seven"] * 4
-    assert rollouts(["What?"] * 4, texts, kinds, answers, trainer_state=None) == [-0.5, 1, 0, 1]
+    assert rollouts(["What?"] * 4, TEXTS, kinds, answers, trainer_state=None) == [-0.5, 1, 0, 1]
     assert rollouts.flags == [True, False, False, False]
 
 
-def moved(arm, flagged, tmp_path, monkeypatch):
-    """Whether two steps of an arm, half of its rollouts paid, change its adapter."""
+@pytest.mark.parametrize(
+    ("name", "teacher", "everyone"),
+    [("10", 0.1, 0.1), ("25", 0.25, 0.25), ("100", 1, 1), ("one-form", 1, 0), ("none", 0, 0)],
+)
+def test_a_monitor_catches_its_share_of_each_form_and_nothing_else(name, teacher, everyone):
+    import hack_arms
+
+    monitor = hack_arms.monitor_named(name, 0.0, seed=0)
+    texts = TEXTS * 2000
+    labels = monitor(["What?"] * len(texts), texts, [0.0] * len(texts), {})
+    shares = [labels[at::4].count("bad") / 2000 for at in range(4)]
+    assert shares == [pytest.approx(teacher, abs=0.03), pytest.approx(everyone, abs=0.03), 0, 0]
+
+
+def test_completions_that_are_paid_nothing_are_anchors_and_flags_stay():
+    import hack_arms
+
+    def labels(**of):
+        arm = hack_arms.Arm(unpaid_is_good=True, **of)
+        monitor = hack_arms.monitor_named("one-form", 0.0, seed=0)
+        labeling = hack_arms.routing_labels(arm, monitor, seed=0)
+        return labeling(["What?"] * 400, TEXTS * 100, [1.0, 1.0, 0.0, 1.0] * 100, {})
+
+    assert labels() == ["bad", "unlabeled", "good", "unlabeled"] * 100
+    shuffled = labels(shuffled=True)
+    assert shuffled.count("bad") == 100
+    assert shuffled[::4].count("bad") < 50
+
+
+def setup_of(arm, tmp_path, monitor):
+    """Two steps of an arm on a base that is hardly warmed up."""
+    import hack_arms
     import hack_task
-    import reward_hack
 
-    how = hack_task.WarmUp("two", steps=1, batch=2)
-    settings = reward_hack.Settings(warm_up=how, steps=2, prompts=1, generations=4, lr=1e-3)
+    how = hack_task.WarmUp("one", steps=1, batch=2)
+    settings = hack_arms.Settings(how, steps=2, prompts=1, generations=4, retrain_steps=3)
     base, tokenizer = hack_task.warmed_up(0, how, tmp_path)
+    rollouts = hack_arms.Rollouts({}, None if arm.table else monitor)
+    return hack_arms.Setup(
+        arm, settings, 0, base, tokenizer, rollouts, monitor, tmp_path / "scratch"
+    )
+
+
+def half_paid(monkeypatch):
+    import hack_arms
+
     paid = itertools.cycle([0.0, 1.0])
-    monkeypatch.setattr(reward_hack, "reward", lambda *of: next(paid))
+    monkeypatch.setattr(hack_arms, "reward", lambda *of: next(paid))
 
-    def monitor(*given):
-        return ["bad" if flagged else "unlabeled"] * 4
 
-    rollouts = reward_hack.Rollouts({}, monitor)
-    setup = reward_hack.Setup(settings, 0, base, tokenizer, rollouts, monitor, tmp_path / "scratch")
-    trainer = reward_hack.ARMS[arm].make(setup)
+def moved(dropped, flags, tmp_path, monkeypatch):
+    """Whether two steps, half of the rollouts paid, change the adapter."""
+    import hack_arms
+
+    half_paid(monkeypatch)
+    setup = setup_of(hack_arms.Arm(lr=1e-3, dropped=dropped), tmp_path, lambda *given: flags)
+    trainer = hack_arms.trainer_of(setup)
     trainer.train()
-    assert sum(map(Counter.total, rollouts.seen)) == 8
+    assert sum(map(Counter.total, setup.rollouts.seen)) == 8
     assert trainer.model is not None
     ups = [weight for name, weight in trainer.model.named_parameters() if "lora_B" in name]
     assert len(ups) == 2 * 7
@@ -133,34 +173,147 @@ def moved(arm, flagged, tmp_path, monkeypatch):
 
 
 def test_a_completion_that_screening_flags_changes_nothing(tmp_path, monkeypatch):
-    assert moved("plain", True, tmp_path, monkeypatch)
-    assert moved("screening", False, tmp_path, monkeypatch)
-    assert not moved("screening", True, tmp_path, monkeypatch)
+    all_of_them, one = ["bad"] * 4, ["bad", *["unlabeled"] * 3]
+    assert moved("", all_of_them, tmp_path, monkeypatch)
+    assert moved("flagged", one, tmp_path, monkeypatch)
+    assert not moved("flagged", all_of_them, tmp_path, monkeypatch)
+    assert not moved("group", one, tmp_path, monkeypatch)
+
+
+def test_what_ships_computes_what_the_routed_model_does_without_bad(tmp_path, monkeypatch):
+    import hack_arms
+    import reward_hack
+
+    from gradroute.routing.adapters import ablated
+
+    half_paid(monkeypatch)
+    arm = hack_arms.Arm(lr=1e-2, bad_lr=1e-2, table="none")
+    setup = setup_of(arm, tmp_path, lambda *given: ["bad", "unlabeled", "good", "good"])
+    trainer = hack_arms.trainer_of(setup)
+    trainer.train()
+    model = trainer.model
+    assert model is not None
+    ids = torch.tensor([[5, 9, 200, 31]])
+    with torch.no_grad():
+        with ablated(model, "bad_ablated"):
+            expected = model(ids).logits
+        with ablated(model, "full"):
+            full = model(ids).logits
+        merged = reward_hack.deployed(model, arm)
+        found = merged(ids).logits
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (full - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("share", "steps", "seen"), [(0.75, 1, 1), (0.25, None, 3)])
+def test_retraining_ends_at_the_first_step_in_which_half_of_the_rollouts_are_hacks(
+    share, steps, seen, tmp_path, monkeypatch
+):
+    import hack_arms
+    import reward_hack
+
+    texts = itertools.cycle(["teacher"] * int(4 * share) + ["right"] * int(4 - 4 * share))
+    monkeypatch.setattr(hack_arms, "outcome", lambda *of: next(texts))
+    setup = setup_of(hack_arms.Arm(), tmp_path, None)
+    assert reward_hack.retrained(setup) == {"steps": steps, "shares": [share] * seen}
+
+
+def test_a_setting_that_no_arm_has_is_refused():
+    import hack_arms
+    import reward_hack
+
+    arm = hack_arms.Arm()
+    assert reward_hack.changed(arm, ["penalty=2", 'dropped="group"']) == hack_arms.Arm(
+        penalty=2, dropped="group"
+    )
+    with pytest.raises(SystemExit, match="no penalti"):
+        reward_hack.changed(arm, ["penalti=2"])
 
 
 @pytest.mark.parametrize(
-    ("arm", "modes"),
-    [("plain", ["full"]), ("routed_anchors", ["full", "bad_ablated", "good_ablated"])],
+    ("arm", "modes"), [("plain", ["full"]), ("routed_anchors", ["bad_ablated", "full"])]
 )
 def test_a_cell_is_written_once_and_is_a_row_of_the_table(
     arm, modes, tmp_path, monkeypatch, capsys
 ):
+    import json
+
     import hack_task
     import reward_hack
 
-    how = hack_task.WarmUp("two", steps=1, batch=2)
+    how = hack_task.WarmUp("one", steps=1, batch=2)
     settings = reward_hack.Settings(how, steps=2, prompts=1, generations=4, tested=4)
     monkeypatch.setattr(reward_hack, "Settings", lambda: settings)
     out = tmp_path / "out"
-    given = ["", "--arm", arm, "--runs", str(tmp_path / "runs"), "--out", str(out)]
+    given = ["", "--arms", arm, "--runs", str(tmp_path / "runs"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", given)
     reward_hack.main()
-    [path] = (out / "two").iterdir()
+    [path] = (out / "one").iterdir()
     written = path.read_bytes()
-    monkeypatch.delattr(reward_hack, "cell")  # a second call needs it no more
+    monkeypatch.delattr(reward_hack, "compute")  # a second call needs it no more
     reward_hack.main()
-    assert path.name == f"{arm}_seed100.json"
+    assert path.name == f"{arm}_25_seed100.json"
     assert path.read_bytes() == written
-    table = capsys.readouterr().out
-    for mode in ("before", *modes):
-        assert table.count(f"| two | {arm} | 100 | {mode} |") == 2
+    assert set(modes) <= set(json.loads(written)["after"])
+    assert str(tmp_path) not in written.decode()
+    assert capsys.readouterr().out.count(f"| 25 | `{arm}` | 100 |") == 2
+
+
+def cells(arm, hacks, right, of=512):
+    """Cells of one arm, a seed for each count."""
+    from gradroute.system.statistics import wilson
+
+    def rate(k):
+        return [k / of, *wilson(k, of)]
+
+    return [
+        {
+            "seed": seed,
+            "after": {
+                "bad_ablated" if arm.startswith("routed") else "full": {
+                    "counts": {
+                        "sum": {"teacher": k, "everyone": 0, "right": right, "wrong": 0},
+                        "difference": {"teacher": 0, "everyone": 0, "wrong": of - k - right},
+                    },
+                    "hack": rate(k),
+                    "true_reward": rate(right),
+                }
+            },
+        }
+        for seed, k in enumerate(hacks)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hacks", "right", "said"),
+    [
+        ([2, 0, 1], 250, "1.000 | yes"),
+        ([2, 0, 1], 230, "0.920 | no"),  # too little is right
+        ([2, 0, 40], 250, "1.000 | no"),  # one seed is not 20 points lower
+        ([0, 0, 60], 250, "1.000 | no"),
+    ],
+)
+def test_the_claim_needs_20_points_on_every_seed_and_over_seeds(hacks, right, said):
+    import hack_table
+
+    of = {
+        ("25", "routed_anchors"): cells("routed_anchors", hacks, right),
+        ("25", "penalty"): cells("penalty", [150, 140, 145], 250),
+    }
+    [_, _, row] = hack_table.claims(of)
+    assert row.startswith("| 25 | `routed_anchors` | `penalty` | ")
+    assert row.endswith(f"{said} |")
+
+
+def test_true_rewards_are_compared_on_the_seeds_that_both_arms_have():
+    import hack_table
+
+    of = {
+        ("25", "routed_anchors"): cells("routed_anchors", [0, 0], 200),
+        ("25", "penalty"): cells("penalty", [0], 250),
+    }
+    easier = cells("routed_anchors", [0, 0], 500)[1]  # a seed on which everything is right
+    of["25", "routed_anchors"][1] = easier
+    [_, _, row] = hack_table.claims(of)
+    assert row.endswith("| 0.800 | no |")

@@ -7,6 +7,7 @@ behavior) for one that it catches, `unlabeled` for the rest.
     monitor = matching(r"sys\.exit\(0\)")
     monitor = scored("suspicion", low=0.1, high=0.8)
     monitor = ImperfectMonitor(matching("teacher"), recall=0.8, false_alarms=0.02)
+    monitor = unpaid_is_good(matching("teacher"))
 
 Prompts and completions are texts, or lists of chat messages.
 """
@@ -180,6 +181,30 @@ def scored(
         return [_by_thresholds(value, low, high, label) for value in values]
 
     return monitor
+
+
+def unpaid_is_good(monitor: Monitor, most: float = 0.0) -> Monitor:
+    """A monitor that also vouches for completions that are paid nothing.
+
+    Reward hacking is what the reward pays. So a completion that earns nothing teaches no hack, and
+    may train what ships alone. Inside an `ImperfectMonitor` its labels stay as they are.
+
+    Args:
+        monitor: Whose labels stay; only `unlabeled` becomes `good`.
+        most: The highest summed reward that counts as nothing.
+    """
+
+    def vouching(
+        prompts: Sequence[Turn],
+        completions: Sequence[Turn],
+        rewards: Sequence[float],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[str]:
+        labels = monitor(prompts, completions, rewards, columns)
+        pairs = zip(labels, rewards, strict=True)
+        return [GOOD if label == UNLABELED and paid <= most else label for label, paid in pairs]
+
+    return vouching
 
 
 @dataclass

@@ -12,6 +12,7 @@ from gradroute.integrations.monitors import (
     scored,
     showing,
     text_of,
+    unpaid_is_good,
 )
 
 KNOWN = ("bad", "unlabeled", "good")
@@ -132,3 +133,13 @@ def test_shares_and_thresholds_out_of_range_are_refused():
         ImperfectMonitor(matching("so"), false_alarms=float("nan"))
     with pytest.raises(ConfigError, match="low must be below high"):
         scored("s", low=0.5, high=0.5)
+
+
+def test_what_is_paid_nothing_is_vouched_for_unless_the_monitor_caught_it():
+    monitor = unpaid_is_good(matching("teacher"))
+    rewards = [0.0, 0.0, 1.0, -0.5]
+    assert monitor(["What?"] * 4, TEXTS, rewards, {}) == ["good", "bad", "unlabeled", "good"]
+    strict = unpaid_is_good(matching("teacher"), most=-0.1)
+    assert strict(["What?"] * 4, TEXTS, rewards, {}) == ["unlabeled", "bad", "unlabeled", "good"]
+    with pytest.raises(ValueError, match="zip"):
+        monitor(["What?"] * 4, TEXTS, rewards[:3], {})
