@@ -187,7 +187,7 @@ def flag_one_form(config: RunConfig, form: str, path: Path) -> RunConfig:
 
 
 def cell(
-    config: RunConfig, method: str, root: Path, own: Ground | None, *, relearn: bool
+    config: RunConfig, method: str, root: Path, own: Ground | None, *, grid: bool, relearn: bool
 ) -> RunFolder:
     """Train and measure one method at a point, as far as that is not done.
 
@@ -196,6 +196,7 @@ def cell(
         method: One of `METHODS`.
         root: Folder of the runs.
         own: The ground, where it is one of `GROUNDS`.
+        grid: With the elicitation grid.
         relearn: Also attack what is shipped.
     """
     if method == "refined":
@@ -221,11 +222,11 @@ def cell(
                 config = config.model_copy(update={"train": train})
             folder = train_control(config, method, root, bar=False)
     if own is None:
-        evaluate_run(folder, EvaluationRequest(elicitation=True))
+        evaluate_run(folder, EvaluationRequest(elicitation=grid))
     else:  # what is shipped, with every prompt; of the others what says whether it was learned
         if method == "routed":
             evaluate_run(folder, EvaluationRequest(modes=("full", "good_ablated", "base")))
-        evaluate_run(folder, EvaluationRequest(elicitation=True, modes=(_shipped(method),)))
+        evaluate_run(folder, EvaluationRequest(elicitation=grid, modes=(_shipped(method),)))
     if relearn:
         relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64, attacker="both")
     return folder
@@ -242,10 +243,10 @@ def run(point: Point, seed: int, options: argparse.Namespace) -> None:
             continue
         name = "baseline" if method == "baseline" else f"{config.run_name}_{method}"
         path = options.out / point.ground / f"{name}_seed{seed}.json"
-        if _complete(path, options.relearn):
+        if _complete(path, options.grid, options.relearn):
             continue
         own = GROUNDS.get(point.ground)
-        folder = cell(config, method, root, own, relearn=options.relearn)
+        folder = cell(config, method, root, own, grid=options.grid, relearn=options.relearn)
         write(folder, path)
         text = path.read_text(encoding="utf-8")  # what runs are made of, wherever the runs are
         text = text.replace(f"{options.runs}/", f"{RUNS}/").replace(
@@ -258,13 +259,13 @@ def run(point: Point, seed: int, options: argparse.Namespace) -> None:
             write_json(path.with_name(f"{config.run_name}_found_seed{seed}.json"), found)
 
 
-def _complete(path: Path, relearn: bool) -> bool:
+def _complete(path: Path, grid: bool, relearn: bool) -> bool:
     """Whether a cell was measured with all that is asked for; if not, what is missing is added."""
     if not path.is_file():
         return False
     one = read_json(path)
     asked = any(str(row[1]).startswith(ELICIT) for row in one["rows"])
-    return asked and (not relearn or bool(one.get("relearn")))
+    return (asked or not grid) and (not relearn or bool(one.get("relearn")))
 
 
 def _without(summary: dict[str, Any]) -> dict[str, Any]:
@@ -372,6 +373,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SMOLLM2, help="folder of a ground's model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--no-grid", dest="grid", action="store_false", help="add it later")
     parser.add_argument("--relearn", action="store_true")
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
