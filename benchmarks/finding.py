@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from equal_information import RUNS, name_of, routed
+from equal_information import RUNS, Point, routed
 
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.run import train_run
@@ -28,7 +28,7 @@ COLUMNS = ("behavior", "flags", "known good", "by", "R-precision", "found", "rec
 
 def cell(behavior: str, flags: float, good: float, seed: int, root: Path) -> dict[str, Any]:
     """Train the routed run and score its unlabeled rows by every finder."""
-    config = routed(behavior, flags, good, seed)
+    config = routed(Point(behavior, flags, good), seed)
     folder = train_run(config, root / behavior / f"seed-{seed}", if_exists="resume", bar=False)
     summaries = {by: _summary(folder, by) for by in FINDERS}
     point = {"behavior": behavior, "flags": flags, "known_good": good, "seed": seed}
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     for seed in options.seeds:
         for behavior in () if options.table else options.behaviors:
-            name = f"{behavior}_{name_of(options.flags, options.good)}_seed{seed}.json"
+            name = f"{behavior}_{Point(behavior, options.flags, options.good).name}_seed{seed}.json"
             if not (options.out / name).is_file():
                 found = cell(behavior, options.flags, options.good, seed, options.runs)
                 write_json(options.out / name, found)

@@ -21,6 +21,8 @@ ORDER = (
     "memory",
     "evaluation",
     "scoring",
+    "finding_cost",
+    "gated_cost",
     "scaling",
     "scaling_long",
     "pipeline",

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -145,26 +146,29 @@ def _each_batch(
             batch = batch.with_states([states[index] for index in chosen])
         elif len(together) > 1:
             batch = _through_lower_layers(model, batch, rows)
-        take(some, chosen, *_losses_by_mode(model, batch, together, head))
+        # One scope for all batches, so that it stacks the adapters' weights once.
+        fewer = ablated(model, together) if len(together) < len(modes) else nullcontext()
+        with fewer:
+            take(some, chosen, *_losses_by_mode(model, batch, len(together), head))
 
     head = plain_head(model)
-    with inference(model) as device:
+    with inference(model) as device, ablated(model, modes):
         fitting = min(rows_per_batch, _rows_at_once(model, rows, head, device))
         in_batches(len(rows), len(modes), fitting, measure)
 
 
 def _losses_by_mode(
-    model: PeftModel, batch: Batch, modes: Sequence[AblationMode], head: nn.Linear | None
+    model: PeftModel, batch: Batch, count: int, head: nn.Linear | None
 ) -> tuple[Int[Tensor, " t"], Float[Tensor, " t"]]:
-    """Row and loss of every target token of a batch under every mode, in one forward pass."""
-    count, device, states = len(modes), model.device, batch.states
+    """Row and loss of every target token of a batch in each of the `count` modes in force."""
+    device, states = model.device, batch.states
     inputs = {
         "input_ids": batch.input_ids.repeat(count, 1).to(device),
         "attention_mask": batch.attention_mask.repeat(count, 1).to(device),
         "use_cache": False,
     }
     kept = None if states is None else states.to(device).repeat(count, 1, 1)
-    with ablated(model, modes), run_upper_layers(model, kept):
+    with run_upper_layers(model, kept):
         out = run_model(model, inputs, head)
     targets = batch.targets.repeat(count, 1)
     row, _ = (targets != IGNORED).nonzero(as_tuple=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,8 +264,9 @@ def _by_adapter(
     numbers = [int(row.id) - len(told.labeled) for row in rows]
     count = sum(number < len(told.rows) for number in numbers)  # the others are null
     scores = np.array([one.score for one in found])
+    text_of = cache(lambda target: str(base.tokenizer.decode([target])))
     tokens = [
-        list(zip(_token_texts(base, row.targets), _rounded(one.tokens), strict=True))
+        list(zip(map(text_of, filter(_is_target, row.targets)), _rounded(one.tokens), strict=True))
         for row, one in zip(rows[:count], found[:count], strict=True)
     ]
     return Scored([told.rows[at] for at in numbers[:count]], scores[:count], scores[count:], tokens)
@@ -315,9 +317,8 @@ def _classified(told: _Told, features: Any, strength: float, seed: int) -> Score
     return Scored(told.rows, scores[labeled:null], scores[null:])
 
 
-def _token_texts(base: Base, targets: Sequence[int]) -> list[str]:
-    """The text of every target token."""
-    return [str(base.tokenizer.decode([target])) for target in targets if target >= 0]
+def _is_target(target: int) -> bool:
+    return target >= 0
 
 
 def _rounded(shares: Float[ndarray, " t"]) -> list[float]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, NumericError
+from gradroute.routing import weight_cache
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
 
@@ -103,6 +104,18 @@ def test_losses_leave_no_gradient_and_the_training_mode_as_it_was() -> None:
     losses(model)
     assert model.training and not dropout.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_adapters_are_stacked_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    stack = weight_cache._stack
+    monkeypatch.setattr(weight_cache, "_stack", lambda *given: made.append(1) or stack(*given))
+    model = writer()
+    losses(model, rows_per_batch=len(ROWS) * len(MODES))
+    in_one_batch = len(made)
+    losses(model, rows_per_batch=len(MODES))
+    assert in_one_batch
+    assert len(made) == 2 * in_one_batch
 
 
 def test_no_mode_is_refused() -> None:
