@@ -17,6 +17,7 @@ RESULTS = HERE / "results" / "speed"
 ORDER = (
     "training_step",
     "trainers",
+    "ranks",
     "frozen_half",
     "memory",
     "evaluation",
