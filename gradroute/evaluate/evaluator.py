@@ -42,9 +42,10 @@ from gradroute.evaluate.rows import (
     sample_lines,
 )
 from gradroute.evaluate.store import StoredResults, add_to_store, read_store
-from gradroute.models.base import Base
+from gradroute.models.base import Base, choose_device_and_dtype
 from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.hidden_state_cache import open_state_cache
+from gradroute.models.sharding import shard
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
@@ -58,7 +59,7 @@ from gradroute.runs.lock import write_lock
 from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX, Result
 from gradroute.runs.resume import check_identity
 from gradroute.system.files import clear_unfinished
-from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
+from gradroute.system.ranks import ALONE, Ranks, join_ranks, lost_rank_told
 from gradroute.system.terminal import say
 
 MODES_AT_ONCE = 16
@@ -157,10 +158,16 @@ def _measure(folder: RunFolder, plan: _Plan, ranks: Ranks) -> None:
         say(f"{folder.name}: its config names no behavior; of it only losses are measured.")
     prepared = prepare(config)
     check_held_out(folder, prepared)
-    base, model = restore(config, plan.checkpoint)
+    # A sharded model is run by all ranks together, so that each measures everything.
+    sharded = ranks.several and config.train.parallel == "fsdp2"
+    parts = ALONE if sharded else ranks
+    base, model = restore(config, plan.checkpoint, on_cpu=sharded)
     check_identity(folder, run_identity(prepared, base))
     asked = _prompts(plan, prepared)
     of = {"run": folder.name, "step": plan.checkpoint.step, "seed": config.seed}
+    compared = [] if known.geometry else geometry_rows(model, **of)
+    if sharded:
+        shard(model, ranks, choose_device_and_dtype()[0])
     for together in _together(plan, asked):
         label = together[0][0].label
         own, behavior = row_label(config.behavior, label), prepared.behaviors[label]
@@ -172,7 +179,7 @@ def _measure(folder: RunFolder, plan: _Plan, ranks: Ranks) -> None:
         for modes in _groups(plan.missing(together[0][0]), len(every)):
             names = ", ".join(mode.name for mode in modes)
             say(f"{folder.name}: measuring {what}: {names}")
-            completions = complete(base, model, every, modes, config.evaluate, folder.name, ranks)
+            completions = complete(base, model, every, modes, config.evaluate, folder.name, parts)
             samples = list[dict[str, Any]]()
             at = 0
             for question, prompts in together:
@@ -180,9 +187,9 @@ def _measure(folder: RunFolder, plan: _Plan, ranks: Ranks) -> None:
                 samples += sample_lines(part, prompts, question.kind, behavior, own)
                 at += len(prompts)
             add_to_store(known, behavior_rows(samples, **of), samples=samples)
-    _measure_losses(plan, prepared, base, model, of, ranks)
-    if not known.geometry and (rows := geometry_rows(model, **of)):
-        add_to_store(known, rows)
+    _measure_losses(plan, prepared, base, model, of, parts, reuse=not sharded)
+    if compared:
+        add_to_store(known, compared)
 
 
 _Asked = tuple[Question, list[Prompt]]
@@ -323,6 +330,8 @@ def _measure_losses(
     model: PeftModel,
     of: Mapping[str, Any],
     ranks: Ranks,
+    *,
+    reuse: bool,
 ) -> None:
     missing = plan.missing_losses()
     if not missing:
@@ -343,9 +352,11 @@ def _measure_losses(
             every += rows
             for note in notes:
                 say(f"{name}, held-out {with_label(f'{dataset} texts', label)}: {note}")
-    states = open_state_cache(
-        plan.known.folder, config.train, base, model, every, quantize=config.quantize
-    )
+    states = None
+    if reuse:
+        states = open_state_cache(
+            plan.known.folder, config.train, base, model, every, quantize=config.quantize
+        )
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []

@@ -22,9 +22,11 @@ def attach(model: PreTrainedModel, config: RunConfig) -> PeftModel:
     )
 
 
-def restore(config: RunConfig, checkpoint: Checkpoint) -> tuple[Base, PeftModel]:
+def restore(
+    config: RunConfig, checkpoint: Checkpoint, *, on_cpu: bool = False
+) -> tuple[Base, PeftModel]:
     """The base model and the run's trained model on it, in evaluation mode."""
-    base = load_base_of(config)
+    base = load_base_of(config, on_cpu=on_cpu)
     model = attach(base.model, config)
     load_adapters(checkpoint, model)
     return base, model.eval()

@@ -149,12 +149,14 @@ def test_killed_ranks_go_on_and_end_equal_to_ranks_that_were_not_killed(tmp_path
 
 @pytest.fixture(scope="module")
 def measured(quiet, tmp_path_factory, server):
-    """The undisturbed run, measured by one process and by two: their folders."""
+    """The undisturbed run, measured by one process and by two, whole and sharded: its folders."""
     root, _ = quiet
     found = []
-    for size in (1, 2):
-        folder = tmp_path_factory.mktemp(f"measured-{size}")
+    for size, parallel in ((1, "auto"), (2, "ddp"), (2, "fsdp2")):
+        folder = tmp_path_factory.mktemp(f"measured-{size}-{parallel}")
         shutil.copytree(root, folder, dirs_exist_ok=True)
+        config = folder / "runs" / NAME / "config.yaml"
+        config.write_text(config.read_text().replace("parallel: ddp", f"parallel: {parallel}"))
         line = ["eval", NAME, "--prompts", "plain", "--prompts", "prefix"]
         children = launch(server, "torture.ranks:command", {"line": line}, folder, size)
         assert ended(children) == [0] * size, [child.said for child in children]
@@ -163,11 +165,10 @@ def measured(quiet, tmp_path_factory, server):
 
 
 def test_ranks_share_an_evaluation_and_find_what_one_process_finds(measured):
-    one, two = ([*read_lines(folder / "eval" / "samples.jsonl")] for folder in measured)
-    assert len(one) == 5 * 2 * 3 and one == two
-    alone, shared = ([*read_lines(folder / "eval" / "losses.jsonl")] for folder in measured)
-    assert [row["id"] for row in alone] == [row["id"] for row in shared]
-    for first, second in zip(alone, shared, strict=True):
+    one, *others = ([*read_lines(folder / "eval" / "samples.jsonl")] for folder in measured)
+    assert len(one) == 5 * 2 * 3 and others == [one, one]
+    alone, *shared = ([*read_lines(folder / "eval" / "losses.jsonl")] for folder in measured)
+    for first, second in zip(alone * 2, [row for rows in shared for row in rows], strict=True):
         assert second == {key: first[key] for key in first} | {
             key: pytest.approx(value, rel=1e-5)
             for key, value in first.items()
