@@ -89,6 +89,7 @@ CHANGED: Mapping[str, str] = {
     "train.reuse_gib": "2",
     "train.length_window": "4",
     "train.low_rank_dtype": "bf16",
+    "train.parallel": "ddp",
     "train.report_to": "tensorboard",
     "train.kl_good": "0.5",
     "train.teacher": "{folder}/other@bad_ablated",
@@ -113,7 +114,7 @@ CHANGED: Mapping[str, str] = {
 }
 # What is done to the run, rather than to its config: the name of another run.
 ELSEWHERE = ("run_name",)
-FREE = ("evaluate.", "controls", "train.report_to", "train.reuse_gib")
+FREE = ("evaluate.", "controls", "train.parallel", "train.report_to", "train.reuse_gib")
 # What goes along with a key: another file is another data set, too.
 ALONG = {
     "model": ("identity.base",),
