@@ -28,11 +28,13 @@ cpu = {"cpu": True} if sys.argv[1] == "cpu" else {}
 state = PartialState(**cpu)
 told = [state.num_processes, state.process_index, state.is_main_process]
 opened = torch.distributed.is_initialized()
-print(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: {told}, group {opened}", flush=True)
+line = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: {told}, group {opened}\n"
+open(f"{sys.argv[1]}-{os.environ['RANK']}.txt", "w").write(line)
 PYTHON
 run() {
     CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 timeout 120 env/bin/torchrun --nproc-per-node=2 \
-        --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 look.py "$1" 2> err.txt | sort
+        --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 look.py "$1" > log.txt 2>&1
+    cat "$1-0.txt" "$1-1.txt"
 }
 plain=$(run plain)
 cpu=$(run cpu)

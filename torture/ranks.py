@@ -220,8 +220,7 @@ def gradients(out: str, **arguments: Any) -> int:
     norms = label_gradient_norms(run.model, batches, run.policy, "token", None, exchange)
     step._backward(run.model, batches, run.policy, run.settings.loss_mean, None, None, exchange)
     found = adapter_parameters(run.model)
-    if exchange is not None:
-        exchange.add_gradients([p for own in found.values() for p in own])
+    exchange.add_gradients(p for own in found.values() for p in own)
     missing = [name for name, own in found.items() if any(p.grad is None for p in own)]
     tensors = {
         f"{name}.{at}": whole(p.grad)
@@ -231,12 +230,12 @@ def gradients(out: str, **arguments: Any) -> int:
     }
     if ranks.is_main:
         save_file(tensors, Path(out) / "gradients.safetensors")
-        told = {"norms": norms, "missing": missing, "sent": exchange.sent if exchange else 0}
+        told = {"norms": norms, "missing": missing, "sent": exchange.sent}
         (Path(out) / "told.json").write_text(json.dumps(told), encoding="utf-8")
     return 0
 
 
-def exchange_of(run: Training, number: int = 0) -> tuple[Exchange | None, list[Any]]:
+def exchange_of(run: Training, number: int = 0) -> tuple[Exchange, list[Any]]:
     """What the ranks exchange in a step, and the micro-batches of this one."""
     parts = [
         micro_batches(
@@ -248,8 +247,6 @@ def exchange_of(run: Training, number: int = 0) -> tuple[Exchange | None, list[A
         for rank in range(run.ranks.size)
     ]
     own = run.ranks.rank
-    if not run.ranks.several and not run.sharded:
-        return None, parts[0]
     before = [batch for part in parts[:own] for batch in part]
     after = [batch for part in parts[own + 1 :] for batch in part]
     return Exchange(run.ranks, before, after, False, run.at_once, run.sharded), parts[own]
@@ -275,5 +272,22 @@ def starved(out: str, rank: int, most: int, **arguments: Any) -> int:
         return whole_pass(model, inputs, head)
 
     with patch.object(step, "run_model", limited), lost_rank_told():
+        train(run)
+    return 0
+
+
+def poisoned(out: str, rank: int, **arguments: Any) -> int:
+    """In a child: as `trained`, with a rank whose model returns NaN for its first example."""
+    run = training(Path(out), join_ranks(), **arguments)
+    whole_pass = step.run_model
+
+    def broken(model: PeftModel, inputs: Mapping[str, Any], head: Any) -> torch.Tensor:
+        states = whole_pass(model, inputs, head)
+        if run.ranks.rank != rank:
+            return states
+        first = inputs["input_ids"].shape[1]
+        return torch.cat([states[:first] * torch.nan, states[first:]])
+
+    with patch.object(step, "run_model", broken), lost_rank_told():
         train(run)
     return 0

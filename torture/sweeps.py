@@ -41,13 +41,7 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
     failures: list[str] = []
     ground = lay(folder / "ground")
     steps = {"train.max_steps": STEPS, "train.save_every": SAVE_EVERY}
-    file = folder / "grid.yaml"
-    file.write_text(
-        f"recipe: {ground.config(steps, 'recipe')}\nevaluate: false\n"
-        "axes:\n  train.learning_rate: [0.01, 0.02, 0.005]\n  data.labeled_fraction: [0.3, 0.6]\n"
-        f"seeds: {list(range(max(1, count // 6)))}\n",
-        encoding="utf-8",
-    )
+    file = _grid(folder, ground.config(steps, "recipe"), max(1, count // 6))
     cells = read_sweep(file).cells
     quiet = {
         cell.name: finals(train_run(cell.config, folder / "quiet", if_exists="new", bar=False).path)
@@ -93,6 +87,18 @@ def trials(count: int, seed: int, folder: Path) -> dict[str, Any]:
     }
     found = {"trials": len(cells), **ended, **{name: counts[name] for name in named}}
     return {**found, **seconds, "failures": failures}
+
+
+def _grid(folder: Path, recipe: Path, seeds: int) -> Path:
+    """A file of six cells for each seed."""
+    file = folder / "grid.yaml"
+    file.write_text(
+        f"recipe: {recipe}\nevaluate: false\n"
+        "axes:\n  train.learning_rate: [0.01, 0.02, 0.005]\n  data.labeled_fraction: [0.3, 0.6]\n"
+        f"seeds: {list(range(seeds))}\n",
+        encoding="utf-8",
+    )
+    return file
 
 
 def _start(folder: Path, backend: str) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ from peft import PeftModel
 from gradroute.config.run_config import RunConfig
 from gradroute.evaluate.cells import complete, losses_of
 from gradroute.evaluate.evaluator import check_held_out
+from gradroute.evaluate.losses import ExampleLosses
 from gradroute.evaluate.request import (
     drawn_by_rows,
     judged_kinds,
@@ -52,10 +53,7 @@ def during_training(
         DataError: There is nothing to prompt with.
     """
     check_held_out(folder, prepared)
-    adapters = tuple(config.adapters)
-    modes = [AblationMode.parse("full", adapters)]
-    if shipped := shipped_mode(adapters, tuple(config.behaviors)):
-        modes.append(shipped)
+    modes = _modes(tuple(config.adapters), tuple(config.behaviors))
     most, settings = config.train.measure_prompts, config.evaluate
     kinds = judged_kinds(prepared.behaviors, drawn_by_rows(prepared))
     asked = {
@@ -86,22 +84,27 @@ def during_training(
         folder.measures.parent.mkdir(exist_ok=True)
         for label, mode in product(asked, modes):
             lines = [line for line in samples.get(label, ()) if line["mode"] == mode.name]
-            sums, counts = losses[mode.name]
-            line = {
-                "step": step,
-                "mode": mode.name,
-                **({"label": label} if len(asked) > 1 else {}),
-                **({} if kinds[label] == PREFIX else {"prompts": kinds[label]}),
-                **_rate_of(lines),
-                "normal_loss": sum(sums) / sum(counts),
-            }
-            append_line(folder.measures, line)
+            own = {"label": label} if len(asked) > 1 else {}
+            own |= {} if kinds[label] == PREFIX else {"prompts": kinds[label]}
+            own |= _rate_of(lines) | _loss_of(losses[mode.name])
+            append_line(folder.measures, {"step": step, "mode": mode.name, **own})
 
     return measure
 
 
+def _modes(adapters: tuple[str, ...], behaviors: tuple[str, ...]) -> list[AblationMode]:
+    """`full`, and the mode that ships where there is one."""
+    shipped = shipped_mode(adapters, behaviors)
+    return [AblationMode.parse("full", adapters), *([shipped] if shipped else [])]
+
+
 def _say_unmeasured(run: str, what: str, why: str) -> None:
     say(f"{run}: {what}: the behavior rate is not measured during training: {why}.")
+
+
+def _loss_of(losses: ExampleLosses) -> dict[str, float]:
+    """The mean over all tokens, in nats."""
+    return {"normal_loss": sum(losses.sums) / sum(losses.counts)}
 
 
 def _rate_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:

@@ -128,13 +128,17 @@ def save_checkpoint(
             "disk takes it, the same command goes on from the last of them."
         ) from error
     saved = Checkpoint(final, step)
-    if trouble := _damage(saved):
-        raise MachineError(
-            f"checkpoint {final} does not read back as it was written: {trouble} Earlier "
-            "checkpoints are untouched; look at the disk before the same command goes on from them."
-        )
+    _check_reads_back(saved)
     _remove_older(folder, step)
     return saved
+
+
+def _check_reads_back(saved: Checkpoint) -> None:
+    if trouble := _damage(saved):
+        raise MachineError(
+            f"checkpoint {saved.path} does not read back as it was written: {trouble} Earlier "
+            "checkpoints are untouched; look at the disk before the same command goes on from them."
+        )
 
 
 def _make_room(folder: Path, needed: int) -> None:

@@ -85,22 +85,7 @@ def validate(config: RunConfig, root: Path, *, ranks: int | None = None) -> Vali
     run = {"name": config.run_name, "seed": config.seed, "controls": config.controls or []}
     facts: dict[str, Any] = {"run": run}
     problems: list[GradrouteError] = []
-
-    def seen(name: str, look: Callable[[], Result]) -> Result | None:
-        try:
-            found = look()
-        except GradrouteError as error:
-            problems.append(error)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            problems.append(MachineError(f"{name}: memory runs out ({str(error)[:100]})."))
-        else:
-            if isinstance(found, dict):
-                facts[name] = found
-            return found
-        return None
-
+    seen = partial(_seen, facts, problems)
     seen("controls", lambda: control_configs(config))
     seen("place", lambda: _place(config, root))
     prepared = seen("examples", lambda: prepare(config))
@@ -136,6 +121,28 @@ def validate(config: RunConfig, root: Path, *, ranks: int | None = None) -> Vali
         if one is not None and ranks is not None:
             seen("ranks", lambda: estimate_of_ranks(model, config, one, ranks))
     return Validation(facts, tuple(problems))
+
+
+def _seen(
+    facts: dict[str, Any],
+    problems: list[GradrouteError],
+    name: str,
+    look: Callable[[], Result],
+) -> Result | None:
+    """What a look finds; a dictionary goes to the facts, an error to the problems."""
+    try:
+        found = look()
+    except GradrouteError as error:
+        problems.append(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        problems.append(MachineError(f"{name}: memory runs out ({str(error)[:100]})."))
+    else:
+        if isinstance(found, dict):
+            facts[name] = found
+        return found
+    return None
 
 
 def _same_identity(folder: RunFolder, stands_on: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ adapters that the step reaches, and one of a few numbers.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradroute.data.batches import Batch
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.system.ranks import Ranks
+from gradroute.system.ranks import ALONE, Ranks
 from gradroute.train.checks import RowLoss
 from gradroute.train.step_report import StepReport
 
@@ -46,6 +46,11 @@ class Exchange:
     begun: bool = False
     sent: int = 0
 
+    @classmethod
+    def with_nobody(cls) -> "Exchange":
+        """That of a process alone: the whole is its own part, and nothing is sent."""
+        return cls(ALONE, (), (), stop=False, micro_batch=0)
+
     def whole(self, own: Sequence[Batch]) -> list[Batch]:
         """The micro-batches of all ranks, in the order of their examples."""
         return [*self.before, *own, *self.after]
@@ -61,6 +66,8 @@ class Exchange:
         A parameter without a gradient counts as one with zeros: whether a rank has a gradient
         depends on its examples, and the sum does not.
         """
+        if not self.ranks.several:
+            return
         self.begun = True
         if self.sharded:
             return
@@ -72,20 +79,10 @@ class Exchange:
             for parameter, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
-    def add_group_gradients(
-        self, groups: Mapping[str, Mapping[str, Any]], reached: Iterable[str]
-    ) -> None:
-        """The gradients of the adapters that the step reaches, in the order of the groups."""
-        wanted = set(reached)
-        self.add_gradients(
-            parameter
-            for name, group in groups.items()
-            if name in wanted
-            for parameter in group["params"]
-        )
-
     def add_report(self, report: StepReport, policy: RoutingPolicy) -> None:
         """Make the losses and counts of a report those of the whole step; hear who is to stop."""
+        if not self.ranks.several:
+            return
         self.begun = True
         labels = policy.labels
         sizes = [0.0] * self.ranks.size

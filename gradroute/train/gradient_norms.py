@@ -31,18 +31,18 @@ def label_gradient_norms(
     whole step. The share of a label is what the positions with it give, from the losses there and
     at later positions; the shares add up to the step's gradient. Gradients are None afterwards.
     """
+    exchange = exchange or Exchange.with_nobody()
     model.zero_grad(set_to_none=True)
     norms: dict[str, dict[str, float]] = {name: {} for name in policy.adapters}
     parameters = adapter_parameters(model)
     weights, pulled = factors_of_step(batches, loss_mean, reference, exchange)
-    whole = batches if exchange is None else exchange.whole(batches)
-    together = exchange is not None and exchange.sharded
-    present = {i for batch in whole for own in batch.computed_labels() for i in own}
+    present = {
+        i for batch in exchange.whole(batches) for own in batch.computed_labels() for i in own
+    }
     for label_id in sorted(present):
         for batch, weight, own in zip(batches, weights, pulled, strict=True):
-            _add_share(model, batch, weight, policy, label_id, reference, own, together)
-        if exchange is not None:
-            exchange.add_gradients(p for own in parameters.values() for p in own)
+            _add_share(model, batch, weight, policy, label_id, reference, own, exchange.sharded)
+        exchange.add_gradients(p for own in parameters.values() for p in own)
         for name, own in parameters.items():
             grads = [p.grad for p in own if p.grad is not None]
             norms[name][policy.labels[label_id]] = float(total_norm(grads))

@@ -152,8 +152,8 @@ def train_step(
 ) -> StepReport:
     """One optimizer step over all micro-batches of the global step.
 
-    An adapter that no example of the step updates is skipped, see `updates.apply_updates`. So is
-    one that is updated by positions without a target only, if no gradient comes back to them.
+    An adapter that no example updates is skipped, see `updates.apply_updates`; so is one that is
+    updated by positions without a target only, if no gradient comes back to them.
 
     Args:
         model: a routed model in training mode.
@@ -177,15 +177,14 @@ def train_step(
             not acted; or a weight is not finite after it has (without `check_after`, before it).
         MachineError: memory ran out while the optimizer acted; before, the step can be done again.
     """
+    exchange = exchange or Exchange.with_nobody()
     optimizer.zero_grad(set_to_none=True)
-    whole = batches if exchange is None else exchange.whole(batches)
+    whole = exchange.whole(batches)
     check_can_learn(model, optimizer, whole, policy)
+    reached, taught = _reached_and_taught(policy, whole)
     taken = _backward(model, batches, policy, loss_mean, watch, reference, exchange)
-    reached = policy.updated_by(_names(policy, (b.computed_labels() for b in whole)))
     groups = _groups_at_rate(optimizer, rate)
-    if exchange is not None:
-        exchange.add_group_gradients(groups, reached)
-    wanted = clip_gradients(groups, reached)
+    wanted = _clipped(groups, reached, exchange)
     if not check_after:
         wanted[_BEFORE] = weights_norm(optimizer.param_groups, groups)
     if while_waiting is not None:
@@ -193,20 +192,68 @@ def train_step(
     report, norms = read_step(taken, policy, wanted)
     if not check_after:
         check_weights(optimizer.param_groups, groups, norms[_BEFORE])
-    if exchange is not None:
-        exchange.add_report(report, policy)
-    if exchange is not None and not math.isfinite(report.loss):
-        report.rows = exchange.rows_of_all(report.rows)
-        batches = [batch.to(batches[0].input_ids.device) for batch in whole]
-    check_loss(model, batches, report.loss, report.rows)
-    taught = policy.updated_by(_names(policy, (b.target_labels() for b in whole)))
+    _add_and_check_losses(model, batches, policy, report, exchange)
+    _note_updates(model, groups, norms, (reached, taught), report, policy)
+    _apply_step(optimizer, report.updated if check_after else ())
+    return report
+
+
+def _reached_and_taught(policy: RoutingPolicy, whole: Sequence[Batch]) -> tuple[set[str], set[str]]:
+    """The adapters whose gradient the step's positions reach, and those that its targets teach."""
+    computed = _names(policy, (batch.computed_labels() for batch in whole))
+    targets = _names(policy, (batch.target_labels() for batch in whole))
+    return set(policy.updated_by(computed)), set(policy.updated_by(targets))
+
+
+def _clipped(
+    groups: Mapping[str, dict[str, Any]], reached: Collection[str], exchange: Exchange
+) -> dict[str, Float[Tensor, ""]]:
+    """Adapter -> L2 norm of its gradient over all ranks, before it is clipped; on its device."""
+    exchange.add_gradients(p for name in groups if name in reached for p in groups[name]["params"])
+    return clip_gradients(groups, reached)
+
+
+def _add_and_check_losses(
+    model: PeftModel,
+    batches: Sequence[Batch],
+    policy: RoutingPolicy,
+    report: StepReport,
+    exchange: Exchange,
+) -> None:
+    """Report the losses of all ranks; where the sum is not finite, say of which examples."""
+    exchange.add_report(report, policy)
+    if math.isfinite(report.loss):
+        return
+    report.rows = exchange.rows_of_all(report.rows)
+    device = batches[0].input_ids.device
+    seen = [batch.to(device) for batch in exchange.whole(batches)]
+    check_loss(model, seen, report.loss, report.rows)
+
+
+def _note_updates(
+    model: PeftModel,
+    groups: Mapping[str, dict[str, Any]],
+    norms: Mapping[str, float],
+    adapters: tuple[Collection[str], Collection[str]],
+    report: StepReport,
+    policy: RoutingPolicy,
+) -> None:
+    """Check every gradient that came, and skip the adapters that received none.
+
+    Args:
+        model: The model, to say where a gradient that is not finite comes from.
+        groups: Adapter -> its parameter group.
+        norms: Adapter -> L2 norm of its gradient, of those that the step reaches.
+        adapters: From `_reached_and_taught`.
+        report: Of the step; what is updated is noted there.
+        policy: The routing table.
+    """
+    reached, taught = adapters
     for name, group in groups.items():
         if name in reached:
             check_gradient(model, name, norms[name], report.rows, policy)
         _received_or_skipped(name, group, norms, taught, report, policy)
     report.updated.update(report.gradient_norms)
-    _apply_step(optimizer, report.updated if check_after else ())
-    return report
 
 
 def _received_or_skipped(
@@ -259,7 +306,9 @@ def accumulate_gradients(
     reference: Reference | None = None,
 ) -> StepReport:
     """Add the routed gradient of a global step to `parameter.grad`; report losses per label."""
-    return read_step(_backward(model, batches, policy, loss_mean, watch, reference), policy, {})[0]
+    alone = Exchange.with_nobody()
+    taken = _backward(model, batches, policy, loss_mean, watch, reference, alone)
+    return read_step(taken, policy, {})[0]
 
 
 def _backward(
@@ -269,7 +318,7 @@ def _backward(
     loss_mean: str,
     watch: Watch | None,
     reference: Reference | None,
-    exchange: Exchange | None = None,
+    exchange: Exchange,
 ) -> list[MicroBatchLosses]:
     """Add the routed gradient to `parameter.grad`; nothing is waited for."""
     taken = []
@@ -293,14 +342,12 @@ def factors_of_step(
     batches: Sequence[Batch],
     loss_mean: str,
     reference: Reference | None,
-    exchange: Exchange | None,
+    exchange: Exchange,
 ) -> tuple[list[Float[Tensor, " e"]], list[Float[Tensor, " e"]]]:
     """`loss_weights` and `pull_weights` of these micro-batches, in the mean of the whole step."""
-    whole = batches if exchange is None else exchange.whole(batches)
+    whole = exchange.whole(batches)
     weights = loss_weights(whole, loss_mean)
     pulled = weights if reference is None else pull_weights(whole, loss_mean, reference)
-    if exchange is None:
-        return weights, pulled
     return exchange.own(weights, batches), exchange.own(pulled, batches)
 
 

@@ -4,6 +4,7 @@ Ranks are real processes, forked and connected by gloo.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,16 @@ def test_a_sharded_base_in_bfloat16_with_adapters_in_float32_gives_the_same_bits
     assert whole.keys() == sharded.keys()
     assert all(torch.equal(whole[key], sharded[key]) for key in whole)
     assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_its_example_is_named_once(
+    tmp_path, server, parallel
+):
+    given = {"labels": MIXED, "overrides": TWENTY, "parallel": parallel}
+    said = run(server, "poisoned", tmp_path, 2, codes=[5, 5], rank=1, **given)
+    assert re.search(
+        r"error: x, step 1: the loss is nan, not finite for 1 examples? \(r\d\)", said[0]
+    )
+    assert said[1] == ""
+    assert not (tmp_path / "x" / "checkpoints").exists()

@@ -68,27 +68,8 @@ def run_on_ray(
         raise MachineError(
             f"--backend ray needs {error.name}: pip install 'gradroute[ray]'."
         ) from error
-    given = {
-        "folder": str(folder.path.resolve()),
-        "cwd": str(Path.cwd()),
-        "retries": retries,
-    }
     with _ray(settings):
-        storage = folder.path.resolve() / ".sweep" / "ray"
-        remove(storage)  # of a driver that died
-        trial = tune.with_resources(_trial, {"cpu": settings.cpus, "gpu": settings.gpus})
-        tuner = tune.Tuner(
-            trial,
-            param_space={**given, "cell": tune.grid_search(list(cells))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=jobs),
-            run_config=tune.RunConfig(
-                storage_path=str(storage),
-                name="trials",
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=retries),
-                callbacks=[_told_now_and_then(folder, record)],
-            ),
-        )
+        tuner = _tuner(tune, folder, record, cells, settings, jobs=jobs, retries=retries)
         results = _fit(tuner, folder)
         codes: dict[str, int] = {}
         for result in results:
@@ -99,6 +80,39 @@ def run_on_ray(
     # A trial without an answer was killed with its worker.
     ended = {cell: codes.get(cell, -signal.SIGKILL) for cell in cells}
     return {cell: failure_of(folder, cell, code) for cell, code in ended.items() if code}
+
+
+def _tuner(
+    tune: Any,
+    folder: SweepFolder,
+    record: Record,
+    cells: Sequence[str],
+    settings: RayConfig,
+    *,
+    jobs: int | None,
+    retries: int,
+) -> Any:
+    """A trial of Ray Tune for each cell; arguments as for `run_on_ray`."""
+    storage = folder.path.resolve() / ".sweep" / "ray"
+    remove(storage)  # of a driver that died
+    given = {
+        "folder": str(folder.path.resolve()),
+        "cwd": str(Path.cwd()),
+        "retries": retries,
+        "cell": tune.grid_search(list(cells)),
+    }
+    return tune.Tuner(
+        tune.with_resources(_trial, {"cpu": settings.cpus, "gpu": settings.gpus}),
+        param_space=given,
+        tune_config=tune.TuneConfig(max_concurrent_trials=jobs),
+        run_config=tune.RunConfig(
+            storage_path=str(storage),
+            name="trials",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=retries),
+            callbacks=[_told_now_and_then(folder, record)],
+        ),
+    )
 
 
 def _environment(settings: RayConfig) -> dict[str, str]:
