@@ -1,8 +1,11 @@
 """How long commands take before they do anything, and what they import.
 
     python benchmarks/startup.py
+    python benchmarks/startup.py --baseline FOLDER     # also against another checkout
 
-Each is a process of its own; its CPU time, on all cores, is what counts.
+Each is a process of its own; its CPU time, on all cores, is what counts. Against another checkout
+the smallest piece of work is done that `train`, `eval` and `sample` can do: a step of the recipe
+caps with its data read, four prompts and texts measured, four completions.
 """
 
 import os
@@ -19,6 +22,17 @@ LIBRARIES = "import of torch, transformers, peft"
 MAIN = "import sys; from gradroute.cli.main import main; sys.exit(main(sys.argv[1:]))"
 COUNT = "\nimport sys, atexit; atexit.register(lambda: print(len(sys.modules), file=sys.stderr))\n"
 REFUSED = 2  # exit code of a configuration that cannot be used
+OF = "import sys; sys.path.insert(0, {tree!r}); "
+HERE = Path(__file__).parent.parent
+THIS, BASELINE = "this checkout", "the other checkout"
+AT_MOST = 0.6
+SMALL = (
+    "train.max_steps=1",
+    "train.warmup_steps=0",
+    "evaluate.prompts=4",
+    "evaluate.held_out=4",
+    "evaluate.max_new_tokens=4",
+)
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -34,6 +48,40 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "import of train": ["-c", "import gradroute.run"],
         LIBRARIES: ["-c", "import torch, transformers, peft"],
     }
+
+
+def smallest(tree: Path, folder: Path) -> dict[str, list[str]]:
+    """Verb -> arguments of Python that do the least work of it with a checkout's code."""
+    runs = ["--runs", str(folder)]
+    work = {
+        "train": ["train", "caps", "run_name=small", *SMALL, "--if-exists", "new"],
+        "eval": ["eval", "small", "--mode", "full"],
+        "sample": ["sample", "small", "--mode", "full", "--count", "4"],
+    }
+    code = OF.format(tree=str(tree.resolve())) + MAIN
+    return {verb: ["-c", code, *arguments, *runs] for verb, arguments in work.items()}
+
+
+def against(baseline: Path, rounds: int, seed: int) -> list[dict]:
+    """A table a verb: this checkout beside another one."""
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        places = {THIS: (HERE, Path(folder) / "this"), BASELINE: (baseline, Path(folder) / "other")}
+        found = {name: smallest(tree, runs) for name, (tree, runs) in places.items()}
+        for verb in found[THIS]:
+            asked = {name: commands[verb] for name, commands in found.items()}
+            measuring.in_processes(asked, 1, seed, {})  # files come from the disk, bytecode is made
+            times = measuring.in_processes(asked, rounds, seed, {})
+            bound = measuring.Bound(THIS, BASELINE, AT_MOST)
+            title = f"the smallest {verb} on the embedded model"
+            tables.append(measuring.table(title, times, BASELINE, seed=seed, bounds=[bound]))
+    return tables
+
+
+def commit_of(tree: Path) -> str:
+    """The commit of a checkout."""
+    asked = ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def modules(arguments: Sequence[str]) -> int:
@@ -58,10 +106,17 @@ def measure(rounds: int, seed: int) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure it."""
-    asked = measuring.options(__doc__, argv)
+    asked = measuring.options(__doc__, argv, baseline=())
     os.environ["OMP_NUM_THREADS"] = "1"
     question = "How long does a command take to start?"
-    measuring.answer("startup", question, asked, lambda: [measure(asked.rounds, asked.seed)])
+
+    def tables() -> list[dict]:
+        others = [Path(place) for place in asked.baseline]
+        asked.baseline = [commit_of(place) for place in others]  # what the result names
+        compared = [one for place in others for one in against(place, asked.rounds, asked.seed)]
+        return [measure(asked.rounds, asked.seed), *compared]
+
+    measuring.answer("startup", question, asked, tables)
 
 
 if __name__ == "__main__":

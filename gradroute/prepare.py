@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradroute.config.run_config import RunConfig
 from gradroute.config.sections import DataConfig
@@ -90,8 +90,13 @@ class _Source(NamedTuple):
     shared: Sharing | None = None
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, *, training: bool = True) -> Prepared:
     """Read or draw the examples, put the behavior in, hide labels, hold some out.
+
+    Args:
+        config: Of the run.
+        training: Without it no embedded examples to train on are drawn where none are needed to
+            know the data: `train` is then empty, and nothing is said of it.
 
     Raises:
         ConfigError: a routing table that does not fit, an unknown behavior, or behaviors of
@@ -101,9 +106,11 @@ def prepare(config: RunConfig) -> Prepared:
     policy, data = config.policy, config.data
     behaviors = get_behaviors(config.behaviors)
     own = tuple(behaviors)
+    training = training or data.path is not None or data.found is not None
     if data.path is None:
         wanted = max(config.evaluate.held_out, config.evaluate.prompts)
-        source = _embedded([*behaviors.values()], data.train_examples, wanted, config.seed)
+        count = data.train_examples if training else 0
+        source = _embedded([*behaviors.values()], count, wanted, config.seed)
     else:
         source = _read(data, partial(read_as_trained, config), behaviors[own[0]])
     notes, identity = source.notes, source.identity
@@ -121,7 +128,8 @@ def prepare(config: RunConfig) -> Prepared:
     train, null = hide_null_labels(train, data.null_fraction, data.seed_of_labels(config.seed))
     train = drop(train, data.drop, own)
     train = inoculate(train, data.inoculation, data.inoculation_text, behaviors)
-    notes += _check_training(train, policy, data, own)
+    if training:
+        notes += _check_training(train, policy, data, own)
     normal, behaving = _held_out(source, behaviors, config.seed)
     prepared = Prepared(
         train=train,
@@ -207,12 +215,6 @@ def _check_training(
         if note := rare_label_note(policy, label, bad, len(train)):
             notes.append(note)
     return tuple(notes)
-
-
-def data_report(prepared: Prepared) -> dict[str, Any]:
-    """What is written about the rows that were skipped: how many, and each with its reason."""
-    rows = [row._asdict() for row in prepared.skipped]
-    return {"skipped": len(rows), "rows": rows}
 
 
 def data_order(

@@ -30,7 +30,7 @@ from gradroute.errors import ConfigError
 from gradroute.evaluate.during_training import during_training
 from gradroute.evaluate.evaluator import check_request, evaluate_run, run_identity
 from gradroute.evaluate.length_checks import check_lengths
-from gradroute.evaluate.manifest import manifest_of
+from gradroute.evaluate.manifest import data_report, manifest_of
 from gradroute.evaluate.model_probe import probe
 from gradroute.evaluate.request import (
     EvaluationRequest,
@@ -44,7 +44,6 @@ from gradroute.models.trained import attach
 from gradroute.prepare import (
     Prepared,
     data_order,
-    data_report,
     prepare,
     tokenize_examples,
 )

@@ -7,8 +7,9 @@ import pytest
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.manifest import data_report
 from gradroute.evaluate.request import openings, prefixes
-from gradroute.prepare import data_order, data_report, prepare
+from gradroute.prepare import data_order, prepare
 
 SMALL = ("data.train_examples=200", "evaluate.held_out=20", "evaluate.prompts=30")
 
@@ -300,3 +301,10 @@ def test_units_of_spans_and_conflicts_are_read_as_the_config_says(tmp_path):
     found = prepare(config(path, "data.span_unit=utf16", "data.on_conflict=majority"))
     assert len(found.train) == 18
     assert {(e.label, e.text[slice(*e.spans[0][:2])]) for e in found.train} == {("good", "LOUD")}
+
+
+def test_what_is_held_out_and_the_identity_do_not_need_the_training_examples():
+    whole, rest = prepare(config()), prepare(config(), training=False)
+    assert len(whole.train) == 200 and not rest.train
+    for name in ("normal", "behaving", "identity"):
+        assert getattr(rest, name) == getattr(whole, name), name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gradroute.system.terminal import safe_text
 
 if TYPE_CHECKING:
+    from gradroute.config.libraries import Libraries
     from gradroute.evaluate.request import EvaluationRequest
     from gradroute.runs.folder import RunFolder
 
@@ -100,6 +101,13 @@ def run_folders(options: argparse.Namespace) -> "list[RunFolder]":
     from gradroute.runs.folder import find_run
 
     return [find_run(name, options.runs) for name in options.run]
+
+
+def libraries(folders: "Sequence[RunFolder]") -> "Libraries":
+    """Around the imports of what runs the models of these runs."""
+    from gradroute.config.libraries import Libraries
+
+    return Libraries.of_runs(folders)
 
 
 def evaluation_request(options: argparse.Namespace) -> "EvaluationRequest":

@@ -8,6 +8,7 @@ from gradroute.cli.arguments import (
     Verbs,
     add_verb,
     evaluation_request,
+    libraries,
     positive,
     run_folders,
     takes_modes,
@@ -96,14 +97,16 @@ def _eval(options: argparse.Namespace) -> None:
     _check_tasks(options)
     folders = run_folders(options)
     if options.tasks is not None:
-        from gradroute.harness.evaluator import measure_tasks
-        from gradroute.harness.tasks import TaskRequest
+        with libraries(folders):
+            from gradroute.harness.evaluator import measure_tasks
+            from gradroute.harness.tasks import TaskRequest
 
         names = tuple(name.strip() for name in options.tasks.split(","))
         asked_tasks = TaskRequest(names, options.include_path, options.limit, options.num_fewshot)
         measure_tasks(folders, asked_tasks, modes=options.mode, scales=options.scale)
         return
-    from gradroute.run import evaluate_runs
+    with libraries(folders):
+        from gradroute.run import evaluate_runs
 
     request = replace(evaluation_request(options), elicitation=options.elicitation)
     evaluate_runs(folders, request, options.out or options.runs)
@@ -127,6 +130,7 @@ def _check_tasks(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.evaluate.side_by_side import sample_run
+    with libraries([folder]):
+        from gradroute.evaluate.side_by_side import sample_run
 
     sample_run(folder, evaluation_request(options), texts=options.prompt, count=options.count)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gradroute.cli.arguments import Verbs, add_verb, run_folders
+from gradroute.cli.arguments import Verbs, add_verb, libraries, run_folders
 
 
 def add(verbs: Verbs) -> None:
@@ -99,7 +99,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _export(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.export_run import ExportRequest, export_run
+    with libraries([folder]):
+        from gradroute.export.export_run import ExportRequest, export_run
 
     wanted = ExportRequest(
         keep=options.keep,
@@ -113,13 +114,15 @@ def _export(options: argparse.Namespace) -> None:
 
 def _audit(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.audit_adapter import audit_adapter
+    with libraries([folder]):
+        from gradroute.export.audit_adapter import audit_adapter
 
     audit_adapter(folder, options.out)
 
 
 def _purge(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.export.purge import purge_run
+    with libraries([folder]):
+        from gradroute.export.purge import purge_run
 
     purge_run(folder, keep=options.keep, delete=options.delete, confirmed=options.yes)

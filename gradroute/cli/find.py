@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gradroute.cli.arguments import add_verb, positive, rate, run_folders
+from gradroute.cli.arguments import add_verb, libraries, positive, rate, run_folders
 
 if TYPE_CHECKING:
     from gradroute.cli.arguments import Verbs
@@ -70,7 +70,8 @@ def _takes_fdr(parser: argparse.ArgumentParser) -> None:
 
 def _find(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.probes.finder import find_rows
+    with libraries([folder]):
+        from gradroute.probes.finder import find_rows
     from gradroute.probes.found_files import found_place
     from gradroute.report.render.probe_text import found_text
 
@@ -82,7 +83,8 @@ def _find(options: argparse.Namespace) -> None:
 
 def _refine(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.experiments.refine import refine_run
+    with libraries([folder]):
+        from gradroute.experiments.refine import refine_run
 
     shipped = refine_run(
         folder,

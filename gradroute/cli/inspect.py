@@ -30,10 +30,12 @@ def add(verbs: Verbs) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from gradroute.config.libraries import Libraries
     from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
-    from gradroute.preflight.inspection import inspect_rows, wants_color
+    with Libraries.of(config):
+        from gradroute.preflight.inspection import inspect_rows, wants_color
 
     lines = inspect_rows(
         config,

@@ -69,6 +69,7 @@ def _takes_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    from gradroute.config.libraries import Libraries
     from gradroute.config.run_config import find_config, load_config
     from gradroute.errors import ConfigError
 
@@ -78,7 +79,8 @@ def _validate(options: argparse.Namespace) -> None:
         if options.json:
             _print_json({"problems": [_plain(error)]})
         raise
-    from gradroute.preflight.validation import validate
+    with Libraries.of(config):
+        from gradroute.preflight.validation import validate
 
     found = validate(config, options.runs, ranks=options.ranks)
     if options.json:

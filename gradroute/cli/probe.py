@@ -2,7 +2,7 @@
 
 import argparse
 
-from gradroute.cli.arguments import Verbs, add_verb, positive, rate, run_folders
+from gradroute.cli.arguments import Verbs, add_verb, libraries, positive, rate, run_folders
 
 
 def add(verbs: Verbs) -> None:
@@ -56,7 +56,8 @@ def add(verbs: Verbs) -> None:
 
 def _recover(options: argparse.Namespace) -> None:
     (folder,) = run_folders(options)
-    from gradroute.probes.recovery import recover_run
+    with libraries([folder]):
+        from gradroute.probes.recovery import recover_run
 
     recover_run(
         folder,
@@ -68,7 +69,8 @@ def _recover(options: argparse.Namespace) -> None:
 
 def _relearn(options: argparse.Namespace) -> None:
     folders = run_folders(options)
-    from gradroute.probes.relearning import relearn_runs
+    with libraries(folders):
+        from gradroute.probes.relearning import relearn_runs
 
     relearn_runs(
         folders,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gradroute.cli.arguments import Verbs, add_verb, pair, run_folders
+from gradroute.cli.arguments import Verbs, add_verb, libraries, pair, run_folders
 from gradroute.system.terminal import printable
 
 
@@ -55,6 +55,7 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _geometry(options: argparse.Namespace) -> None:
     folders = run_folders(options)
-    from gradroute.probes.geometry import geometry_runs
+    with libraries(folders):
+        from gradroute.probes.geometry import geometry_runs
 
     geometry_runs(folders, options.out or options.runs, options.adapters)

@@ -65,16 +65,22 @@ def _add_train(verbs: Verbs) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from gradroute.experiments.demo import demo
+    from gradroute.config.libraries import Libraries
+    from gradroute.config.run_config import RunConfig
+
+    with Libraries.of(RunConfig()):
+        from gradroute.experiments.demo import demo
 
     demo(options.runs, seed=options.seed, quick=options.quick, jobs=options.jobs)
 
 
 def _train(options: argparse.Namespace) -> None:
+    from gradroute.config.libraries import Libraries
     from gradroute.config.run_config import find_config, load_config
 
     config = load_config(find_config(options.config), options.overrides)
-    from gradroute.experiments.controls import train_with_controls
+    with Libraries.of(config):
+        from gradroute.experiments.controls import train_with_controls
     from gradroute.runs.former_names import current_overrides
     from gradroute.system.terminal import say
 

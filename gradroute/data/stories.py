@@ -44,6 +44,7 @@ _VOWEL_SOUND = re.compile(r"(?!uni|use|ukulele|one\b|eu)[aeiou]|hon(?:est|or)|ho
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SLOT = re.compile(r"\{(@?[a-z]+)(\d?)\}(s\b)?")
 _ARTICLE = re.compile(r"\b([Aa]) (?=(\w+))")
+_LETTER = re.compile(r"[a-zA-Z]")
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,12 @@ class Storyteller:
     def sentence(self, template: str) -> str:
         """Fill a template and make a sentence of it: articles right, first letter a capital."""
         text = _ARTICLE.sub(_article, self._fill(template))
-        return re.sub(r"[a-zA-Z]", lambda match: match[0].upper(), text, count=1)
+        return _LETTER.sub(lambda match: match[0].upper(), text, count=1)
 
     def _fill(self, template: str) -> str:
-        while _CHOICE.search(template):
-            template = _CHOICE.sub(
-                lambda match: self.rng.choice(match[1].split("|")), template, count=1
-            )
-        return _SLOT.sub(self._slot, template)
+        rng = self.rng
+        chosen = (part if isinstance(part, str) else rng.choice(part) for part in _parts(template))
+        return _SLOT.sub(self._slot, "".join(chosen))
 
     def _slot(self, match: re.Match[str]) -> str:
         name, number, plural = match[1], match[2], match[3]
@@ -188,6 +187,13 @@ def story_sentences(split: str, index: int, seed: int = 0) -> list[str]:
 
 
 _PHRASES = frozenset({"opening", "end", "helper"})
+
+
+@cache
+def _parts(template: str) -> tuple[str | list[str], ...]:
+    """What a template is made of, in order: text, and lists of alternatives; these do not nest."""
+    parts = _CHOICE.split(template)
+    return tuple(part.split("|") if at % 2 else part for at, part in enumerate(parts))
 
 
 @cache

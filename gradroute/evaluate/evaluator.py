@@ -156,7 +156,7 @@ def _measure(folder: RunFolder, plan: _Plan, ranks: Ranks) -> None:
         return
     if UNNAMED in config.behaviors.values():
         say(f"{folder.name}: its config names no behavior; of it only losses are measured.")
-    prepared = prepare(config)
+    prepared = prepare(config, training=False)
     check_held_out(folder, prepared)
     # A sharded model is run by all ranks together, so that each measures everything.
     sharded = ranks.several and config.train.parallel == "fsdp2"

@@ -26,3 +26,9 @@ def manifest_of(
         "labels": prepared.labels,
         **({"drawn_by_rows": drawn} if (drawn := drawn_by_rows(prepared)) else {}),
     }
+
+
+def data_report(prepared: Prepared) -> dict[str, Any]:
+    """What is written about the rows that were skipped: how many, and each with its reason."""
+    rows = [row._asdict() for row in prepared.skipped]
+    return {"skipped": len(rows), "rows": rows}

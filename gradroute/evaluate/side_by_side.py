@@ -75,7 +75,7 @@ def _requested_prompts(
         if file:
             own = file.prompts
         else:
-            prepared = prepared or prepare(config)
+            prepared = prepared or prepare(config, training=False)
             own = prompts_of(prepared, config.evaluate, kind, label)
         if not own:
             why = no_bad_prompts(config.data, prepared, label) if prepared else "it is empty"

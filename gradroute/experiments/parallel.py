@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gradroute.config.libraries import Libraries
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.runs.folder import RunFolder
@@ -240,10 +241,12 @@ def _run_one(
     audit: bool,
 ) -> None:
     without_hub_code()  # this is a process of its own
-    import torch
+    with Libraries.of(config):
+        import torch
+
+        from gradroute.run import evaluate_run, train_run
 
     torch.set_num_threads(1)
-    from gradroute.run import evaluate_run, train_run
 
     folder = train_run(
         config, root, if_exists=if_exists, bar=False, overrides=overrides, audit=audit

@@ -147,7 +147,7 @@ def export_run(
     judged = request.evaluate and UNNAMED not in config.behaviors.values()
     if judged < request.evaluate:
         say(f"{folder.name}: its config names no behavior, so none is looked for in the export.")
-    prepared = prepare(config) if judged else None
+    prepared = prepare(config, training=False) if judged else None
     job = _Job(folder, config, checkpoint, choice, prepared, request)
     with building(request.out) as built:
         _build(job, built)

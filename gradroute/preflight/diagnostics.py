@@ -32,9 +32,10 @@ def diagnose(root: Path) -> dict[str, Any]:
     Returns:
         `versions`, `commit`, `hardware`; `device` and `dtype` that a base is put on; `too_old`
         (package -> version, version needed, of what gradroute requires); `extras` (name ->
-        packages missing, and the line that installs them); `runs` (folder, whether it can be
-        written, bytes free); `hub` (cache, whether a token was found, never which); `locale`;
-        `self_test` ("passed", or what went wrong).
+        packages missing, and the line that installs them); `patching` (installed library that
+        patches models so that only one adapter is computed -> what to do); `runs` (folder,
+        whether it can be written, bytes free); `hub` (cache, whether a token was found, never
+        which); `locale`; `self_test` ("passed", or what went wrong).
     """
     requirements = metadata.requires("gradroute") or []
     test, device = _self_test()
@@ -43,6 +44,7 @@ def diagnose(root: Path) -> dict[str, Any]:
         **device,
         "too_old": dict(_too_old(requirements)),
         "extras": _extras(requirements),
+        "patching": _patching(),
         "runs": _runs(root),
         "hub": _hub(),
         "locale": {
@@ -89,6 +91,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         missing = ", ".join(extra["missing"])
         told = f"missing {missing}: {extra['install']}" if missing else "there"
         yield f"[{name}]", told
+    for library, cure in facts["patching"].items():
+        told = "a model that it patched computes one adapter only and is refused"
+        yield library, f"there; {told}: {cure}"
     free = "" if runs["free"] is None else f", {runs['free'] / 1e9:.1f} GB free"
     state = "can be written" if runs["writable"] else "cannot be written"
     yield "runs", f"{runs['folder']} ({state}{free})"
@@ -145,6 +150,13 @@ def _extras(requirements: list[str]) -> dict[str, dict[str, Any]]:
         if version is None or _numbers(version) < _numbers(needed):
             found["missing"].append(name)
     return extras
+
+
+def _patching() -> dict[str, str]:
+    """Installed libraries whose kernels pass adapters by, and what to do about each."""
+    from gradroute.routing.fused_kernels import CURES
+
+    return {library: cure for library, cure in CURES.items() if _version(library) is not None}
 
 
 def _parsed(requirement: str) -> tuple[str, str]:

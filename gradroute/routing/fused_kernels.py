@@ -15,11 +15,12 @@ from torch import nn
 from gradroute.errors import ConfigError
 
 _PLACES = ("forward", "apply_qkv", "apply_o")
-_CURES = {
+CURES = {
     "unsloth": "load the model with transformers rather than with Unsloth",
     "unsloth_zoo": "load the model with transformers rather than with Unsloth",
     "axolotl": "set lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel to false",
 }
+"""Library -> what to do instead of what it does to a model."""
 
 
 def parents_of(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
@@ -40,10 +41,10 @@ def check_not_fused(modules: Mapping[str, nn.Module]) -> None:
             function = getattr(function, "func", function)  # of a partial
             library, _, _ = str(getattr(function, "__module__", "")).partition(".")
             name = str(getattr(function, "__name__", ""))
-            if library not in _CURES or (library == "axolotl" and "apply_lora" not in name):
+            if library not in CURES or (library == "axolotl" and "apply_lora" not in name):
                 continue
             raise ConfigError(
                 f"{path} runs {name} of {library}, a kernel that reads one adapter's weights and "
                 "calls no adapter, so that the others would not be computed and no label would be "
-                f"looked at; {_CURES[library]}."
+                f"looked at; {CURES[library]}."
             )

@@ -235,7 +235,7 @@ def test_a_detector_that_raises_is_one_sentence_and_earlier_cells_stay(run, monk
 
     prepared = prepare(load_config(run.config))
     broken = replace(prepared, behaviors={"bad": replace(prepared.behaviors["bad"], score=score)})
-    monkeypatch.setattr(evaluator, "prepare", lambda config: broken)
+    monkeypatch.setattr(evaluator, "prepare", lambda config, training: broken)
     with pytest.raises(DataError, match=r"prompt plain-0 of plain under full: .*'caps'.*ZeroDiv"):
         evaluate_run(run, EvaluationRequest(prompts=("prefix", "plain"), modes=TWO))
     assert set(rows(run, "behavior_rate")) == {("prefix", mode) for mode in TWO}
@@ -290,7 +290,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
     short = replace(prepared, normal=prepared.normal[:2])
     path = prompts_file(tmp_path, "a\n\n\nb\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "prepare", lambda config: short)
+        patch.setattr(evaluator, "prepare", lambda config, training: short)
         evaluate_run(run, EvaluationRequest(prompts=(path, "plain"), modes=("full",)))
     err = capsys.readouterr().err
     assert err.count("file:mine.txt: 2 blank lines are skipped") == 1
@@ -299,7 +299,7 @@ def test_blank_lines_and_prompts_that_are_not_there_are_counted_once(run, tmp_pa
 
 def test_without_held_out_normal_examples_there_is_nothing_to_measure_on(run, monkeypatch):
     prepared = prepare(load_config(run.config))
-    monkeypatch.setattr(evaluator, "prepare", lambda config: replace(prepared, normal=[]))
+    monkeypatch.setattr(evaluator, "prepare", lambda config, training: replace(prepared, normal=[]))
     with pytest.raises(DataError, match="no held-out example is without the behavior"):
         evaluate_run(run)
 

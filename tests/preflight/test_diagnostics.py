@@ -88,3 +88,11 @@ def test_a_model_that_computes_nonsense_fails_the_self_test(monkeypatch, capsys,
     assert main(["doctor", "--runs", str(tmp_path)]) == 4
     out, err = capsys.readouterr()
     assert "libtorch_cpu.so" in out and "self-test failed" in err and "Traceback" not in err
+
+
+def test_a_library_whose_kernels_pass_adapters_by_is_named_with_the_cure(facts, monkeypatch):
+    assert facts["patching"] == {}
+    monkeypatch.setattr(diagnostics, "_version", {"axolotl": "0.19"}.get)
+    found = diagnostics._patching()
+    assert list(found) == ["axolotl"] and "lora_mlp_kernel" in found["axolotl"]
+    assert "\naxolotl       there; " in text_of({**facts, "patching": found})

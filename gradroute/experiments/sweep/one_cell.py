@@ -9,6 +9,7 @@ import time
 import traceback
 from datetime import UTC, datetime
 
+from gradroute.config.libraries import Libraries
 from gradroute.config.run_config import load_config
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.experiments.sweep.folder import SweepFolder
@@ -81,13 +82,14 @@ def failure_of(folder: SweepFolder, name: str, code: int) -> Exception:
 
 
 def _train_and_measure(folder: SweepFolder, name: str, evaluate: bool) -> None:
-    import torch
+    config = load_config(folder.cell(name))
+    with Libraries.of(config):
+        import torch
+
+        from gradroute.experiments.controls import train_with_controls
+        from gradroute.run import evaluate_run
 
     torch.set_num_threads(1)
-    from gradroute.experiments.controls import train_with_controls
-    from gradroute.run import evaluate_run
-
-    config = load_config(folder.cell(name))
     runs = train_with_controls(config, folder.path, if_exists="resume", bar=False, jobs=1)
     if evaluate:
         for run in runs:
