@@ -5,7 +5,8 @@
 
 Each is a process of its own; its CPU time, on all cores, is what counts. Against another checkout
 the smallest piece of work is done that `train`, `eval` and `sample` can do: a step of the recipe
-caps with its data read, four prompts and texts measured, four completions.
+caps with its data read, four prompts and texts measured, four completions. `sweep` does as
+little in each of four cells, one process at a time, and writes its report.
 """
 
 import os
@@ -33,6 +34,8 @@ SMALL = (
     "evaluate.held_out=4",
     "evaluate.max_new_tokens=4",
 )
+FEW = ("data.train_examples=60", "data.behavior_fraction=0.5")
+ANEW = "import shutil; shutil.rmtree({folder!r}, ignore_errors=True); "
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -53,13 +56,22 @@ def commands(folder: Path) -> dict[str, list[str]]:
 def smallest(tree: Path, folder: Path) -> dict[str, list[str]]:
     """Verb -> arguments of Python that do the least work of it with a checkout's code."""
     runs = ["--runs", str(folder)]
+    grid = folder / "grid.yaml"
+    grid.parent.mkdir(parents=True, exist_ok=True)
+    settings = "".join(f"  {one.replace('=', ': ')}\n" for one in (*SMALL, *FEW))
+    grid.write_text(f"recipe: caps\nset:\n{settings}seeds: [0, 1, 2, 3]\n", encoding="utf-8")
     work = {
         "train": ["train", "caps", "run_name=small", *SMALL, "--if-exists", "new"],
         "eval": ["eval", "small", "--mode", "full"],
         "sample": ["sample", "small", "--mode", "full", "--count", "4"],
+        "sweep": ["sweep", str(grid), "--jobs", "1"],
     }
-    code = OF.format(tree=str(tree.resolve())) + MAIN
-    return {verb: ["-c", code, *arguments, *runs] for verb, arguments in work.items()}
+    code = OF.format(tree=str(tree.resolve()))
+    anew = {"sweep": ANEW.format(folder=str(folder / "grid"))}
+    return {
+        verb: ["-c", code + anew.get(verb, "") + MAIN, *arguments, *runs]
+        for verb, arguments in work.items()
+    }
 
 
 def against(baseline: Path, rounds: int, seed: int) -> list[dict]:

@@ -1,12 +1,9 @@
 """What every test stands on: no network, one thread, repeatable examples, and a tiny model."""
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 from hypothesis import settings
 from shape_hook import check_shapes
 
@@ -28,18 +25,3 @@ settings.load_profile("gradroute")
 # Shapes in signatures are checked where there are any. Elsewhere a check at run time would find
 # what the type checker has found.
 check_shapes(Path(__file__).parent.parent / "gradroute")
-
-
-@pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of runs are forked from one that has what they import, for where that is no matter.
-
-    A new interpreter for each, as users have it, is in `test_interruptions.py` and
-    `experiments/test_parallel.py`.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torture.preloaded"])
-    root = str(Path(__file__).parent.parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    instead = SimpleNamespace(get_context=lambda method: context)
-    monkeypatch.setattr("gradroute.experiments.parallel.multiprocessing", instead)

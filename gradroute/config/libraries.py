@@ -32,12 +32,12 @@ class Libraries:
         Args:
             bases: Per run its settings `model`, `gguf_file` and `quantize`; the others are ignored.
         """
-        self._plain = all(_holds_plain_numbers(base) for base in bases)
+        self._plain = all(_plain(base) for base in bases)
 
     @classmethod
     def of(cls, config: RunConfig) -> "Libraries":
         """Those that a configuration needs."""
-        return cls([config.model_dump(include={*_BASE})])
+        return cls([_base_of(config)])
 
     @classmethod
     def of_runs(cls, folders: Iterable[RunFolder]) -> "Libraries":
@@ -61,6 +61,15 @@ class Libraries:
         gc.enable()
 
 
+def holds_plain_numbers(config: RunConfig) -> bool:
+    """Whether the base of a run certainly does not hold its weights in few bits."""
+    return _plain(_base_of(config))
+
+
+def _base_of(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(include={*_BASE})
+
+
 def _settings(path: Path) -> dict[str, Any]:
     try:
         value = read_yaml_file(path, str(path)).value
@@ -69,8 +78,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _holds_plain_numbers(base: Mapping[str, Any]) -> bool:
-    """Whether a base certainly does not hold its weights in few bits."""
+def _plain(base: Mapping[str, Any]) -> bool:
     if base.get("quantize") != "none":
         return False
     if base.get("model") == "embedded" or base.get("gguf_file") not in (None, "null"):

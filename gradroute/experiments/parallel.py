@@ -1,35 +1,45 @@
 """Several runs at a time, each in a process of its own with one thread.
 
-Runs are independent, so results do not depend on how many run at a time. The processes end with
-this one: asked to stop, it asks them and waits until each has saved its step; killed, it is missed
-by them, and they stop by themselves.
+Runs are independent, so results do not depend on how many run at a time. The processes are forked
+from a server that has imported what runs need (`preloaded`), where that is safe; elsewhere each is
+a new interpreter. They end with this one: asked to stop, it asks them and waits until each has
+saved its step; killed, it is missed by them, and they stop by themselves.
 """
 
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradroute.config.libraries import Libraries
+from gradroute.config.libraries import Libraries, holds_plain_numbers
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.runs.folder import RunFolder
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible
+from gradroute.system.terminal import say
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess, SpawnProcess  # not on every system
+
+    _Worker = SpawnProcess | ForkServerProcess
 
 _WATCH = 1.0  # seconds between two looks at what runs
 _DEVICES = "CUDA_VISIBLE_DEVICES"
+_PRELOADED = "gradroute.experiments.preloaded"
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Libraries that start threads as they are imported must not in a process that forks."""
 _GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 
 
@@ -79,7 +89,7 @@ def run_in_parallel(
             raise error
         return False
 
-    run_tasks(tasks, at_once, ended=ended)
+    run_tasks(tasks, at_once, ended=ended, forked=can_fork(configs))
     return [RunFolder(root / config.run_name) for config in configs]
 
 
@@ -102,6 +112,7 @@ def run_tasks(
     ended: Callable[[str, Exception | None], bool],
     watch: Callable[[], None] | None = None,
     devices: Sequence[str] = (),
+    forked: bool = False,
 ) -> None:
     """Do every task, so many at a time, each in a process of its own.
 
@@ -113,15 +124,18 @@ def run_tasks(
         watch: is called about once a second; what it raises stops everything likewise.
         devices: what CUDA_VISIBLE_DEVICES is set to in the first process of those at a time, the
             second, and so on; empty leaves it as it is.
+        forked: fork the processes from one that has imported what runs need, see `can_fork`.
     """
+    if forked:
+        _start_server()
     waiting, free = list(tasks), list(range(at_once))
-    working: dict[Any, tuple[SpawnProcess, Task, int]] = {}  # by the connection of its answer
+    working: dict[Any, tuple[_Worker, Task, int]] = {}  # by the connection of its answer
     try:
         while waiting or working:
             while waiting and free:
                 task, slot = waiting.pop(0), free.pop(0)
-                with _on_device(devices[slot] if devices else None):
-                    answer, worker = _start(*task)
+                with _environment({_DEVICES: devices[slot]} if devices else {}):
+                    answer, worker = _start(*task, forked=forked)
                 working[answer] = worker, task, slot
             for answer in wait(list(working), timeout=None if watch is None else _WATCH):
                 worker, task, slot = working.pop(answer)
@@ -140,41 +154,83 @@ def run_tasks(
         raise
 
 
-@contextmanager
-def _on_device(visible: str | None) -> Iterator[None]:
-    """Processes that are started meanwhile see these CUDA devices alone; None: those of this one.
+def can_fork(configs: Sequence[RunConfig]) -> bool:
+    """Whether processes that do these runs may be forked from one that has imported everything.
 
-    (This process itself has looked already, or never does.)
+    Where not, a line says why: the driver of a GPU does not survive a fork, nor do libraries of
+    macOS; Windows has none; and what was imported without bitsandbytes cannot get it later.
     """
-    before = os.environ.get(_DEVICES)
-    if visible is not None:
-        os.environ[_DEVICES] = visible
+    import torch
+
+    why = None
+    if sys.platform != "linux":
+        why = "this system"
+    elif torch.cuda.is_available():
+        why = "a GPU"
+    elif not all(holds_plain_numbers(config) for config in configs):
+        why = "a base that may hold its weights in few bits"
+    if why is not None:
+        say(f"with {why} processes are not forked: each run imports its libraries by itself.")
+    return why is None
+
+
+def _start_server() -> None:
+    """Start what processes are forked from, unless it runs; it ends with this process."""
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload([_PRELOADED])
+    # It imports before it is told this process's path (Python 3.11 to 3.13 never tell it), and a
+    # folder of the same name where we happen to be must not come first.
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    with _environment({**_ONE_THREAD, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}), _deaf():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started meanwhile have these variables, too."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is not None:
-            os.environ[_DEVICES] = before
-        elif visible is not None:
-            del os.environ[_DEVICES]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _start(name: str, cell: Callable[[], None]) -> tuple[Any, SpawnProcess]:
-    """A process that does a run, and the connection through which it says how that ended."""
-    context = multiprocessing.get_context("spawn")
-    answer, theirs = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(theirs, name, cell), name=name, daemon=True)
-    # A Ctrl-C reaches every process. A worker is born deaf to it: training listens for it by
-    # itself, and everything else is stopped from here.
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started meanwhile do not hear a Ctrl-C, which reaches every process.
+
+    Training listens for it by itself, and everything else is stopped from here.
+    """
     listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        worker.start()
+        yield
     finally:
         signal.signal(signal.SIGINT, listening)
+
+
+def _start(name: str, cell: Callable[[], None], *, forked: bool = False) -> "tuple[Any, _Worker]":
+    """A process that does a run, and the connection through which it says how that ended."""
+    if forked:
+        context = multiprocessing.get_context("forkserver")
+    else:
+        context = multiprocessing.get_context("spawn")
+    answer, theirs = context.Pipe(duplex=False)
+    given = (theirs, name, cell, dict(os.environ))
+    worker = context.Process(target=_work, args=given, name=name, daemon=True)
+    # The server was born deaf; to start a process takes as long as it takes to import everything.
+    with nullcontext() if forked else _deaf():
+        worker.start()
     theirs.close()  # so that the end of the worker is the end of the connection
     return answer, worker
 
 
-def _finish(answer: Any, worker: SpawnProcess) -> None:
+def _finish(answer: Any, worker: "_Worker") -> None:
     """The end of one run; raises what it raised."""
     try:
         told = json.loads(answer.recv_bytes())
@@ -190,7 +246,7 @@ def _finish(answer: Any, worker: SpawnProcess) -> None:
         raise _error(*told)
 
 
-def _stop(workers: Iterable[SpawnProcess]) -> None:
+def _stop(workers: "Iterable[_Worker]") -> None:
     """Ask every worker to end, and wait: training finishes its step and saves."""
     workers = list(workers)
     for worker in workers:
@@ -204,8 +260,10 @@ def _stop(workers: Iterable[SpawnProcess]) -> None:
         raise
 
 
-def _work(answer: Any, name: str, cell: Callable[[], None]) -> None:
+def _work(answer: Any, name: str, cell: Callable[[], None], environment: Mapping[str, str]) -> None:
     """What a worker does: one run, and word of how it ended."""
+    os.environ.clear()  # a server keeps that of when it was started
+    os.environ.update(environment)
     ended = threading.Event()
     threading.Thread(target=_follow_parent, args=(ended,), daemon=True).start()
     told: list[str] = []

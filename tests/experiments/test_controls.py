@@ -112,7 +112,6 @@ def test_a_plain_control_of_a_run_with_a_pull_has_none():
     assert [config.train.kl_good for config in found] == [0.0, 1.0, 0.3]
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(("jobs", "names"), [(1, ["filter", "anchors_only"]), (2, ["filter"])])
 def test_a_run_is_trained_with_its_controls(tmp_path, jobs: int, names: list[str]):
     settings = [

@@ -63,7 +63,6 @@ def test_quick_is_one_routed_run():
     assert changed == {"run_name", "train.max_steps", "evaluate.held_out"}
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_cells_run_in_processes_and_results_do_not_depend_on_how_many(tmp_path):
     tiny = (
         "train.max_steps=2",

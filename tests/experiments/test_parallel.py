@@ -1,5 +1,6 @@
 """Several runs at a time: how each ends is known here, and none outlives this process."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -50,15 +52,84 @@ def stands_in(config, root, **_):
         raise DataError("what was given, and what to do.")
 
 
-def ends(cell):
-    answer, worker = parallel._start("x", cell)
+@pytest.fixture(params=[False, True], ids=["new interpreter", "forked"])
+def forked(request):
+    if request.param:
+        parallel._start_server()
+    return request.param
+
+
+def ends(cell, forked=True):
+    if forked:
+        parallel._start_server()
+    answer, worker = parallel._start("x", cell, forked=forked)
     parallel._finish(answer, worker)
     return worker
 
 
-def test_a_run_that_ends_well_leaves_nothing():
-    worker = ends(works)
+def test_a_run_that_ends_well_leaves_nothing(forked):
+    worker = ends(works, forked)
     assert worker.exitcode == 0 and not worker.is_alive()
+
+
+VARIABLES = ("GRADROUTE_TEST", "OMP_NUM_THREADS", "PYTHONSAFEPATH")
+
+
+def says_what_it_has(place):
+    found = {name: os.environ.get(name) for name in VARIABLES}
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    preloaded = "gradroute.run" in sys.modules and sys.modules["bitsandbytes"] is None
+    place.write_text(json.dumps([found, threads, preloaded]), encoding="utf-8")
+
+
+def test_a_forked_worker_has_the_environment_of_now_and_everything_imported(tmp_path, monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("GRADROUTE_TEST", value)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        ends(partial(says_what_it_has, tmp_path / value))
+        found, threads, preloaded = json.loads((tmp_path / value).read_text(encoding="utf-8"))
+        assert found == dict(zip(VARIABLES, (value, "3", None), strict=True))
+        assert threads == 2 and preloaded  # itself, and the one that follows its parent
+
+
+def test_what_is_imported_before_the_fork_is_this_package_not_a_folder_of_the_same_name(tmp_path):
+    other = tmp_path / "gradroute"
+    (other / "experiments").mkdir(parents=True)
+    for name in ("__init__.py", "experiments/__init__.py", "experiments/preloaded.py"):
+        (other / name).write_text("raise SystemExit('another package')\n", encoding="utf-8")
+    script = (
+        "import sys\n"
+        "sys.path[:] = sys.argv[1].split(':')\n"
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from gradroute.experiments import parallel\n"
+        "from experiments.test_parallel import says_where\n"
+        "parallel._start_server()\n"
+        "parallel._finish(*parallel._start('x', partial(says_where, Path('a')), forked=True))\n"
+    )
+    command = [sys.executable, "-P", "-c", script, os.pathsep.join(sys.path)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "a").read_text() == parallel.__file__
+
+
+def says_where(place):
+    place.write_text(sys.modules["gradroute.experiments.parallel"].__file__ or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "why"),
+    [
+        ((), False, None),
+        ((), True, "with a GPU processes are not forked"),
+        (("model=someone/some-model",), False, "with a base that may hold its weights in few"),
+    ],
+)
+def test_where_processes_cannot_be_forked_a_line_says_why(settings, gpu, why, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(parallel.sys, "platform", "linux")
+    assert parallel.can_fork([load_config(find_config("caps"), settings)]) is (why is None)
+    told = capsys.readouterr().err
+    assert told.startswith(why) if why else told == ""
 
 
 @pytest.mark.parametrize("kind", [ConfigError, NumericError, Interrupted])
@@ -81,20 +152,20 @@ def test_a_fault_of_the_program_stays_one():
     assert not isinstance(caught.value, MachineError)
 
 
-def test_a_run_that_is_killed_is_named_with_what_to_do():
+def test_a_run_that_is_killed_is_named_with_what_to_do(forked):
     with pytest.raises(MachineError, match=r"run x was killed \(exit code -9\).*jobs 1"):
-        ends(is_killed)
+        ends(is_killed, forked)
 
 
-def test_a_run_that_is_asked_to_stop_outside_of_training_says_so():
+def test_a_run_that_is_asked_to_stop_outside_of_training_says_so(forked):
     with pytest.raises(Interrupted, match="x: interrupted"):
-        ends(is_asked)
+        ends(is_asked, forked)
 
 
-def test_those_who_are_stopped_are_gone(tmp_path):
+def test_those_who_are_stopped_are_gone(tmp_path, forked):
     workers = []
     for name in ("one", "two"):
-        _, worker = parallel._start(name, partial(waits, tmp_path / name))
+        _, worker = parallel._start(name, partial(waits, tmp_path / name), forked=forked)
         workers.append(worker)
         while not (tmp_path / name).exists():
             time.sleep(0.01)
@@ -102,7 +173,7 @@ def test_those_who_are_stopped_are_gone(tmp_path):
     assert not any(worker.is_alive() for worker in workers)
 
 
-def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
+def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path, forked):
     script = (
         "import sys, time\n"
         "from functools import partial\n"
@@ -110,7 +181,11 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
         "from gradroute.experiments import parallel\n"
         "from experiments.test_parallel import waits\n"
         "places = [Path(sys.argv[1]) / name for name in ('one', 'two')]\n"
-        "kept = [parallel._start(place.name, partial(waits, place)) for place in places]\n"
+        f"forked = {forked}\n"
+        "if forked:\n"
+        "    parallel._start_server()\n"
+        "kept = [parallel._start(place.name, partial(waits, place), forked=forked)\n"
+        "        for place in places]\n"
         "time.sleep(60)\n"
     )
     path = os.pathsep.join(sys.path)

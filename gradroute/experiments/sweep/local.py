@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from gradroute.config.run_config import load_config
 from gradroute.errors import Interrupted, MachineError
-from gradroute.experiments.parallel import Task, run_tasks
+from gradroute.experiments.parallel import Task, can_fork, run_tasks
 from gradroute.experiments.sweep.folder import Record, SweepFolder
 from gradroute.experiments.sweep.one_cell import record_failure, run_cell
 from gradroute.experiments.sweep.state import cell_states, status_text
@@ -65,6 +66,7 @@ def run_locally(
             raise Interrupted(stopped_text(folder))
         show.redraw()
 
+    configs = [load_config(folder.cell(name)) for name in cells]
     work = partial(run_cell, folder, evaluate=record.evaluate, log=True)
     try:
         run_tasks(
@@ -73,6 +75,7 @@ def run_locally(
             ended=ended,
             watch=watch,
             devices=places,
+            forked=can_fork(configs),
         )
     finally:
         show.redraw(last=True)

@@ -44,7 +44,6 @@ def run(tmp_path, monkeypatch, first, retries=0):
     return folder, partial(run_locally, folder, record, [ONE, TWO], jobs=1, retries=retries)
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path, monkeypatch, capsys):
     folder, call = run(tmp_path, monkeypatch, "refused", retries=3)
     failures = call()
@@ -54,7 +53,6 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path, monke
     assert f"{ONE}: failed: row 3 has no text." in told and f"{TWO}: finished." in told
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(("first", "most"), [("killed", 3), ("killed once", 2)])
 def test_a_cell_that_is_killed_is_tried_again_so_often(tmp_path, monkeypatch, first, most):
     folder, call = run(tmp_path, monkeypatch, first, retries=2)
@@ -64,7 +62,6 @@ def test_a_cell_that_is_killed_is_tried_again_so_often(tmp_path, monkeypatch, fi
     assert folder.failure(ONE).is_file() and not folder.failure(TWO).exists()
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_sweep_that_is_asked_to_stop_begins_no_other_cell(tmp_path, monkeypatch):
     folder, call = run(tmp_path, monkeypatch, "stops")
     with pytest.raises(Interrupted, match="stopped as asked"):
@@ -94,7 +91,6 @@ def shows_device(folder, name, evaluate, log):
     (folder.own / f"device-{name}-{os.environ.get('CUDA_VISIBLE_DEVICES')}").touch()
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_each_cell_at_a_time_has_a_device_of_its_own(tmp_path, monkeypatch):
     folder, record, _ = started(tmp_path, GRID)
     monkeypatch.setattr(local, "run_cell", shows_device)
@@ -105,9 +101,9 @@ def test_each_cell_at_a_time_has_a_device_of_its_own(tmp_path, monkeypatch):
     seen = {}
     start = local.run_tasks.__globals__["_start"]
 
-    def watched(name, work):
+    def watched(name, work, *, forked):
         seen[name] = os.environ["CUDA_VISIBLE_DEVICES"]
-        return start(name, work)
+        return start(name, work, forked=forked)
 
     monkeypatch.setitem(local.run_tasks.__globals__, "_start", watched)
     assert run_locally(folder, record, [ONE, TWO], jobs=None, retries=0) == {}

@@ -42,7 +42,6 @@ def adapters(folder):
     }
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_every_cell_is_run_measured_and_reported_on_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(publish, "pictures", lambda comparison: [])  # of a report without a sweep
     file = sweep_file(tmp_path, GRID)
@@ -70,7 +69,6 @@ def test_a_finished_cell_is_run_again_where_it_is_to_be_measured_in_another_way(
     assert unfinished(read_sweep(other), folder, record) == [ONE, TWO]
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_cells_that_failed_are_named_in_the_end_with_the_code_of_their_kind(tmp_path):
     file = sweep_file(
         tmp_path,
