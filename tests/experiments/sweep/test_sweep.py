@@ -1,6 +1,5 @@
 """A sweep from its file to its report, and how it is refused, stopped and gone on with."""
 
-import os
 import re
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from gradroute.report import publish
 from gradroute.run import train_run
 from gradroute.runs.lock import write_lock
 from gradroute.system.files import make_folder, read_lines, sha256_of, write_text
+from torture.forks import serving
 
 GRID = "axes: {data.labeled_fraction: [0.1, 0.5]}\n"
 ONE, TWO = "labeled_fraction_0.1", "labeled_fraction_0.5"
@@ -139,38 +139,31 @@ def test_a_sweep_that_is_asked_to_stop_and_one_that_is_killed_go_on_to_the_same_
     file = sweep_file(tmp_path, f"{GRID}evaluate: false\n").read_text()
     file = file.replace("  train.max_steps: 2\n", steps)
     (tmp_path / "tiny.yaml").write_text(file)
-    command = [sys.executable, "-m", "gradroute", "sweep", "tiny.yaml", "--jobs", "1", "--runs"]
     place = tmp_path / "runs" / "tiny"
 
-    def begin():
-        return subprocess.Popen(
-            [*command, "runs"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
+    def begin(server, leave=False):
+        lines = [["sweep", "tiny.yaml", "--jobs", "1", "--runs", "runs"]]
+        return server.start("torture.runs:command", {"lines": lines}, tmp_path, leave=leave)
 
-    def steps_of(name):
-        return sum(1 for _ in read_lines(place / name / "metrics.jsonl"))
+    def wait_for(name, child):
+        while sum(1 for _ in read_lines(place / name / "metrics.jsonl")) < 5:
+            assert child.alive
+            time.sleep(0.02)
 
-    first = begin()
-    while steps_of(ONE) < 5:
-        assert first.poll() is None
-        time.sleep(0.02)
-    stop = subprocess.run(
-        [sys.executable, "-m", "gradroute", "sweep", "stop", "tiny.yaml"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "asked to stop: process" in stop.stderr
-    told = first.communicate()[1]
-    assert first.returncode == 75 and "stopped as asked" in told
-    assert list(place.glob(f"{ONE}/checkpoints/step-*"))
-    second = begin()
-    while steps_of(TWO) < 5:
-        assert second.poll() is None
-        time.sleep(0.02)
-    os.kill(second.pid, signal.SIGKILL)
-    second.communicate()
-    third = begin()
-    third.communicate()
-    assert third.returncode == 0
+    with serving() as server:
+        first = begin(server)
+        wait_for(ONE, first)
+        stop = {"lines": [["sweep", "stop", "tiny.yaml"]]}
+        stop = server.start("torture.runs:command", stop, tmp_path)
+        assert stop.wait() == 0 and "asked to stop: process" in stop.said
+        assert first.wait() == 75 and "stopped as asked" in first.said
+        assert list(place.glob(f"{ONE}/checkpoints/step-*"))
+        second = begin(server, leave=True)
+        wait_for(TWO, second)
+        second.send(signal.SIGKILL)  # the driver alone: its cell misses it
+        second.wait()
+        third = begin(server)
+        assert third.wait() == 0
     for cell in read_sweep(tmp_path / "tiny.yaml").cells:
         train_run(cell.config, tmp_path / "bare", if_exists="fail", bar=False)
     assert adapters(place) == adapters(tmp_path / "bare") != {}
