@@ -68,6 +68,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
             form="peft",
             base=base.identity,
             rank=adapter.rank,
+            scale=adapter.scale,
         )
         (built / CARD).write_text(audit_card(about, checks[0]), encoding="utf-8")
         put_in_place(built, out)

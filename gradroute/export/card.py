@@ -38,6 +38,7 @@ class Subject:
         base: What tells the base from others.
         licence: Of the base.
         rank: Of the adapter.
+        scale: What its B A is multiplied by.
         warnings: What a reader must know first.
     """
 
@@ -50,6 +51,7 @@ class Subject:
     base: str
     license: str
     rank: int
+    scale: float
     warnings: Sequence[str]
 
 
@@ -188,9 +190,11 @@ def _use(subject: Subject) -> str:
     least = next((rank for rank in _SERVER_RANKS if rank >= subject.rank), subject.rank)
     return (
         f"{call} It has rank {subject.rank}, no bias, no magnitudes and no modules of its own, and "
-        "B A is scaled by lora_alpha / r (a factor of rsLoRA is folded into lora_alpha), so "
-        f"servers that read PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank "
-        f"{least}`."
+        f"B A is scaled by lora_alpha / r = {subject.scale:.7g} (a factor of rsLoRA is folded into "
+        "lora_alpha). PEFT and what is made of it, mergekit and onnxruntime-genai's builder were "
+        "tried with such adapters, and the loading code of vLLM, which needs `--enable-lora "
+        f"--max-lora-rank {least}`, and of SGLang. openvino-genai reads the weights alone: give it "
+        f"`AdapterConfig(adapter, {subject.scale:.7g})`."
     )
 
 

@@ -166,7 +166,7 @@ def _build(job: _Job, built: Path) -> None:
     """
     folder, config, choice = job.folder, job.config, job.choice
     form, checkpoint = job.request.form, job.checkpoint
-    dtype, identity, rank = _write(job, built)
+    dtype, identity, rank, scale = _write(job, built)
     say(f"{folder.name}: comparing {job.request.out.name} with the run under {choice.mode.name}")
     sets = None
     if job.prepared is not None:
@@ -179,7 +179,7 @@ def _build(job: _Job, built: Path) -> None:
     if sets is not None:
         again = behavior_again(sets, config.evaluate, expected, exported, choice.mode.name)
         checks.append(again)
-    card = _card(job, checks, identity, rank)
+    card = _card(job, checks, identity, rank, scale)
     (built / CARD).write_text(card, encoding="utf-8")
     checks += _leaks(job, built, expected)
     show_checks(folder, checks)
@@ -202,11 +202,12 @@ def _reference(job: _Job, sets: Sequence[PromptSet] | None) -> Reference:
     return reference(base, model, mode, texts, sample_prompts(sets, write))
 
 
-def _write(job: _Job, built: Path) -> tuple[torch.dtype, str, int]:
+def _write(job: _Job, built: Path) -> tuple[torch.dtype, str, int, float]:
     """The files of the artifact itself; what is left out is not known here.
 
     Returns:
-        The type of the weights, what tells the base from others, and the largest rank.
+        The type of the weights, what tells the base from others, the largest rank, and the scale
+        of B A.
     """
     base, form = load_base_of(job.config), job.request.form
     facts = run_identity(job.prepared, base) if job.prepared else {"base": base.identity}
@@ -214,7 +215,7 @@ def _write(job: _Job, built: Path) -> tuple[torch.dtype, str, int]:
     dtype = base.model.dtype if form == "merged" else torch.float32
     if job.request.dtype:
         dtype = DTYPES[job.request.dtype]
-    rank = write_form(
+    rank, scale = write_form(
         built,
         form,
         base,
@@ -225,10 +226,10 @@ def _write(job: _Job, built: Path) -> tuple[torch.dtype, str, int]:
         dtype=dtype,
     )
     write_manifest(built)
-    return dtype, base.identity, rank
+    return dtype, base.identity, rank, scale
 
 
-def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
+def _card(job: _Job, checks: Sequence[Check], base: str, rank: int, scale: float) -> str:
     config = job.config
     about = subject_of(
         job.folder.name,
@@ -238,6 +239,7 @@ def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
         form=job.request.form,
         base=base,
         rank=rank,
+        scale=scale,
     )
     return export_card(
         about,
@@ -296,7 +298,15 @@ def hub_name(model: str) -> str | None:
 
 
 def subject_of(
-    run: str, step: int, choice: Choice, *, model: str, form: str, base: str, rank: int
+    run: str,
+    step: int,
+    choice: Choice,
+    *,
+    model: str,
+    form: str,
+    base: str,
+    rank: int,
+    scale: float,
 ) -> Subject:
     """What a card is about, with the license of the base.
 
@@ -308,6 +318,7 @@ def subject_of(
         form: One of `gradroute.export.forms.FORMS`.
         base: Identity of the base.
         rank: Of the adapter.
+        scale: What its B A is multiplied by.
     """
     at = re.match(r"hub revision ([0-9a-f]+)", base)
     return Subject(
@@ -320,6 +331,7 @@ def subject_of(
         base=base,
         license=base_license(model_source(model), at[1] if at else None),
         rank=rank,
+        scale=scale,
         warnings=choice.warnings,
     )
 

@@ -77,7 +77,7 @@ def write_form(
     *,
     base_name: str | None,
     dtype: torch.dtype,
-) -> int:
+) -> tuple[int, float]:
     """Write the artifact's own files; what is left out is not known here.
 
     Args:
@@ -91,13 +91,13 @@ def write_form(
         dtype: Of the weights.
 
     Returns:
-        The largest rank of an adapter that was written.
+        The largest rank of an adapter that was written, and what a reader scales B A by.
 
     Raises:
         ConfigError: The form cannot hold these adapters.
     """
     if form == "gguf-lora":
-        return _write_files(folder, base.model, config, checkpoint, shipped, dtype)
+        return _write_files(folder, base.model, config, checkpoint, shipped, dtype), 1.0
     adapter = as_one(checkpoint, shipped)
     if form == "merged":
         merge(base.model, adapter, dtype)
@@ -105,7 +105,7 @@ def write_form(
     else:
         write_adapter(folder, adapter, base.model, base_name=base_name, dtype=dtype)
     write_tokenizer(folder, base.tokenizer)
-    return adapter.rank
+    return adapter.rank, adapter.scale
 
 
 def _write_files(

@@ -278,7 +278,8 @@ def test_the_card_tells_what_was_measured_and_what_is_not_claimed(runs, tmp_path
     assert "| bad\\_ablated |" in text or "| bad_ablated |" in text
     assert "No control was measured beside this run" in text
     assert "Known leakage: the exported model still shows the behavior in prefix:" in text
-    assert "vLLM needs `--enable-lora --max-lora-rank 8`" in text
+    assert "vLLM, which needs `--enable-lora --max-lora-rank 8`" in text
+    assert "lora_alpha / r = 16 (" in text and "give it `AdapterConfig(adapter, 16)`" in text
     assert str(tmp_path) not in card
 
 
