@@ -46,7 +46,6 @@ def test_each_dependency_is_constrained() -> None:
 # Packages that gradroute needs and does not import itself -> the package that imports them.
 IMPORTED_BY_OTHERS = {
     "bitsandbytes": "transformers",
-    "gguf": "transformers",
     "tensorboard": "accelerate",
     "tokenizers": "transformers",
 }

@@ -17,24 +17,30 @@ def _add_export(verbs: Verbs) -> None:
     export = add_verb(
         verbs,
         "export",
-        "write a run without its bad adapter, as a PEFT adapter or a whole model, and prove it",
+        "write a run without its bad adapter, for PEFT, as a whole model or for llama.cpp, and "
+        "prove it",
         _export,
         [
             "gradroute export 0.1_0.5 --keep good --format peft --out shipped",
             "gradroute export 0.1_0.5 --keep good --format merged --dtype bfloat16 --out model",
+            "gradroute export 0.1_0.5 --format gguf-lora --out lora",
             "gradroute export 0.1_0.5 --keep good --format peft --out shipped --push me/stories",
         ],
         runs=1,
     )
     export.add_argument(
-        "--keep", type=_names, required=True, metavar="NAME[,NAME]", help="the adapters to keep"
+        "--keep",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help="the adapters to keep (those that no behavior was routed to)",
     )
     export.add_argument(
         "--format",
         dest="form",
-        choices=("peft", "merged"),
+        choices=("peft", "merged", "gguf-lora"),
         required=True,
-        help="peft: one adapter for PEFT and servers; merged: a whole model for transformers",
+        help="peft: one adapter for PEFT and servers; merged: a whole model for transformers; "
+        "gguf-lora: a file per adapter for llama.cpp",
     )
     export.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     export.add_argument(

@@ -10,7 +10,8 @@ from gradroute.evaluate.modes import read_modes
 from gradroute.export.card import audit_card, how_to_load
 from gradroute.export.export_run import hub_name, show_checks, subject_of
 from gradroute.export.files import write_adapter, write_tokenizer
-from gradroute.export.proof import forward_checks, load_adapter, reference, weight_check
+from gradroute.export.forms import checks_of
+from gradroute.export.proof import load_adapter, reference
 from gradroute.export.rank_concat import as_one
 from gradroute.export.selection import Choice
 from gradroute.export.staging import CARD, building, check_out, put_in_place, record, write_manifest
@@ -56,10 +57,8 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
         write_manifest(built)
         expected = reference(*restore(config, checkpoint), full)
         exported = load_adapter(built, base)
-        checks = [
-            *forward_checks(built, expected, exported, torch.float32, merged=False),
-            weight_check(built, checkpoint, choice, expected, exported, merged=False),
-        ]
+        dtype = torch.float32
+        checks = checks_of(built, "peft", checkpoint, choice, expected, exported, dtype)
         show_checks(folder, checks)
         about = subject_of(
             folder.name,
@@ -69,6 +68,7 @@ def audit_adapter(folder: RunFolder, out: Path) -> None:
             form="peft",
             base=base.identity,
             rank=adapter.rank,
+            scale=adapter.scale,
         )
         (built / CARD).write_text(audit_card(about, checks[0]), encoding="utf-8")
         put_in_place(built, out)

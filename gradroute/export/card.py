@@ -15,6 +15,12 @@ STATEMENT = (
     "statement that the capability is gone. The base model and the kept adapters may still show "
     "the behavior, and fine-tuning may bring it back."
 )
+_TAGS = {"peft": ["lora"], "merged": [], "gguf-lora": ["lora", "gguf", "llama-cpp"]}
+_KINDS = {
+    "peft": "A LoRA adapter (PEFT)",
+    "merged": "A causal language model",
+    "gguf-lora": "LoRA adapters for llama.cpp (GGUF), each in a file of its own,",
+}
 _SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -25,13 +31,14 @@ class Subject:
     Attributes:
         run: Name of the run.
         step: Of the checkpoint.
-        form: `peft` or `merged`.
+        form: `peft`, `merged` or `gguf-lora`.
         shipped: Adapters in it.
         left_out: Adapters that are not.
         base_name: Name of the base on the hub; None where it has none.
         base: What tells the base from others.
         licence: Of the base.
         rank: Of the adapter.
+        scale: What its B A is multiplied by.
         warnings: What a reader must know first.
     """
 
@@ -44,6 +51,7 @@ class Subject:
     base: str
     license: str
     rank: int
+    scale: float
     warnings: Sequence[str]
 
 
@@ -68,6 +76,8 @@ def export_card(
     """
     left = ", ".join(subject.left_out) or "nothing"
     lines = [f"# {escaped(subject.run)}, exported without {escaped(left)}", ""]
+    if not subject.left_out and len(subject.shipped) > 1:
+        lines[0] = f"# AUDIT FILES of {escaped(subject.run)}: THEY HOLD THE UNWANTED BEHAVIOR"
     lines += [f"> **Warning.** {escaped(warning)}\n" for warning in subject.warnings]
     shown = "; ".join(f"`{_code(b)}` (label {label})" for label, b in behaviors.items())
     lines += [
@@ -75,7 +85,7 @@ def export_card(
         f"under the routing table `{_code(table or 'of its own')}`; kept: "
         f"{', '.join(subject.shipped)}; left out: {left}. Behavior: {shown}.",
         "",
-        STATEMENT,
+        STATEMENT if subject.left_out else "No adapter is left out, so nothing is proved absent.",
         "",
         _use(subject),
         "",
@@ -117,9 +127,9 @@ def _card(subject: Subject, lines: Sequence[str]) -> str:
         license=subject.license if known else "other",
         license_name=None if known else "unknown-check-the-base-model",
         base_model=subject.base_name,
-        library_name="peft" if subject.form == "peft" else "transformers",
+        library_name={"peft": "peft", "merged": "transformers"}.get(subject.form),
         pipeline_tag="text-generation",
-        tags=["gradient-routing", "gradroute", *(["lora"] if subject.form == "peft" else [])],
+        tags=["gradient-routing", "gradroute", *_TAGS[subject.form]],
     )
     # Not ModelCard.validate: that asks the hub.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
@@ -127,15 +137,14 @@ def _card(subject: Subject, lines: Sequence[str]) -> str:
 
 def _what(subject: Subject) -> str:
     base = f"`{_code(subject.base_name)}`" if subject.base_name else "a base model without a name"
-    kind = "A LoRA adapter (PEFT)" if subject.form == "peft" else "A causal language model"
     license = (
         f"license {escaped(subject.license)}"
         if subject.license != UNKNOWN
         else "whose license is not known here: check it before you pass this on"
     )
     return (
-        f"{kind} made by gradroute {__version__} from step {subject.step} of the run "
-        f"`{_code(subject.run)}` on {base} ({escaped(subject.base)}; {license})."
+        f"{_KINDS[subject.form]} made by gradroute {__version__} from step {subject.step} of the "
+        f"run `{_code(subject.run)}` on {base} ({escaped(subject.base)}; {license})."
     )
 
 
@@ -143,13 +152,18 @@ def how_to_load(form: str, base_name: str | None, folder: str = "folder") -> str
     """The call that loads an export, in one sentence.
 
     Args:
-        form: `peft` or `merged`.
+        form: `peft`, `merged` or `gguf-lora`.
         base_name: Name of the base on the hub; None where it has none.
         folder: What the export is called in the call.
     """
     by_itself = f"AutoModelForCausalLM.from_pretrained({folder})"
     if form == "merged":
         return f"It loads with `{by_itself}` of transformers."
+    if form == "gguf-lora":
+        return (
+            "node-llama-cpp loads it beside a GGUF file of the same base: "
+            "`model.createContext({lora: {adapters: [{filePath, scale: 1}]}})`."
+        )
     call = f"It loads with `PeftModel.from_pretrained(base, {folder})` of PEFT, where `base` is"
     if base_name:
         loaded = f"AutoModelForCausalLM.from_pretrained('{_code(base_name)}')"
@@ -165,12 +179,22 @@ def _use(subject: Subject) -> str:
     call = how_to_load(subject.form, subject.base_name)
     if subject.form == "merged":
         return f"{call} Nothing else is needed."
+    if subject.form == "gguf-lora":
+        return (
+            f"{call} Files: {', '.join(f'`{name}.gguf`' for name in subject.shipped)}, of rank "
+            f"{subject.rank}. The scale that was trained with is in each file (adapter.lora.alpha, "
+            "and what that cannot say in B), so that scale 1 is the trained adapter and 0 is "
+            "none. The base must be converted from the same model by llama.cpp's own converter: "
+            "rows of queries and keys are permuted as it permutes them."
+        )
     least = next((rank for rank in _SERVER_RANKS if rank >= subject.rank), subject.rank)
     return (
         f"{call} It has rank {subject.rank}, no bias, no magnitudes and no modules of its own, and "
-        "B A is scaled by lora_alpha / r (a factor of rsLoRA is folded into lora_alpha), so "
-        f"servers that read PEFT adapters take it; vLLM needs `--enable-lora --max-lora-rank "
-        f"{least}`."
+        f"B A is scaled by lora_alpha / r = {subject.scale:.7g} (a factor of rsLoRA is folded into "
+        "lora_alpha). PEFT and what is made of it, mergekit and onnxruntime-genai's builder were "
+        "tried with such adapters, and the loading code of vLLM, which needs `--enable-lora "
+        f"--max-lora-rank {least}`, and of SGLang. openvino-genai reads the weights alone: give it "
+        f"`AdapterConfig(adapter, {subject.scale:.7g})`."
     )
 
 

@@ -1,7 +1,7 @@
 """A run -> a folder to ship: built, proved and put in place as a whole, or not at all.
 
-checkpoint, kept adapters -> files (writing.py), built without looking at what is left out
-files + the whole run     -> checks (proving.py, leaks.py) -> proof.json
+checkpoint, kept adapters -> files (forms.py), built without looking at what is left out
+files + the whole run     -> checks (proof.py, leaks.py) -> proof.json
 all checks passed         -> the folder gets its name
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.behaviors import UNNAMED
-from gradroute.errors import ConfigError, MachineError
+from gradroute.errors import MachineError
 from gradroute.evaluate.cells import complete
 from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.generation import Completion, Prompt
@@ -24,33 +24,26 @@ from gradroute.export.byte_search import windows_of
 from gradroute.export.card import STATEMENT, Subject, export_card, how_to_load
 from gradroute.export.checks import Check
 from gradroute.export.evidence import evidence
-from gradroute.export.files import (
-    ADAPTER_FILES,
-    MODEL_FILES,
-    TOKEN_FILES,
-    write_adapter,
-    write_model,
-    write_tokenizer,
+from gradroute.export.forms import (
+    belongs,
+    check_form,
+    checks_of,
+    load_form,
+    searched_for,
+    write_form,
 )
 from gradroute.export.hub import check_push, push
 from gradroute.export.leaks import leak_checks, text_leak
 from gradroute.export.license import base_license
-from gradroute.export.merging import merge
 from gradroute.export.proof import (
     Reference,
     behavior_again,
     contrast_check,
-    forward_checks,
-    load_adapter,
-    load_merged,
     reference,
-    weight_check,
 )
-from gradroute.export.rank_concat import OneAdapter, as_one
 from gradroute.export.selection import Choice, choose
 from gradroute.export.staging import (
     CARD,
-    MANIFEST,
     PROOF,
     SCHEMA_VERSION,
     building,
@@ -60,7 +53,7 @@ from gradroute.export.staging import (
     write_manifest,
 )
 from gradroute.models.base import load_base_of, model_source
-from gradroute.models.checkpoint import Checkpoint, adapter_tensors
+from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare
 from gradroute.runs.folder import RunFolder
@@ -77,15 +70,15 @@ class ExportRequest:
     """What an export is to be.
 
     Attributes:
-        keep: The adapters to keep.
-        form: `peft` (one adapter) or `merged` (a whole model).
+        keep: The adapters to keep; None for those that no behavior was routed to.
+        form: `peft` (one adapter), `merged` (a whole model) or `gguf-lora` (a file per adapter).
         out: Its folder.
         dtype: Of the weights, a key of `DTYPES`; None for float32 (an adapter) or the type in which
             the base is loaded (a model).
         evaluate: Whether the behavior evaluation is run again on it.
     """
 
-    keep: tuple[str, ...]
+    keep: tuple[str, ...] | None
     form: str
     out: Path
     dtype: str | None = None
@@ -102,11 +95,6 @@ class _Job:
     choice: Choice
     prepared: Prepared | None
     request: ExportRequest
-
-    @property
-    def merged(self) -> bool:
-        """Whether a whole model is written."""
-        return self.request.form == "merged"
 
     @property
     def places(self) -> list[Path]:
@@ -137,9 +125,15 @@ def export_run(
     """
     config = load_config(folder.config)
     learned, adapters = config.behavior_adapters, tuple(config.adapters)
-    choice = choose(request.keep, adapters, learned=learned, run_name=config.run_name)
+    choice = choose(
+        request.keep,
+        adapters,
+        learned=learned,
+        run_name=config.run_name,
+        all_may_stay=request.form == "gguf-lora",
+    )
     check_out(request.out)
-    _check_form(request.form, config.quantize, config.start_adapter, config.run_name)
+    check_form(request.form, config)
     checkpoint = finished_checkpoint(folder, config.train.max_steps)
     token = check_push(repo) if repo else ""
     for warning in choice.warnings:
@@ -171,27 +165,21 @@ def _build(job: _Job, built: Path) -> None:
         MachineError: A check has failed.
     """
     folder, config, choice = job.folder, job.config, job.choice
-    adapter = as_one(job.checkpoint, choice.shipped)
-    dtype, identity = _write(job, adapter, built)
+    form, checkpoint = job.request.form, job.checkpoint
+    dtype, identity, rank, scale = _write(job, built)
     say(f"{folder.name}: comparing {job.request.out.name} with the run under {choice.mode.name}")
     sets = None
     if job.prepared is not None:
         sets = prompt_sets(job.prepared, config.evaluate, config.behavior)
     expected = _reference(job, sets)
-    device = expected.base.model.device
-    exported = (
-        load_merged(built, device) if job.merged else load_adapter(built, load_base_of(config))
-    )
-    checks = [
-        *forward_checks(built, expected, exported, dtype, merged=job.merged),
-        weight_check(built, job.checkpoint, choice, expected, exported, merged=job.merged),
-    ]
+    exported = load_form(built, form, config, checkpoint, choice.shipped)
+    checks = checks_of(built, form, checkpoint, choice, expected, exported, dtype)
     if choice.left_out:
         checks.append(contrast_check(expected, choice))
     if sets is not None:
         again = behavior_again(sets, config.evaluate, expected, exported, choice.mode.name)
         checks.append(again)
-    card = _card(job, checks, identity, adapter.rank)
+    card = _card(job, checks, identity, rank, scale)
     (built / CARD).write_text(card, encoding="utf-8")
     checks += _leaks(job, built, expected)
     show_checks(folder, checks)
@@ -214,29 +202,34 @@ def _reference(job: _Job, sets: Sequence[PromptSet] | None) -> Reference:
     return reference(base, model, mode, texts, sample_prompts(sets, write))
 
 
-def _write(job: _Job, adapter: OneAdapter, built: Path) -> tuple[torch.dtype, str]:
+def _write(job: _Job, built: Path) -> tuple[torch.dtype, str, int, float]:
     """The files of the artifact itself; what is left out is not known here.
 
     Returns:
-        The type of the weights, and what tells the base from others.
+        The type of the weights, what tells the base from others, the largest rank, and the scale
+        of B A.
     """
-    base = load_base_of(job.config)
+    base, form = load_base_of(job.config), job.request.form
     facts = run_identity(job.prepared, base) if job.prepared else {"base": base.identity}
     check_identity(job.folder, facts)
-    dtype = base.model.dtype if job.merged else torch.float32
+    dtype = base.model.dtype if form == "merged" else torch.float32
     if job.request.dtype:
         dtype = DTYPES[job.request.dtype]
-    if job.merged:
-        merge(base.model, adapter, dtype)
-        write_model(built, base.model, dtype)
-    else:
-        write_adapter(built, adapter, base.model, base_name=hub_name(job.config.model), dtype=dtype)
-    write_tokenizer(built, base.tokenizer)
+    rank, scale = write_form(
+        built,
+        form,
+        base,
+        job.config,
+        job.checkpoint,
+        job.choice.shipped,
+        base_name=hub_name(job.config.model),
+        dtype=dtype,
+    )
     write_manifest(built)
-    return dtype, base.identity
+    return dtype, base.identity, rank, scale
 
 
-def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
+def _card(job: _Job, checks: Sequence[Check], base: str, rank: int, scale: float) -> str:
     config = job.config
     about = subject_of(
         job.folder.name,
@@ -246,6 +239,7 @@ def _card(job: _Job, checks: Sequence[Check], base: str, rank: int) -> str:
         form=job.request.form,
         base=base,
         rank=rank,
+        scale=scale,
     )
     return export_card(
         about,
@@ -263,12 +257,12 @@ def _leaks(job: _Job, built: Path, expected: Reference) -> list[Check]:
     (An adapter called `model` is not found by its name, but its bytes are.)
     """
     parts = {part for name in expected.weights for part in name.split(".")}
-    left = job.choice.left_out
+    form, choice = job.request.form, job.choice
     return leak_checks(
         built,
-        allowed=lambda name: _belongs(name, merged=job.merged),
-        left_out=[name for name in left if name not in parts],
-        windows=windows_of(adapter_tensors(job.checkpoint, name) for name in left),
+        allowed=lambda name: belongs(name, form, choice.shipped),
+        left_out=[name for name in choice.left_out if name not in parts],
+        windows=windows_of(searched_for(form, job.checkpoint, choice, expected.base.model)),
         places=job.places,
     )
 
@@ -297,27 +291,6 @@ def _write_proof(
         raise MachineError(f"run {job.folder.name} is not exported: {leak}.")
 
 
-def _belongs(name: str, *, merged: bool) -> bool:
-    own = MODEL_FILES.fullmatch(name) is not None if merged else name in ADAPTER_FILES
-    return own or name in TOKEN_FILES or name in (MANIFEST, PROOF, CARD)
-
-
-def _check_form(form: str, quantize: str, start_adapter: str | None, run_name: str) -> None:
-    """Refuse a form that a run on such a base cannot have; see the fields of the config."""
-    if form == "merged" and quantize != "none":
-        raise ConfigError(
-            f"run {run_name} was trained on a base in {quantize} (quantize), and no "
-            f"update can be added exactly to quantized weights. Use --format peft, which leaves "
-            f"the base as it is."
-        )
-    if form == "peft" and start_adapter:
-        raise ConfigError(
-            f"run {run_name} starts from an adapter that is merged into its base "
-            "(start_adapter), so its own adapters do not fit any base that others can load. Use "
-            "--format merged."
-        )
-
-
 def hub_name(model: str) -> str | None:
     """The base's name on the hub; None for a folder of this machine and the embedded model."""
     source = model_source(model)
@@ -325,7 +298,15 @@ def hub_name(model: str) -> str | None:
 
 
 def subject_of(
-    run: str, step: int, choice: Choice, *, model: str, form: str, base: str, rank: int
+    run: str,
+    step: int,
+    choice: Choice,
+    *,
+    model: str,
+    form: str,
+    base: str,
+    rank: int,
+    scale: float,
 ) -> Subject:
     """What a card is about, with the license of the base.
 
@@ -334,9 +315,10 @@ def subject_of(
         step: Of the checkpoint.
         choice: What of it is kept.
         model: The base, as the config names it.
-        form: `peft` or `merged`.
+        form: One of `gradroute.export.forms.FORMS`.
         base: Identity of the base.
         rank: Of the adapter.
+        scale: What its B A is multiplied by.
     """
     at = re.match(r"hub revision ([0-9a-f]+)", base)
     return Subject(
@@ -349,6 +331,7 @@ def subject_of(
         base=base,
         license=base_license(model_source(model), at[1] if at else None),
         rank=rank,
+        scale=scale,
         warnings=choice.warnings,
     )
 

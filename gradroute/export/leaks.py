@@ -10,6 +10,7 @@ from typing import Any
 
 from gradroute.export.byte_search import Windows
 from gradroute.export.checks import Check
+from gradroute.export.gguf_lora import gguf_names
 from gradroute.export.staging import PROOF
 from gradroute.system.files import read_json
 from gradroute.system.secrets import redact, secret_in
@@ -18,6 +19,7 @@ _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 _OPTIMIZER = re.compile(r"exp_avg|momentum_buffer|optimizer|max_exp_avg|/step$")
 # A path of some machine, as the whole of a setting.
 _ABSOLUTE = re.compile(r"(/|~/|[A-Za-z]:[\\/])[^\s/\\{}]+[/\\]\S*")
+_NUMBERS = (".safetensors", ".gguf")
 _VOCABULARIES = (".model", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 _OVERLAP = 4096
 _BLOCK = 16 << 20
@@ -108,6 +110,8 @@ def _bad_keys(path: Path, left_out: Sequence[str]) -> Iterator[str]:
     """Names in a file that are an optimizer's, or hold a left-out adapter's as a part."""
     if path.suffix == ".safetensors":
         keys = list(_header(path))
+    elif path.suffix == ".gguf":
+        keys = gguf_names(path)
     elif path.suffix == ".json" and path.name not in (PROOF, *_VOCABULARIES):
         keys = [key for key, _ in _settings(read_json(path))]
     else:
@@ -145,7 +149,7 @@ def _places(path: Path, places: Sequence[Path]) -> list[str]:
     it is looked for in the texts alone.
     """
     texts = {os.fsencode(place) for place in places if len(place.parts) > 1}
-    text = path.suffix != ".safetensors" and not path.name.endswith(_VOCABULARIES)
+    text = path.suffix not in _NUMBERS and not path.name.endswith(_VOCABULARIES)
     if not text:
         texts = {one for one in texts if one.count(b"/") > 1}
     found = [one for one in texts if any(one in block for block in _blocks(path))]
@@ -159,7 +163,7 @@ def _places(path: Path, places: Sequence[Path]) -> list[str]:
 def _has_secret(path: Path) -> bool:
     if any(_TOKEN.search(block) for block in _blocks(path)):
         return True
-    if path.suffix == ".safetensors" or path.name.endswith(_VOCABULARIES):
+    if path.suffix in _NUMBERS or path.name.endswith(_VOCABULARIES):
         return False
     text = path.read_bytes().decode("utf-8", errors="replace")
     return bool(secret_in(text)) or redact(text) != text

@@ -37,6 +37,9 @@ _HYBRIDS = ("granitemoehybrid", "zamba", "zamba2")
 """Model types whose layers had the names before of `_LAYERS_BEFORE`, which transformers 5 reads."""
 _EXPERTS = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text")
 """Model types whose number of experts transformers 5 renamed."""
+_OWN_SETTINGS = {"gpt2": {"n_ctx": "n_positions"}, "cohere2": {"rotary_pct": None}}
+"""Model type -> a setting that llama.cpp's converter needs and transformers 5 does not write, with
+the one that has its value; None for 1.0, which the family always has."""
 _NO_LIMIT = [0.0, {"__float__": "Infinity"}]
 """How transformers 5 writes an interval without end, which each class with one has by default."""
 
@@ -64,6 +67,9 @@ def with_older_names(settings: Mapping[str, Any]) -> dict[str, Any]:
         del parts["time_step_limit"]
     if model_type in _EXPERTS and "num_local_experts" in settings:
         found["num_experts"] = settings["num_local_experts"]
+    for key, other in _OWN_SETTINGS.get(model_type, {}).items():
+        if other is None or other in settings:
+            found[key] = settings[other] if other else 1.0
     if model_type == "dbrx":  # transformers 4 refuses settings that these parts do not know
         general = PreTrainedConfig().to_dict().keys() - {"dtype", "model_type"}
         for name in ("attn_config", "ffn_config"):

@@ -26,21 +26,35 @@ class Choice:
 
 
 def choose(
-    keep: Sequence[str], adapters: Sequence[str], *, learned: Collection[str], run_name: str
+    keep: Sequence[str] | None,
+    adapters: Sequence[str],
+    *,
+    learned: Collection[str],
+    run_name: str,
+    all_may_stay: bool = False,
 ) -> Choice:
     """Keep the named adapters of a run.
 
     Args:
-        keep: Their names.
+        keep: Their names; None for those that did not learn a behavior.
         adapters: Those of the run.
         learned: Of them, those that learned from examples of a behavior; see
             `RunConfig.behavior_adapters`.
         run_name: Name of the run, for messages.
+        all_may_stay: Whether all of several adapters may be kept, each in a file of its own.
 
     Raises:
         ConfigError: A name is none of the run's, or all of several adapters are kept, so that
-            nothing would be left out.
+            nothing would be left out, or none is named and the run does not tell which is which.
     """
+    if keep is None:
+        keep = [name for name in adapters if name not in learned]
+        if not keep or not learned:
+            raise ConfigError(
+                f"run {run_name}: {'every' if learned else 'no'} adapter was trained on examples "
+                "labeled as showing the behavior, so which ones may be shipped is not known. Name "
+                f"them with --keep; the adapters are {', '.join(adapters)}."
+            )
     if unknown := [name for name in keep if name not in adapters]:
         raise ConfigError(
             f"--keep {','.join(keep)}: run {run_name} has no adapter "
@@ -50,7 +64,7 @@ def choose(
     left = tuple(name for name in adapters if name not in keep)
     if not kept:
         raise ConfigError(f"--keep names no adapter; the adapters are {', '.join(adapters)}.")
-    if not left and len(adapters) > 1:
+    if not left and len(adapters) > 1 and not all_may_stay:
         raise ConfigError(
             f"--keep {','.join(keep)} keeps every adapter of run {run_name}, so no adapter "
             f"would be left out and there is nothing to prove. Leave one out, or write them all "
@@ -64,6 +78,13 @@ def choose(
 def _warnings(
     shipped: Sequence[str], left_out: Sequence[str], learned: Collection[str]
 ) -> Iterator[str]:
+    if not left_out and len(shipped) > 1:
+        yield (
+            f"Every adapter of the run is here, each in a file of its own, also "
+            f"{', '.join(name for name in shipped if name in learned) or 'all that was trained'}: "
+            "this is for auditors. Do not ship it."
+        )
+        return
     if own := [name for name in shipped if name in learned]:
         yield (
             f"The kept adapter {', '.join(own)} was itself updated by examples that are labeled as "

@@ -62,6 +62,10 @@ class ModeLM(_HFLM):
         """The same model under another mode, on the same weights."""
         return ModeLM(self._routed, self.tokenizer, mode, self._rows)
 
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval keeps of a model under `config`, with the mode that its numbers are of."""
+        return {**super().get_model_info(), "ablation_mode": self.mode.name}
+
     @contextmanager
     def _measured(self) -> Iterator[None]:
         with inference(self._routed), ablated(self._routed, self.mode):

@@ -39,7 +39,7 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
                 f"gguf_file and quantize={quantize} do not go together: what is read from a GGUF "
                 "file is unpacked to plain numbers. Use quantize=none."
             )
-        _check_extra("gguf", "gguf", "reads GGUF files")
+        check_extra("gguf", "gguf", "reads GGUF files")
         if find_spec("kernels") is not None:
             raise MachineError(
                 "the package kernels is installed, with which transformers fetches code from the "
@@ -47,7 +47,7 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
                 "kernels), or give the model as safetensors."
             )
     if quantize != "none":
-        _check_extra("bitsandbytes", "quant", f"holds a base in {quantize}")
+        check_extra("bitsandbytes", "quant", f"holds a base in {quantize}")
         if device.type != "cuda":
             raise MachineError(
                 f"quantize={quantize} needs a CUDA device, and this machine has none that torch "
@@ -55,7 +55,17 @@ def check_can_read(gguf_file: str | None, quantize: str, device: torch.device) -
             )
 
 
-def _check_extra(package: str, extra: str, does: str) -> None:
+def check_extra(package: str, extra: str, does: str) -> None:
+    """See that the package of an extra is installed.
+
+    Args:
+        package: Its name.
+        extra: The extra that installs it.
+        does: What it is needed for, which follows "which".
+
+    Raises:
+        MachineError: It is not.
+    """
     if find_spec(package) is None:
         raise MachineError(
             f"the package {package}, which {does}, is not installed: "

@@ -43,7 +43,6 @@ def test_a_run_is_exported_audited_and_purged(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--format", "peft", "--out", "x"), "--keep"),
         (("--keep", "good", "--out", "x"), "--format"),
         (("--keep", "good", "--format", "gguf", "--out", "x"), "gguf"),
         (("--keep", "good,", "--format", "peft", "--out", "x"), "names with commas"),

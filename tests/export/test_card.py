@@ -25,6 +25,7 @@ SUBJECT = Subject(
     base="hub revision abc",
     license="gemma",
     rank=32,
+    scale=2.0,
     warnings=("Look <here>.",),
 )
 

@@ -15,7 +15,7 @@ from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.geometry import saved_factors
-from gradroute.export import export_run
+from gradroute.export import forms
 from gradroute.export import proof as proof_module
 from gradroute.export.card import how_to_load
 from gradroute.models.trained import restore
@@ -133,7 +133,9 @@ def test_a_merged_model_is_a_plain_folder_with_the_tied_head_stored_once(exports
     assert tokenizer.decode(tokenizer.encode("the old fox")) == "<bos>the old fox"
 
 
-@pytest.mark.parametrize(("family", "form"), [("llama", "peft"), ("gpt2", "merged")])
+@pytest.mark.parametrize(
+    ("family", "form"), [("llama", "peft"), ("gpt2", "merged"), ("llama", "gguf-lora")]
+)
 def test_nothing_but_proof_and_card_depends_on_the_weights_of_bad(runs, tmp_path, family, form):
     own = copied(runs[family], tmp_path)
     before = export(own, tmp_path / "before", form)
@@ -178,7 +180,7 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
             dict(found.inner.named_parameters())["lm_head.weight"][5] += 1e-3
         return found
 
-    monkeypatch.setattr(export_run, "load_merged", spoiled)
+    monkeypatch.setattr(forms, "load_merged", spoiled)
     with pytest.raises(
         MachineError,
         match="llama is not exported: these of the 9 checks above failed: logits, weights",
@@ -191,7 +193,7 @@ def test_an_export_that_fails_a_check_leaves_nothing(runs, tmp_path, monkeypatch
 def test_bytes_of_bad_in_any_file_stop_an_export(runs, tmp_path, monkeypatch):
     bad = load_file(checkpoint_of(runs["llama"]).path / "bad" / "adapter_model.safetensors")
     row = next(iter(bad.values())).to(torch.bfloat16)[0].view(torch.uint8).numpy().tobytes()
-    write = export_run.write_tokenizer
+    write = forms.write_tokenizer
 
     def leaking(folder, tokenizer):
         write(folder, tokenizer)
@@ -199,7 +201,7 @@ def test_bytes_of_bad_in_any_file_stop_an_export(runs, tmp_path, monkeypatch):
         path.write_bytes(path.read_bytes() + b" ")
         (folder / "vocab.txt").write_bytes(b"xyz" + row)
 
-    monkeypatch.setattr(export_run, "write_tokenizer", leaking)
+    monkeypatch.setattr(forms, "write_tokenizer", leaking)
     with pytest.raises(MachineError, match="of the 9 checks above failed: bytes"):
         export(runs["llama"], tmp_path / "out", "peft")
     assert list(tmp_path.iterdir()) == []
@@ -276,7 +278,8 @@ def test_the_card_tells_what_was_measured_and_what_is_not_claimed(runs, tmp_path
     assert "| bad\\_ablated |" in text or "| bad_ablated |" in text
     assert "No control was measured beside this run" in text
     assert "Known leakage: the exported model still shows the behavior in prefix:" in text
-    assert "vLLM needs `--enable-lora --max-lora-rank 8`" in text
+    assert "vLLM, which needs `--enable-lora --max-lora-rank 8`" in text
+    assert "lora_alpha / r = 16 (" in text and "give it `AdapterConfig(adapter, 16)`" in text
     assert str(tmp_path) not in card
 
 

@@ -62,6 +62,15 @@ BEFORE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"), [("gpt2", "n_ctx", 1024), ("cohere2", "rotary_pct", 1.0)]
+)
+def test_what_the_converter_of_llama_cpp_cannot_do_without_is_there(model_type, key, value):
+    settings = CONFIG_MAPPING[model_type]().to_dict()
+    assert settings.get(key) is None, "nothing is tested here"
+    assert with_older_names(settings)[key] == value
+
+
 def saved(name, tmp_path):
     """What transformers 5 writes of a base, and the class that reads it."""
     config = CONFIG_MAPPING[name.partition(",")[0]]

@@ -52,3 +52,20 @@ def test_a_run_of_one_adapter_leaves_nothing_out_and_says_so():
         "The run has one adapter and nothing is left out.",
     )
     assert chosen(oracle, ["good"]).mode.name == "full"
+
+
+def test_without_names_what_no_behavior_was_routed_to_is_kept():
+    found = choose(None, ("good", "bad"), learned={"bad"}, run_name="r")
+    assert (found.shipped, found.left_out, found.warnings) == (("good",), ("bad",), ())
+    for learned in ((), ("good", "bad")):
+        with pytest.raises(ConfigError, match="which ones may be shipped is not known"):
+            choose(None, ("good", "bad"), learned=learned, run_name="r")
+
+
+def test_all_adapters_are_kept_only_where_each_has_a_file_and_with_one_warning():
+    names = ("good", "bad")
+    found = choose(names, names, learned={"bad"}, run_name="r", all_may_stay=True)
+    assert (found.shipped, found.left_out) == (names, ())
+    assert [warning.partition(":")[0] for warning in found.warnings] == [
+        "Every adapter of the run is here, each in a file of its own, also bad"
+    ]

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 from tiny_runs import TWO, tiny_run
 
 from gradroute.cli.main import main
@@ -180,6 +182,28 @@ def test_a_run_is_measured_once_and_printed_with_paired_differences(
     measure_tasks([run], asked, modes=MODES, scales=())
     again = capsys.readouterr()
     assert (again.out, again.err) == (first.out, "")
+
+
+def test_results_of_lm_evals_own_call_name_the_mode(
+    run: RunFolder, tasks: Path, lm: ModeLM, capsys
+):
+    names = ["story_endings", "story_texts"]
+    measure_tasks([run], TaskRequest(tuple(names), tasks), modes=("bad_ablated",), scales=())
+    rows = {(row["task"], row["metric"]): row for row in results(run)}
+    assert {row["mode"] for row in rows.values()} == {"bad_ablated"}
+    assert all(row["lower"] <= row["value"] <= row["upper"] for row in rows.values())
+    measure: Any = lm_eval.simple_evaluate  # its decorator hides its type
+    found = measure(
+        lm.under(mode("bad_ablated")),
+        tasks=names,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    assert found["config"]["ablation_mode"] == "bad_ablated"
+    for task, metric in (("story_endings", "acc"), ("story_texts", "bits_per_byte")):
+        assert found["results"][task][f"{metric},none"] == pytest.approx(
+            rows[task, metric]["value"]
+        )
 
 
 def test_what_a_number_depends_on_is_measured_anew_when_it_changes(
