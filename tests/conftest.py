@@ -25,3 +25,8 @@ settings.load_profile("gradroute")
 # Shapes in signatures are checked where there are any. Elsewhere a check at run time would find
 # what the type checker has found.
 check_shapes(Path(__file__).parent.parent / "gradroute")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: tests of processes wait for them half of the time."""
+    return len(os.sched_getaffinity(0)) + 1

@@ -70,10 +70,10 @@ def test_the_garbage_collector_waits_and_runs_again_after_an_import_that_fails(h
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-def test_a_command_on_the_embedded_model_imports_peft_without_bitsandbytes(tmp_path: Path):
+def test_a_command_on_the_embedded_model_imports_peft_without_bitsandbytes():
     code = (
         "import sys; from gradroute.cli.main import main; "
-        f"code = main(['validate', 'caps', '--runs', {str(tmp_path)!r}]); "
+        "code = main(['inspect', 'caps', 'data.train_examples=200']); "
         "print(code, 'peft' in sys.modules, sys.modules.get('bitsandbytes'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
