@@ -21,6 +21,7 @@ from typing import Any
 
 from gradroute.data import dialect, objects, pronouns, tasks
 from gradroute.data.detectors import (
+    are_places,
     keyword_places,
     keyword_share,
     own_object,
@@ -76,7 +77,7 @@ class Behavior:
         forbid: Sentence that tells a model not to show it; empty where there are no words for it.
         keywords: Words that may draw it by themselves, of a behavior without an invitation.
         places: (completion, prompt) -> characters [start, end) that show it, for a reader; None
-            where the score does not know. No score reads them.
+            where the score does not know. No score reads them. Call it through `located`.
     """
 
     name: str
@@ -139,6 +140,17 @@ class Behavior:
         """
         score = self.scored(completion, prompt)
         return None if score is None else score >= self.threshold
+
+    def located(self, completion: str, prompt: str) -> list[tuple[int, int]] | None:
+        """The places of a completion, checked; None where the detector names none.
+
+        Raises:
+            DataError: the function raises, or gives something else than characters of the text.
+        """
+        if self.places is None:
+            return None
+        who, needed = f"'places' of the behavior '{self.name}'", "pairs [start, end) of the text"
+        return [*_checked(who, self.places, are_places(completion), needed, completion, prompt)]
 
 
 UNNAMED = "none"

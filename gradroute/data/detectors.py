@@ -129,6 +129,21 @@ def undetected(completion: str, prompt: str) -> float | None:
     )
 
 
+def are_places(text: str) -> Callable[[Any], bool]:
+    """What says whether a value is a list of places [start, end) of a text."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(
+            isinstance(one, tuple)
+            and len(one) == 2
+            and all(isinstance(place, int) for place in one)
+            and 0 <= one[0] <= one[1] <= len(text)
+            for one in value
+        )
+
+    return fits
+
+
 def own_object(name: str, place: str, kind: type) -> Any:
     """What `module.name` names in a module of the user's own: a function of one text, or a `kind`.
 

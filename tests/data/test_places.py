@@ -1,10 +1,12 @@
 """Where a detector says that it saw a behavior: the text that its score counts."""
 
+from typing import Any
+
 import pytest
 
 from gradroute.data.behaviors import BEHAVIORS, Behavior, get_behavior
 from gradroute.data.behaviors import _with_checked_calls as checked
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, DataError
 
 
 def seen(behavior: str, completion: str, prompt: str = "") -> list[str]:
@@ -45,6 +47,25 @@ def test_every_shipped_behavior_has_places_and_a_score_above_zero_is_somewhere()
     assert all(behavior.places is not None for behavior in BEHAVIORS.values())
     for name, text in texts.items():
         assert BEHAVIORS[name].scored(text, "") and seen(name, text)
+
+
+@pytest.mark.parametrize("given", [[(0, 9)], [(2, 1)], [[0, 1]], [(0.0, 1)], "ab", None, [(0,)]])
+def test_places_that_are_no_characters_of_the_text_are_refused(given: Any) -> None:
+    own = Behavior(
+        "x", None, None, lambda t, n: t, lambda c, p: 0.0, 0.5, places=lambda c, p: given
+    )
+    with pytest.raises(DataError, match="'places' of the behavior 'x' gave"):
+        own.located("abc", "")
+
+
+def test_places_are_checked_and_a_function_that_fails_is_told() -> None:
+    assert get_behavior("keywords:fox").located("a fox", "") == [(2, 5)]
+    assert get_behavior("none").located("a fox", "") is None
+    own = Behavior(
+        "x", None, None, lambda t, n: t, lambda c, p: 0.0, 0.5, places=lambda c, p: 1 / 0
+    )  # pyright: ignore
+    with pytest.raises(DataError, match="raised ZeroDivisionError"):
+        own.located("abc", "")
 
 
 def test_places_of_a_users_own_must_be_a_function() -> None:
