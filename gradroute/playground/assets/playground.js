@@ -5,7 +5,11 @@
   const SETTINGS = ["seed", "temperature", "top_p", "tokens"];
   const WAIT = 30; // ms after the last move of a slider; a key in the prompt waits longer
   const WAIT_TYPING = 400;
-  const say = (text) => { at("status").textContent = shown(text); };
+  // What is read aloud leaves out the count of tokens.
+  const say = (text, aloud = true) => {
+    at("status").textContent = shown(text);
+    if (aloud) at("aloud").textContent = shown(text);
+  };
   const complain = (text) => {
     at("alert").textContent = shown(text || "");
     at("alert").hidden = !text;
@@ -112,7 +116,7 @@
         } else if (name === "tokens") {
           if (!steps++) list.clear();
           list.push(data);
-          say(`writing: ${steps} of ${at("tokens").value} tokens`);
+          say(`writing: ${steps} of ${at("tokens").value} tokens`, false);
         } else if (name === "written") {
           if (!steps) list.clear();
           list.written(data);
