@@ -18,6 +18,7 @@ from gradroute.models.base import Base
 from gradroute.playground.asked import Asked, read_asked
 from gradroute.playground.loaded import Played
 from gradroute.playground.pins import Pins
+from gradroute.playground.worker import Jobs, run_jobs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_text
 
@@ -49,12 +50,13 @@ def asked_of(text: str, played: Mapping[str, Played]) -> Asked:
 
 
 @contextmanager
-def open_playground(played: Mapping[str, Played], pins: Path) -> Iterator[str]:
+def open_playground(
+    played: Mapping[str, Played], pins: Path, jobs: Jobs | None = None
+) -> Iterator[str]:
     """The address of a playground of these runs, with its worker in a thread."""
     from gradroute.playground.serving import listening, serving
-    from gradroute.playground.worker import Jobs, run_jobs
 
-    jobs = Jobs()
+    jobs = jobs or Jobs()
     worker = threading.Thread(target=run_jobs, args=(jobs, played), daemon=True)
     worker.start()
     try:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 from players import answer, events_in, open_playground, player
 
 from gradroute.evaluate.prompts import read_prompts
+from gradroute.playground.worker import Jobs
 
 for _name in ("starlette", "uvicorn"):
     pytest.importorskip(_name, reason="the extra playground is not installed")
@@ -178,20 +180,20 @@ def test_tokens_come_as_events_and_a_pin_is_a_prompt_for_eval(url: str, place: P
     assert [prompt.id for prompt in read_prompts(path).prompts] == ["prefix-0", "other"]
 
 
-def test_who_leaves_ends_the_generation(url: str) -> None:
-    parts = urlsplit(url)
-    left = http.client.HTTPConnection("127.0.0.1", parts.port or 0)
-    body = "prompt=I&c=full&c=base&tokens=50&temperature=0"
-    left.request(
-        "POST",
-        f"{parts.path}write",
-        f"{body}&c=full@two",
-        {"Origin": url.split("/", 3)[0] + "//" + parts.netloc},
-    )
-    assert left.getresponse().read(12) == b"event: begun"
-    left.close()
-    status, text = answer(url, "write", method="POST", body=TEXT)
-    assert status == 200 and events_in(text)[-1][0] == "done"
+def test_who_leaves_ends_the_generation(tmp_path: Path) -> None:
+    jobs = Jobs()
+    with open_playground({"one": player(tmp_path)}, tmp_path / "pins.jsonl", jobs) as url:
+        parts = urlsplit(url)
+        left = http.client.HTTPConnection("127.0.0.1", parts.port or 0)
+        origin = {"Origin": f"http://{parts.netloc}"}
+        left.request("POST", f"{parts.path}write", f"{TEXT}&tokens=1000", origin)
+        assert left.getresponse().read(12) == b"event: begun"
+        assert jobs.running is not None
+        left.close()
+        deadline = time.monotonic() + 30
+        while jobs.running is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert jobs.running is None and not jobs.results  # it was not written to its end
 
 
 def test_prompts_of_a_run_are_told_once_they_are_asked_for(url: str) -> None:
