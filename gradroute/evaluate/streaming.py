@@ -5,6 +5,7 @@ same noise, the same end.
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -115,10 +116,8 @@ def stream_modes(
         score_thoughts: See there.
 
     Yields:
-        The pieces that one step adds, of the modes whose text has not ended.
-
-    Returns:
-        What each mode wrote, in their order.
+        The pieces that one step adds, of the modes whose text has not ended; returned is what each
+        mode wrote, in their order.
 
     Raises:
         GradrouteError: As `generate_modes` does, but for memory.
@@ -128,29 +127,34 @@ def stream_modes(
     assert isinstance(base, PreTrainedModel)
     [row] = check_prompts(base, tokenizer, [prompt], max_new_tokens)
     ends = end_tokens_of(base, tokenizer)
-    with ablated(model, "base"):  # as weights of adapters do not matter
-        alone = len(modes) > 1 and bool(why_alone(base))
-    found: list[Written] = []
+    together, found = _batches(model, base, modes), list[Written]()
     with inference(model) as device:
         keys = noise_keys(seed, [prompt.id]).to(device)
-        for first in range(0, len(modes), 1 if alone else len(modes)):
-            some = modes[first : first + 1] if alone else modes
+        for some in together:
             own = [_Row(tokenizer, row, prompt.space) for _ in some]
-            sampler = SharedNoise(
-                keys, torch.zeros(len(some), dtype=torch.long), temperature=temperature, top_p=top_p
-            )
+            places = torch.zeros(len(some), dtype=torch.long)  # all rows continue one prompt
             steps = write_steps(
                 base,
                 [row] * len(some),
-                sampler,
+                SharedNoise(keys, places, temperature=temperature, top_p=top_p),
                 grouped(model, some, 1),
                 end_tokens=ends,
                 max_new_tokens=max_new_tokens,
             )
-            for left, tokens in steps:
-                yield list(_added(own, left.tolist(), tokens.tolist(), ends, first))
+            with closing(steps):
+                for left, tokens in steps:
+                    yield list(_added(own, left.tolist(), tokens.tolist(), ends, len(found)))
             found += _written(tokenizer, prompt, row, own, ends, answers)
     return found
+
+
+def _batches(
+    model: PeftModel, base: PreTrainedModel, modes: Sequence[AblationMode]
+) -> list[Sequence[AblationMode]]:
+    """The modes that share a batch: all of them, or each alone where the model needs that."""
+    with ablated(model, "base"):  # as weights of adapters do not matter
+        alone = len(modes) > 1 and bool(why_alone(base))
+    return [[mode] for mode in modes] if alone else [modes]
 
 
 def _added(

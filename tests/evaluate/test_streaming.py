@@ -9,6 +9,7 @@ from byte_tokenizer import byte_tokenizer
 from tiny_writers import MODES, PROMPTS, TOKENIZER, VOCABULARY, generate, settings_of, writer
 
 from gradroute.errors import ConfigError
+from gradroute.evaluate import streaming
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.streaming import Piece, Written, _Row, stream_modes
 from gradroute.routing.policy import AblationMode
@@ -52,6 +53,22 @@ def test_a_row_that_ends_says_nothing_more_while_the_others_go_on() -> None:
     assert any(ended)
     assert len({one.completion.tokens for one in written}) > 1
     assert texts == [one.completion.text for one in written]
+
+
+def test_a_model_that_writes_one_row_at_a_time_writes_the_modes_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = writer()
+    monkeypatch.setattr(streaming, "why_alone", lambda base: "it pads")
+    seen: list[int] = []
+    steps = stream(model, PROMPTS[0])
+    texts, written = whole(steps)
+    for mode, text, own in zip(MODES, texts, written, strict=True):
+        [alone] = generate(model, [PROMPTS[0]], modes=(mode,))[mode.name]
+        assert own.completion == alone and text == alone.text
+    for pieces in stream(model, PROMPTS[0]):
+        seen += [piece.mode for piece in pieces]
+    assert seen == sorted(seen)
 
 
 def test_one_mode_may_be_there_twice() -> None:
