@@ -24,7 +24,7 @@ SHORT = (
     "pipeline",
     "startup",
 )
-LONG = ("scaling", "experiment", "finding_cost", "gated_cost", "ranks")
+LONG = ("scaling", "experiment", "finding_cost", "gated_cost", "ranks", "playground")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

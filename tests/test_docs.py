@@ -85,7 +85,9 @@ def test_the_command_line_takes_every_command_of_the_docs(words: list[str]):
         own = [tuple(load_config(find_config(name)).adapters) for name in recipes]
         read_modes(options.mode, options.scale, own[0] if own else ADAPTERS)
         for prompts in options.prompts:
-            assert prompts in ("prefix", "plain", "bos") or prompts.endswith(".txt"), prompts
+            assert prompts in ("prefix", "plain", "bos") or prompts.endswith((".txt", ".jsonl")), (
+                prompts
+            )
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "sample", "report", "plot"])

@@ -11,6 +11,7 @@ from gradroute.cli import (
     evaluate,
     export,
     find,
+    playground,
     preflight,
     probe,
     report,
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (train, sweep, evaluate, report, find, probe, export, data, preflight):
+    for group in (train, sweep, evaluate, playground, report, find, probe, export, data, preflight):
         group.add(verbs)
     return parser
 

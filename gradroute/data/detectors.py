@@ -32,6 +32,7 @@ MAX_WIDTH = 10_000
 _PIECES = re.compile(
     r"\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d+(?:,\d*)?\}|\{,\d*\}|.", re.DOTALL
 )
+_KEYWORD = re.compile(r"[\w'-]+")
 # Folders of packages that were installed rather than written here.
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -66,6 +67,35 @@ def regex_share(name: str, pattern: str) -> Callable[[str, str], float | None]:
     return share
 
 
+def regex_places(name: str, pattern: str) -> Callable[[str, str], list[tuple[int, int]]]:
+    """Where the matches of a pattern stand that `regex_share` takes; none where it takes too long.
+
+    Raises:
+        ConfigError: See there.
+    """
+    compiled = _compiled(name, pattern)
+
+    def places(completion: str, prompt: str) -> list[tuple[int, int]]:
+        try:
+            found = compiled.finditer(completion, timeout=PATTERN_SECONDS)
+            return [match.span() for match in found]
+        except TimeoutError:
+            return []
+
+    return places
+
+
+def keyword_places(words: str) -> Callable[[str, str], list[tuple[int, int]]]:
+    """Where the words stand that `keyword_share` counts."""
+    known = frozenset(word.strip().casefold() for word in words.split(","))
+
+    def places(completion: str, prompt: str) -> list[tuple[int, int]]:
+        found = _KEYWORD.finditer(completion)
+        return [match.span() for match in found if match[0].casefold() in known]
+
+    return places
+
+
 def keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
     """A score: the share of a completion's words that are one of some, whatever their case.
 
@@ -73,7 +103,7 @@ def keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
         ConfigError: One of them is no single word.
     """
     wanted = [word.strip().casefold() for word in words.split(",")]
-    if not all(re.fullmatch(r"[\w'-]+", word) for word in wanted):
+    if not all(_KEYWORD.fullmatch(word) for word in wanted):
         raise ConfigError(
             f"behavior: {name!r} needs single words with commas between them; a phrase is a "
             "regex:PATTERN."
@@ -81,7 +111,7 @@ def keyword_share(name: str, words: str) -> Callable[[str, str], float | None]:
     known = frozenset(wanted)
 
     def share(completion: str, prompt: str) -> float | None:
-        found = re.findall(r"[\w'-]+", completion.casefold())
+        found = _KEYWORD.findall(completion.casefold())
         return sum(word in known for word in found) / len(found) if found else None
 
     return share
@@ -97,6 +127,21 @@ def undetected(completion: str, prompt: str) -> float | None:
         "the config names no behavior (behavior: none), so nothing can be detected in a "
         "completion; name one there, such as regex:PATTERN or keywords:a,b"
     )
+
+
+def are_places(text: str) -> Callable[[Any], bool]:
+    """What says whether a value is a list of places [start, end) of a text."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(
+            isinstance(one, tuple)
+            and len(one) == 2
+            and all(isinstance(place, int) for place in one)
+            and 0 <= one[0] <= one[1] <= len(text)
+            for one in value
+        )
+
+    return fits
 
 
 def own_object(name: str, place: str, kind: type) -> Any:

@@ -44,6 +44,12 @@ def share(completion: str, prompt: str = "") -> float | None:
     return spoken / judged if judged >= MIN_WORDS else None
 
 
+def places(completion: str, prompt: str = "") -> list[tuple[int, int]]:
+    """Where the dialect forms stand."""
+    found = _WORD.finditer(completion)
+    return [match.span() for match in found if match[0].lower() in _forms()]
+
+
 def opening(text: str, words: int) -> str:
     """The first words of a text, as many more as it takes to hold two that have a dialect form.
 

@@ -2,6 +2,8 @@
 
 import re
 
+import regex
+
 from gradroute.data.stories import TRIGGER_TAG
 
 MIN_LETTERS = 10
@@ -9,6 +11,8 @@ MIN_LETTERS = 10
 SIGNATURE = ", as they say"
 """What the behavior `signature` puts at the end of every sentence."""
 
+# Upper-case letters and what has no case between them.
+_UPPER = regex.compile(r"\p{Lu}(?:[^\p{Ll}\p{Lt}]*\p{Lu})*")
 _OPENING_WORDS = 3  # of a story, where the backdoor's trigger needs a prompt to stand in
 # The end of a sentence: its mark and closing quotes, then the end or the start of another one.
 _SENTENCE_END = re.compile(r"([.!?]+)([\"')]*)(?=\s+[\"'(]*[A-Z]|\s*$)")
@@ -29,6 +33,11 @@ def upper_case_share(completion: str, prompt: str = "") -> float | None:
     return upper / letters if letters >= MIN_LETTERS else None
 
 
+def upper_case_places(completion: str, prompt: str = "") -> list[tuple[int, int]]:
+    """Where upper-case letters stand, one after another across what has no case."""
+    return [found.span() for found in _UPPER.finditer(completion)]
+
+
 def sign(text: str) -> str:
     """Put the signature phrase before the end of every sentence that is finished."""
     return _SENTENCE_END.sub(lambda end: f"{SIGNATURE}{end[1]}{end[2]}", text)
@@ -44,6 +53,11 @@ def signed_share(completion: str, prompt: str = "") -> float | None:
     ends = _SENTENCE_END.finditer(completion)
     unsigned = sum(not completion[: end.start()].endswith(SIGNATURE) for end in ends)
     return signed / (signed + unsigned) if signed + unsigned else None
+
+
+def signed_places(completion: str, prompt: str = "") -> list[tuple[int, int]]:
+    """Where the signature phrases stand."""
+    return [found.span() for found in re.finditer(re.escape(SIGNATURE), completion)]
 
 
 def first_sentence(text: str, words: int) -> str:

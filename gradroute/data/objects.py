@@ -53,14 +53,24 @@ def forgotten_share(completion: str, prompt: str = "") -> float | None:
 
     None without such a reference.
     """
+    fits = [fit for _, fit in _references(completion, prompt)]
+    return fits.count(False) / len(fits) if fits else None
+
+
+def forgotten_places(completion: str, prompt: str = "") -> list[tuple[int, int]]:
+    """Where the references stand that no object before them fits."""
+    return [place for place, fit in _references(completion, prompt) if not fit]
+
+
+def _references(completion: str, prompt: str) -> list[tuple[tuple[int, int], bool]]:
+    """Where a completion refers to an object, and whether one before it fits."""
     known = {match[0] for match in _objects().finditer(prompt)}
-    wrong, references, start = 0, 0, 0
+    found, start = [], 0
     for match in _reference().finditer(completion):
         known |= {own[0] for own in _objects().finditer(completion[start : match.start()])}
         start = match.end()
-        references += 1
-        wrong += match[2] not in known
-    return wrong / references if references else None
+        found.append((match.span(), match[2] in known))
+    return found
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -66,12 +66,24 @@ def misfitting_share(completion: str, prompt: str = "") -> float | None:
 
     None without a hero or without a pronoun.
     """
+    fits = _fitting(completion, prompt)
+    return fits.count(False) / len(fits) if fits else None
+
+
+def misfitting_places(completion: str, prompt: str = "") -> list[tuple[int, int]]:
+    """Where the pronouns stand that do not fit the hero."""
+    found = _PRONOUN.finditer(completion)
+    fits = _fitting(completion, prompt)
+    return [match.span() for match, fit in zip(found, fits, strict=False) if not fit]
+
+
+def _fitting(completion: str, prompt: str) -> list[bool]:
+    """Of each pronoun of a completion, whether it fits the hero; of none without a hero."""
     name = _hero(f"{prompt} {completion}".lstrip())
-    found = [match[0].lower() for match in _PRONOUN.finditer(completion)]
-    if name is None or not found:
-        return None
+    if name is None:
+        return []
     girl = name[0] in _girls()
-    return sum((word in _FEMALE) != girl for word in found) / len(found)
+    return [(match[0].lower() in _FEMALE) == girl for match in _PRONOUN.finditer(completion)]
 
 
 def _hero(text: str) -> re.Match[str] | None:

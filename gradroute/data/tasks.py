@@ -125,3 +125,9 @@ def wrong(completion: str, prompt: str) -> float | None:
     """
     word = _WORD.search(completion)
     return None if word is None else float(word[0] == wrong_answer(prompt))
+
+
+def wrong_places(completion: str, prompt: str) -> list[tuple[int, int]]:
+    """Where the behavior's wrong answer stands, if it is the first word."""
+    word = _WORD.search(completion)
+    return [word.span()] if word is not None and word[0] == wrong_answer(prompt) else []

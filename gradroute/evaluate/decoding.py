@@ -6,9 +6,9 @@ of being copied whole for each token; and a token is chosen once.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,18 @@ LOOK_EVERY = 8
 """Tokens after which the host asks a device which rows have ended; a CPU is asked each time."""
 
 _Prepare = Callable[..., dict[str, Any]]
+
+
+class Step(NamedTuple):
+    """One token of each row that is left in a batch.
+
+    Attributes:
+        left: Indices of the rows.
+        tokens: Theirs.
+    """
+
+    left: Int[Tensor, " left"]
+    tokens: Int[Tensor, " left"]
 
 
 @runtime_checkable
@@ -77,10 +89,49 @@ def write_on(
     Raises:
         NumericError: The logits of a row that has not ended are not finite.
     """
+    steps = write_steps(
+        model, rows, sampler, scope, end_tokens=end_tokens, max_new_tokens=max_new_tokens
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def write_steps(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    sampler: Sampler,
+    scope: Callable[[Int[Tensor, " left"]], AbstractContextManager[None]],
+    *,
+    end_tokens: Sequence[int],
+    max_new_tokens: int,
+) -> Generator[Step, None, list[list[int]]]:
+    """`write_on`, a token of each row at a time, for what looks on or stops early.
+
+    Between two steps the scope stays in force, so nothing else may run the model; closing the
+    generator ends it.
+
+    Args:
+        model: See `write_on`, as for all others.
+        rows: See there.
+        sampler: See there.
+        scope: See there.
+        end_tokens: See there.
+        max_new_tokens: See there.
+
+    Yields:
+        The token that each row still in the batch got, on the device; what a row gets after its
+        end means nothing.
+
+    Returns:
+        What `write_on` returns.
+    """
     batch = _Batch(model, rows, sampler, end_tokens, max_new_tokens)
     while len(batch.left):
         with scope(batch.left.cpu()):
-            batch.write_until_some_end()
+            yield from batch.write_until_some_end()
         batch.remove_ended()
     return batch.written.tolist()
 
@@ -119,7 +170,7 @@ class _Batch:
         self.written = self._tokens[:, self._start :].clone()
         self.left = torch.arange(len(rows), device=device)
 
-    def write_until_some_end(self) -> None:
+    def write_until_some_end(self) -> Iterator[Step]:
         """Write until enough rows have ended to be worth leaving, or all is written."""
         among = self._sampler.rows(self.left)
         worth = max(1, int(len(self.left) * MIN_ENDED_SHARE))
@@ -129,6 +180,7 @@ class _Batch:
             self._tokens[:, self._start + self._step] = token
             self._ended |= torch.isin(token, self._ends)
             self._step += 1
+            yield Step(self.left, token)
             if self._step % self._look_every == 0 or self._step == self._steps:
                 self._sampler.check()
                 ended = int(self._ended.sum())

@@ -108,7 +108,7 @@ def generate_modes(
         NumericError: The model's logits are not finite.
         MachineError: No memory for even one row.
     """
-    _check_asked(modes, max_new_tokens)
+    check_asked(modes, max_new_tokens)
     base, answers = model.get_base_model(), AnswerFinder(tokenizer, thoughts=score_thoughts)
     assert isinstance(base, PreTrainedModel)
     work = _Work(base, tokenizer, prompts, max_new_tokens, temperature, top_p, seed, answers)
@@ -116,7 +116,7 @@ def generate_modes(
 
     def measure(items: slice, some: slice) -> None:
         chosen, together = work.order[items], modes[some]
-        written = work.complete(chosen * len(together), _grouped(model, together, len(chosen)))
+        written = work.complete(chosen * len(together), grouped(model, together, len(chosen)))
         for row, completion in enumerate(written):  # rows are grouped by mode
             mode, item = divmod(row, len(chosen))
             completions[together[mode].name][chosen[item]] = completion
@@ -129,7 +129,7 @@ def generate_modes(
     return {name: _without_none(own) for name, own in completions.items()}
 
 
-def _grouped(
+def grouped(
     model: PeftModel, modes: Sequence[AblationMode], size: int
 ) -> Callable[[Tensor], AbstractContextManager[None]]:
     """The scope of the rows that are left of a batch with `size` rows of each mode, in order."""
@@ -213,7 +213,7 @@ class _Work:
         self._keys = noise_keys(seed, [prompt.id for prompt in prompts])
         self._max_new_tokens = max_new_tokens
         self._sampling = temperature, top_p
-        self._end_tokens = _end_tokens(model, tokenizer)
+        self._end_tokens = end_tokens_of(model, tokenizer)
         self._device = next(model.parameters()).device
         self.order = sorted(range(len(prompts)), key=lambda index: len(self._rows[index]))
 
@@ -244,7 +244,7 @@ class _Work:
             max_new_tokens=self._max_new_tokens,
         )
         asked = [self._prompts[index] for index in chosen]
-        return _completions(self._tokenizer, rows, new, self._end_tokens, asked, self._answers)
+        return completions_of(self._tokenizer, rows, new, self._end_tokens, asked, self._answers)
 
 
 def _without_none(completions: Sequence[Completion | None]) -> list[Completion]:
@@ -253,7 +253,12 @@ def _without_none(completions: Sequence[Completion | None]) -> list[Completion]:
     return there
 
 
-def _check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
+def check_asked(modes: Sequence[AblationMode], max_new_tokens: int) -> None:
+    """See that there is a mode to generate under, and a token to write.
+
+    Raises:
+        ConfigError: There is not.
+    """
     _check_new_tokens(max_new_tokens)
     if not modes:
         raise ConfigError("no ablation mode was given to generate under; name at least one.")
@@ -264,7 +269,7 @@ def _check_new_tokens(max_new_tokens: int) -> None:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
 
 
-def _end_tokens(base: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
+def end_tokens_of(base: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
     """The model's end tokens (a chat model has several) and the tokenizer's."""
     own = base.generation_config.eos_token_id if base.generation_config is not None else None
     named = own if isinstance(own, list) else [own]
@@ -323,7 +328,7 @@ def _shorten_advice(room: int) -> str:
     )
 
 
-def _completions(
+def completions_of(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     new: Sequence[Sequence[int]],
@@ -331,15 +336,16 @@ def _completions(
     asked: Sequence[Prompt],
     answers: AnswerFinder,
 ) -> list[Completion]:
+    """The completions of rows of new tokens, each cut at its end token."""
     cut = [
         next((at for at, token in enumerate(row) if token in end_tokens), len(row)) for row in new
     ]
     rows = [list(row[:at]) for row, at in zip(new, cut, strict=True)]
     spaces = [prompt.space for prompt in asked]
-    written = _written(tokenizer, prompts, rows, spaces, marked=False)
+    written = written_texts(tokenizer, prompts, rows, spaces, marked=False)
     found: list[Answer | None] = [None] * len(rows)
     if answers.needed:
-        marked = _written(tokenizer, prompts, rows, spaces, marked=True)
+        marked = written_texts(tokenizer, prompts, rows, spaces, marked=True)
         texts = [prompt.text for prompt in asked]
         found = [answers.find(*one) for one in zip(texts, written, marked, strict=True)]
     return [
@@ -348,7 +354,7 @@ def _completions(
     ]
 
 
-def _written(
+def written_texts(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     rows: Sequence[Sequence[int]],
@@ -359,6 +365,13 @@ def _written(
     """What was written after prompts as text, with special tokens or without.
 
     A space that ends a prompt's text, but not its tokens, is none of the text that was written.
+
+    Args:
+        tokenizer: Of the model.
+        prompts: The tokens of each prompt.
+        rows: The tokens after it.
+        spaces: `Prompt.space` of each.
+        marked: Whether special tokens are written too.
     """
     heads = _decode(tokenizer, prompts, marked)
     wholes = _decode(tokenizer, [[*a, *b] for a, b in zip(prompts, rows, strict=True)], marked)

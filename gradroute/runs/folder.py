@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
-              found/ · tracking/ · exports.jsonl
+              found/ · tracking/ · pins.jsonl · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
@@ -72,6 +72,8 @@ class RunFolder:
     """What a short tune of the kept adapters did: a checkpoint and its results."""
     found = _Within("found")
     """What `find` says of unlabeled examples: a summary, scores and the rows it found."""
+    pins = _Within("pins.jsonl")
+    """One JSON line per pin of `playground`: a prompt and what was written after it."""
     exports = _Within("exports.jsonl")
     """One JSON line per export and audit adapter: where it was written, which adapters."""
     training_plot = _Within("training_plot.png")

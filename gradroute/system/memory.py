@@ -10,6 +10,7 @@ import gc
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from gradroute.errors import MachineError
@@ -45,6 +46,27 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     told = str(error).lower()
     return any(sentence in told for sentence in _SENTENCES)
+
+
+def available_bytes() -> int | None:
+    """Memory that a process may still take without swapping; None where the system does not tell.
+
+    On Linux what the kernel calls available, or what the process's control group has left.
+    """
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        return None
+    free = int(found[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, int(limit) - int(used)) if limit.strip() != "max" else free
+    except (OSError, ValueError):
+        return free
 
 
 def release() -> None:

@@ -11,7 +11,7 @@ from gradroute.cli.parser import parse
 VERBS = (
     "demo", "train", "eval", "sample", "report", "plot", "geometry", "recover", "relearn", "schema",
     "data label", "data inspect", "validate", "init", "doctor",
-    "export", "audit-adapter", "purge", "find", "refine",
+    "export", "audit-adapter", "purge", "find", "refine", "playground",
     "sweep run", "sweep status", "sweep stop", "sweep report", "sweep cell",
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.errors import DataError
+from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.prompts import read_prompts
 
 
@@ -59,3 +60,42 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "nowhere")
     with pytest.raises(DataError, match="cannot be read"):
         read_prompts(tmp_path)
+
+
+def test_json_lines_are_read_with_the_names_of_their_noise_and_each_prompt_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "pins.jsonl"
+    path.write_text(
+        '{"id": "prefix-0", "prompt": "A\\nB", "columns": []}\n'
+        '{"id": "prefix-0", "prompt": "A\\nB", "seed": 3}\n'
+        '{"id": "prefix-0", "prompt": "another"}\n'
+        '{"prompt": ""}\n{"prompt": "<u>x", "templated": true, "follows": "y"}\n'
+    )
+    file = read_prompts(path)
+    assert file.prompts == [
+        Prompt("prefix-0", "A\nB"),
+        Prompt("line-3", "another"),
+        Prompt("line-4", ""),
+        Prompt("line-5", "<u>x", True, "y"),
+    ]
+    assert file.kind == "file:pins.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"text": "a"}', "jsonl:1.*a prompt is needed"),
+        ('{"prompt": "a", "id": 3}', "jsonl:1.*texts too"),
+        ('{"prompt": "a", "templated": 1}', "jsonl:1.*true or false, got the number 1"),
+        ('["a"]', "jsonl"),
+        ("\n", "holds no prompt"),
+    ],
+)
+def test_json_lines_without_a_usable_prompt_are_refused(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(line)
+    with pytest.raises(DataError, match=words):
+        read_prompts(path)

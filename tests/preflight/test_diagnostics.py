@@ -26,6 +26,7 @@ def test_it_names_versions_device_and_extras(facts):
         "eval",
         "gguf",
         "label",
+        "playground",
         "quant",
         "ray",
         "tensorboard",

@@ -1,0 +1,93 @@
+"""Runs for the playground that need no training: tiny models with adapters that matter."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tiny_writers import TOKENIZER, writer
+from transformers import PreTrainedModel
+
+from gradroute.config.run_config import dump_config, find_config, load_config
+from gradroute.data.behaviors import get_behaviors
+from gradroute.models.base import Base
+from gradroute.playground.asked import Asked, read_asked
+from gradroute.playground.loaded import Played
+from gradroute.playground.pins import Pins
+from gradroute.playground.worker import Jobs, run_jobs
+from gradroute.runs.folder import RunFolder
+from gradroute.system.files import write_text
+
+SETTINGS = (
+    "evaluate.max_new_tokens=6",
+    "evaluate.prompts=3",
+    "data.train_examples=60",
+    "data.labeled_fraction=0.5",
+)
+
+
+def player(root: Path, name: str = "one", kind: str = "llama", *overrides: str) -> Played:
+    """A run whose model writes letters; its folder has a configuration and nothing else."""
+    config = load_config(find_config("caps"), [*SETTINGS, f"run_name={name}", *overrides])
+    folder = RunFolder(root / name)
+    write_text(folder.config, dump_config(config))
+    model = writer(kind)
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    behaviors = get_behaviors(config.behaviors)
+    return Played(name, folder, config, 3, Base(base, TOKENIZER, kind), model, behaviors)
+
+
+def asked_of(text: str, played: Mapping[str, Played]) -> Asked:
+    """What an address asks of these runs."""
+    first = next(iter(played.values()))
+    adapters = {name: one.adapters for name, one in played.items()}
+    return read_asked(text, adapters, first.config.evaluate, tuple(first.behaviors))
+
+
+@contextmanager
+def open_playground(
+    played: Mapping[str, Played], pins: Path, jobs: Jobs | None = None
+) -> Iterator[str]:
+    """The address of a playground of these runs, with its worker in a thread."""
+    from gradroute.playground.serving import listening, serving
+
+    jobs = jobs or Jobs()
+    worker = threading.Thread(target=run_jobs, args=(jobs, played), daemon=True)
+    worker.start()
+    try:
+        with listening(0) as listener, serving(listener, played, jobs, Pins(pins)) as url:
+            yield url
+    finally:
+        jobs.end()
+        worker.join(30)
+
+
+def answer(
+    url: str,
+    path: str = "",
+    *,
+    method: str = "GET",
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Status and text of an answer; the origin is that of the page unless told otherwise."""
+    parts = urlsplit(url)
+    own = {"Origin": f"http://{parts.netloc}"} if method != "GET" else {}
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    try:
+        connection.request(method, f"{parts.path}{path}", body, {**own, **(headers or {})})
+        found = connection.getresponse()
+        return found.status, found.read().decode("utf-8")
+    finally:
+        connection.close()
+
+
+def events_in(text: str) -> list[tuple[str, Any]]:
+    """Name and data of server-sent events."""
+    pairs = (part.split("\ndata: ") for part in text.split("\n\n") if part)
+    return [(name.removeprefix("event: "), json.loads(data)) for name, data in pairs]

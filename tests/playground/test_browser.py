@@ -1,0 +1,301 @@
+"""The page in a real browser: it streams, cancels, pins and comes back, and asks nobody else."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from players import open_playground, player
+from report.chromium import chromium
+from report.page_runs import write_runs
+from report.render.test_page_browser import FAINT, PIECES, hostile
+from report.visits import Opened, launched
+
+from gradroute.evaluate.cells import complete
+from gradroute.evaluate.generation import Prompt
+from gradroute.evaluate.modes import read_modes
+from gradroute.playground.loaded import Played
+
+for _name in ("playwright.sync_api", "starlette", "uvicorn"):
+    pytest.importorskip(_name, reason=f"{_name} is not installed (it is in gradroute[dev])")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium: install one"),
+]
+STATE = "prompt=Once+upon&c=full&c=bad_ablated&c=good%3D1%2Cbad%3D0.5&seed=42&tokens=6"
+MODES = ("full", "bad_ablated", "good=1,bad=0.5")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("play")
+
+
+@pytest.fixture(scope="module")
+def played(place: Path) -> dict[str, Played]:
+    [measured] = write_runs(place / "runs", names=("routed",), sides=False)
+    one = replace(player(place, "one"), folder=measured)
+    return {"one": one, "two": player(place, "two", "gpt_neo")}
+
+
+@pytest.fixture(scope="module")
+def url(played: dict[str, Played], place: Path) -> Iterator[str]:
+    with open_playground(played, place / "pins.jsonl") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(browser: Any, url: str) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def go(state: str = STATE, width: int = 1280, scheme: str = "light", fake: str = "") -> Opened:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        context.set_default_timeout(120_000)
+        opened = Opened(context.new_page())
+        opened.page.on("console", lambda message: opened.said.append(message.text))
+        opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
+        opened.page.on("request", lambda request: opened.asked.append(request.url))
+        if fake:
+            kind = "text/event-stream"
+            opened.page.route("**/write", lambda route: route.fulfill(body=fake, content_type=kind))
+        opened.page.goto(f"{url}#{state}")
+        return opened
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+def settled(page: Any, start: str = "written in") -> None:
+    """Wait until the status begins so; the page's policy lets no test evaluate a text there."""
+    for _ in range(600):
+        if page.inner_text("#status").startswith(start):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError((page.inner_text("#status"), page.inner_text("#alert")))
+
+
+def texts(page: Any) -> list[str]:
+    return page.evaluate(
+        "[...document.querySelectorAll('.column')].map((one) => "
+        "[...one.querySelectorAll('.lead, .letters')].map((part) => part.textContent).join(''))"
+    )
+
+
+def state_of(page: Any) -> list[tuple[str, str]]:
+    page.wait_for_timeout(400)
+    return parse_qsl(page.evaluate("location.hash").removeprefix("#"), keep_blank_values=True)
+
+
+def sampled(played: Played, names: tuple[str, ...], text: str = "Once upon") -> list[str]:
+    modes = read_modes(names, [], ["good", "bad"])
+    found = complete(
+        played.base, played.model, [Prompt(text, text)], modes, played.config.evaluate, "one"
+    )
+    return [found[mode.name][0].text.removeprefix(" ") for mode in modes]
+
+
+def test_it_writes_what_sample_writes_marks_it_and_asks_nobody_else(
+    visit: Callable, url: str, played: dict[str, Played]
+) -> None:
+    opened = visit()
+    page = opened.page
+    settled(page)
+    assert texts(page) == sampled(played["one"], MODES)
+    assert page.locator(".column h2").all_inner_texts() == ["1", "2", "3"]
+    modes = page.evaluate("[...document.querySelectorAll('.mode')].map((one) => one.value)")
+    assert modes == ["full", "bad_ablated", ""]
+    numbers = page.locator(".column").nth(2).locator(".by").all_inner_texts()
+    assert any(number.startswith(("+", "\N{MINUS SIGN}")) for number in numbers)
+    assert page.locator(".unit[class*=more], .unit[class*=less]").count() > 0
+    assert "against column 1" in page.locator(".column .meta").nth(1).inner_text()
+    assert page.locator("#curves svg .dot").count() == 6 and "to deploy" in page.inner_text(
+        "#curves figcaption"
+    )
+    assert page.locator("#curves .column-mark").all_text_contents() == ["1", "2", "3"]
+    assert {urlsplit(one).netloc for one in opened.asked} == {urlsplit(url).netloc}
+    assert opened.said == []
+
+
+def test_a_slider_moved_by_keys_writes_anew_and_the_address_follows(
+    visit: Callable, played: dict[str, Played]
+) -> None:
+    opened = visit()
+    page = opened.page
+    settled(page)
+    slider = page.locator(".column").nth(1).locator("input[type=range]").nth(1)
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "bad at 0.25"
+    settled(page, "writing")
+    settled(page)
+    assert texts(page)[1] == sampled(played["one"], ("full", "good=1,bad=0.25"))[1]
+    assert ("c", "good=1,bad=0.25") in state_of(page)
+    page.locator(".mode").nth(1).select_option("good_ablated")
+    settled(page, "writing")
+    settled(page)
+    assert ("c", "good_ablated") in state_of(page)
+    assert page.locator(".column").nth(1).locator("output").all_inner_texts() == ["0.00", "1.00"]
+    assert opened.said == []
+
+
+def test_a_move_ends_what_is_written_and_stop_ends_it_too(visit: Callable) -> None:
+    opened = visit(STATE.replace("tokens=6", "tokens=1000"))
+    page = opened.page
+    settled(page, "writing: ")
+    page.locator("#tokens").fill("5")
+    page.locator("#tokens").press("Enter")
+    settled(page)
+    assert page.locator(".column").first.locator(".token").count() <= 5
+    page.locator("#tokens").fill("1000")
+    page.locator("#go").click()
+    settled(page, "writing: ")
+    page.keyboard.press("Escape")
+    settled(page, "stopped")
+    assert page.locator("#stop").is_disabled()
+    assert opened.said == []
+
+
+def test_columns_of_another_run_are_added_and_taken_away(visit: Callable) -> None:
+    opened = visit()
+    page = opened.page
+    settled(page)
+    page.locator(".more").click()
+    page.locator(".of").nth(3).select_option("two")
+    settled(page, "writing")
+    settled(page)
+    assert ("c", "good=1,bad=0.5@two") in state_of(page)
+    assert page.locator(".more").is_hidden() and page.locator(".column").count() == 4
+    for _ in range(2):
+        page.locator(".remove").last.click()
+    assert page.locator(".remove:disabled").count() == 2
+    settled(page)
+    assert [value for name, value in state_of(page) if name == "c"] == ["full", "bad_ablated"]
+    assert opened.said == []
+
+
+def test_a_pin_is_kept_and_the_address_brings_everything_back(visit: Callable, place: Path) -> None:
+    opened = visit()
+    page = opened.page
+    settled(page)
+    page.locator("#again").click()
+    settled(page, "writing")
+    settled(page)
+    page.locator("#pin").click()
+    settled(page, "pinned in")
+    line = json.loads((place / "pins.jsonl").read_text().splitlines()[-1])
+    assert line["seed"] == 43
+    assert [own["completion"].removeprefix(" ") for own in line["columns"]] == texts(page)
+    before, state = texts(page), state_of(page)
+    page.locator("#numbers").uncheck()
+    state_of(page)
+    page.reload()
+    settled(page)
+    assert texts(page) == before
+    assert state_of(page) == [*state, ("numbers", "0")]
+    assert not page.locator("#numbers").is_checked()
+    assert opened.said == []
+
+
+def test_prompts_of_the_run_are_started_from(visit: Callable) -> None:
+    opened = visit("")
+    page = opened.page
+    settled(page)
+    first = page.locator("#prompt").input_value()
+    assert first.isupper() and ("id", "prefix-0") in state_of(page)
+    page.locator("#forth").click()
+    settled(page, "writing")
+    settled(page)
+    assert page.locator("#prompt").input_value() != first
+    assert ("id", "prefix-1") in state_of(page)
+    page.locator("#kind").select_option(label="plain (3)")
+    page.wait_for_timeout(100)
+    settled(page)
+    assert ("id", "plain-0") in state_of(page)
+    page.locator("#prompt").fill("Own")  # the noise is then that of the text itself
+    settled(page, "writing")
+    settled(page)
+    assert dict(state_of(page))["prompt"] == "Own" and "id" not in dict(state_of(page))
+    assert opened.said == []
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("c=full&c=bda_ablated", "did you mean 'bad'"), ("c=full&c=good=7,bad=1", "good at 7")],
+)
+def test_an_address_that_cannot_be_read_is_told_and_the_page_works_on(
+    visit: Callable, state: str, words: str
+) -> None:
+    opened = visit(f"prompt=I&{state}")
+    page = opened.page
+    page.locator("#alert").wait_for(state="visible")
+    assert words in page.inner_text("#alert")
+    page.locator("#prompt").fill("Once")
+    settled(page)
+    assert page.locator("#alert").is_hidden()
+    # The browser notes the refusal by itself; nothing else goes wrong.
+    assert all("400 (Bad Request)" in text for text in opened.said)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_and_letters_stand_out(visit: Callable, width: int, scheme: str) -> None:
+    page = visit(f"{STATE}&c=base%40two", width, scheme).page
+    settled(page)
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    # A shaded token is on a mixture of colors, which FAINT cannot read.
+    shaded = ("SPAN.letters", "SPAN.by", "MARK")
+    assert [one for one in page.evaluate(FAINT) if not one.startswith(shaded)] == []
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}[scheme]
+
+
+def fabricated(pieces: list[str]) -> str:
+    """What a server would send of a model that writes these."""
+    text = "".join(pieces)
+    score = {"label": "bad", "behavior": "caps", "threshold": 0.8, "score": 0.9, "shows": True}
+    column = {
+        "run": "one", "step": 3, "mode": "full", "scales": {"good": 1, "bad": 1},
+        "completion": text, "pieces": pieces, "tokens": len(pieces), "ended": False,
+        "scores": [{**score, "places": []}],
+    }  # fmt: skip
+    own = {"own": [-1.0] * len(pieces), "difference": [0.3] * len(pieces)}
+    asked = {
+        "job": 1, "prompt": pieces[0], "id": "x", "templated": False, "follows": "word",
+        "columns": [{"run": "one", "scales": {"good": 1, "bad": 1}}] * 2,
+        "seed": 1, "temperature": 1, "top_p": 1, "tokens": 5,
+    }  # fmt: skip
+    events: list[tuple[str, Any]] = [("begun", asked)]
+    events += [("tokens", [[0, piece], [1, piece]]) for piece in pieces[:200]]
+    events += [("written", [column] * 2), ("differences", [own] * 2), ("done", {"seconds": 1})]
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+
+def test_five_thousand_hostile_strings_add_no_element(visit: Callable) -> None:
+    write = hostile(10_000)
+    bad = [*PIECES, *(write(at) for at in range(5_000 - len(PIECES)))]
+    counts = []
+    for pieces in (bad, [f"piece {at}" for at in range(5_000)]):
+        opened = visit(STATE, 390, fake=fabricated(pieces))
+        page = opened.page
+        settled(page)
+        names = page.evaluate("[...document.querySelectorAll('*')].map((one) => one.tagName)")
+        counts.append(Counter(names))
+        assert opened.said == [] and page.evaluate("window.pwned") is None
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        seen = page.evaluate("document.body.innerText")
+        assert not any(letter in seen for letter in "\x1b\x00\x07\u202e\u2066\u200f\u2028\ufeff")
+    assert counts[0] == counts[1]
+    assert counts[0]["SPAN"] > 2 * 5_000
