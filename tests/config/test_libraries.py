@@ -73,7 +73,7 @@ def test_the_garbage_collector_waits_and_runs_again_after_an_import_that_fails(h
 def test_a_command_on_the_embedded_model_imports_peft_without_bitsandbytes():
     code = (
         "import sys; from gradroute.cli.main import main; "
-        "code = main(['inspect', 'caps', 'data.train_examples=200']); "
+        "code = main(['data', 'inspect', 'caps', 'data.train_examples=200']); "
         "print(code, 'peft' in sys.modules, sys.modules.get('bitsandbytes'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -61,9 +61,11 @@ def test_places_that_are_no_characters_of_the_text_are_refused(given: Any) -> No
 def test_places_are_checked_and_a_function_that_fails_is_told() -> None:
     assert get_behavior("keywords:fox").located("a fox", "") == [(2, 5)]
     assert get_behavior("none").located("a fox", "") is None
-    own = Behavior(
-        "x", None, None, lambda t, n: t, lambda c, p: 0.0, 0.5, places=lambda c, p: 1 / 0
-    )  # pyright: ignore
+
+    def fails(completion: str, prompt: str) -> list[tuple[int, int]]:
+        raise ZeroDivisionError
+
+    own = Behavior("x", None, None, lambda t, n: t, lambda c, p: 0.0, 0.5, places=fails)
     with pytest.raises(DataError, match="raised ZeroDivisionError"):
         own.located("abc", "")
 
