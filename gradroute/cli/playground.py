@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from gradroute.cli.arguments import Verbs, add_verb, run_folders
+from gradroute.cli.arguments import Verbs, add_verb, libraries, run_folders
 from gradroute.errors import MachineError
 
 PACKAGES = ("starlette", "uvicorn")
@@ -47,6 +47,7 @@ def _play(options: argparse.Namespace) -> None:
         raise MachineError(
             f"the playground needs {' and '.join(missing)}: pip install 'gradroute[playground]'."
         )
-    from gradroute.playground.serving import play
+    with libraries(folders):
+        from gradroute.playground.serving import play
 
     play(folders, port=options.port, pins=options.pins)
