@@ -7,6 +7,7 @@ of a core is in the wall clock and not in it, and on an idle machine the two agr
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ RESULTS = HERE / "results" / "speed"
 TRIES = HERE.parent / "runs" / "bench"  # where a run of few rounds is kept out of the results
 ROUNDS = 10  # fewer are a try
 RESAMPLES = 2000
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 
 
 class Seconds(NamedTuple):
@@ -265,10 +268,12 @@ def in_processes(
             [sys.executable, *commands[name]], capture_output=True, text=True, check=False
         )
         wall = time.perf_counter() - wall
+        _wait_for_orphans()
         if done.returncode != expect.get(name, 0):
             raise SystemExit(f"error: {name} ended with {done.returncode}: {done.stderr[-500:]}")
         return _of_children() - before, wall
 
+    _adopt_orphans()
     draw = random.Random(f"order {seed}")
     times = {name: Seconds([], []) for name in commands}
     for _ in range(rounds):
@@ -277,6 +282,21 @@ def in_processes(
             times[name].clock.append(clock)
             times[name].wall.append(wall)
     return times
+
+
+def _adopt_orphans() -> None:
+    """From now on processes whose parent has ended are children of this one (Linux).
+
+    Else the time of a server that outlives the command that started it would be counted nowhere.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise SystemExit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
+
+
+def _wait_for_orphans() -> None:
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def _of_children() -> float:
