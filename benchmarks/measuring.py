@@ -17,11 +17,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from gradroute.runs.provenance import provenance
 
@@ -268,35 +270,44 @@ def in_processes(
             [sys.executable, *commands[name]], capture_output=True, text=True, check=False
         )
         wall = time.perf_counter() - wall
-        _wait_for_orphans()
+        _wait_for_orphans(others)
         if done.returncode != expect.get(name, 0):
             raise SystemExit(f"error: {name} ended with {done.returncode}: {done.stderr[-500:]}")
         return _of_children() - before, wall
 
-    _adopt_orphans()
+    others = {child.pid for child in psutil.Process().children()}
     draw = random.Random(f"order {seed}")
     times = {name: Seconds([], []) for name in commands}
-    for _ in range(rounds):
-        for name in draw.sample(list(commands), len(commands)):
-            clock, wall = run(name)
-            times[name].clock.append(clock)
-            times[name].wall.append(wall)
+    with _adopting_orphans():
+        for _ in range(rounds):
+            for name in draw.sample(list(commands), len(commands)):
+                clock, wall = run(name)
+                times[name].clock.append(clock)
+                times[name].wall.append(wall)
     return times
 
 
-def _adopt_orphans() -> None:
-    """From now on processes whose parent has ended are children of this one (Linux).
+@contextmanager
+def _adopting_orphans() -> Iterator[None]:
+    """Meanwhile processes whose parent has ended are children of this one (Linux).
 
     Else the time of a server that outlives the command that started it would be counted nowhere.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
+    control = ctypes.CDLL(None, use_errno=True).prctl
+    if control(_SUBREAPER, 1, 0, 0, 0) != 0:
         raise SystemExit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        control(_SUBREAPER, 0, 0, 0, 0)
 
 
-def _wait_for_orphans() -> None:
-    with suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+def _wait_for_orphans(others: set[int]) -> None:
+    """Wait for all children but those that were there before."""
+    while left := {child.pid for child in psutil.Process().children()} - others:
+        for pid in left:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _of_children() -> float:

@@ -106,3 +106,13 @@ def test_the_page_is_what_the_result_files_say(tmp_path):
             page.draw(record, drawn)
             committed = DOCS / "images" / f"bench_{record['name']}.svg"
             assert committed.read_bytes() == drawn.read_bytes()
+
+
+def test_the_time_of_a_process_that_outlives_its_command_counts():
+    import measuring
+
+    busy = "import time; t = time.process_time()\nwhile time.process_time() < t + 0.5: pass"
+    leaves = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+    commands = {"leaves one": ["-c", leaves], "works": ["-c", busy], "idles": ["-c", "pass"]}
+    found = measuring.in_processes(commands, 1, 0, {})
+    assert found["idles"].clock[0] < 0.4 < min(found[n].clock[0] for n in ("leaves one", "works"))
