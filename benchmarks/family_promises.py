@@ -32,7 +32,8 @@ from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.train.model_checks import check_packing, needs_no_mask
-from gradroute.train.step import build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import train_step
 
 CLOSE = 1e-5
 """Largest difference that is rounding in float32, as a share of the largest number."""

@@ -32,7 +32,8 @@ from gradroute.models.trained import attach
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.provenance import provenance
 from gradroute.train.model_checks import check_packing
-from gradroute.train.step import build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import train_step
 
 CONFIG = load_config(None, ["data.max_length=128", "train.batch_size=16"])
 POLICY = RoutingPolicy.parse(CONFIG.routing, tuple(CONFIG.adapters))

@@ -31,7 +31,8 @@ from gradroute.data.batches import Batch
 from gradroute.models.sharding import shard
 from gradroute.system.ranks import Ranks, join_ranks
 from gradroute.train.exchange import Exchange
-from gradroute.train.step import build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import train_step
 
 ALONE, DDP, FSDP2, PEFT = (
     "one process, routed",

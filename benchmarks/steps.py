@@ -18,7 +18,8 @@ from transformers import LlamaForCausalLM
 from gradroute.config.sections import AdapterConfig
 from gradroute.data.batches import Batch
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.step import build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import train_step
 
 RATE = 1e-4
 Step = Callable[[], float]

@@ -67,9 +67,9 @@ from gradroute.system.launcher import own_rank
 from gradroute.system.ranks import Ranks, join_ranks, lost_rank_told
 from gradroute.system.terminal import say
 from gradroute.train.audit import Audit
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.parallel import cached_settings, check_equal_start, strategy_of
 from gradroute.train.reference import open_reference
-from gradroute.train.step import build_optimizer
 from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import train
 from gradroute.train.training import Training

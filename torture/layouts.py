@@ -33,7 +33,7 @@ from gradroute.routing.layers import adapter_weights, lora_layers
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_lines
 from gradroute.train.audit import CODES, Audit
-from gradroute.train.step import build_optimizer
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.trainer import Training, train
 from torture.drawn_layouts import Layout, draw_layout, the_tokenizer, tokens_of
 from torture.reference import Row, reference

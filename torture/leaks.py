@@ -24,7 +24,8 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import Batch, collate
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.step import accumulate_gradients, build_optimizer, schedule, train_step
+from gradroute.train.optimizer import build_optimizer, schedule
+from gradroute.train.step import accumulate_gradients, train_step
 from torture.routings import (
     Table,
     base_digest,

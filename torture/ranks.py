@@ -37,7 +37,7 @@ from gradroute.system.terminal import say
 from gradroute.train import step
 from gradroute.train.exchange import Exchange
 from gradroute.train.gradient_norms import label_gradient_norms
-from gradroute.train.step import build_optimizer
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import train
 from gradroute.train.training import Training

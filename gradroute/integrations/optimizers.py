@@ -10,7 +10,7 @@ from transformers.trainer_optimizer import is_optimizer_factory
 
 from gradroute.errors import ConfigError
 from gradroute.routing.adapters import AdapterShape, adapter_parameters
-from gradroute.train.step import AdapterSettings
+from gradroute.train.optimizer import AdapterSettings
 
 
 def routed_optimizer(

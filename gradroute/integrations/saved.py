@@ -24,7 +24,7 @@ from gradroute.models.checkpoint import (
 )
 from gradroute.models.checkpoint import load_adapters as load_adapters
 from gradroute.system.files import read_json, write_json
-from gradroute.train.step import load_optimizer_state, optimizer_tensors
+from gradroute.train.optimizer import load_optimizer_state, optimizer_tensors
 
 _FOLDER = "gradroute"
 _STATE = "state.json"

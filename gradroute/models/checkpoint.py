@@ -91,7 +91,7 @@ def save_checkpoint(
         folder: the run's checkpoint folder; made if missing, but not the run's folder.
         step: optimizer steps done.
         model: the routed model whose adapters are saved, each in a folder of its own.
-        optimizer_state: flat name -> tensor, see `gradroute.train.step.optimizer_tensors`.
+        optimizer_state: flat name -> tensor, see `gradroute.train.optimizer.optimizer_tensors`.
         weights: adapter -> its weights by name, where the caller has put them together; None reads
             them from the model.
         config_text: the resolved config as YAML.

@@ -31,8 +31,8 @@ from gradroute.routing.adapters import attach_adapters
 from gradroute.routing.policy import AblationMode, RoutingPolicy, shipped_mode
 from gradroute.routing.shared_weights import unshare
 from gradroute.system.statistics import wilson
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.short_tune import tune_steps
-from gradroute.train.step import build_optimizer
 from gradroute.train.step_report import StepReport
 
 ATTACKER = "attacker"

@@ -25,7 +25,7 @@ from gradroute.models.lm_head import plain_head, run_model
 from gradroute.routing.adapters import ablated, adapter_parameters
 from gradroute.routing.policy import AblationMode
 from gradroute.system.modules import modes_restored
-from gradroute.train.step import schedule
+from gradroute.train.optimizer import schedule
 
 FOLDS = 2
 """Parts of the examples without a label, each scored by a classifier trained on the others."""

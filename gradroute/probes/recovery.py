@@ -43,8 +43,8 @@ from gradroute.system.files import (
     write_text,
 )
 from gradroute.system.terminal import say
+from gradroute.train.optimizer import build_optimizer, optimizer_tensors, schedule
 from gradroute.train.short_tune import tune_steps
-from gradroute.train.step import build_optimizer, optimizer_tensors, schedule
 
 SCHEMA_VERSION = 1
 """Of `geometry.json` and `recover.json`."""

@@ -24,7 +24,8 @@ from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import RoutingPolicy, standard_modes
 from gradroute.system.memory import with_smaller_batches
-from gradroute.train.step import build_optimizer, schedule, train_step
+from gradroute.train.optimizer import build_optimizer, schedule
+from gradroute.train.step import train_step
 
 _STEPS, _SECONDS = 3, 20.0
 """Steps that are timed: so many, fewer once they have taken so long."""

@@ -28,7 +28,8 @@ from gradroute.system.terminal import printable
 from gradroute.train.exchange import Exchange
 from gradroute.train.gradient_norms import label_gradient_norms
 from gradroute.train.model_checks import check_packing, needs_no_mask
-from gradroute.train.step import load_optimizer_state, optimizer_tensors, schedule, train_step
+from gradroute.train.optimizer import load_optimizer_state, optimizer_tensors, schedule
+from gradroute.train.step import train_step
 from gradroute.train.step_report import metrics_line
 from gradroute.train.tracking import check_tracker, tracking
 from gradroute.train.training import Training

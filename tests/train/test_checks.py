@@ -12,7 +12,8 @@ from gradroute.config.run_config import AdapterConfig
 from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.train.step import build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import train_step
 from gradroute.train.trainer import train
 
 ANCHORED = RoutingPolicy.parse("anchored", ADAPTERS)

@@ -5,7 +5,7 @@ import torch
 from train.test_step import ADAPTERS, batch, routed_model, settings, snapshot, step
 
 from gradroute.routing.adapters import adapter_parameters
-from gradroute.train.step import build_optimizer, load_optimizer_state, optimizer_tensors
+from gradroute.train.optimizer import build_optimizer, load_optimizer_state, optimizer_tensors
 
 GROUPS = {name: settings() for name in ADAPTERS}
 

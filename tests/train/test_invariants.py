@@ -12,14 +12,8 @@ from gradroute.models.checkpoint import load_adapters, load_optimizer_tensors, s
 from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import adapter_parameters, attach_adapters, routed
 from gradroute.routing.policy import NAMED_POLICIES, RoutingPolicy
-from gradroute.train.step import (
-    accumulate_gradients,
-    build_optimizer,
-    load_optimizer_state,
-    loss_weights,
-    optimizer_tensors,
-    train_step,
-)
+from gradroute.train.optimizer import build_optimizer, load_optimizer_state, optimizer_tensors
+from gradroute.train.step import accumulate_gradients, loss_weights, train_step
 from torture.routings import draw_row, same_bits, tiny_routed
 
 ADAPTERS = {

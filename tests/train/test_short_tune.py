@@ -10,8 +10,8 @@ from gradroute.data.batches import TokenizedExample
 from gradroute.errors import NumericError
 from gradroute.routing.adapters import adapter_state, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.short_tune import tune_steps
-from gradroute.train.step import build_optimizer
 
 ADAPTERS = {"good": AdapterConfig(rank=2), "bad": AdapterConfig(rank=2, dropout=0.3)}
 POLICY = RoutingPolicy.parse({"good": {"good": "update", "bad": "ablate"}}, ("good", "bad"))

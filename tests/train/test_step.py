@@ -10,15 +10,13 @@ from gradroute.errors import ConfigError, NumericError
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.gradient_norms import label_gradient_norms
-from gradroute.train.step import (
-    accumulate_gradients,
+from gradroute.train.optimizer import (
     build_optimizer,
     load_optimizer_state,
-    loss_weights,
     optimizer_tensors,
     schedule,
-    train_step,
 )
+from gradroute.train.step import accumulate_gradients, loss_weights, train_step
 
 ADAPTERS = ("good", "bad")
 ABSORB = RoutingPolicy.parse("absorb", ADAPTERS)

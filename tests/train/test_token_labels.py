@@ -19,12 +19,8 @@ from gradroute.data.batches import collate, pack
 from gradroute.routing.adapters import AdapterSpec, adapter_parameters, attach_adapters
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.gradient_norms import label_gradient_norms
-from gradroute.train.step import (
-    accumulate_gradients,
-    build_optimizer,
-    loss_weights,
-    train_step,
-)
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import accumulate_gradients, loss_weights, train_step
 
 PADDED = [collate(ROWS, 0)]
 PACKED = [pack(ROWS, 0, 16)]

@@ -19,7 +19,7 @@ from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import append_line, read_lines
 from gradroute.train import trainer
-from gradroute.train.step import build_optimizer
+from gradroute.train.optimizer import build_optimizer
 from gradroute.train.tracking import tracked_config
 from gradroute.train.trainer import Training, train
 

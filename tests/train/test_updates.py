@@ -16,7 +16,8 @@ from gradroute import (
 )
 from gradroute.config.run_config import AdapterConfig
 from gradroute.data.batches import TokenizedExample, collate
-from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import accumulate_gradients, train_step
 
 POLICY = RoutingPolicy.parse("absorb", ("good", "bad"))
 

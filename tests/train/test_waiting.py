@@ -19,7 +19,8 @@ from gradroute.routing.adapters import adapter_parameters
 from gradroute.system.devices import to_device, to_host
 from gradroute.train import step_report
 from gradroute.train.model_checks import needs_no_mask
-from gradroute.train.step import accumulate_gradients, build_optimizer, train_step
+from gradroute.train.optimizer import build_optimizer
+from gradroute.train.step import accumulate_gradients, train_step
 
 SETTINGS = {name: AdapterConfig(clip=clip) for name, clip in (("good", 1.0), ("bad", None))}
 PLAIN = [example(name, 7, label) for name, label in zip("abcd", POLICY.labels[:2] * 2, strict=True)]
