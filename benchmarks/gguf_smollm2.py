@@ -55,6 +55,44 @@ def probabilities(model: PeftModel, rows: Tensor, adapters: Sequence[str]) -> di
     return found
 
 
+def run_with_llama(
+    place: Path, node: Path, bases: dict[str, Path], rows: torch.Tensor, vocabulary: int
+) -> dict[tuple[str, str], torch.Tensor]:
+    """What llama.cpp computes on each base at each pair of scales.
+
+    Args:
+        place: Folder with the exported adapters; jobs and answers go there.
+        node: Folder of the program that runs llama.cpp.
+        bases: Name -> GGUF file.
+        rows: Token ids [n, t].
+        vocabulary: Number of tokens v.
+
+    Returns:
+        (base, pair of scales) -> next-token probabilities [n, t, v] in float64.
+    """
+    jobs = {
+        (kind, name): {
+            "model": str(path.resolve()),
+            "rows": rows.tolist(),
+            "vocabulary": vocabulary,
+            "adapters": [
+                {"filePath": str(place / "lora" / f"{adapter}.gguf"), "scale": scale}
+                for adapter, scale in scales.items()
+                if scale
+            ],
+            "out": str(place / "found.json") + f".{kind[0]}.{name}",
+        }
+        for kind, path in bases.items()
+        for name, scales in MODES.items()
+    }
+    (place / "jobs.json").write_text(json.dumps(list(jobs.values())))
+    subprocess.run(["node", str(node / "llama.mjs"), str(place / "jobs.json")], check=True)
+    return {
+        key: torch.tensor(json.loads(Path(str(job["out"])).read_text())).double().softmax(-1)
+        for key, job in jobs.items()
+    }
+
+
 def main() -> None:
     """Export, run both bases, and keep the largest differences."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,27 +127,9 @@ def main() -> None:
     assert config.gguf_file is not None
     bases = {"F16": unpacked, "as it is": Path(config.model) / config.gguf_file}
     vocabulary = expected["F16"]["base"].shape[-1]
-    jobs = {
-        (kind, name): {
-            "model": str(path.resolve()),
-            "rows": rows.tolist(),
-            "vocabulary": vocabulary,
-            "adapters": [
-                {"filePath": str(place / "lora" / f"{adapter}.gguf"), "scale": scale}
-                for adapter, scale in scales.items()
-                if scale
-            ],
-            "out": str(place / "found.json") + f".{kind[0]}.{name}",
-        }
-        for kind, path in bases.items()
-        for name, scales in MODES.items()
-    }
-    (place / "jobs.json").write_text(json.dumps(list(jobs.values())))
-    program = options.work / "env" / "node" / "llama.mjs"
-    subprocess.run(["node", str(program), str(place / "jobs.json")], check=True)
+    computed = run_with_llama(place, options.work / "env" / "node", bases, rows, vocabulary)
     found: dict[str, dict[str, float]] = {}
-    for (kind, name), job in jobs.items():
-        own = torch.tensor(json.loads(Path(str(job["out"])).read_text())).double().softmax(-1)
+    for (kind, name), own in computed.items():
         for reference in expected:
             off = (own - expected[reference][name]).abs().max().item()
             found.setdefault(f"base {kind}, run on {reference}", {})[name] = off

@@ -146,15 +146,19 @@ def prepare(config: RunConfig, *, training: bool = True) -> Prepared:
         shared=source.shared,
         labeled=source.labeled,
     )
-    if not source.labeled:
-        return prepared
-    unmeasured = [
+    return replace(prepared, notes=(*notes, *_unmeasured(config, prepared)))
+
+
+def _unmeasured(config: RunConfig, prepared: Prepared) -> list[str]:
+    """A sentence for each behavior that no held-out row of a labeled file shows."""
+    return [
         f"the rate at which the model shows {config.behaviors[label]} cannot be measured: "
-        f"{no_bad_prompts(data, prepared, label)}."
-        for label, behavior in behaviors.items()
-        if behavior.judged_on == HELD_OUT_BAD and not truly_bad(behaving[label], label)
+        f"{no_bad_prompts(config.data, prepared, label)}."
+        for label, behavior in prepared.behaviors.items()
+        if prepared.labeled
+        and behavior.judged_on == HELD_OUT_BAD
+        and not truly_bad(prepared.behaving[label], label)
     ]
-    return replace(prepared, notes=(*notes, *unmeasured))
 
 
 def _labeled(

@@ -5,7 +5,6 @@ Runs on one base share its weights, each in modules of its own, which its adapte
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.behaviors import Behavior, get_behaviors
-from gradroute.errors import ConfigError, MachineError
+from gradroute.errors import MachineError
 from gradroute.models.base import Base, choose_device_and_dtype, load_base_of, model_source
 from gradroute.models.checkpoint import Checkpoint, load_adapters
 from gradroute.models.files import hub_snapshot
 from gradroute.models.trained import attach, finished_checkpoint
-from gradroute.runs.folder import RunFolder
+from gradroute.runs.folder import RunFolder, distinct_names
 from gradroute.system.files import format_bytes
 from gradroute.system.memory import available_bytes
 from gradroute.untrusted.model_folder import named_weights
@@ -72,7 +71,7 @@ def load_runs(folders: Sequence[RunFolder]) -> dict[str, Played]:
         finished_checkpoint(folder, config.train.max_steps)
         for folder, config in zip(folders, configs, strict=True)
     ]
-    names = _names(folders, configs)
+    names = distinct_names(folders, [config.seed for config in configs])
     by_base: dict[tuple[str, ...], list[int]] = {}
     for at, config in enumerate(configs):
         by_base.setdefault(_base_key(config), []).append(at)
@@ -153,18 +152,3 @@ def _played(
     load_adapters(checkpoint, model)
     behaviors = get_behaviors(config.behaviors)
     return Played(name, folder, config, checkpoint.step, base, model.eval(), behaviors)
-
-
-def _names(folders: Sequence[RunFolder], configs: Sequence[RunConfig]) -> list[str]:
-    """The names of the runs; with the seed, as in reports, where several have one."""
-    times = Counter(folder.name for folder in folders)
-    names = [
-        folder.name if times[folder.name] == 1 else f"{folder.name}@{config.seed}"
-        for folder, config in zip(folders, configs, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"two of the runs have the same name ({', '.join(names)}); open runs of different "
-            "names or seeds."
-        )
-    return names

@@ -8,6 +8,8 @@ runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl
 runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +116,25 @@ def find_run(name: str, root: Path) -> RunFolder:
     if Path(name).is_dir():
         what = f"'{name}' is a folder without a run: it has no config.yaml."
     raise ConfigError(f"{what} {there}")
+
+
+def distinct_names(folders: Sequence[RunFolder], seeds: Sequence[int]) -> list[str]:
+    """What runs are called beside each other: their names, with the seed where several have one.
+
+    Raises:
+        ConfigError: Two runs of one name have the same seed.
+    """
+    times = Counter(folder.name for folder in folders)
+    names = [
+        folder.name if times[folder.name] == 1 else f"{folder.name}@{seed}"
+        for folder, seed in zip(folders, seeds, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two of the runs have the same name ({', '.join(names)}), so that one would hide the "
+            "other. Give runs of different names or seeds."
+        )
+    return names
 
 
 def move_aside(folder: RunFolder) -> None:

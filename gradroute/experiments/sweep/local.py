@@ -40,10 +40,7 @@ def run_locally(
     Raises:
         Interrupted: The sweep was asked to stop; every cell has saved its step.
     """
-    devices = visible_devices()
-    at_once = min(len(cells), jobs or len(devices) or os.cpu_count() or 1)
-    # More cells than GPUs take turns on them.
-    places = [devices[slot % len(devices)] for slot in range(at_once)] if devices else []
+    at_once, devices = _places(len(cells), jobs)
     failures: dict[str, Exception] = {}
     tries = dict.fromkeys(cells, 0)
     show = _Table(folder, record, at_once)
@@ -74,12 +71,19 @@ def run_locally(
             at_once,
             ended=ended,
             watch=watch,
-            devices=places,
+            devices=devices,
             forked=can_fork(configs),
         )
     finally:
         show.redraw(last=True)
     return failures
+
+
+def _places(cells: int, jobs: int | None) -> tuple[int, list[str]]:
+    """How many cells run at a time, and the device of each; more cells than GPUs take turns."""
+    devices = visible_devices()
+    at_once = min(cells, jobs or len(devices) or os.cpu_count() or 1)
+    return at_once, [devices[slot % len(devices)] for slot in range(at_once)] if devices else []
 
 
 def stopped_text(folder: SweepFolder) -> str:

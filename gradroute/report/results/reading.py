@@ -1,7 +1,6 @@
 """`RunResults` from run folders: every file that a report reads, checked against another."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError, DataError
 from gradroute.report.results.run_results import Record, RunResults, collect_runs
-from gradroute.runs.folder import RunFolder
+from gradroute.runs.folder import RunFolder, distinct_names
 from gradroute.runs.results import PREFIX, Result, read_results
 from gradroute.runs.resume import read_manifest
 from gradroute.system.files import read_json, read_lines
@@ -37,7 +36,7 @@ def read_runs(folders: Sequence[RunFolder]) -> list[RunResults]:
     if not folders:
         raise ConfigError("there is no run to report on; name at least one.")
     configs = [redact_tree(load_config(f.config).model_dump(mode="json")) for f in folders]
-    names = _names(folders, configs)
+    names = distinct_names(folders, [config["seed"] for config in configs])
     _one_behavior(dict(zip(names, configs, strict=True)))
     rows: list[Result] = []
     origins: dict[str, Record] = {}
@@ -112,20 +111,6 @@ def _equal(run: RunResults, lines: Any, what: str, computed: Numbers, stored: Nu
         f"{other}, "
         "so one of its files was changed. Delete the run's eval folder and evaluate it again."
     )
-
-
-def _names(folders: Sequence[RunFolder], configs: Sequence[Record]) -> list[str]:
-    times = Counter(folder.name for folder in folders)
-    names = [
-        folder.name if times[folder.name] == 1 else f"{folder.name}@{config['seed']}"
-        for folder, config in zip(folders, configs, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"two of the runs have the same name ({', '.join(names)}), so that one would hide the "
-            "other. Compare runs of different names or seeds."
-        )
-    return names
 
 
 def _one_behavior(configs: Mapping[str, Record]) -> None:
