@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +18,7 @@ from gradroute.playground.pins import Pins, open_pins
 from gradroute.playground.server import make_app
 from gradroute.playground.worker import Jobs, run_jobs
 from gradroute.runs.folder import RunFolder
+from gradroute.system.signals import without_signals
 from gradroute.system.terminal import say
 
 ADDRESS = "127.0.0.1"
@@ -37,7 +38,7 @@ def play(folders: Sequence[RunFolder], *, port: int, pins: Path | None) -> None:
         MachineError: The port is in use, a run has no checkpoint, or there is too little memory.
     """
     kept = open_pins(folders[0].pins if pins is None else pins)
-    with listening(port) as listener:
+    with ExitStack() as ending, listening(port) as listener:
         played = load_runs(folders)
         jobs = Jobs()
         with serving(listener, played, jobs, kept) as url:
@@ -48,6 +49,7 @@ def play(folders: Sequence[RunFolder], *, port: int, pins: Path | None) -> None:
                 say(f"Pins go to {kept.path}. Ctrl-C ends it.")
                 run_jobs(jobs, played)
             except KeyboardInterrupt:
+                ending.enter_context(without_signals())  # the server ends in a second or so
                 jobs.end()
     say("The playground has ended.")
 

@@ -92,7 +92,13 @@ def test_ctrl_c_ends_it_with_a_plain_line_in_the_middle_of_a_generation(
         jobs.submit("p", read_asked(asked, adapters, settings, ("bad",)), deliver)
         run_jobs(jobs, played)
 
+    class Stopped(serving.Jobs):
+        def end(self) -> None:
+            os.kill(os.getpid(), number)  # somebody asks again
+            super().end()
+
     monkeypatch.setattr(serving, "run_jobs", interrupted)
+    monkeypatch.setattr(serving, "Jobs", Stopped)
     assert main(["playground", "one", "--runs", str(runs)]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^The playground .*: http://127\.0\.0\.1:\d+/[\w-]{32}/\n$", out)
