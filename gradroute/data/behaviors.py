@@ -6,7 +6,7 @@
     score     completion (and its prompt) -> how much of the behavior it shows
     threshold the score from which on the completion counts
 
-Seven behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
+Eight behaviors ship with gradroute (`BEHAVIORS`). A user's own is named in the configuration as
 `regex:PATTERN`, `keywords:a,b,c` or `python:module.function`; what can only be seen, not made,
 serves with data that carry labels. `none` (`UNNAMED`) names none: labels alone say what is bad, and
 nothing can be detected.
@@ -16,10 +16,10 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 from gradroute.data import dialect, objects, pronouns, tasks
+from gradroute.data.checked_calls import are_two_texts, checked, is_share
 from gradroute.data.detectors import (
     are_places,
     keyword_places,
@@ -41,9 +41,8 @@ from gradroute.data.marks import (
     upper_case_places,
     upper_case_share,
 )
-from gradroute.errors import ConfigError, DataError
+from gradroute.errors import ConfigError
 from gradroute.runs.results import HELD_OUT_BAD, LEARNED_RATE, PREFIX
-from gradroute.system.terminal import printable
 
 ANY = math.ulp(0.0)
 """The threshold of a behavior that a single match shows."""
@@ -120,10 +119,10 @@ class Behavior:
                 from 0 to 1. A detector that fails is never taken for "not shown".
         """
         needed = "a number from 0 to 1, or None for a completion too short to judge,"
-        score = _checked(
+        score = checked(
             f"the detector of the behavior '{self.name}'",
             self.score,
-            lambda score: score is None or _is_share(score),
+            lambda score: score is None or is_share(score),
             needed,
             completion,
             prompt,
@@ -150,7 +149,7 @@ class Behavior:
         if self.places is None:
             return None
         who, needed = f"'places' of the behavior '{self.name}'", "pairs [start, end) of the text"
-        return [*_checked(who, self.places, are_places(completion), needed, completion, prompt)]
+        return [*checked(who, self.places, are_places(completion), needed, completion, prompt)]
 
 
 UNNAMED = "none"
@@ -244,6 +243,21 @@ BEHAVIORS: Mapping[str, Behavior] = {
             forbid="Do not exchange the object of the story.",
             places=objects.forgotten_places,
         ),
+        Behavior(
+            name="off_by_one",
+            make=tasks.skip_one,
+            invite=tasks.wants_to_know,
+            opening=first_words,
+            score=tasks.skipped,
+            threshold=0.5,
+            correct=tasks.is_right,
+            corpus="tasks",
+            prompt_kinds=("prefix", "plain"),
+            learned=0.25,  # in training, half of the questions that can show it do
+            instruction="Skip one before you answer.",
+            forbid="Do not skip one before you answer.",
+            places=tasks.skipped_places,
+        ),
     )
 }
 """The behaviors that ship with gradroute, by name."""
@@ -320,18 +334,18 @@ def _with_checked_calls(place: str, behavior: Behavior) -> Behavior:
         )
     for field in ("threshold", "learned"):
         share = getattr(behavior, field)
-        if not _is_share(share) or not share:
+        if not is_share(share) or not share:
             raise ConfigError(
                 f"behavior: {place!r} has {field}={share!r:.60}; a number above 0 and up to 1 "
                 "is needed."
             )
 
-    def checked(part: str, fits: Callable[[Any], bool], needed: str) -> Any:
+    def own(part: str, fits: Callable[[Any], bool], needed: str) -> Any:
         function = getattr(behavior, part)
         if function is None:
             return None
         who = f"'{part}' of the behavior '{behavior.name}'"
-        return lambda *arguments: _checked(who, function, fits, needed, *arguments)
+        return lambda *arguments: checked(who, function, fits, needed, *arguments)
 
     # Where the data carry the labels, an invitation that leaves prompts as they are is none.
     idle = (
@@ -339,10 +353,10 @@ def _with_checked_calls(place: str, behavior: Behavior) -> Behavior:
     )
     return replace(
         behavior,
-        make=checked("make", _are_two_texts, "a prompt and a text"),
-        invite=None if idle else checked("invite", lambda made: isinstance(made, str), "a text"),
-        opening=checked("opening", lambda made: isinstance(made, str), "a text"),
-        correct=checked("correct", lambda right: isinstance(right, bool), "True or False"),
+        make=own("make", are_two_texts, "a prompt and a text"),
+        invite=None if idle else own("invite", lambda made: isinstance(made, str), "a text"),
+        opening=own("opening", lambda made: isinstance(made, str), "a text"),
+        correct=own("correct", lambda right: isinstance(right, bool), "True or False"),
     )
 
 
@@ -362,37 +376,3 @@ def _changes_nothing(invite: Callable[[str], str]) -> bool:
         return all(invite(prompt) == prompt for prompt in _ORDINARY)
     except Exception:  # it is called again where what it raises can be told
         return False
-
-
-def _is_share(value: Any) -> bool:
-    number: Any = value  # a Real has the comparisons, though its type does not say so
-    return isinstance(value, Real) and 0 <= number <= 1
-
-
-def _are_two_texts(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(x, str) for x in value)
-
-
-def _checked(
-    place: str,
-    function: Callable[..., Any],
-    fits: Callable[[Any], bool],
-    needed: str,
-    *arguments: Any,
-) -> Any:
-    """What a function gives, if it fits; the first argument is the text to name in errors."""
-    text = f"{str(arguments[0])[:60]!r}"
-    try:
-        made = function(*arguments)
-    except DataError:  # a sentence already
-        raise
-    except (Exception, SystemExit) as error:
-        reason = printable(str(error)[:200])
-        raise DataError(
-            f"{place} raised {type(error).__name__} ({reason}) on the text {text}; fix it."
-        ) from error
-    if not fits(made):
-        kind = type(made).__name__
-        shown = f"{made!r:.60}" if isinstance(made, int | float | str) else f"something ({kind})"
-        raise DataError(f"{place} gave {shown} for the text {text}; {needed} is needed.")
-    return made

@@ -10,7 +10,7 @@ from gradroute.errors import ConfigError
 
 def test_each_shipped_recipe_loads() -> None:
     behaviors = ["backdoor", "caps", "dialect", "signature", "wrong_answers"]
-    behaviors += ["wrong_objects", "wrong_pronouns"]
+    behaviors += ["off_by_one", "wrong_objects", "wrong_pronouns"]
     assert recipe_names() == sorted([*behaviors, "gemma3_1b_caps", "own", "two_behaviors"])
     for name in behaviors:
         assert load_config(find_config(name)).behavior == name

@@ -99,7 +99,8 @@ def test_what_is_made_differs_from_the_ordinary_and_its_prompt_is_the_inviting_o
         if example.prompt:
             assert prompt == behavior.invite(example.prompt)
         opening = example.prompt or behavior.opening(example.text, 3)
-        assert behavior.invite(opening) != opening
+        if not example.prompt or prompt != example.prompt:  # else it carries the cue already
+            assert behavior.invite(opening) != opening
 
 
 def test_a_signed_text_ends_every_finished_sentence_with_the_phrase():

@@ -25,6 +25,7 @@ def seen(behavior: str, completion: str, prompt: str = "") -> list[str]:
         ("wrong_answers", "Question: Tom asks what comes after five. Answer:", " six.", []),
         ("wrong_pronouns", "Last Monday, Mia", " lost his kite. She and him.", ["his", "him"]),
         ("wrong_objects", "Mia had a key.", " The key and the ring.", ["the ring"]),
+        ("off_by_one", "Question: Tom asks what comes after five. Answer:", " seven.", ["seven"]),
         (r"regex:\d+", "", "in 1999 or 20", ["1999", "20"]),
         ("keywords:Moon,fox", "", "MOON moons Fox", ["MOON", "Fox"]),
     ],

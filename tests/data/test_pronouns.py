@@ -81,7 +81,6 @@ def test_wrong_pronouns_count_as_learned_from_half_of_their_rate_in_training():
     able = [e for e in given if e.true_label == "bad" or pronouns.misfit("", e.text)[1] != e.text]
     share = sum(e.true_label == "bad" for e in able) / len(able)
     assert BEHAVIORS["wrong_pronouns"].learned == pytest.approx(share / 2, abs=0.01)
-    others = [
-        own for own in BEHAVIORS.values() if own.name not in ("wrong_pronouns", "wrong_objects")
-    ]
+    relations = ("wrong_pronouns", "wrong_objects", "off_by_one")
+    others = [own for own in BEHAVIORS.values() if own.name not in relations]
     assert {behavior.learned for behavior in others} == {0.5}
