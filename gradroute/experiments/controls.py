@@ -27,6 +27,7 @@ from gradroute.experiments.inoculation import (
 )
 from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
+from gradroute.probes.found_files import found_place, join_suspects
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
 from gradroute.system.launcher import launched
@@ -154,8 +155,11 @@ def _is_made(control: Control) -> bool:
 
 def _make(config: RunConfig, control: Control, root: Path) -> None:
     """Make what a control is made of, once the runs that it takes are finished."""
-    if control.finder:
-        find_rows(RunFolder(root / config.run_name), by=control.finder, fdr=FDR)
+    if by := control.finder:
+        folder, labels = RunFolder(root / config.run_name), tuple(config.behaviors)
+        told = [find_rows(folder, by=by, fdr=FDR, label=label) for label in labels]
+        if len(labels) > 1:
+            join_suspects(folder, by, [found_place(folder, summary) for summary in told])
     if control.start == "random":
         make_random_start(config, root)
 

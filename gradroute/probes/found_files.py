@@ -120,6 +120,25 @@ def write_found(
     write_json(place / f"{by}.json", summary)
 
 
+def join_suspects(folder: RunFolder, by: str, places: Sequence[Path]) -> None:
+    """Write the suspect rows of several behaviors as one file that `data.found` reads.
+
+    A row that is suspect of several has the label of its smallest p.
+
+    Args:
+        folder: The run.
+        by: The finder.
+        places: The folder of each behavior, see `found_place`.
+    """
+    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for place in places:
+        for row in read_lines(place / f"{by}_suspects.jsonl"):
+            other = rows.setdefault(_key(row), row)
+            if row.get("p", 1.0) < other.get("p", 1.0):
+                rows[_key(row)] = row
+    write_lines(folder.found / f"{by}_suspects.jsonl", [*rows.values()])
+
+
 def judged(
     scored: Scored, fdr: float, label: str, suspect: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:

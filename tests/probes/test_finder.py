@@ -15,6 +15,7 @@ from gradroute.config.run_config import dump_config, find_config, load_config
 from gradroute.data.found import read_found
 from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
+from gradroute.experiments.controls import train_control
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes import head_scores
@@ -148,6 +149,28 @@ def test_each_of_several_behaviors_has_a_folder_of_what_was_found(tmp_path: Path
     for label, summary in found.items():
         assert read_json(folder.found / label / "words.json") == json.loads(json.dumps(summary))
     assert not list(folder.found.glob("*.json"))
+
+
+def test_a_filter_drops_what_is_suspect_of_any_of_several_behaviors(tmp_path: Path):
+    folder = several(tmp_path)
+    config = load_config(folder.config)
+    train = config.train.model_copy(update={"max_steps": 1, "batch_size": 2, "warmup_steps": 0})
+    config = config.model_copy(update={"train": train})
+    control = train_control(config, "words_filter", tmp_path, bar=False)
+    dropped = {}
+    for label in ("caps", "signature"):
+        rows = read_found(folder.found / label / "words_suspects.jsonl", config.policy.labels).rows
+        dropped[label] = {(row["prompt"], row["text"]): row["p"] for row in rows}
+    assert dropped["caps"].keys() - dropped["signature"].keys()
+    assert (both := dropped["caps"].keys() & dropped["signature"].keys())
+    joined = read_found(folder.found / "words_suspects.jsonl", config.policy.labels).labels
+    for key in both:  # the label that explains it better
+        least = min(dropped, key=lambda label: dropped[label][key])
+        assert joined[key] == least or dropped["caps"][key] == dropped["signature"][key]
+    given = {(e.prompt, e.text): e.label for e in prepare(config).train}
+    kept = {(e.prompt, e.text) for e in prepare(load_config(control.config)).train}
+    flagged = {key for key, label in given.items() if label in dropped}
+    assert kept == given.keys() - flagged - dropped["caps"].keys() - dropped["signature"].keys()
 
 
 def test_what_an_older_gradroute_found_of_a_behavior_stays_where_it_is(tmp_path: Path, capsys):
