@@ -6,7 +6,6 @@ import pytest
 
 from gradroute.config.run_config import find_config, load_config
 from gradroute.data.behaviors import BEHAVIORS
-
 from gradroute.data.tasks import (
     is_right,
     mislead,

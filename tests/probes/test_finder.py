@@ -162,7 +162,8 @@ def test_a_filter_drops_what_is_suspect_of_any_of_several_behaviors(tmp_path: Pa
         rows = read_found(folder.found / label / "words_suspects.jsonl", config.policy.labels).rows
         dropped[label] = {(row["prompt"], row["text"]): row["p"] for row in rows}
     assert dropped["caps"].keys() - dropped["signature"].keys()
-    assert (both := dropped["caps"].keys() & dropped["signature"].keys())
+    both = dropped["caps"].keys() & dropped["signature"].keys()
+    assert both
     joined = read_found(folder.found / "words_suspects.jsonl", config.policy.labels).labels
     for key in both:  # the label that explains it better
         least = min(dropped, key=lambda label: dropped[label][key])
