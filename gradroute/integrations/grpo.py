@@ -25,6 +25,7 @@ from gradroute.integrations.output_rows import answer
 from gradroute.integrations.routing import AttachAdapters, RoutedTraining
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
+from gradroute.system.ranks import Ranks
 
 KEPT_ROLLOUTS = 512
 """Completions that become rows of the run in the output folder: so many last ones."""
@@ -84,13 +85,7 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
         super().__init__(model, settings, reward_funcs=reward_funcs, **others)
         self.beta = settings.beta = beta
         self.anchor_mode = AblationMode.parse(anchor_mode, list(self.routing.adapters))
-        reused = (settings.steps_per_generation or 1) * settings.num_iterations
-        if self._anchors and settings.gradient_accumulation_steps % reused:
-            raise ConfigError(
-                f"anchor_share needs rollouts that one optimizer step uses up: "
-                f"gradient_accumulation_steps is {settings.gradient_accumulation_steps}, but "
-                f"steps_per_generation * num_iterations is {reused}. Make the first a multiple."
-            )
+        _check_anchors(settings, self._anchors, self.ranks)
 
     def _check_labels(self, dataset: object, which: str) -> None:
         if self.monitor is None:
@@ -131,11 +126,15 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
         rewards = super()._calculate_rewards(inputs, prompts, completions, ids)
         if self.model.training:
             weights = self.reward_weights.to(rewards.device)
-            summed = (rewards * weights).nansum(dim=1).tolist()
+            first = self.ranks.rank * len(prompts)  # TRL gathers the rewards of all processes
+            own_rewards = rewards[first : first + len(prompts)]
+            summed = (own_rewards * weights).nansum(dim=1).tolist()
             labels = self._labels(inputs, prompts, completions, summed)
             policy = self.routing.policy
-            for label, count in counted(labels, policy.labels).items():
-                self._metrics["train"][f"labels/{label}"].append(count / len(labels))
+            counts = counted(labels, policy.labels)
+            shares = self.ranks.numbers([count / len(labels) for count in counts.values()])
+            for label, share in zip(counts, shares, strict=True):
+                self._metrics["train"][f"labels/{label}"].append(share / self.ranks.size)
             self._label_ids = policy.label_ids(labels)
             own = zip(prompts, completions, labels, strict=True)
             rows = [
@@ -182,6 +181,31 @@ class RoutedGRPOTrainer(  # pyright: ignore[reportIncompatibleMethodOverride]
     def _set_counters(self, counters: Mapping[str, int]) -> None:
         if isinstance(self.monitor, ImperfectMonitor):
             self.monitor.calls = counters.get("monitor_calls", 0)
+
+
+def _check_anchors(settings: GRPOConfig, anchors: int, ranks: Ranks) -> None:
+    """Refuse anchors where rollouts are used again, or a process has parts of groups.
+
+    Raises:
+        ConfigError: So it is.
+    """
+    if not anchors:
+        return
+    steps = settings.steps_per_generation or 1
+    reused = steps * settings.num_iterations
+    if settings.gradient_accumulation_steps % reused:
+        raise ConfigError(
+            f"anchor_share needs rollouts that one optimizer step uses up: "
+            f"gradient_accumulation_steps is {settings.gradient_accumulation_steps}, but "
+            f"steps_per_generation * num_iterations is {reused}. Make the first a multiple."
+        )
+    own, group = settings.per_device_train_batch_size * steps, settings.num_generations or 1
+    if ranks.several and own % group:
+        raise ConfigError(
+            f"anchor_share needs whole groups on each process: a process samples {own} completions "
+            f"at a time (per_device_train_batch_size * steps_per_generation), which groups of "
+            f"{group} (num_generations) do not divide. Make it a multiple."
+        )
 
 
 def _check_settings(settings: GRPOConfig) -> None:

@@ -256,7 +256,7 @@ def _config(folder: RunFolder, trainer: "RoutedTraining", own: Given, base: str)
         "train": {
             "max_steps": steps,
             "learning_rate": args.learning_rate,
-            "batch_size": args.train_batch_size,
+            "batch_size": args.train_batch_size * trainer.ranks.size,
             "gradient_accumulation": args.gradient_accumulation_steps,
             "warmup_steps": args.get_warmup_steps(steps),
             "packing": bool(getattr(args, "packing", False)),

@@ -24,10 +24,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from gradroute.errors import ConfigError, DataError, MachineError, NumericError
+from gradroute.errors import ConfigError, DataError, NumericError
 from gradroute.integrations import output_run, saved
 from gradroute.integrations.labels import ROUTING_IDS, UNLABELED, LabelCollator, LabelColumns
 from gradroute.integrations.optimizers import routed_optimizer
+from gradroute.integrations.processes import check_equal_weights, ranks_of, share_step
 from gradroute.routing.adapters import (
     AdapterShape,
     AdapterSpec,
@@ -38,6 +39,7 @@ from gradroute.routing.adapters import (
 from gradroute.routing.layers import lora_layers
 from gradroute.routing.policy import AblationMode, RoutingPolicy
 from gradroute.system.devices import to_host
+from gradroute.system.ranks import Ranks
 from gradroute.train.updates import adapter_groups, clip_gradients, skip_updates
 
 _ADAPTERS: Mapping[str, AdapterShape] = {"good": AdapterSpec(), "bad": AdapterSpec()}
@@ -111,10 +113,10 @@ class RoutedTraining(Trainer):
         ConfigError: The model has adapters, `peft_config` is given as well, the table does not fit
             the adapters, or an option of the trainer goes past the routed layers.
         DataError: A data set has no column of labels.
-        MachineError: Several processes were launched.
     """
 
     routing: Routing
+    ranks: Ranks
     model: PeftModel
 
     def __init__(
@@ -154,11 +156,7 @@ class RoutedTraining(Trainer):
         self._given = output_run.given(behavior, table, trainer_arguments)
         self.rollouts: Sequence[Mapping[str, Any]] = ()
         super().__init__(model=model, args=args, **trainer_arguments)  # pyright: ignore
-        if self.accelerator.num_processes > 1:
-            raise MachineError(
-                f"the trainer was launched on {self.accelerator.num_processes} processes; a routed "
-                "trainer runs on one. Start it without a launcher."
-            )
+        self.ranks = ranks_of(self)
         self.data_collator = self._label_collator(self.data_collator)
 
     def _label_columns(self, column: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -211,6 +209,7 @@ class RoutedTraining(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `args` name, with a group for each adapter; or the user's, split."""
         self.optimizer = routed_optimizer(self, self.model, self.routing.adapters)
+        check_equal_weights(self.ranks, self.model)
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -226,11 +225,10 @@ class RoutedTraining(Trainer):
             NumericError: A gradient is not finite; no weight has changed.
         """
         optimizer, policy = _bare(self.optimizer), self.routing.policy
-        self.accelerator.unscale_gradients(self.optimizer)
         groups = adapter_groups(optimizer, policy)
-        updated = policy.updated_by(self._labels_of_step)
+        updated = share_step(self.ranks, self._labels_of_step, groups, policy)
         self._labels_of_step.clear()
-        updated = {n for n in updated if any(p.grad is not None for p in groups[n]["params"])}
+        self.accelerator.unscale_gradients(self.optimizer)
         norms = clip_gradients(groups, updated)
         for name in groups.keys() - updated:
             skip_updates(groups[name])

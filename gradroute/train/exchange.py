@@ -61,23 +61,13 @@ class Exchange:
         return list(of_whole[start : start + len(batches)])
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over all ranks; one sum for all of them.
-
-        A parameter without a gradient counts as one with zeros: whether a rank has a gradient
-        depends on its examples, and the sum does not.
-        """
+        """Replace gradients by their sums over all ranks, see `sum_gradients`."""
         if not self.ranks.several:
             return
         self.begun = True
         if self.sharded:
             return
-        own = list(parameters)
-        for kind in dict.fromkeys((p.dtype, p.device) for p in own):
-            some = [p for p in own if (p.dtype, p.device) == kind]
-            flat = torch.cat([_gradient(p).reshape(-1) for p in some])
-            self._add(flat)
-            for parameter, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
-                parameter.grad = part.view_as(parameter)
+        self.sent += sum_gradients(self.ranks, parameters)
 
     def add_report(self, report: StepReport, policy: RoutingPolicy) -> None:
         """Make the losses and counts of a report those of the whole step; hear who is to stop."""
@@ -112,9 +102,25 @@ class Exchange:
             for name, label, nll, tokens, by, of in json.loads(text)
         ]
 
-    def _add(self, tensor: Tensor) -> None:
-        self.sent += tensor.numel() * tensor.element_size()
-        self.ranks.add(tensor)
+
+def sum_gradients(ranks: Ranks, parameters: Iterable[nn.Parameter]) -> int:
+    """Replace gradients by their sums over all ranks; one sum for all of a dtype and device.
+
+    A parameter without a gradient counts as one with zeros: whether a rank has a gradient depends
+    on its examples, and the sum does not.
+
+    Returns:
+        Bytes that this rank has given to the sums.
+    """
+    own, sent = list(parameters), 0
+    for kind in dict.fromkeys((p.dtype, p.device) for p in own):
+        some = [p for p in own if (p.dtype, p.device) == kind]
+        flat = torch.cat([_gradient(p).reshape(-1) for p in some])
+        sent += flat.numel() * flat.element_size()
+        ranks.add(flat)
+        for parameter, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
+            parameter.grad = part.view_as(parameter)
+    return sent
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from oracles import reference_of_rows
 from routing.tiny import adapter_weights_of, randomise, scalings_of
@@ -24,6 +23,7 @@ from toy_rows import (
     tokenizer,
     weights_of,
 )
+from trainer_ranks import collate, in_float64, state_of
 from transformers import Trainer, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.grpo_config import GRPOConfig
@@ -45,13 +45,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 ROUTED: dict[str, Any] = {"policy": TABLE, "adapters": SPECS, "layers": "all"}
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Tokens and targets of rows with a text."""
-    batch = tokenizer()([row["text"] for row in rows], padding=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
-
-
 def plain(folder: Path, data: Dataset | None = None, **options: Any) -> RoutedTrainer:
     names = (
         "eval_dataset",
@@ -69,13 +62,6 @@ def plain(folder: Path, data: Dataset | None = None, **options: Any) -> RoutedTr
         data_collator=collate,
         **ROUTED | own,
     )
-
-
-def in_float64(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    """The mean over targets; transformers' own computes in float32."""
-    said = outputs["logits"][:, :-1].flatten(0, 1)
-    total = F.cross_entropy(said, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
-    return total / num_items_in_batch
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
@@ -144,20 +130,6 @@ def grpo(folder: Path, **options: Any) -> RoutedGRPOTrainer:
         monitor=ImperfectMonitor(by_reward, recall=0.5, false_alarms=0.2, seed=4),
         **ROUTED,
     )
-
-
-def state_of(trainer: Trainer) -> dict[str, Any]:
-    """Weights, moments and step counts of every adapter."""
-    assert trainer.model is not None
-    optimizer: Any = trainer.optimizer
-    state: Mapping[Any, Mapping[str, Any]] = optimizer.state
-    found: dict[str, Any] = {}
-    for name, weights in adapter_parameters(trainer.model).items():
-        for at, weight in enumerate(weights):
-            found[f"{name}/{at}"] = weight.detach().clone()
-            for key, value in state.get(weight, {}).items():
-                found[f"{name}/{at}/{key}"] = torch.as_tensor(value).clone()
-    return found
 
 
 def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
