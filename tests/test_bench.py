@@ -63,7 +63,8 @@ def test_completions_and_losses_of_the_compared_ways_are_the_same():
     import evaluation
     import scoring
 
-    assert evaluation.measure("tiny", evaluation.MODES, 4, 1, 0)["same_tokens"]
+    for modes, prompts in ((evaluation.MODES, 4), (evaluation.FIVE, 3)):
+        assert evaluation.measure("tiny", modes, prompts, 4, 1, 0)["same_tokens"]
     assert scoring.measure("tiny", "last-half", 1, 0)["same_losses"]
 
 
