@@ -136,3 +136,31 @@ def _words(row: Row, tokenizer: Any) -> dict[str, Any]:
         return tokenizer.decode(own, clean_up_tokenization_spaces=False)
 
     return {**({"prompt": decoded(prompt)} if prompt else {}), "text": decoded(text)}
+
+
+def logged_steps(
+    history: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """What a trainer logged of its steps, in the form of `metrics.jsonl`.
+
+    The loss is that of all labels: the trainers' losses know none.
+
+    Args:
+        history: The trainer's log.
+        groups: Those of its optimizer, one per adapter.
+    """
+    rates = {group["adapter"]: group.get("initial_lr", group["lr"]) for group in groups}
+    logged = next(iter(rates.values()), 0.0)  # transformers logs the rate of the first group
+    norm = "grad_norm_"
+    for line in history:
+        if "loss" not in line or "learning_rate" not in line:
+            continue
+        part = line["learning_rate"] / logged if logged else 0.0
+        norms = {key.removeprefix(norm): line[key] for key in line if key.startswith(norm)}
+        yield {
+            "step": line["step"],
+            "loss": line["loss"],
+            "loss_per_label": {},
+            "learning_rate": {name: own * part for name, own in rates.items()},
+            "gradient_norm": norms,
+        }

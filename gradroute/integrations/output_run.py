@@ -33,7 +33,7 @@ from gradroute.data.behaviors import UNNAMED, get_behaviors
 from gradroute.errors import ConfigError, DataError, GradrouteError
 from gradroute.evaluate.manifest import manifest_of
 from gradroute.integrations.optimizers import group_settings
-from gradroute.integrations.output_rows import RowReader, prompt_lines
+from gradroute.integrations.output_rows import RowReader, logged_steps, prompt_lines
 from gradroute.models.base import EMBEDDED, embedded_model, packed_bits
 from gradroute.models.checkpoint import save_checkpoint
 from gradroute.models.files import identity_of
@@ -177,6 +177,8 @@ def _write(folder: RunFolder, trainer: "RoutedTraining", own: Given) -> list[str
         config_text=text,
         policy=config.policy.to_plain(),
     )
+    groups: Any = [] if trainer.optimizer is None else trainer.optimizer.param_groups
+    write_lines(folder.metrics, logged_steps(trainer.state.log_history, groups))
     write_json(folder.manifest, {**stated, "provenance": now})
     record_session(folder, 0, changed={}, overridden=(), provenance=now)
     write_text(folder.config, text)

@@ -31,12 +31,15 @@ from gradroute.evaluate.request import EvaluationRequest
 from gradroute.integrations import (
     RoutedSFTTrainer,
 )
+from gradroute.integrations.output_rows import logged_steps
 from gradroute.integrations.output_run import base_of, given
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
+from gradroute.report.render.training_plot import plot_run
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.resume import read_manifest
+from gradroute.system.files import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -101,6 +104,34 @@ def test_eval_measures_what_the_trainer_measures_and_ablation_is_deletion(
             count += len(row.input_ids) - 1
     assert losses(folder, "bad_ablated") == pytest.approx(summed / count, abs=1e-5)
     assert abs(losses(folder, "bad_ablated") - losses(folder, "full")) > 1e-3
+
+
+def test_what_the_trainer_logged_is_drawn(trained: RoutedSFTTrainer):
+    folder = folder_of(trained)
+    lines = list(read_lines(folder.metrics))
+    logged = [line for line in trained.state.log_history if "loss" in line]
+    assert [(line["step"], line["loss"]) for line in lines] == [
+        (line["step"], line["loss"]) for line in logged
+    ]
+    for line, own in zip(lines, logged, strict=True):
+        assert line["learning_rate"] == pytest.approx(
+            dict.fromkeys(("good", "bad"), own["learning_rate"])
+        )
+        assert line["gradient_norm"] == {
+            name: own[f"grad_norm_{name}"] for name in line["gradient_norm"]
+        }
+    assert plot_run(folder).read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_adapter_has_the_learning_rate_of_its_group():
+    groups = [
+        {"adapter": "good", "lr": 1e-3, "initial_lr": 2e-3},
+        {"adapter": "bad", "lr": 2e-3, "initial_lr": 4e-3},
+    ]
+    history = [{"step": 1, "loss": -0.5, "learning_rate": 1e-3}, {"step": 1, "eval_loss": 2.0}]
+    [line] = logged_steps(history, groups)
+    assert line["learning_rate"] == {"good": 1e-3, "bad": 2e-3}
+    assert (line["loss"], line["gradient_norm"]) == (-0.5, {})
 
 
 def test_the_verbs_of_a_run_take_the_folder(

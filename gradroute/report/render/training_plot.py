@@ -104,6 +104,12 @@ def _draw_loss(axes: Axes, metrics: Sequence[Record], ink: Ink) -> None:
         color = _label_color(label, labels, ink)
         axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.28)
         axes.plot(steps, _running_mean(values), color=color, linewidth=1.7, label=label)
+    if not labels:  # of a trainer whose loss is that of a batch
+        steps, values = [row["step"] for row in metrics], [row["loss"] for row in metrics]
+        axes.plot(steps, values, color=ink.series[0], linewidth=0.7, alpha=0.28)
+        axes.plot(steps, _running_mean(values), color=ink.series[0], linewidth=1.7)
+        axes.set_title("training loss, all labels", loc="left", fontsize=8.5)
+        return
     axes.set_title("training loss per label, nats/token", loc="left", fontsize=8.5)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right", columnspacing=1.2)
