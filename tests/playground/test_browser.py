@@ -362,11 +362,15 @@ def fabricated(pieces: list[str]) -> str:
     asked = {
         "job": 1, "prompt": pieces[0], "id": "x", "templated": False, "follows": "word",
         "columns": [{"run": "one", "scales": {"good": 1, "bad": 1}}] * 2,
-        "seed": 1, "temperature": 1, "top_p": 1, "tokens": 5,
+        "seed": 1, "temperature": 1, "top_p": 1, "tokens": 5, "chat": False, "row": pieces[1],
     }  # fmt: skip
+    numbered = [(piece, at) for at, piece in enumerate(pieces[:500])]
+    row = {"name": pieces[1], "about": pieces[2], "scores": [{**score, "places": []}],
+           "pieces": numbered, "cut": True, "columns": [own] * 2}  # fmt: skip
     events: list[tuple[str, Any]] = [("begun", asked)]
     events += [("tokens", [[0, piece], [1, piece]]) for piece in pieces[:200]]
-    events += [("written", [column] * 2), ("differences", [own] * 2), ("done", {"seconds": 1})]
+    events += [("written", [column] * 2), ("differences", [own] * 2)]
+    events += [("row", row), ("done", {"seconds": 1})]
     return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
 
 
