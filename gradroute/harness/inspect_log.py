@@ -40,7 +40,7 @@ OLDEST = "0.3.275"
 TESTED = "0.3.285"
 """The newest."""
 
-_OWN = re.compile(r"_gr[0-9a-f]{20}\.eval")  # how the names of our logs end
+_OWN = re.compile(r"_gr[0-9a-f]{20}\.eval$")  # how the names of our logs end
 _TOO_SHORT = "too short to judge"
 
 
@@ -344,23 +344,24 @@ def _scores(cell: _Cell, line: Record) -> "dict[str, Score]":
 
 def _write(folder: RunFolder, cell: _Cell, created: datetime, facts: Mapping[str, Any]) -> Path:
     """Write a cell's log with inspect's own writer, and put it in place as a whole."""
-    with tempfile.TemporaryDirectory() as place:
-        made = Path(place) / "made.eval"
-        try:
-            from inspect_ai.log import write_eval_log
+    try:
+        from inspect_ai.log import write_eval_log
 
-            log = _log(cell, folder.name, created, facts)
+        log = _log(cell, folder.name, created, facts)
+        with tempfile.TemporaryDirectory() as place:
+            made = Path(place) / "made.eval"
             write_eval_log(log, made)
             content = made.read_bytes()
-        except OSError as error:
-            raise MachineError(f"{write_failure(made, error, 0)}.") from error
-        except (AttributeError, ImportError, TypeError, ValueError) as error:
-            version = metadata.version("inspect-ai")
-            raise MachineError(
-                f"inspect-ai {version} does not take the log of {cell.kind} under {cell.mode} "
-                f"({first_line(error)}). gradroute is tested with inspect-ai {TESTED}: "
-                f"pip install inspect-ai=={TESTED}."
-            ) from error
+    except OSError as error:
+        path = Path(tempfile.gettempdir())
+        raise MachineError(f"{write_failure(path, error, 0)}.") from error
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        version = metadata.version("inspect-ai")
+        raise MachineError(
+            f"inspect-ai {version} does not take the log of {cell.kind} under {cell.mode} "
+            f"({first_line(error)}). gradroute is tested with inspect-ai {TESTED}: "
+            f"pip install inspect-ai=={TESTED}."
+        ) from error
     spec = log.eval
     parts = (spec.created, spec.task, spec.model.removeprefix("gradroute/"), spec.task_id)
     path = folder.logs / f"{'_'.join(map(_in_file_name, parts))}.eval"
