@@ -286,6 +286,15 @@ def test_a_log_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeyp
     assert path.read_bytes() == before and list(folder.logs.iterdir()) == [path]
 
 
+def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path):
+    folder, outside = small(RunFolder(tmp_path / "runs" / "mine"), [{}]), tmp_path / "outside"
+    outside.mkdir()
+    folder.logs.symlink_to(outside)
+    with pytest.raises(ConfigError, match="link"):
+        write_logs([folder])
+    assert list(outside.iterdir()) == []
+
+
 def test_without_the_extra_the_package_to_install_is_named(logged: RunFolder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
     assert main(["eval", str(logged.path), "--log", "inspect"]) == 4
