@@ -25,6 +25,7 @@ from gradroute.config.run_config import find_config, load_config
 from gradroute.evaluate.generation import generate_modes
 from gradroute.playground.asked import Asked, read_asked
 from gradroute.playground.loaded import Played, load_runs
+from gradroute.playground.rows import row_reader
 from gradroute.playground.writing import write
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
@@ -216,7 +217,8 @@ def full_length(one: Played, played: dict[str, Played]) -> Asked:
     """A request whose columns all write as many tokens as they may."""
     for seed in range(100):
         text = f"{STATE}&tokens={NEW}&seed={seed}"
-        asked = read_asked(text, {one.name: one.adapters}, one.config.evaluate, ("bad",))
+        row_of = row_reader({one.name: one})
+        asked = read_asked(text, {one.name: one.adapters}, one.config.evaluate, ("bad",), row_of)
         for event in write(asked, played):
             if event.name == "written" and all(own["tokens"] == NEW for own in event.data):
                 return asked

@@ -1,10 +1,12 @@
 """Runs for the playground that need no training: tiny models with adapters that matter."""
 
+import copy
 import http.client
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from gradroute.models.base import Base
 from gradroute.playground.asked import Asked, read_asked
 from gradroute.playground.loaded import Played
 from gradroute.playground.pins import Pins
+from gradroute.playground.rows import row_reader
 from gradroute.playground.worker import Jobs, run_jobs
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import write_text
@@ -27,6 +30,12 @@ SETTINGS = (
     "evaluate.prompts=3",
     "data.train_examples=60",
     "data.labeled_fraction=0.5",
+)
+
+
+TURNS = (
+    "<s>{% for m in messages %}{{ m.role }}, {{ m.content }}. {% endfor %}"
+    "{% if add_generation_prompt %}assistant, {% endif %}"
 )
 
 
@@ -42,11 +51,19 @@ def player(root: Path, name: str = "one", kind: str = "llama", *overrides: str) 
     return Played(name, folder, config, 3, Base(base, TOKENIZER, kind), model, behaviors)
 
 
+def chatty(played: Played, template: str | None = TURNS) -> Played:
+    """The same run with a tokenizer that has this chat template."""
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = template
+    return replace(played, base=replace(played.base, tokenizer=tokenizer))
+
+
 def asked_of(text: str, played: Mapping[str, Played]) -> Asked:
     """What an address asks of these runs."""
     first = next(iter(played.values()))
     adapters = {name: one.adapters for name, one in played.items()}
-    return read_asked(text, adapters, first.config.evaluate, tuple(first.behaviors))
+    labels = tuple(first.behaviors)
+    return read_asked(text, adapters, first.config.evaluate, labels, row_reader(played))
 
 
 @contextmanager

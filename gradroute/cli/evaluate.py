@@ -36,6 +36,7 @@ def _add_eval(verbs: Verbs) -> None:
             "gradroute eval 0.1_0.5 --prompts mine.txt --mode full --mode bad_ablated",
             "gradroute eval 0.1_0.5 --scale bad=0,0.1,...,1",
             "gradroute eval 0.1_0.5 0.1_0.5-filter --elicitation",
+            "gradroute eval 0.1_0.5 --log inspect",
             "gradroute eval 0.1_0.5 --tasks lambada_openai,arc_easy --limit 200",
         ],
         runs="+",
@@ -48,6 +49,12 @@ def _add_eval(verbs: Verbs) -> None:
         action="store_true",
         help="also ask with further kinds of prompts: training-like, negated, in JSON, the cue "
         "alone, behind an unrelated instruction",
+    )
+    evaluate.add_argument(
+        "--log",
+        choices=("inspect",),
+        help="also write all stored completions and scores as logs for `inspect view`, into the "
+        "run's folder logs/ (the extra inspect)",
     )
     _add_tasks(evaluate)
 
@@ -106,10 +113,15 @@ def _eval(options: argparse.Namespace) -> None:
         measure_tasks(folders, asked_tasks, modes=options.mode, scales=options.scale)
         return
     with libraries(folders):
+        from gradroute.harness.inspect_log import check_loggable, write_logs
         from gradroute.run import evaluate_runs
 
     request = replace(evaluation_request(options), elicitation=options.elicitation)
+    if options.log:
+        check_loggable(folders)
     evaluate_runs(folders, request, options.out or options.runs)
+    if options.log:
+        write_logs(folders)
 
 
 def _check_tasks(options: argparse.Namespace) -> None:
@@ -120,11 +132,9 @@ def _check_tasks(options: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --tasks A,B.")
     elif not all(name.strip() for name in options.tasks.split(",")):
         raise ConfigError(f"--tasks {options.tasks!r} needs names with commas between them.")
-    elif options.prompts or options.out or options.elicitation:
-        option = "--prompts" if options.prompts else "--out"
-        option = "--elicitation" if options.elicitation else option
+    elif given := [n for n in ("prompts", "log", "elicitation", "out") if getattr(options, n)]:
         raise ConfigError(
-            f"{option} is not used with --tasks: evaluate prompts in a separate command."
+            f"--{given[0]} is not used with --tasks: evaluate prompts in a separate command."
         )
 
 

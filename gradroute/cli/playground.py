@@ -21,6 +21,7 @@ def add(verbs: Verbs) -> None:
         [
             "gradroute playground 0.1_0.5",
             "gradroute playground 0.1_0.5 0.1_0.5-filter --port 8400",
+            "gradroute playground 0.1_0.5 --row adapter:story-12",
         ],
         runs="+",
     )
@@ -32,6 +33,12 @@ def add(verbs: Verbs) -> None:
         type=Path,
         metavar="FILE",
         help="a .jsonl file for what is pinned (pins.jsonl of the first run)",
+    )
+    play.add_argument(
+        "--row",
+        metavar="NAME",
+        help="open with a row of the first run that find scored: FINDER:ID, as its page says it, "
+        "or an ID alone",
     )
 
 
@@ -50,4 +57,4 @@ def _play(options: argparse.Namespace) -> None:
     with libraries(folders):
         from gradroute.playground.serving import play
 
-    play(folders, port=options.port, pins=options.pins)
+    play(folders, port=options.port, pins=options.pins, row=options.row)

@@ -4,10 +4,12 @@
 
 A column is a mode of `AblationMode.parse`, with `@` and a run where it is not of the first one. The
 prompt's `id` names its noise, see `Prompt`; without one it is the prompt itself, as in `sample`.
+With `chat=1` the prompt is what a user says, and the chat template writes the rest. `row` in place
+of a prompt names a row that `find` scored, see `rows`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,6 +17,7 @@ from urllib.parse import parse_qsl
 from gradroute.config.sections import EvaluateConfig
 from gradroute.errors import ConfigError
 from gradroute.evaluate.generation import Prompt
+from gradroute.playground.rows import FoundRow
 from gradroute.routing.policy import AblationMode, named_mode, shipped_mode
 from gradroute.routing.tables import nearest
 
@@ -25,7 +28,8 @@ LOW, HIGH = -1.0, 2.0
 MOST_TOKENS = 1024
 """New tokens of a completion."""
 MOST_FIELDS = 64
-_KEYS = ("prompt", "id", "templated", "follows", "c", "seed", "temperature", "top_p", "tokens")
+_OF_A_PROMPT = ("prompt", "id", "templated", "follows")
+_KEYS = (*_OF_A_PROMPT, "chat", "row", "c", "seed", "temperature", "top_p", "tokens")
 _OF_THE_PAGE = ("numbers",)  # what only the page reads
 
 
@@ -53,6 +57,8 @@ class Asked:
         temperature: See `generate_modes`, as for the others.
         top_p: See there.
         max_new_tokens: See there.
+        chat: What is typed, where the chat template is to write the prompt; else None.
+        row: The row that was found whose prompt it is; else None.
     """
 
     prompt: Prompt
@@ -61,6 +67,8 @@ class Asked:
     temperature: float
     top_p: float
     max_new_tokens: int
+    chat: str | None = None
+    row: FoundRow | None = None
 
 
 def read_asked(
@@ -68,6 +76,7 @@ def read_asked(
     adapters: Mapping[str, Sequence[str]],
     settings: EvaluateConfig,
     labels: Sequence[str],
+    row_of: Callable[[str, str], FoundRow],
 ) -> Asked:
     """Read a request.
 
@@ -76,10 +85,40 @@ def read_asked(
         adapters: Run -> its adapters; the first run is the one that a column without `@` is of.
         settings: What is taken for fields that are not there.
         labels: Those of the first run's behaviors.
+        row_of: Run and name -> the row that was found.
 
     Raises:
         ConfigError: A field is unknown or cannot be used.
     """
+    fields, columns = _fields(text, adapters)
+    if not columns:
+        columns = _first_columns(adapters, labels)
+    if not FEWEST <= len(columns) <= MOST:
+        raise ConfigError(
+            f"the address has {len(columns)} column{'s' if len(columns) > 1 else ''}; from "
+            f"{FEWEST} to {MOST} are possible."
+        )
+    row = row_of(columns[0].run, fields["row"]) if "row" in fields else None
+    prompt = _prompt(fields) if row is None else row.prompt
+    chat = prompt.text if fields.get("chat") == "1" else None
+    if chat is not None and prompt.templated:
+        raise ConfigError("the prompt has the text of the chat template already; leave out chat.")
+    return Asked(
+        prompt,
+        tuple(columns),
+        _whole(fields, "seed", settings.seed, 0, 2**53),
+        _number(fields, "temperature", settings.temperature, 0.0, 10.0),
+        _number(fields, "top_p", settings.top_p, 1e-6, 1.0),
+        _whole(fields, "tokens", settings.max_new_tokens, 1, MOST_TOKENS),
+        chat,
+        row,
+    )
+
+
+def _fields(
+    text: str, adapters: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, str], list[Column]]:
+    """The fields of an address, each known and there once, and its columns."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError as error:
@@ -94,28 +133,16 @@ def read_asked(
         if name in fields and name != "c":
             raise ConfigError(f"the address has {name!r} twice.")
         fields[name] = value
-    prompt = fields.get("prompt", "")
-    columns = [read_column(value, adapters) for name, value in pairs if name == "c"]
-    if not columns:
-        columns = _first_columns(adapters, labels)
-    if not FEWEST <= len(columns) <= MOST:
-        raise ConfigError(
-            f"the address has {len(columns)} column{'s' if len(columns) > 1 else ''}; from "
-            f"{FEWEST} to {MOST} are possible."
-        )
-    return Asked(
-        Prompt(
-            fields.get("id", prompt),
-            prompt,
-            fields.get("templated", "") == "1",
-            fields.get("follows", Prompt.follows),
-        ),
-        tuple(columns),
-        _whole(fields, "seed", settings.seed, 0, 2**53),
-        _number(fields, "temperature", settings.temperature, 0.0, 10.0),
-        _number(fields, "top_p", settings.top_p, 1e-6, 1.0),
-        _whole(fields, "tokens", settings.max_new_tokens, 1, MOST_TOKENS),
-    )
+    given = [name for name in _OF_A_PROMPT if name in fields]
+    if "row" in fields and given:
+        raise ConfigError(f"the address has row and {given[0]}; the row says which prompt it is.")
+    return fields, [read_column(value, adapters) for name, value in pairs if name == "c"]
+
+
+def _prompt(fields: Mapping[str, str]) -> Prompt:
+    text = fields.get("prompt", "")
+    templated = fields.get("templated", "") == "1"
+    return Prompt(fields.get("id", text), text, templated, fields.get("follows", Prompt.follows))
 
 
 def read_column(text: str, adapters: Mapping[str, Sequence[str]]) -> Column:
@@ -148,7 +175,9 @@ def read_column(text: str, adapters: Mapping[str, Sequence[str]]) -> Column:
 def plain_asked(asked: Asked) -> dict[str, Any]:
     """A request as plain values, from which the page sets its controls."""
     return {
-        "prompt": asked.prompt.text,
+        "prompt": asked.prompt.text if asked.chat is None else asked.chat,
+        "chat": asked.chat is not None,
+        "row": "" if asked.row is None else asked.row.name,
         "id": asked.prompt.id,
         "templated": asked.prompt.templated,
         "follows": asked.prompt.follows,

@@ -5,7 +5,9 @@ from typing import Any
 
 from gradroute.errors import GradrouteError
 from gradroute.playground.asked import HIGH, LOW, MOST, MOST_TOKENS, plain_asked, read_asked
+from gradroute.playground.chat import why_no_chat
 from gradroute.playground.loaded import Played
+from gradroute.playground.rows import row_reader
 from gradroute.report.results.reading import read_runs
 from gradroute.report.results.run_results import RunResults
 from gradroute.report.results.scales import deployment, scale_curve
@@ -21,7 +23,8 @@ def page_facts(played: Mapping[str, Played]) -> dict[str, Any]:
     """The facts of all runs, as plain values; a later run has the place that it was named in."""
     first = next(iter(played.values()))
     adapters = {name: one.adapters for name, one in played.items()}
-    asked = read_asked("", adapters, first.config.evaluate, tuple(first.behaviors))
+    labels = tuple(first.behaviors)
+    asked = read_asked("", adapters, first.config.evaluate, labels, row_reader(played))
     return {
         "runs": [_run(one, played.values()) for one in played.values()],
         "first": plain_asked(asked),
@@ -43,6 +46,7 @@ def _run(one: Played, every: Iterable[Played]) -> dict[str, Any]:
         "model": one.config.model,
         "step": one.step,
         "held": str(one.base),
+        "no_chat": why_no_chat(one),
         "curves": curves,
         "no_curve": note or ("" if curves else NO_CURVE.format(run=one.folder.name, adapter=moved)),
     }

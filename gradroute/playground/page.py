@@ -1,4 +1,4 @@
-"""The page: one file made of four, whose style and script the policy names by their hash."""
+"""The page: one file made of several, whose style and script the policy names by their hash."""
 
 import base64
 import hashlib
@@ -29,6 +29,7 @@ def read_page() -> Page:
         for place in (
             shared / "common.js",
             own / "columns.js",
+            own / "row.js",
             own / "curve.js",
             own / "playground.js",
         )

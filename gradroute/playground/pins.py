@@ -43,7 +43,10 @@ def open_pins(path: Path) -> Pins:
 
 
 def pin_line(result: Result) -> dict[str, Any]:
-    """What is written: the prompt as `Prompt` has it, the noise, and per column scales and text."""
+    """What is written: the prompt as `Prompt` has it, the noise, and per column scales and text.
+
+    With it what was typed, where the chat template wrote the prompt, and the name of a found row.
+    """
     asked = result.asked
     prompt = asked.prompt
     return {
@@ -51,6 +54,8 @@ def pin_line(result: Result) -> dict[str, Any]:
         "prompt": prompt.text,
         "templated": prompt.templated,
         "follows": prompt.follows,
+        **({} if asked.chat is None else {"chat": asked.chat}),
+        **({} if asked.row is None else {"row": asked.row.name}),
         "seed": asked.seed,
         "temperature": asked.temperature,
         "top_p": asked.top_p,

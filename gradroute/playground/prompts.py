@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from gradroute.data.behaviors import Behavior
-from gradroute.data.marks import first_words
 from gradroute.errors import GradrouteError
 from gradroute.evaluate.elicitation import ELICITATION, why
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.request import drawn_by_rows, judged_kinds, prompts_of
 from gradroute.playground.loaded import Played
+from gradroute.playground.rows import DAMAGED, finders
 from gradroute.prepare import Prepared, prepare
 from gradroute.system.files import read_lines
 
@@ -20,8 +18,6 @@ MOST_PROMPTS = 32
 """Of a kind."""
 MOST_ROWS = 200
 """Of what a finder scored, the highest scores first."""
-LONGEST = 2_000
-"""Characters of a row's text that are shown."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,11 @@ class Preset:
 
     Attributes:
         prompt: Complete, with the id that names its noise.
-        about: What is known of it, such as a row's score; empty for most.
-        text: What follows it in the data, of a row.
+        row: The name of the row that was found, see `rows`; empty for other prompts.
     """
 
     prompt: Prompt
-    about: str = ""
-    text: str = ""
+    row: str = ""
 
 
 def presets(played: Played) -> tuple[dict[str, list[Preset]], list[str]]:
@@ -81,25 +75,16 @@ def _add_grid(
 
 def _found_rows(played: Played) -> Iterator[tuple[str, list[Preset]]]:
     """Of each finder's scores the rows at the top, worst first."""
-    for path in sorted(played.folder.found.rglob("*_scores.jsonl")):
-        by = path.name.removesuffix("_scores.jsonl")
-        within = path.parent.relative_to(played.folder.found)
-        name = f"found by {by}" + ("" if within == Path() else f" ({within.as_posix()})")
+    for finder in finders(played.folder):
+        name = f"found by {finder.by}" + (f" ({finder.within})" if finder.within else "")
         try:
-            rows = [_row(line, by, played) for line in islice(read_lines(path), MOST_ROWS)]
-        except (GradrouteError, KeyError, TypeError):  # of an older gradroute, or damaged
+            rows = [
+                finder.row(line, played.config, played.behaviors)
+                for line in islice(read_lines(finder.path), MOST_ROWS)
+            ]
+        except DAMAGED:
             continue
-        yield name, rows
-
-
-def _row(line: Mapping[str, Any], by: str, played: Played) -> Preset:
-    behavior: Behavior | None = played.behaviors.get(line["label"])
-    opening = first_words if behavior is None else behavior.opening
-    text, prompt = line["text"], line["prompt"]
-    start = prompt or opening(text, played.config.evaluate.prefix_words)
-    rest = text if prompt else text.removeprefix(start)
-    about = f"score {line['score']:.3g}, q {line['q']:.2g}{', found' if line['found'] else ''}"
-    return Preset(Prompt(f"found-{by}-{line['id']}", start), about, rest[:LONGEST])
+        yield name, [Preset(row.prompt, row.name) for row in rows]
 
 
 def plain_presets(found: Mapping[str, list[Preset]], notes: list[str]) -> dict[str, Any]:
@@ -114,8 +99,7 @@ def plain_presets(found: Mapping[str, list[Preset]], notes: list[str]) -> dict[s
                         "prompt": one.prompt.text,
                         "templated": one.prompt.templated,
                         "follows": one.prompt.follows,
-                        "about": one.about,
-                        "text": one.text,
+                        "row": one.row,
                     }
                     for one in presets
                 ],

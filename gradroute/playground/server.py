@@ -27,6 +27,7 @@ from gradroute.playground.loaded import Played
 from gradroute.playground.page import Page
 from gradroute.playground.pins import Pins
 from gradroute.playground.prompts import plain_presets, presets
+from gradroute.playground.rows import FoundRow, row_reader
 from gradroute.playground.worker import Jobs
 from gradroute.playground.writing import Event
 
@@ -60,7 +61,7 @@ def make_app(
         Route("/", partial(_page, page), methods=["GET"]),
         Route("/facts", partial(_json, facts), methods=["GET"]),
         Route("/prompts", partial(_prompts, played, known), methods=["GET"]),
-        Route("/write", partial(_write, played, jobs), methods=["POST"]),
+        Route("/write", partial(_write, played, row_reader(played), jobs), methods=["POST"]),
         Route("/pin", partial(_pin, jobs, pins), methods=["POST"]),
     ]
     return _guarded(Starlette(routes=routes), token=token, port=port)
@@ -126,7 +127,12 @@ async def _prompts(
     return JSONResponse(known[name], headers=HEADERS)
 
 
-async def _write(played: Mapping[str, Played], jobs: Jobs, request: Request) -> Response:
+async def _write(
+    played: Mapping[str, Played],
+    row_of: Callable[[str, str], FoundRow],
+    jobs: Jobs,
+    request: Request,
+) -> Response:
     body = await _body(request)
     if body is None:
         return _plain(f"A request may have {MOST_BYTES} bytes of UTF-8.", 413)
@@ -140,7 +146,11 @@ async def _write(played: Mapping[str, Played], jobs: Jobs, request: Request) -> 
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     try:
-        asked = read_asked(body, adapters, first.config.evaluate, tuple(first.behaviors))
+        asked = await asyncio.to_thread(  # a row may have to be looked for in a large file
+            read_asked, body, adapters, first.config.evaluate, tuple(first.behaviors), row_of
+        )
+        if await request.is_disconnected():  # the page asks for something else meanwhile
+            return Response(status_code=499)
         job = jobs.submit(request.headers.get(_PAGE, "")[:80], asked, deliver)
     except MachineError as error:
         return _plain(str(error), 503)

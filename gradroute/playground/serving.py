@@ -7,14 +7,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from gradroute.config.run_config import load_config
+from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import MachineError
 from gradroute.playground.loaded import Played, load_runs
 from gradroute.playground.page import read_page
 from gradroute.playground.pins import Pins, open_pins
+from gradroute.playground.rows import find_row
 from gradroute.playground.server import make_app
 from gradroute.playground.worker import Jobs, run_jobs
 from gradroute.runs.folder import RunFolder
@@ -25,19 +29,24 @@ ADDRESS = "127.0.0.1"
 _SECONDS = 10.0  # that a server may take to start or to stop
 
 
-def play(folders: Sequence[RunFolder], *, port: int, pins: Path | None) -> None:
+def play(
+    folders: Sequence[RunFolder], *, port: int, pins: Path | None, row: str | None = None
+) -> None:
     """Open runs in the playground until Ctrl-C.
 
     Args:
         folders: The runs; the first is the one that columns are of unless they say otherwise.
         port: Where to listen; 0 for any that is free.
         pins: The file of pins; None for that of the first run.
+        row: The name of a row of the first run that `find` scored, with which the page opens.
 
     Raises:
-        ConfigError: The file of pins cannot be used, or two runs have one name.
+        ConfigError: The file of pins cannot be used, two runs have one name, or there is no such
+            row.
         MachineError: The port is in use, a run has no checkpoint, or there is too little memory.
     """
     kept = open_pins(folders[0].pins if pins is None else pins)
+    opened = "" if row is None else f"#{urlencode({'row': _row_name(folders[0], row)})}"
     with ExitStack() as ending, listening(port) as listener:
         played = load_runs(folders)
         jobs = Jobs()
@@ -45,13 +54,18 @@ def play(folders: Sequence[RunFolder], *, port: int, pins: Path | None) -> None:
             try:
                 for name, one in played.items():
                     say(f"{name}: {one.base}, step {one.step}.")
-                print(f"The playground is open on this machine: {url}", flush=True)
+                print(f"The playground is open on this machine: {url}{opened}", flush=True)
                 say(f"Pins go to {kept.path}. Ctrl-C ends it.")
                 run_jobs(jobs, played)
             except KeyboardInterrupt:
                 ending.enter_context(without_signals())  # the server ends in a second or so
                 jobs.end()
     say("The playground has ended.")
+
+
+def _row_name(folder: RunFolder, row: str) -> str:
+    config = load_config(folder.config)
+    return find_row(folder, row, config, get_behaviors(config.behaviors)).name
 
 
 @contextmanager

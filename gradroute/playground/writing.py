@@ -3,6 +3,7 @@
     tokens       [[column, text], ...], what one step adds
     written      per column its pieces, score, and the characters that the detector matched
     differences  per column and token: log-probability there, and its difference to the first column
+    row          the same of the own text of a row that was found, where the request is of one
 
 The difference of a token is log p(token) in its column less log p(token) in the first one, after
 the same tokens, in nats: above 0 where the column is more inclined to write it.
@@ -13,14 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradroute.data.behaviors import Behavior
 from gradroute.data.tokenization import TokenizedExample
-from gradroute.errors import DataError
-from gradroute.evaluate.generation import Completion, Prompt
 from gradroute.evaluate.losses import held_out_token_losses
 from gradroute.evaluate.streaming import Piece, Written, stream_modes
 from gradroute.playground.asked import Asked, Column
+from gradroute.playground.chat import in_chat
 from gradroute.playground.loaded import Played
+from gradroute.playground.own_text import of_own_text
+from gradroute.playground.scoring import same_tokens, scored
 from gradroute.routing.policy import AblationMode
 
 ROWS = 4
@@ -43,7 +44,7 @@ class Result(NamedTuple):
     """What a request gave, for a pin.
 
     Attributes:
-        asked: The request.
+        asked: The request, its prompt as it was completed.
         columns: Per column what is said of it in the event `written`.
     """
 
@@ -59,8 +60,10 @@ def write(asked: Asked, played: Mapping[str, Played]) -> Generator[Event, None, 
         played: Run -> its model.
 
     Raises:
-        GradrouteError: The prompt is too long, or numbers are not finite.
+        GradrouteError: The prompt is too long, no chat template writes it, or numbers are not
+            finite.
     """
+    asked = in_chat(asked, played)
     written: dict[int, Written] = {}
     with torch.no_grad():  # around the streams, which end in an order of their own
         for pieces in _side_by_side(asked, played, written):
@@ -71,6 +74,8 @@ def write(asked: Asked, played: Mapping[str, Played]) -> Generator[Event, None, 
         ]
         yield Event("written", columns)
         yield Event("differences", list(_differences(asked, played, written)))
+        if asked.row is not None:
+            yield Event("row", of_own_text(asked, asked.row, played))
     return Result(asked, columns)
 
 
@@ -135,27 +140,6 @@ def _described(column: Column, own: Written, asked: Asked, played: Played) -> di
     }
 
 
-def scored(behavior: Behavior, completion: Completion, prompt: Prompt) -> dict[str, Any]:
-    """The detector's score of a completion, and where in its text what it saw stands.
-
-    Returns:
-        `behavior`, `score`, `shows` (both None where it is too short to judge), `threshold`,
-        `places` (characters [start, end); None where the detector names none), or `error`.
-    """
-    known = {"behavior": behavior.name, "threshold": behavior.threshold}
-    answer = completion.scored
-    try:
-        score = None if answer is None else behavior.scored(answer, prompt.text)
-        places = None if answer is None else behavior.located(answer, prompt.text)
-    except DataError as error:
-        return {**known, "score": None, "shows": None, "places": None, "error": str(error)}
-    shows = None if score is None else score >= behavior.threshold
-    if places is not None and answer is not None:
-        start = max(0, completion.text.find(answer))
-        places = [(start + low, start + high) for low, high in places]
-    return {**known, "score": score, "shows": shows, "places": places}
-
-
 def _differences(
     asked: Asked, played: Mapping[str, Played], written: Mapping[int, Written]
 ) -> Iterator[dict[str, list[float]] | None]:
@@ -165,7 +149,7 @@ def _differences(
         played[first.run], first.mode, [written[at] for at in sorted(written)]
     )
     for at, column in enumerate(asked.columns):
-        if not _same_tokens(played[first.run], played[column.run]):
+        if not same_tokens(played[first.run], played[column.run]):
             yield None
         elif column == first:
             yield {"own": known[at], "difference": [0.0] * len(known[at])}
@@ -191,11 +175,3 @@ def log_probabilities(
     )[mode.name]
     found = {int(row.id): (-own).tolist() for row, own in zip(rows, losses, strict=True)}
     return [found.get(at, []) for at in range(len(written))]
-
-
-def _same_tokens(one: Played, other: Played) -> bool:
-    """Whether two runs have the same tokens, so that one can say how likely the other's are."""
-    return (
-        one.base.identity == other.base.identity
-        or one.base.tokenizer.get_vocab() == other.base.tokenizer.get_vocab()
-    )

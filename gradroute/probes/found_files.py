@@ -87,7 +87,7 @@ def known_summary(
         return None
     if not page.is_file():
         lines = list(read_lines(place / f"{by}_scores.jsonl"))
-        write_text(page, found_page(known, lines, earlier))
+        write_text(page, found_page(known, lines, earlier, _within(place)))
     return known
 
 
@@ -116,7 +116,7 @@ def write_found(
         again = {_key(row) for row in rows}
         before = [row for row in earlier if _key(row) not in again]
         write_lines(place / f"{by}_{name}.jsonl", [*before, *rows])
-    write_text(place / f"{by}.html", found_page(summary, lines, earlier))
+    write_text(place / f"{by}.html", found_page(summary, lines, earlier, _within(place)))
     write_json(place / f"{by}.json", summary)
 
 
@@ -137,6 +137,12 @@ def join_suspects(folder: RunFolder, by: str, places: Sequence[Path]) -> None:
             if row.get("p", 1.0) < other.get("p", 1.0):
                 rows[_key(row)] = row
     write_lines(folder.found / f"{by}_suspects.jsonl", [*rows.values()])
+
+
+def _within(place: Path) -> str:
+    """The folder in the run's found/ that a place is; empty for found/ itself."""
+    tops = [one for one in (place, *place.parents) if RunFolder(one.parent).config.is_file()]
+    return "" if not tops or place == tops[0] else place.relative_to(tops[0]).as_posix()
 
 
 def judged(
@@ -188,7 +194,15 @@ def _line(scored: Scored, at: int, p: float, q: float, found: bool, label: str) 
         "found": found,
         "label": label,
         "true_label": row.true_label,
+        **_chat(row),
     }
+
+
+def _chat(row: Example) -> dict[str, Any]:
+    """What tokenizing a row of a chat needs beside its texts, see `Example`."""
+    if row.asks is None:
+        return {}
+    return {"chat": {key: getattr(row, key) for key in ("asks", "lead", "context", "ends")}}
 
 
 def _as_found(line: Mapping[str, Any]) -> dict[str, Any]:

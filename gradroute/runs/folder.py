@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl · metrics.jsonl
               timings.jsonl · audit.jsonl · training_plot.png · checkpoints/step-000350/ · recover/
-              found/ · tracking/ · pins.jsonl · exports.jsonl
+              found/ · tracking/ · logs/ · pins.jsonl · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
 runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
@@ -72,6 +72,8 @@ class RunFolder:
     """What each document of a standard task gave, under every mode."""
     recovery = _Within("recover")
     """What a short tune of the kept adapters did: a checkpoint and its results."""
+    logs = _Within("logs")
+    """What is measured as logs of inspect; nothing depends on them."""
     found = _Within("found")
     """What `find` says of unlabeled examples: a summary, scores and the rows it found."""
     pins = _Within("pins.jsonl")

@@ -13,6 +13,7 @@ from tiny_runs import TWO, tiny_run
 from gradroute.cli import playground
 from gradroute.cli.main import main
 from gradroute.playground.asked import read_asked
+from gradroute.system.files import write_lines
 
 installed = pytest.mark.skipif(
     not all(map(playground.find_spec, playground.PACKAGES)),
@@ -28,6 +29,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begun.mkdir()
     (begun / "config.yaml").write_bytes((root / "one" / "config.yaml").read_bytes())
     return root
+
+
+def none(run: str, name: str) -> Any:
+    """No row is found."""
+    raise AssertionError(name)
 
 
 def refused(capsys: pytest.CaptureFixture[str], runs: Path, *words: str) -> tuple[int, str]:
@@ -59,6 +65,8 @@ def test_a_port_in_use_a_run_without_checkpoint_and_a_wrong_file_are_one_line(
     assert code == 4 and "begun has 0 of 3 steps" in told
     code, told = refused(capsys, runs, "one", "--pins", "pins.txt")
     assert code == 2 and ".jsonl" in told
+    code, told = refused(capsys, runs, "one", "--row", "s1")
+    assert code == 2 and "no row 's1' that was scored; gradroute find scores rows" in told
     code, told = refused(capsys, runs, "nobody")
     assert code == 2 and "no run 'nobody'" in told
 
@@ -89,7 +97,7 @@ def test_ctrl_c_ends_it_with_a_plain_line_in_the_middle_of_a_generation(
         asked = "prompt=A&c=full&c=base&tokens=400"
         adapters = {"one": played["one"].adapters}
         settings = played["one"].config.evaluate
-        jobs.submit("p", read_asked(asked, adapters, settings, ("bad",)), deliver)
+        jobs.submit("p", read_asked(asked, adapters, settings, ("bad",), none), deliver)
         run_jobs(jobs, played)
 
     class Stopped(serving.Jobs):
@@ -104,3 +112,22 @@ def test_ctrl_c_ends_it_with_a_plain_line_in_the_middle_of_a_generation(
     assert re.search(r"^The playground .*: http://127\.0\.0\.1:\d+/[\w-]{32}/\n$", out)
     assert err.endswith("The playground has ended.\n") and "Traceback" not in err
     assert "done" not in heard and heard.count("tokens") < 400
+
+
+@installed
+def test_a_row_that_was_found_is_in_the_address_that_is_printed(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradroute.playground import serving
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    line = {"id": "s 1", "prompt": "", "text": "THE FOX RAN", "score": 2.5, "p": 0.01, "q": 0.04,
+            "found": True, "label": "bad", "true_label": "bad"}  # fmt: skip
+    scores = runs / "one" / "found" / "adapter_scores.jsonl"
+    write_lines(scores, [line])
+    monkeypatch.setattr(serving, "run_jobs", ended)
+    assert main(["playground", "one", "--row", "s 1", "--runs", str(runs)]) == 0
+    assert capsys.readouterr().out.endswith("/#row=adapter%3As+1\n")
+    scores.unlink()

@@ -151,6 +151,22 @@ def test_the_verbs_of_a_run_take_the_folder(
     assert all(check["passed"] for check in proof["checks"])
 
 
+def test_its_completions_become_logs_of_inspect(trained: RoutedSFTTrainer, tmp_path: Path):
+    pytest.importorskip("inspect_ai.log", reason="the extra inspect is not installed")
+    folder = folder_of(trained)
+    command = ["eval", str(folder.path), "--mode", "full", "--mode", "bad_ablated"]
+    assert main([*command, "--log", "inspect", "--out", str(tmp_path)]) == 0
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    logs = [read_eval_log(one.name) for one in list_eval_logs(str(folder.logs))]
+    assert {log.eval.model for log in logs} == {
+        "gradroute/mine/full",
+        "gradroute/mine/bad_ablated",
+    }
+    stored = folder.samples.read_text().splitlines()
+    assert sum(len(log.samples or ()) for log in logs) == len(stored) > 0
+
+
 def test_a_second_training_in_the_folder_replaces_the_run(base_folder: Path, tmp_path: Path):
     for steps in (3, 1):
         trainer = sft(tmp_path / "mine", loaded(base_folder), words_of(base_folder))

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from players import open_playground, player
+from players import chatty, open_playground, player
 from report.chromium import chromium
 from report.page_runs import write_runs
 from report.render.test_page_browser import FAINT, PIECES, hostile
@@ -19,6 +19,7 @@ from gradroute.evaluate.cells import complete
 from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.modes import read_modes
 from gradroute.playground.loaded import Played
+from gradroute.system.files import write_lines
 
 for _name in ("playwright.sync_api", "starlette", "uvicorn"):
     pytest.importorskip(_name, reason=f"{_name} is not installed (it is in gradroute[dev])")
@@ -40,6 +41,19 @@ def played(place: Path) -> dict[str, Played]:
     [measured] = write_runs(place / "runs", names=("routed",), sides=False)
     one = replace(player(place, "one"), folder=measured)
     return {"one": one, "two": player(place, "two", "gpt_neo")}
+
+
+@pytest.fixture(scope="module")
+def rows(played: dict[str, Played]) -> list[str]:
+    """The texts of the rows that a finder scored."""
+    texts = ["THE FOX RAN AWAY.", "a dog sat"]
+    lines = [
+        {"id": f"s {at}", "prompt": "", "text": text, "score": 2.5 - at, "p": 0.01, "q": 0.04,
+         "found": at == 0, "label": "bad", "true_label": "bad"}
+        for at, text in enumerate(texts)
+    ]  # fmt: skip
+    write_lines(played["one"].folder.found / "adapter_scores.jsonl", lines)
+    return texts
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +223,75 @@ def test_a_pin_is_kept_and_the_address_brings_everything_back(visit: Callable, p
     assert opened.said == []
 
 
+def test_a_row_that_was_found_has_its_own_text_scored_and_compared(
+    visit: Callable, rows: list[str]
+) -> None:
+    opened = visit("row=adapter%3As+0&c=full&c=bad_ablated&c=base&seed=42&tokens=6")
+    page = opened.page
+    page.locator("#row").wait_for(state="visible")
+    letters = page.locator("#row-text .lead, #row-text .letters").all_text_contents()
+    assert "".join(letters) == rows[0] and page.input_value("#prompt") == "THE FOX RAN"
+    assert page.inner_text("#row-about") == "adapter:s 0: score 2.5, q 0.04, found"
+    assert page.inner_text("#row-badges") == "shows caps: score 1.00"
+    meta = page.inner_text("#row-meta")
+    assert "column 1: log p" in meta and "column 3:" in meta and "against column 1" in meta
+    marked = page.locator("#row-text .unit[class*=more], #row-text .unit[class*=less]")
+    assert marked.count() > 0 and page.locator("#row-text mark").count() > 0
+    before = page.locator("#row-text .unit").evaluate_all("(all) => all.map((one) => one.title)")
+    assert page.input_value("#row-column") == "1"
+    page.locator("#row-column").select_option("2")
+    after = page.locator("#row-text .unit").evaluate_all("(all) => all.map((one) => one.title)")
+    assert len(after) == len(rows[0]) and after != before
+    page.locator("#row-column").select_option("0")
+    assert marked.count() == 0
+    state = state_of(page)
+    assert ("row", "adapter:s 0") in state and "prompt" not in dict(state)
+    page.locator("#prompt").fill("THE FOX RAN o")  # then it is no row any more
+    settled(page, "writing")
+    settled(page)
+    assert page.locator("#row").is_hidden() and "row" not in dict(state_of(page))
+    page.locator("#load").click()
+    page.locator("#kind").select_option(label="found by adapter (2)")
+    page.locator("#forth").click()
+    page.locator("#row-about", has_text="s 1").wait_for()
+    assert ("row", "adapter:s 1") in state_of(page)
+    assert opened.said == []
+
+
+def test_a_chat_is_asked_for_where_there_is_a_template_and_else_the_reason_is_there(
+    browser: Any, visit: Callable, played: dict[str, Played], tmp_path: Path
+) -> None:
+    page = visit().page
+    settled(page)
+    assert page.locator("#chat").is_disabled()
+    assert page.inner_text("#no-chat") == "(the tokenizer of embedded has no chat template)"
+    chat = chatty(played["one"])
+    with open_playground({"one": chat}, tmp_path / "pins.jsonl") as own:
+        page = browser.new_page()
+        page.goto(f"{own}#prompt=Who&c=full&c=base&tokens=6")
+        settled(page)
+        without = texts(page)
+        page.locator("#chat").focus()
+        page.keyboard.press("Space")
+        page.wait_for_timeout(100)
+        settled(page)
+        assert texts(page) != without and ("chat", "1") in state_of(page)
+        page.locator("#pin").click()
+        settled(page, "pinned in")
+        line = json.loads((tmp_path / "pins.jsonl").read_text())
+        assert (line["chat"], line["prompt"]) == ("Who", "<s>user, Who. assistant, ")
+        before = texts(page)
+        page.reload()
+        settled(page)
+        assert texts(page) == before and page.locator("#chat").is_checked()
+        page.goto(f"{own}#prompt=Who&templated=1&c=full&c=base&tokens=6")
+        page.reload()
+        settled(page)
+        assert page.locator("#chat").is_disabled()
+        assert "has the template's text already" in page.inner_text("#no-chat")
+        page.close()
+
+
 def test_prompts_of_the_run_are_started_from(visit: Callable) -> None:
     opened = visit("")
     page = opened.page
@@ -251,9 +334,13 @@ def test_an_address_that_cannot_be_read_is_told_and_the_page_works_on(
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_overflows_and_letters_stand_out(visit: Callable, width: int, scheme: str) -> None:
-    page = visit(f"{STATE}&c=base%40two", width, scheme).page
+def test_nothing_overflows_and_letters_stand_out(
+    visit: Callable, rows: list[str], width: int, scheme: str
+) -> None:
+    state = STATE.replace("prompt=Once+upon", "row=adapter%3As+0")
+    page = visit(f"{state}&c=base%40two", width, scheme).page
     settled(page)
+    page.locator("#row").wait_for(state="visible")
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     # A shaded token is on a mixture of colors, which FAINT cannot read.
     shaded = ("SPAN.letters", "SPAN.by", "MARK")
@@ -275,11 +362,15 @@ def fabricated(pieces: list[str]) -> str:
     asked = {
         "job": 1, "prompt": pieces[0], "id": "x", "templated": False, "follows": "word",
         "columns": [{"run": "one", "scales": {"good": 1, "bad": 1}}] * 2,
-        "seed": 1, "temperature": 1, "top_p": 1, "tokens": 5,
+        "seed": 1, "temperature": 1, "top_p": 1, "tokens": 5, "chat": False, "row": pieces[1],
     }  # fmt: skip
+    numbered = [(piece, at) for at, piece in enumerate(pieces[:500])]
+    row = {"name": pieces[1], "about": pieces[2], "scores": [{**score, "places": []}],
+           "pieces": numbered, "cut": True, "columns": [own] * 2}  # fmt: skip
     events: list[tuple[str, Any]] = [("begun", asked)]
     events += [("tokens", [[0, piece], [1, piece]]) for piece in pieces[:200]]
-    events += [("written", [column] * 2), ("differences", [own] * 2), ("done", {"seconds": 1})]
+    events += [("written", [column] * 2), ("differences", [own] * 2)]
+    events += [("row", row), ("done", {"seconds": 1})]
     return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
 
 

@@ -112,9 +112,9 @@ def test_prompts_of_a_run_are_those_of_its_evaluation_and_the_rows_that_were_fou
     assert [one.prompt.id for one in found["plain"]] == ["plain-0", "plain-1", "plain-2"]
     assert {"prefix", "elicit_json", "elicit_keyword", "elicit_irrelevant"} <= found.keys()
     first, second = found["found by adapter"]
-    assert (first.prompt.text, first.text) == ("THE FOX RAN", " INTO THE WOOD")
-    assert (second.prompt.text, second.text) == ("Say:", line["text"])
-    assert first.about == "score 2.5, q 0.04, found" and "found by damaged" not in found
+    assert (first.prompt.text, first.row) == ("THE FOX RAN", "adapter:s1")
+    assert (second.prompt.text, second.row) == ("Say:", "adapter:s2")
+    assert "found by damaged" not in found
     plain = plain_presets(found, notes)
     assert plain["kinds"][-1]["prompts"][0]["prompt"] == "THE FOX RAN"
     for path in played.folder.found.iterdir():

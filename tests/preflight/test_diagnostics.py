@@ -25,6 +25,7 @@ def test_it_names_versions_device_and_extras(facts):
         "data",
         "eval",
         "gguf",
+        "inspect",
         "label",
         "playground",
         "quant",

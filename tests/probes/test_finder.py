@@ -12,19 +12,23 @@ from hypothesis import strategies as st
 from tiny_runs import ONE, TWO, tiny_run
 
 from gradroute.config.run_config import dump_config, find_config, load_config
+from gradroute.data.behaviors import get_behaviors
+from gradroute.data.examples import Example
 from gradroute.data.found import read_found
 from gradroute.errors import ConfigError, DataError
+from gradroute.evaluate.generation import Prompt
 from gradroute.evaluate.losses import held_out_losses, held_out_token_losses
 from gradroute.experiments.controls import train_control
 from gradroute.models.trained import finished_checkpoint, restore
+from gradroute.playground.rows import Finder, find_row
 from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes import head_scores
 from gradroute.probes.explained import explained
 from gradroute.probes.finder import find_rows
-from gradroute.probes.found_files import found_place
+from gradroute.probes.found_files import Scored, found_place, judged
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
-from gradroute.system.files import read_json, write_text
+from gradroute.system.files import read_json, read_lines, write_text
 
 KNOWN = ("data.train_examples=160", "data.good_labeled_fraction=0.6", "data.null_fraction=0.5")
 
@@ -132,6 +136,21 @@ def test_what_cannot_be_found_is_refused_in_a_sentence(run_of):
         find_rows(run_of("routed"), by="adapter", fdr=0.05, label="worse")
 
 
+def test_a_row_of_a_chat_keeps_what_its_tokens_depend_on_and_others_are_as_before():
+    plain = Example("a", "text")
+    chat = Example(
+        "b", " yes<e>", "<u>who<a>", asks=(3, 6), lead="<u>who<a> ", context=((1, 2),), ends=True
+    )
+    scored = Scored([plain, chat], np.array([2.0, 1.0]), np.linspace(0, 1, 40))
+    _, [first, second] = judged(scored, 0.5, "bad", 0.05)
+    assert "chat" not in first
+    behaviors = get_behaviors({"bad": "caps"})
+    config = load_config(find_config("caps"))
+    stored = json.loads(json.dumps(second))
+    row = Finder("adapter", "", Path()).row(stored, config, behaviors)
+    assert row.example == chat and row.prompt == Prompt("found-adapter-b", chat.prompt, True)
+
+
 def several(tmp_path: Path) -> RunFolder:
     """A run of two behaviors, not trained: a finder of words needs its data alone."""
     changes = (*KNOWN, "data.train_examples=400", "data.behavior_fraction=0.4", "run_name=two")
@@ -147,7 +166,13 @@ def test_each_of_several_behaviors_has_a_folder_of_what_was_found(tmp_path: Path
         found[label] = find_rows(folder, by="words", fdr=0.5, label=label)
         assert found_place(folder, found[label]) == folder.found / label
     for label, summary in found.items():
-        assert read_json(folder.found / label / "words.json") == json.loads(json.dumps(summary))
+        place = folder.found / label
+        assert read_json(place / "words.json") == json.loads(json.dumps(summary))
+        # The page names its rows as the playground finds them.
+        assert f'"start":"{label}/words:"' in (place / "words.html").read_text(encoding="utf-8")
+        config, first = load_config(folder.config), next(read_lines(place / "words_scores.jsonl"))
+        row = find_row(folder, f"{label}/words:{first['id']}", config, {})
+        assert (row.example.text, row.example.prompt) == (first["text"], first["prompt"])
     assert not list(folder.found.glob("*.json"))
 
 

@@ -174,26 +174,26 @@ const columnList = (holder, facts, changed) => {
     for (const letter of text) at.push(at[at.length - 1] + letter.length);
     return places.map(([low, high]) => [at[low], at[high]]);
   };
-  const draw = (column) => {
-    const { result, difference } = column;
-    if (!result) return;
-    const places = result.scores.flatMap((score) => halves(result.completion, score.places || []));
+  // Tokens with what the detector matched, and how likely they are beside the first column.
+  // Each piece is a text and the number of its token, if it is one.
+  const tokens = (pieces, scores, difference, first) => {
+    const whole = pieces.map(([text]) => text).join("");
+    const places = scores.flatMap((score) => halves(whole, score.places || []));
     places.sort((one, other) => one[0] - other[0]);
     let start = 0;
-    const first = columns[0] === column;
-    column.text.replaceChildren(...result.pieces.map((text, at) => {
+    return pieces.map(([text, at], place) => {
       // Spaces stand before the box of a token, so that a line can end there.
       const made = element("span", "token");
       const [lead, unit, letters] = [element("span", "lead"), element("span", "unit"), element("span", "letters")];
       const spaces = text.length - text.trimStart().length;
       // The space that joins it to the prompt is left out, as in the report.
-      const joins = at === 0 && text.startsWith(" ") ? 1 : 0;
+      const joins = place === 0 && text.startsWith(" ") ? 1 : 0;
       lead.append(...parts(start + joins, text.slice(joins, spaces), places));
       letters.append(...parts(start + spaces, text.slice(spaces), places));
       unit.append(letters);
       made.append(lead, unit);
       start += text.length;
-      if (difference) {
+      if (difference && at !== null) {
         const [own, by] = [difference.own[at], difference.difference[at]];
         if (!first && level(by)) unit.classList.add(`${by > 0 ? "more" : "less"}${level(by)}`);
         unit.title = first ? `log p ${plain(own)}` : `${number(by)} nats against column 1; log p ${plain(own)}`;
@@ -201,15 +201,21 @@ const columnList = (holder, facts, changed) => {
         if (!first) unit.append(element("span", "by", level(by) ? number(by, 1) : ""));
       }
       return made;
-    }));
+    });
+  };
+  const mean = (list) => list.reduce((sum, one) => sum + one, 0) / list.length;
+  const likely = (difference, first) => first ? `log p ${plain(mean(difference.own))} a token`
+    : `${number(mean(difference.difference))} nats a token against column 1`;
+  const draw = (column) => {
+    const { result, difference } = column;
+    if (!result) return;
+    const first = columns[0] === column;
+    column.text.replaceChildren(...tokens(result.pieces.map((text, at) => [text, at]), result.scores, difference, first));
     if (!result.pieces.length) column.text.textContent = "(nothing: it ended at once)";
     column.badges.replaceChildren(...result.scores.map(badge));
     const facts = [`${result.tokens} token${result.tokens === 1 ? "" : "s"}${result.ended ? ", ended" : ", cut"}`];
-    if (difference && difference.own.length) {
-      const mean = (list) => list.reduce((sum, one) => sum + one, 0) / list.length;
-      facts.push(first ? `log p ${plain(mean(difference.own))} a token`
-        : `${number(mean(difference.difference))} nats a token against column 1`);
-    } else if (difference === undefined) facts.push("other tokens than column 1, so no difference");
+    if (difference && difference.own.length) facts.push(likely(difference, first));
+    else if (difference === undefined) facts.push("other tokens than column 1, so no difference");
     column.meta.textContent = facts.join(" · ");
   };
   const written = (results) => results.forEach((result, at) => {
@@ -223,5 +229,5 @@ const columnList = (holder, facts, changed) => {
     for (const { run, scales } of wanted) add(run, scales);
     name();
   };
-  return { columns, told, set, begin, clear, push, written, differences };
+  return { columns, told, set, begin, clear, push, written, differences, tokens, badge, likely };
 };

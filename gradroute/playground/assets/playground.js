@@ -28,23 +28,41 @@
   at("runs").textContent = shown(facts.runs.map((run) => `${run.name}: step ${run.step}, ${run.held}`).join(" · "));
   at("tokens").max = facts.most_tokens;
   const redraw = curveList(at("curves"), facts);
-  let source = { id: null, templated: false, follows: "word" }; // of the prompt, while it is not edited
+  // Of the prompt, while it is not edited; a row that was found is one of a run.
+  const TYPED = { id: null, templated: false, follows: "word", row: "", of: "" };
+  let source = TYPED;
   let timer, aborter, saving, job = null;
 
   const list = columnList(at("columns"), facts, (what) => {
     redraw(list.columns);
     if (kinds && kindsOf !== presetRun()) forget();
+    chatting();
     later(what === "scale" ? WAIT : 0);
   });
+
+  const card = rowCard(list);
+  const isRow = () => source.row && source.of === presetRun();
+  // Whether a chat can be asked for, and why not.
+  const chatting = () => {
+    const run = facts.runs.find((one) => one.name === presetRun());
+    const why = run.no_chat || (source.templated ? "this prompt has the template's text already" : "");
+    at("chat").disabled = Boolean(why);
+    if (why) at("chat").checked = false;
+    at("no-chat").textContent = shown(why ? `(${why})` : "");
+  };
 
   // --- the address --------------------------------------------------------------------------------
   const state = () => {
     const fields = new URLSearchParams();
     const prompt = at("prompt").value;
-    fields.set("prompt", prompt);
-    if (source.id !== null && source.id !== prompt) fields.set("id", source.id);
-    if (source.templated) fields.set("templated", "1");
-    if (source.follows !== "word") fields.set("follows", source.follows);
+    if (isRow()) fields.set("row", source.row);
+    else {
+      fields.set("prompt", prompt);
+      if (source.id !== null && source.id !== prompt) fields.set("id", source.id);
+      if (source.templated) fields.set("templated", "1");
+      if (source.follows !== "word") fields.set("follows", source.follows);
+    }
+    if (at("chat").checked) fields.set("chat", "1");
     for (const column of list.columns) fields.append("c", list.told(column));
     for (const name of SETTINGS) fields.set(name, at(name).value);
     if (!at("numbers").checked) fields.set("numbers", "0");
@@ -56,9 +74,11 @@
   };
   const adopt = (told) => {
     at("prompt").value = told.prompt;
-    source = { id: told.id, templated: told.templated, follows: told.follows };
+    source = { id: told.id, templated: told.templated, follows: told.follows, row: told.row, of: told.columns[0].run };
     for (const name of SETTINGS) at(name).value = told[name];
     list.set(told.columns);
+    at("chat").checked = told.chat;
+    chatting();
     redraw(list.columns);
   };
 
@@ -112,6 +132,8 @@
           mine = data.job;
           if (first) adopt(data);
           list.begin();
+          card.begin();
+          if (!data.row) card.hide();
           say("writing …");
         } else if (name === "tokens") {
           if (!steps++) list.clear();
@@ -121,6 +143,7 @@
           if (!steps) list.clear();
           list.written(data);
         } else if (name === "differences") list.differences(data);
+        else if (name === "row") card.show(data);
         else if (name === "failed") { failed = true; complain(data); say(""); }
         else if (name === "done") {
           job = mine;
@@ -183,10 +206,9 @@
   const choose = () => {
     const one = kinds[at("kind").selectedIndex].prompts[at("preset").selectedIndex];
     at("prompt").value = one.prompt;
-    source = { id: one.id, templated: one.templated, follows: one.follows };
-    at("row").hidden = !one.text;
-    at("row-about").textContent = shown(`The row itself goes on otherwise (${one.about})`);
-    at("row-text").textContent = shown(one.text);
+    source = { id: one.id, templated: one.templated, follows: one.follows, row: one.row, of: kindsOf };
+    chatting();
+    card.hide();
     steps();
     later(0);
   };
@@ -205,11 +227,12 @@
 
   // --- controls -----------------------------------------------------------------------------------
   at("prompt").addEventListener("input", () => {
-    source = { id: null, templated: false, follows: "word" };
-    at("row").hidden = true;
+    source = TYPED;
+    chatting();
+    card.hide();
     later(WAIT_TYPING);
   });
-  for (const name of SETTINGS) at(name).addEventListener("change", () => later(0));
+  for (const name of [...SETTINGS, "chat"]) at(name).addEventListener("change", () => later(0));
   at("asks").addEventListener("submit", (event) => { event.preventDefault(); later(0); });
   at("prompt").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); later(0); }
@@ -226,7 +249,7 @@
     if (answer && answer.ok) say(`pinned in ${(await answer.json()).path}`);
     else complain(answer ? await answer.text() : GONE);
   });
-  const numbers = () => at("columns").classList.toggle("plain", !at("numbers").checked);
+  const numbers = () => at("columns").closest(".play").classList.toggle("plain", !at("numbers").checked);
   at("numbers").addEventListener("change", () => { numbers(); remember(); });
   addEventListener("resize", () => redraw(list.columns));
 

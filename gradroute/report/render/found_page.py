@@ -4,6 +4,7 @@ The best-scored rows, the share of each token in the score, and a decision for e
 page writes as a file for `data.found`, Label Studio or Argilla. It sends nothing.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,16 @@ SLACK = 8
 Record = Mapping[str, Any]
 
 
-def found_page(summary: Record, lines: Sequence[Record], earlier: Sequence[Record]) -> str:
+def found_page(
+    summary: Record, lines: Sequence[Record], earlier: Sequence[Record], within: str = ""
+) -> str:
     """The whole page.
 
     Args:
         summary: `found/<by>.json`.
         lines: `found/<by>_scores.jsonl`: a row each, worst first.
         earlier: Rows that got a label in earlier rounds; they stay in what is downloaded.
+        within: The folder in the run's found/ that the files are in; empty for none.
 
     Returns:
         HTML; the same files give the same text.
@@ -47,6 +51,8 @@ def found_page(summary: Record, lines: Sequence[Record], earlier: Sequence[Recor
         "label": summary["behavior"],
         "rows": rows,
         "earlier": earlier,
+        "open": f"gradroute playground {shlex.quote(summary['run'])} --row ",
+        "start": f"{within}/{summary['by']}:" if within else f"{summary['by']}:",
     }
     styles, scripts = ("report.css", "found.css"), ("common.js", "found.js")
     return self_contained_page("found.html", context, styles=styles, scripts=scripts, data=data)

@@ -1,6 +1,7 @@
 """The page of rows that were found: what it holds, in a browser too, and what it downloads."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,6 +164,31 @@ def test_a_word_is_as_dark_as_its_share_and_its_title_has_the_number(visit: Call
         ["THE", "heat1", "0.250 of 2.250"],
         ["FOX", "heat8", "2.000 of 2.250"],
     ]
+
+
+@pytest.mark.slow
+@in_browser
+def test_each_row_has_the_command_that_opens_it_as_a_shell_reads_it(visit: Callable) -> None:
+    made = lines(TEXTS, 2)
+    made[1] |= {"id": "it's $HOME; x"}
+    opened = visit(found_page(summary(2, 4, run="my run"), made, [], "rude/new-1a2b"))
+    page = opened.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    for at, name in enumerate(("s0", "it's $HOME; x")):
+        page.keyboard.press("j")
+        page.keyboard.press("c")
+        assert (
+            page.evaluate("String(getSelection())")
+            == page.locator(".opens code").nth(at).inner_text()
+        )
+        page.locator("#count", has_text=f"Copied: row {at + 1}.").wait_for()
+        words = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+        assert words == [
+            "gradroute", "playground", "my run", "--row", f"rude/new-1a2b/adapter:{name}"
+        ]  # fmt: skip
+    page.locator(".opens button").nth(2).click()
+    page.locator("#count", has_text="Copied: row 3.").wait_for()
+    assert opened.said == [] and len(opened.asked) == 1
 
 
 @pytest.mark.slow

@@ -44,6 +44,23 @@
     }
     return made;
   };
+  // The command that opens a row in the playground, as a shell reads it.
+  const quoted = (text) => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
+  const copy = (row) => {
+    getSelection().selectAllChildren(row.command);
+    if (navigator.clipboard) navigator.clipboard.writeText(row.opens).then(() => { at("count").textContent = `Copied: row ${row.number + 1}.`; }, () => {});
+  };
+  const opening = (row) => {
+    const made = element("p", "opens");
+    row.opens = data.open + quoted(data.start + row.id);
+    row.command = element("code", "", shown(row.opens));
+    const button = element("button", "", "Copy");
+    button.type = "button";
+    button.setAttribute("aria-label", `copy the command that opens row ${row.number + 1} in the playground`);
+    button.addEventListener("click", () => copy(row));
+    made.append(row.command, button);
+    return made;
+  };
   const card = (row) => {
     const made = element("article", "row");
     const head = element("header");
@@ -54,7 +71,7 @@
       asked.dir = "auto";
       made.append(asked);
     }
-    made.append(written(row));
+    made.append(written(row), opening(row));
     made.tabIndex = -1;
     made.addEventListener("click", () => go(row.number, false));
     return made;
@@ -159,6 +176,7 @@
     const choice = { b: "bad", g: "good", u: "undecided" }[event.key];
     if (event.key === "j") step(1);
     else if (event.key === "k") step(-1);
+    else if (event.key === "c" && data.rows[now]) copy(data.rows[now]);
     else if (choice && data.rows[now]) decide(data.rows[now], choice);
   });
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
