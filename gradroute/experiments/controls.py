@@ -29,6 +29,7 @@ from gradroute.experiments.parallel import run_in_parallel
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.states import begin_sharing
 from gradroute.system.launcher import launched
 
 RUNS = Path("runs")
@@ -86,6 +87,8 @@ def train_with_controls(
 
     from gradroute.run import train_run
 
+    if controls:
+        begin_sharing(root)
     folders: list[RunFolder] = []
     for group in (first, made):
         for control in group if group is made else ():

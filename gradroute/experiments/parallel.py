@@ -25,6 +25,7 @@ from gradroute.config.libraries import Libraries, holds_plain_numbers
 from gradroute.config.run_config import RunConfig
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.states import begin_sharing
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible
@@ -89,6 +90,8 @@ def run_in_parallel(
             raise error
         return False
 
+    if len(configs) > 1:
+        begin_sharing(root)
     run_tasks(tasks, at_once, ended=ended, forked=can_fork(configs))
     return [RunFolder(root / config.run_name) for config in configs]
 

@@ -12,6 +12,7 @@ from gradroute.experiments.parallel import Task, can_fork, run_tasks
 from gradroute.experiments.sweep.folder import Record, SweepFolder
 from gradroute.experiments.sweep.one_cell import record_failure, run_cell
 from gradroute.experiments.sweep.state import cell_states, status_text
+from gradroute.runs.states import begin_sharing
 from gradroute.system.terminal import say
 
 _REDRAWN = 2.0  # seconds between two tables
@@ -63,6 +64,8 @@ def run_locally(
             raise Interrupted(stopped_text(folder))
         show.redraw()
 
+    if len(record.cells) > 1:
+        begin_sharing(folder.path)
     configs = [load_config(folder.cell(name)) for name in cells]
     work = partial(run_cell, folder, evaluate=record.evaluate, log=True)
     try:
