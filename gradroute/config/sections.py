@@ -225,3 +225,8 @@ class EvaluateConfig(Section):
     """Held-out examples of each kind (normal, behavior) whose loss is measured."""
     batch_rows: Annotated[Positive, Role.RESOURCE] = 320
     """Rows computed at a time; affects only memory and speed."""
+
+    @property
+    def embedded_examples(self) -> int:
+        """Examples of the embedded corpus that are held out: for losses, and to prompt with."""
+        return max(self.held_out, self.prompts)
