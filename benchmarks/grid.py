@@ -5,7 +5,8 @@
 
 Four shares of labeled stories by three seeds, by `gradroute sweep` with two cells at a time, from
 nothing: every round begins without a run and without a hidden state on the disk. CPU time of all
-processes is one table, wall clock the other. Fewer cells have fewer seeds and shares, two at least.
+processes is one table, wall clock the other. Fewer cells have fewer seeds and shares, two at least;
+of another number of steps they are measured on less, too.
 """
 
 import os
@@ -19,7 +20,8 @@ from startup import ANEW, BASELINE, HERE, MAIN, OF, THIS, commit_of
 
 SHARES = ("0.1", "0.2", "0.5", "1.0")
 SEEDS = (0, 1, 2)
-STEPS = 420
+STEPS, WARMUP = 420, 20  # as in the recipe
+LESS = {"evaluate.prompts": 16, "evaluate.held_out": 32}  # of a grid of fewer steps
 CPU, WALL = 0.65, 0.60  # at most, of the other checkout's
 
 
@@ -34,8 +36,11 @@ def command(tree: Path, folder: Path, steps: int, cells: int) -> list[str]:
     shares, seeds = axes(cells)
     file = folder / "grid.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
+    changes = {"train.max_steps": steps, "train.warmup_steps": min(WARMUP, steps)}
+    changes |= {} if steps == STEPS else LESS
+    settings = "".join(f"  {key}: {value}\n" for key, value in changes.items())
     file.write_text(
-        f"recipe: caps\nset: {{train.max_steps: {steps}}}\n"
+        f"recipe: caps\nset:\n{settings}"
         f"axes: {{data.labeled_fraction: [{', '.join(shares)}]}}\nseeds: {list(seeds)}\n",
         encoding="utf-8",
     )

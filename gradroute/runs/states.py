@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -190,7 +191,7 @@ def write_quickly(path: Path, content: bytes) -> str | None:
     Returns:
         Why it could not be written, without a full stop; nothing is left of it then.
     """
-    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
     try:
         path.parent.mkdir(exist_ok=True)
         try:
