@@ -28,6 +28,7 @@ ORDER = (
     "scaling_long",
     "pipeline",
     "startup",
+    "grid",
     "playground",
     "experiment",
     "gpu",

@@ -108,7 +108,7 @@ def prepare(config: RunConfig, *, training: bool = True) -> Prepared:
     own = tuple(behaviors)
     training = training or data.path is not None or data.found is not None
     if data.path is None:
-        wanted = max(config.evaluate.held_out, config.evaluate.prompts)
+        wanted = config.evaluate.embedded_examples
         count = data.train_examples if training else 0
         source = _embedded([*behaviors.values()], count, wanted, config.seed)
     else:

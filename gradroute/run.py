@@ -40,6 +40,7 @@ from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, load_adap
 from gradroute.models.hidden_state_cache import open_state_cache
 from gradroute.models.initial_adapters import put_starts
 from gradroute.models.sharding import shard
+from gradroute.models.shared_states import share_states
 from gradroute.models.trained import attach
 from gradroute.prepare import (
     Prepared,
@@ -277,6 +278,9 @@ def _train(
             folder, cached, base, model, training.visited, quantize=config.quantize
         )
     )
+    if not ranks.several:
+        examples = config.train.max_steps * training.each
+        share_states(folder, config, base, model, rows, examples=examples)
     train(replace(training, states=states, reference=reference))
 
 

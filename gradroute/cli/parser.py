@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gradroute.cli import (
+    cache,
     data,
     evaluate,
     export,
@@ -63,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (train, sweep, evaluate, playground, report, find, probe, export, data, preflight):
+    groups = (train, sweep, evaluate, playground, report, find, probe, export, data, preflight)
+    for group in (*groups, cache):
         group.add(verbs)
     return parser
 

@@ -13,6 +13,8 @@ from gradroute.config.yaml import read_yaml_file
 from gradroute.errors import ConfigError
 from gradroute.runs.folder import RunFolder
 
+NEEDS = "GRADROUTE_NEEDS"
+"""Variable that tells a process that others are forked from what these load or draw alike."""
 _BASE = ("model", "gguf_file", "quantize")
 
 

@@ -163,8 +163,8 @@ class TrainConfig(Section):
     """Put examples one after another in rows of data.max_length tokens rather than pad each."""
     reuse_frozen: Annotated[Flag, Role.TRAINING] = False
     """Compute the layers below the adapters once per example; kept in .states beside the runs."""
-    reuse_gib: Annotated[Above0, Role.RESOURCE] = 8.0
-    """GiB that these hidden states of a run may take; where they need more they are left out."""
+    reuse_gib: Annotated[NonNegative, Role.RESOURCE] = 8.0
+    """GiB that hidden states in .states may take; where a run needs more it goes without."""
     length_window: Annotated[Count, Role.TRAINING] = 0
     """Steps among which examples of like lengths are put together, for less padding; 0 = none."""
     low_rank_dtype: Annotated[LowRankDtype, Role.TRAINING] = "fp32"
@@ -225,3 +225,8 @@ class EvaluateConfig(Section):
     """Held-out examples of each kind (normal, behavior) whose loss is measured."""
     batch_rows: Annotated[Positive, Role.RESOURCE] = 320
     """Rows computed at a time; affects only memory and speed."""
+
+    @property
+    def embedded_examples(self) -> int:
+        """Examples of the embedded corpus that are held out: for losses, and to prompt with."""
+        return max(self.held_out, self.prompts)

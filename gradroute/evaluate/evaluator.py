@@ -46,6 +46,7 @@ from gradroute.models.base import Base, choose_device_and_dtype
 from gradroute.models.checkpoint import Checkpoint
 from gradroute.models.hidden_state_cache import open_state_cache
 from gradroute.models.sharding import shard
+from gradroute.models.shared_states import share_states
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import (
     Prepared,
@@ -357,6 +358,8 @@ def _measure_losses(
         states = open_state_cache(
             plan.known.folder, config.train, base, model, every, quantize=config.quantize
         )
+    if not ranks.several:
+        share_states(plan.known.folder, config, base, model, every)
     for modes in _groups(missing, 1):
         say(f"{name}: measuring losses: {', '.join(mode.name for mode in modes)}")
         new: list[Result] = []

@@ -17,7 +17,7 @@ from gradroute.errors import ConfigError, NumericError
 from gradroute.evaluate.inference import in_batches, inference
 from gradroute.models.lm_head import plain_head, run_model, token_losses
 from gradroute.routing.adapters import ablated
-from gradroute.routing.frozen_check import lower_layers, run_upper_layers
+from gradroute.routing.frozen_check import lower_layers, lower_states, run_upper_layers
 from gradroute.routing.policy import AblationMode
 
 LOGITS_AT_ONCE = 2**27
@@ -168,7 +168,7 @@ def _losses_by_mode(
         "use_cache": False,
     }
     kept = None if states is None else states.to(device).repeat(count, 1, 1)
-    with run_upper_layers(model, kept):
+    with run_upper_layers(model, kept, inputs):
         out = run_model(model, inputs, head)
     targets = batch.targets.repeat(count, 1)
     row, _ = (targets != IGNORED).nonzero(as_tuple=True)
@@ -186,7 +186,7 @@ def _through_lower_layers(
     except ConfigError:  # nobody has asked for it, so nothing is said
         return batch
     inputs = {**batch.to(model.device).inputs, "use_cache": False}
-    return replace(batch, states=lower.states(model, inputs))
+    return replace(batch, states=lower_states(model, lower, inputs))
 
 
 def _check_finite(

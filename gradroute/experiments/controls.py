@@ -30,6 +30,7 @@ from gradroute.probes.finder import FDR, find_rows
 from gradroute.probes.found_files import found_place, join_suspects
 from gradroute.routing.policy import shipped_mode
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.states import begin_sharing
 from gradroute.system.launcher import launched
 
 RUNS = Path("runs")
@@ -87,6 +88,8 @@ def train_with_controls(
 
     from gradroute.run import train_run
 
+    if controls:
+        begin_sharing(root)
     folders: list[RunFolder] = []
     for group in (first, made):
         for control in group if group is made else ():

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -21,10 +22,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradroute.config.libraries import Libraries, holds_plain_numbers
+from gradroute.config.libraries import NEEDS, Libraries, holds_plain_numbers
 from gradroute.config.run_config import RunConfig
+from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.states import begin_sharing
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible
@@ -38,8 +41,15 @@ if TYPE_CHECKING:
 _WATCH = 1.0  # seconds between two looks at what runs
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 _PRELOADED = "gradroute.experiments.preloaded"
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Libraries that start threads as they are imported must not in a process that forks."""
+_BASES, _DRAWS = 1, 8  # that the process which others are forked from holds at most
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",
+}
+"""Libraries that start threads as they are imported, or as they load weights, must not in a process
+that forks."""
 _GRACE = 1.0  # seconds that an orphan has for its last lines, once its work has ended
 
 
@@ -89,7 +99,11 @@ def run_in_parallel(
             raise error
         return False
 
-    run_tasks(tasks, at_once, ended=ended, forked=can_fork(configs))
+    if len(configs) > 1:
+        begin_sharing(root)
+    forked = can_fork(configs)
+    needs = common_needs(configs) if forked else {}
+    run_tasks(tasks, at_once, ended=ended, forked=forked, needs=needs)
     return [RunFolder(root / config.run_name) for config in configs]
 
 
@@ -113,6 +127,7 @@ def run_tasks(
     watch: Callable[[], None] | None = None,
     devices: Sequence[str] = (),
     forked: bool = False,
+    needs: Mapping[str, Any] | None = None,
 ) -> None:
     """Do every task, so many at a time, each in a process of its own.
 
@@ -125,9 +140,10 @@ def run_tasks(
         devices: what CUDA_VISIBLE_DEVICES is set to in the first process of those at a time, the
             second, and so on; empty leaves it as it is.
         forked: fork the processes from one that has imported what runs need, see `can_fork`.
+        needs: what that one has at hand besides, see `common_needs`.
     """
     if forked:
-        _start_server()
+        _start_server(needs or {})
     waiting, free = list(tasks), list(range(at_once))
     working: dict[Any, tuple[_Worker, Task, int]] = {}  # by the connection of its answer
     try:
@@ -174,7 +190,28 @@ def can_fork(configs: Sequence[RunConfig]) -> bool:
     return why is None
 
 
-def _start_server() -> None:
+def common_needs(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """What several of these runs load or draw alike: names of bases, draws of embedded examples."""
+    plain = [c.model for c in configs if c.start_adapter is None and c.gguf_file is None]
+    drawn = [draw for config in configs for draw in _draws(config)]
+    bases, examples = (
+        [need for need, times in Counter(found).items() if times > 1] for found in (plain, drawn)
+    )
+    return {"bases": bases[:_BASES], "draws": examples[:_DRAWS]}
+
+
+def _draws(config: RunConfig) -> list[tuple[str, str, int, int]]:
+    """What a run draws from the embedded corpus, as the arguments of `embedded.drawn`."""
+    if config.data.path is not None:
+        return []
+    corpus = next(iter(get_behaviors(config.behaviors).values())).corpus
+    return [
+        (corpus, "tune", config.data.train_examples, config.seed),
+        (corpus, "test", config.evaluate.embedded_examples, 0),
+    ]
+
+
+def _start_server(needs: Mapping[str, Any]) -> None:
     """Start what processes are forked from, unless it runs; it ends with this process."""
     from multiprocessing import forkserver
 
@@ -182,7 +219,8 @@ def _start_server() -> None:
     # It imports before it is told this process's path (Python 3.11 to 3.13 never tell it), and a
     # folder of the same name where we happen to be must not come first.
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    with _environment({**_ONE_THREAD, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}), _deaf():
+    given = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", NEEDS: json.dumps(needs)}
+    with _environment({**_ONE_THREAD, **given}), _deaf():
         forkserver.ensure_running()
 
 

@@ -4,8 +4,9 @@ Its weights are safetensors, or a GGUF file that is unpacked; they may be held i
 LoRA adapter may be merged into them first. Device and dtype are chosen here.
 """
 
+import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,8 @@ from gradroute.untrusted.model_folder import check_model_folder, named_weights
 EMBEDDED = "embedded"
 NEEDED = {"torch": (2, 13), "transformers": (5, 23), "safetensors": (0, 8)}
 """The oldest releases that have what is used here and read untrusted files safely."""
+
+_preloaded: dict[str, "tuple[Base, list[float]]"] = {}  # by the name in a config
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,10 @@ def load_base(
             old, or missing; a device that cannot do it.
         NumericError: a weight of the model or the adapter is not finite.
     """
+    if name in _preloaded and not (gguf_file or start_adapter or on_cpu) and quantize == "none":
+        base, sums = _preloaded[name]
+        if _sums(base.model) == sums:
+            return _with_own_modules(base)
     check_versions()
     device, dtype = choose_device_and_dtype()
     device = torch.device("cpu") if on_cpu else device
@@ -178,6 +185,29 @@ def load_base(
             )
         identity += f", adapter {merge_start_adapter(model, start_adapter)}"
     return Base(model.eval(), tokenizer, identity)
+
+
+def preload_base(name: str) -> None:
+    """Load a plain base that `load_base` then hands out, its weights shared by whoever gets it.
+
+    For a process that others are forked from: they share the memory too, as long as nobody writes.
+
+    Raises:
+        GradrouteError: As for `load_base`.
+    """
+    base = load_base(name)
+    _preloaded[name] = base, _sums(base.model)
+
+
+def _sums(model: PreTrainedModel) -> list[float]:
+    """A number for each weight, which tells whether somebody has changed it."""
+    return [float(weight.sum(dtype=torch.float64)) for weight in model.parameters()]
+
+
+def _with_own_modules(base: Base) -> Base:
+    """The base with modules that adapters can be put on, and the same weights."""
+    tensors = (*base.model.parameters(), *base.model.buffers())
+    return replace(base, model=copy.deepcopy(base.model, {id(own): own for own in tensors}))
 
 
 def load_base_of(config: RunConfig, *, on_cpu: bool = False) -> Base:

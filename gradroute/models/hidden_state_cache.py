@@ -9,13 +9,16 @@ that is. A file holds digests of tokens, never a text, but hidden states can be 
 most of a text: the folder is as confidential as the data.
 
 Files are written whole or not at all and are never changed, so that several processes may read and
-fill a folder at a time, and a killed one loses what it had not written.
+fill a folder at a time, and a killed one loses what it had not written. What a process has taken up
+stays until it ends; of the other files those that were not used for longest make room, see
+`gradroute.runs.states`.
 """
 
 import hashlib
+import io
 import json
 import platform
-import time
+import weakref
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -39,8 +42,17 @@ from gradroute.routing.frozen_layers import LowerLayers
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.former_names import FORMER_VALUES
 from gradroute.runs.provenance import processor
+from gradroute.runs.states import (
+    ABOUT,
+    FOLDER,
+    FRESH,
+    SUFFIX,
+    note_use,
+    open_for_reading,
+    prune,
+    say_other_states,
+)
 from gradroute.system.files import (
-    UNFINISHED,
     format_bytes,
     free_bytes,
     nearest_existing,
@@ -52,13 +64,9 @@ from gradroute.system.memory import with_smaller_batches
 from gradroute.system.modules import evaluation_mode
 from gradroute.system.terminal import say
 
-FOLDER = ".states"
-"""In the folder of the runs, which share it."""
-
 _FORMAT = "1"
 _FILE = 64 * 2**20  # bytes of states in a file; what a killed process has to compute again, at most
 _BESIDE = 40  # bytes of an example besides its states: digest and length
-_ABANDONED = 3600  # seconds after which an unfinished file has no writer any more
 _ADVICE = "Set train.reuse_frozen=false, lower data.max_length, or free memory."
 
 Digest = bytes
@@ -96,11 +104,12 @@ class HiddenStateCache:
     ):
         self._model, self._say = model, say
         self._lower = lower_layers(model, rows)
-        self._about = _about(model, self._lower, base)
+        self._about = about_states(model, self._lower, base)
         text = json.dumps(self._about, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
         self._held: dict[Digest, _Location] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, io.BufferedReader] = {}  # open, so that nobody removes them
+        weakref.finalize(self, _close_all, self._taken)
 
     def needed(self, rows: Sequence[Sequence[int]]) -> int:
         """Bytes that the states of these examples take, kept already or not."""
@@ -125,7 +134,8 @@ class HiddenStateCache:
             f"the {len(self._lower.layers)} layers below the adapters are computed once for "
             f"{len(missing)} of {len(wanted)} examples: {format_bytes(size)} in {self.folder}."
         )
-        write_json(self.folder / "about.json", self._about)
+        say_other_states(self.folder, self._about, self._say)
+        write_json(self.folder / ABOUT, self._about)
         with evaluation_mode(self._model), torch.no_grad():
             while missing:
                 some = self._next(missing)
@@ -176,7 +186,7 @@ class HiddenStateCache:
             }
         )
         name = hashlib.sha256(content).hexdigest()
-        write_bytes(self.folder / f"{name}.safetensors", content)
+        write_bytes(self.folder / f"{name}{SUFFIX}", content)
 
     def _missing(self, wanted: Mapping[Digest, Sequence[int]]) -> dict[Digest, Sequence[int]]:
         """The examples among these that no file holds; files are looked at where they may."""
@@ -187,20 +197,28 @@ class HiddenStateCache:
 
     def _look(self, missing: Collection[Digest]) -> None:
         """Take up the files that hold some of these examples; remove what is no good."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name in self._taken:
-                continue
-            found = _read(path, self._lower, missing)
-            if found is None:
-                self._say(f"{path} is damaged; it is removed, and its states are computed again.")
-                _discard(path)
-            elif found:
-                self._taken.add(path.name)
-                for digest, held in found.items():
-                    self._held.setdefault(digest, held)
-        for path in self.folder.glob(f"{UNFINISHED}*"):
-            if _age(path) > _ABANDONED:
-                _discard(path)
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            if path.name not in self._taken:
+                self._take_up(path, missing)
+
+    def _take_up(self, path: Path, missing: Collection[Digest]) -> None:
+        try:
+            file = open_for_reading(path)
+        except OSError as error:
+            raise MachineError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if file is None:  # another process is removing it
+            return
+        found = _read(path, self._lower, missing)
+        if found:
+            self._taken[path.name] = file
+            note_use(path)
+            for digest, held in found.items():
+                self._held.setdefault(digest, held)
+            return
+        file.close()
+        if found is None:
+            self._say(f"{path} is damaged; it is removed, and its states are computed again.")
+            _discard(path)
 
     def _check_room(self, size: int) -> None:
         """Refuse before hours of work what the disk has no room for."""
@@ -251,9 +269,7 @@ def open_state_cache(
         say(f"{folder.name}: {text}")
 
     place = folder.path.resolve().parent / FOLDER
-    # The key of a folder of states has the former value, so that states computed before are found.
-    former = {current: value for value, current in FORMER_VALUES.items()}
-    identity = {"identity": base.identity, "quantize": former.get(quantize, quantize)}
+    identity = identity_of_base(base, quantize)
     tokens = [row.input_ids for row in rows]
     try:
         kept = HiddenStateCache(place, model, identity, tokens, tell)
@@ -268,6 +284,7 @@ def open_state_cache(
         )
         return None
     kept.fill(tokens)
+    prune([place], int(settings.reuse_gib * 2**30), unused_for=FRESH)
     return kept
 
 
@@ -277,7 +294,16 @@ def needed(lower: LowerLayers, rows: Sequence[Sequence[int]]) -> int:
     return sum(tokens.values()) * lower.width * lower.dtype.itemsize + len(tokens) * _BESIDE
 
 
-def _about(model: PeftModel, lower: LowerLayers, base: Mapping[str, str]) -> dict[str, Any]:
+def identity_of_base(base: Base, quantize: str) -> dict[str, str]:
+    """What tells a base apart from others, with how its weights are held, as the config says it.
+
+    It has the former value of `quantize`, so that states computed before are found.
+    """
+    former = {current: value for value, current in FORMER_VALUES.items()}
+    return {"identity": base.identity, "quantize": former.get(quantize, quantize)}
+
+
+def about_states(model: PeftModel, lower: LowerLayers, base: Mapping[str, str]) -> dict[str, Any]:
     """All that states depend on besides tokens: the key of their folder."""
     inner = model.get_base_model()
     assert isinstance(inner, PreTrainedModel)
@@ -343,6 +369,11 @@ def _read(
     }
 
 
+def _close_all(files: Mapping[str, io.BufferedReader]) -> None:
+    for file in files.values():
+        file.close()
+
+
 def _discard(path: Path) -> None:
     """Remove a file that another process may remove too.
 
@@ -353,10 +384,3 @@ def _discard(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"{path} cannot be removed: {error.strerror or error}.") from error
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -136,6 +136,7 @@ def relearn(
     *,
     pad_id: int,
     measure: Callable[[PeftModel], dict[str, Any]],
+    begin: Callable[[PeftModel], None] | None = None,
 ) -> dict[str, Any]:
     """Train a fresh adapter, or all weights, on examples of the behavior until it is back.
 
@@ -145,6 +146,7 @@ def relearn(
         attack: How.
         pad_id: Token that fills short rows.
         measure: Gives the numbers of a point, `rate` among them, under the mode `WHOLE`.
+        begin: Is called with a model whose base stays as it is, before its first point.
 
     Returns:
         The curve: `learning_rate`, `max_steps`, its `points` (step 0 is the model before the
@@ -157,6 +159,8 @@ def relearn(
     points: list[dict[str, Any]] = []
     reached: int | None = None
     with _tuned(base, rows, attack, pad_id) as (model, tune):
+        if begin is not None and not attack.full:
+            begin(model)
         for step in range(attack.max_steps + 1):
             if step:
                 next(tune)

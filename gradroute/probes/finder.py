@@ -20,8 +20,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from peft import PeftModel
 
-from gradroute.config.run_config import load_config
-from gradroute.config.sections import DataConfig, EvaluateConfig
+from gradroute.config.run_config import RunConfig, load_config
 from gradroute.data.examples import Example, labels_in
 from gradroute.data.found import read_found
 from gradroute.data.reading import ExampleFile
@@ -30,6 +29,7 @@ from gradroute.errors import ConfigError, DataError
 from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.losses import held_out_token_losses
 from gradroute.models.base import Base
+from gradroute.models.shared_states import share_states
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, read_as_trained, tokenize_examples
 from gradroute.probes.explained import explained
@@ -120,7 +120,7 @@ def find_rows(
         else:
             base, model = restore(config, checkpoint)
             check_identity(folder, run_identity(prepared, base))
-            scored, notes = _by_model(told, by, base, model, config.data, config.evaluate)
+            scored, notes = _by_model(folder, config, told, by, base, model)
         found, lines = judged(scored, fdr, label, SUSPECT[by])
         notes = (*told.notes, *notes)
         summary = {**question, **found, "notes": notes, "provenance": provenance()}
@@ -225,21 +225,18 @@ def _notes_on_file(
 
 
 def _by_model(
-    told: _Told,
-    by: str,
-    base: Base,
-    model: PeftModel,
-    data: DataConfig,
-    settings: EvaluateConfig,
+    folder: RunFolder, config: RunConfig, told: _Told, by: str, base: Base, model: PeftModel
 ) -> tuple[Scored, tuple[str, ...]]:
     """Scores from the run's model or its base, and what tokenizing passed over."""
     # Rows of another file may have the ids of the run's own.
     every = [replace(example, id=str(at)) for at, example in enumerate(told.every)]
-    rows, notes = tokenize_examples(every, None, base, data.max_length)
+    rows, notes = tokenize_examples(every, None, base, config.data.max_length)
+    settings = config.evaluate
     if by == "hidden":
         return _by_hidden(told, rows, base, model, settings.seed), notes
     if by == "head":
         return _by_head(told, rows, base, model, settings.seed), notes
+    share_states(folder, config, base, model, rows)
     return _by_adapter(told, rows, base, model, settings.batch_rows), notes
 
 

@@ -24,6 +24,7 @@ from gradroute.evaluate.request import (
     saved_drawn_by_rows,
 )
 from gradroute.models.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from gradroute.models.shared_states import share_states
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import Prepared, prepare, tokenize_examples
 from gradroute.report.render.probe_text import recover_text
@@ -192,6 +193,7 @@ def _tune(
     steps, rate = settings["steps"], settings["learning_rate"]
     own = {n: config.adapters[n].model_copy(update={"learning_rate": rate}) for n in kept}
     optimizer = build_optimizer(model, own, rate)
+    share_states(folder, config, base, model, rows, examples=steps * config.train.step_examples)
     say(f"{folder.name}: tuning {', '.join(kept)} for {steps} steps on {len(rows)} examples")
     try:
         for _ in tune_steps(

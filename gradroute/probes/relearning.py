@@ -19,6 +19,7 @@ from gradroute.evaluate.cells import complete, losses_of
 from gradroute.evaluate.evaluator import run_identity
 from gradroute.evaluate.request import judged_kinds, saved_drawn_by_rows
 from gradroute.evaluate.rows import sample_lines
+from gradroute.models.shared_states import share_states
 from gradroute.models.trained import finished_checkpoint, restore
 from gradroute.prepare import prepare, tokenize_examples
 from gradroute.probes.attack import (
@@ -190,6 +191,11 @@ def _relearn_run(
     rows, notes = tokenize_examples(examples, None, base, data.max_length)
     for note in notes:
         say(f"{folder.name}, examples to attack with: {note}")
+
+    def share(attacked: PeftModel) -> None:
+        seen = len(normal) + attack.max_steps * config.train.step_examples
+        share_states(folder, config, base, attacked, [*normal, *rows], examples=seen)
+
     document = document or _begun(config.behaviors[label], len(rows), settings)
     shipped = merge_active_adapters(model, mode)
     attack = _attack(settings, config.train, targets=config.targets, layers=config.layers)
@@ -200,7 +206,7 @@ def _relearn_run(
         say(f"{folder.name}: {what} from {mode.name}{who} at learning rate {rate:.3g}")
         one = replace(attack, learning_rate=rate, full=full)
         try:
-            curve = relearn(shipped, rows, one, pad_id=base.pad_id, measure=measure)
+            curve = relearn(shipped, rows, one, pad_id=base.pad_id, measure=measure, begin=share)
         except NumericError as error:
             raise error.told(f"{folder.name}, relearning at {rate:.3g}") from error
         document.setdefault(key, []).append(curve)

@@ -5,9 +5,10 @@ values that they share, say) would be silently wrong. So no model is trusted: ea
 real tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,11 @@ _LONGEST = 64  # tokens of an example that the model is tried on
 # not differs by far more.
 _CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _CLOSE_OTHERWISE = 0.05
+
+Source = Callable[[nn.Module, Mapping[str, Any]], Tensor]
+"""Gives what leaves a model's lower layers when it is called with these inputs, [b, t, d]."""
+
+_sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
 
 _TROUBLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 """What a model may raise whose upper layers need more than states."""
@@ -62,18 +68,43 @@ def lower_layers(model: PeftModel, rows: Sequence[Sequence[int]]) -> LowerLayers
     return state.lower
 
 
+def take_states_from(model: nn.Module, source: Source) -> None:
+    """Have a model that `lower_layers` has approved of take its states from a source from now on.
+
+    Args:
+        model: The model.
+        source: Must give the bits that the model would compute, and hold no reference to it.
+    """
+    _sources[model] = source
+
+
+def lower_states(
+    model: nn.Module, lower: LowerLayers, inputs: Mapping[str, Any]
+) -> Float[Tensor, "b t d"]:
+    """What leaves the lower layers for these inputs: from the model's source, or computed."""
+    source = _sources.get(model)
+    return lower.states(model, inputs) if source is None else source(model, inputs)
+
+
 @contextmanager
-def run_upper_layers(model: nn.Module, states: Float[Tensor, "b t d"] | None) -> Iterator[None]:
-    """Run the layers above with these states; with None, the whole model as it is.
+def run_upper_layers(
+    model: nn.Module,
+    states: Float[Tensor, "b t d"] | None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Run the layers above with these states; with None, the whole model or what a source gives.
 
     Args:
         model: A model that `lower_layers` has approved of.
         states: What leaves the lower layers for the batch that the model is called with; at
             padding any finite number.
+        inputs: What the model is called with; without them no source is asked.
 
     Raises:
         ConfigError: `lower_layers` has not been called, or refused; inside, the batch is another.
     """
+    if states is None and inputs is not None and (source := _sources.get(model)) is not None:
+        states = source(model, inputs)
     if states is None:
         yield
         return

@@ -5,7 +5,7 @@ runs/<name>/  config.yaml · manifest.json · data_report.json · sessions.jsonl
               found/ · tracking/ · logs/ · pins.jsonl · exports.jsonl
               eval/{results.json, samples.jsonl, losses.jsonl, during.jsonl, geometry.json,
               relearn.json, tasks.json, tasks.jsonl}
-runs/.states/ what the runs share, see `gradroute.models.hidden_state_cache`
+runs/.states/ hidden states that runs share, see `gradroute.runs.states`
 """
 
 from collections import Counter

@@ -73,7 +73,8 @@ def _add_share(
         return
     head = plain_head(model)
     pull = reference and pull_of(reference, model, batch, pulled, head)
-    with routed(model, policy, batch.routing_ids), run_upper_layers(model, batch.states):
+    upper = run_upper_layers(model, batch.states, batch.inputs)
+    with routed(model, policy, batch.routing_ids), upper:
         states = run_model(model, batch.inputs, head)
         losses_of_batch(batch, states, weights, head, pull)[0].backward()
 

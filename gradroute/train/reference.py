@@ -168,7 +168,7 @@ def pull_of(
         if reference.weights:
             inside.enter_context(standing_in(model, reference.adapter, reference.weights))
         inside.enter_context(ablated(model, reference.mode))
-        inside.enter_context(run_upper_layers(model, own.states))
+        inside.enter_context(run_upper_layers(model, own.states, own.inputs))
         states = run_model(model, own.inputs, head)
     # The same tokens in the same order, whatever the places of the examples.
     at = to_device(_asked(own, reference.labels).positions, states.device)

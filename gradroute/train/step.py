@@ -262,7 +262,7 @@ def _backward(
         pull = reference and pull_of(reference, model, batch, pulled[at], head)
         # Weights that are not finite stop the step or the one before it: see `check_weights`.
         inside = routed_finite(model, policy, batch.routing_ids)
-        with inside as scope, run_upper_layers(model, batch.states):
+        with inside as scope, run_upper_layers(model, batch.states, batch.inputs):
             states = run_model(model, batch.inputs, head)
             if watch is not None:
                 watch(batch, scope)

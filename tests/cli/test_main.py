@@ -162,7 +162,7 @@ def test_train_trains_the_controls_that_the_config_names(tmp_path, capsys):
     asked = ("run_name=x", "train.max_steps=1", "controls=[none, filter]")
     code, _, err = run(capsys, "train", "caps", *TINY, *asked, "--runs", tmp_path)
     assert code == 0, err
-    assert {path.name for path in tmp_path.iterdir()} == {"x", "x-none", "x-filter"}
+    assert {path.name for path in tmp_path.iterdir()} == {".states", "x", "x-none", "x-filter"}
     again = ("run_name=x", "train.max_steps=1", "controls=[none, oracle]")
     code, _, err = run(capsys, "train", "caps", *TINY, *again, "--runs", tmp_path)
     assert code == 0 and err.count("nothing to train") == 2

@@ -13,6 +13,7 @@ VERBS = (
     "data label", "data inspect", "validate", "init", "doctor",
     "export", "audit-adapter", "purge", "find", "refine", "playground",
     "sweep run", "sweep status", "sweep stop", "sweep report", "sweep cell",
+    "cache list", "cache prune",
 )  # fmt: skip
 
 

@@ -14,8 +14,11 @@ import psutil
 import pytest
 
 from gradroute.config.run_config import find_config, load_config
+from gradroute.data.embedded import drawn
 from gradroute.errors import ConfigError, DataError, Interrupted, MachineError, NumericError
 from gradroute.experiments import parallel
+from gradroute.models.base import load_base
+from gradroute.runs.states import FOLDER
 
 # What a worker does in place of a run; at the top of a file, where a new process finds it.
 
@@ -55,13 +58,13 @@ def stands_in(config, root, **_):
 @pytest.fixture(params=[False, True], ids=["new interpreter", "forked"])
 def forked(request):
     if request.param:
-        parallel._start_server()
+        parallel._start_server({})
     return request.param
 
 
 def ends(cell, forked=True):
     if forked:
-        parallel._start_server()
+        parallel._start_server({})
     answer, worker = parallel._start("x", cell, forked=forked)
     parallel._finish(answer, worker)
     return worker
@@ -92,6 +95,52 @@ def test_a_forked_worker_has_the_environment_of_now_and_everything_imported(tmp_
         assert threads == 2 and preloaded  # itself, and the one that follows its parent
 
 
+def says_what_is_at_hand(place):
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    loaded = load_base("embedded"), load_base("embedded")
+    first, second = ([w.data_ptr() for w in base.model.parameters()] for base in loaded)
+    drawn("stories", "tune", 30, 7)
+    place.write_text(json.dumps([threads, first == second, drawn.cache_info().hits]))
+
+
+STARTED_ANEW = """
+import sys
+sys.path[:] = sys.argv[1].split(":")
+from functools import partial
+from pathlib import Path
+from gradroute.experiments import parallel
+from experiments import test_parallel
+needs = {"bases": ["embedded"], "draws": [["stories", "tune", 30, 7]]}
+parallel._start_server(needs if sys.argv[2] == "needs" else {"bases": ["nowhere/at all"]})
+work = partial(test_parallel.says_what_is_at_hand, Path("told"))
+parallel._finish(*parallel._start("x", work, forked=True))
+"""
+
+
+@pytest.mark.parametrize(("needs", "at_hand"), [("needs", True), ("refused", False)])
+def test_what_runs_load_and_draw_alike_is_at_hand_before_the_fork(tmp_path, needs, at_hand):
+    command = [sys.executable, "-P", "-c", STARTED_ANEW, os.pathsep.join(sys.path), needs]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    told = json.loads((tmp_path / "told").read_text())
+    # Threads: itself, and the one that follows its parent.
+    assert told == [2, at_hand, int(at_hand)]
+
+
+def test_what_at_least_two_runs_need_is_needed_in_common():
+    def config(name, *changes):
+        return load_config(find_config("caps"), [f"run_name={name}", *changes])
+
+    two = [config("a", "seed=3"), config("b", "seed=3", "data.labeled_fraction=1.0")]
+    alike = [("stories", "tune", 6000, 3), ("stories", "test", 256, 0)]
+    assert parallel.common_needs([*two, config("c", "seed=4")]) == {
+        "bases": ["embedded"],
+        "draws": alike,
+    }
+    assert parallel.common_needs(two[:1]) == {"bases": [], "draws": []}
+    own = [config(name, "data.path=rows.jsonl", "start_adapter=place") for name in "ab"]
+    assert parallel.common_needs(own) == {"bases": [], "draws": []}
+
+
 def test_what_is_imported_before_the_fork_is_this_package_not_a_folder_of_the_same_name(tmp_path):
     other = tmp_path / "gradroute"
     (other / "experiments").mkdir(parents=True)
@@ -104,7 +153,7 @@ def test_what_is_imported_before_the_fork_is_this_package_not_a_folder_of_the_sa
         "from pathlib import Path\n"
         "from gradroute.experiments import parallel\n"
         "from experiments.test_parallel import says_where\n"
-        "parallel._start_server()\n"
+        "parallel._start_server({})\n"
         "parallel._finish(*parallel._start('x', partial(says_where, Path('a')), forked=True))\n"
     )
     command = [sys.executable, "-P", "-c", script, os.pathsep.join(sys.path)]
@@ -183,7 +232,7 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path, forked):
         "places = [Path(sys.argv[1]) / name for name in ('one', 'two')]\n"
         f"forked = {forked}\n"
         "if forked:\n"
-        "    parallel._start_server()\n"
+        "    parallel._start_server({})\n"
         "kept = [parallel._start(place.name, partial(waits, place), forked=forked)\n"
         "        for place in places]\n"
         "time.sleep(60)\n"
@@ -207,7 +256,7 @@ def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch
     configs = [load_config(find_config("caps"), [f"run_name={n}"]) for n in ("long", "bad", "late")]
     with pytest.raises(DataError, match="what was given"):
         parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "long"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER, "bad", "long"]
 
 
 def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
@@ -216,7 +265,7 @@ def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monk
     configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in names]
     found = parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=False)
     assert [folder.name for folder in found] == names
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, FOLDER}
 
 
 def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from gradroute.errors import ConfigError, MachineError, NumericError
 from gradroute.models import base as module
-from gradroute.models.base import NEEDED, check_versions, load_base, load_tokenizer
+from gradroute.models.base import NEEDED, check_versions, load_base, load_tokenizer, preload_base
+from gradroute.routing.adapters import AdapterSpec, attach_adapters
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_CanaryCanaryCanaryCanary1234"
@@ -265,3 +266,38 @@ def test_a_library_that_is_too_old_is_named_with_both_versions(
 
 def test_the_libraries_of_this_machine_are_recent_enough() -> None:
     check_versions()
+
+
+def test_who_gets_a_preloaded_base_shares_its_weights_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(module, "_preloaded", {})
+    fresh = load_base("embedded")
+    preload_base("embedded")
+    one, other = load_base("embedded"), load_base("embedded")
+    ids = torch.tensor([[1, 5, 9]])
+    assert one.identity == other.identity == fresh.identity
+    with torch.no_grad():
+        assert torch.equal(one.model(ids).logits, fresh.model(ids).logits)
+    model = attach_adapters(one.model, {"good": AdapterSpec(rank=2)})
+    assert not any("lora" in name for name, _ in other.model.named_modules())
+    weights = {weight.data_ptr() for weight in other.model.parameters()}
+    assert weights <= {weight.data_ptr() for weight in model.parameters()}
+    assert not any(weight.requires_grad for weight in other.model.parameters())
+
+
+def test_preloaded_weights_that_somebody_changed_are_not_handed_out(monkeypatch):
+    monkeypatch.setattr(module, "_preloaded", {})
+    fresh = load_base("embedded")
+    preload_base("embedded")
+    # Not even by a way that torch does not count.
+    next(load_base("embedded").model.parameters()).data[0] += 1.0
+    weights = zip(load_base("embedded").model.parameters(), fresh.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+
+
+def test_a_base_that_is_asked_for_in_another_way_is_loaded(monkeypatch):
+    monkeypatch.setattr(module, "_preloaded", {})
+    preload_base("embedded")
+    [preloaded] = [one for one, _ in module._preloaded.values()]
+    weights = {weight.data_ptr() for weight in preloaded.model.parameters()}
+    other = load_base("embedded", on_cpu=True)
+    assert weights.isdisjoint(weight.data_ptr() for weight in other.model.parameters())

@@ -18,13 +18,14 @@ from gradroute.data.batches import DataOrder, TokenizedExample, collate, pack
 from gradroute.errors import ConfigError, MachineError
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.evaluate.losses import held_out_losses
-from gradroute.models.hidden_state_cache import FOLDER, HiddenStateCache
+from gradroute.models.hidden_state_cache import HiddenStateCache
 from gradroute.models.lm_head import plain_head
 from gradroute.routing.adapters import AdapterSpec, attach_adapters
 from gradroute.routing.frozen_check import lower_layers
 from gradroute.routing.policy import AblationMode
 from gradroute.run import train_run
 from gradroute.runs.folder import RunFolder
+from gradroute.runs.states import FOLDER
 from gradroute.system.files import read_lines
 
 ROWS = ((3, 5, 7, 2, 9, 4, 11), (8, 1, 6), (2, 2, 13, 20, 5), (8, 1, 6, 4))

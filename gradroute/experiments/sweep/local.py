@@ -8,10 +8,11 @@ from functools import partial
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import Interrupted, MachineError
-from gradroute.experiments.parallel import Task, can_fork, run_tasks
+from gradroute.experiments.parallel import Task, can_fork, common_needs, run_tasks
 from gradroute.experiments.sweep.folder import Record, SweepFolder
 from gradroute.experiments.sweep.one_cell import record_failure, run_cell
 from gradroute.experiments.sweep.state import cell_states, status_text
+from gradroute.runs.states import begin_sharing
 from gradroute.system.terminal import say
 
 _REDRAWN = 2.0  # seconds between two tables
@@ -63,8 +64,11 @@ def run_locally(
             raise Interrupted(stopped_text(folder))
         show.redraw()
 
+    if len(record.cells) > 1:
+        begin_sharing(folder.path)
     configs = [load_config(folder.cell(name)) for name in cells]
     work = partial(run_cell, folder, evaluate=record.evaluate, log=True)
+    forked = can_fork(configs)
     try:
         run_tasks(
             [Task(name, partial(work, name)) for name in cells],
@@ -72,7 +76,8 @@ def run_locally(
             ended=ended,
             watch=watch,
             devices=devices,
-            forked=can_fork(configs),
+            forked=forked,
+            needs=common_needs(configs) if forked else {},
         )
     finally:
         show.redraw(last=True)
