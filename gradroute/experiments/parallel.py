@@ -27,7 +27,6 @@ from gradroute.config.run_config import RunConfig
 from gradroute.data.behaviors import get_behaviors
 from gradroute.errors import GradrouteError, Interrupted, MachineError
 from gradroute.runs.folder import RunFolder
-from gradroute.runs.states import begin_sharing
 from gradroute.system.memory import is_out_of_memory
 from gradroute.system.secrets import without_hub_code
 from gradroute.system.signals import interruptible
@@ -99,8 +98,6 @@ def run_in_parallel(
             raise error
         return False
 
-    if len(configs) > 1:
-        begin_sharing(root)
     forked = can_fork(configs)
     needs = common_needs(configs) if forked else {}
     run_tasks(tasks, at_once, ended=ended, forked=forked, needs=needs)

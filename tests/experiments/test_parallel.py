@@ -18,7 +18,6 @@ from gradroute.data.embedded import drawn
 from gradroute.errors import ConfigError, DataError, Interrupted, MachineError, NumericError
 from gradroute.experiments import parallel
 from gradroute.models.base import load_base
-from gradroute.runs.states import FOLDER
 
 # What a worker does in place of a run; at the top of a file, where a new process finds it.
 
@@ -256,7 +255,7 @@ def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch
     configs = [load_config(find_config("caps"), [f"run_name={n}"]) for n in ("long", "bad", "late")]
     with pytest.raises(DataError, match="what was given"):
         parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER, "bad", "long"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "long"]
 
 
 def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
@@ -265,7 +264,7 @@ def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monk
     configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in names]
     found = parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=False)
     assert [folder.name for folder in found] == names
-    assert {path.name for path in tmp_path.iterdir()} == {*names, FOLDER}
+    assert {path.name for path in tmp_path.iterdir()} == {*names}
 
 
 def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
