@@ -57,8 +57,7 @@ class Prepared:
         identity: where the training texts come from, with a hash.
         notes: what was passed over or assumed, to be said once.
         skipped: rows of the data files that cannot be used and were left out.
-        shared: what the examples of the file share that was split or trained on; None for embedded
-            data.
+        shared: what the file's examples share; None for embedded data.
         labeled: whether the labels are the file's own, so that no behavior was put in.
         null: examples labeled good that are trained as unlabeled ones, see `data.null_fraction`.
     """
@@ -108,8 +107,7 @@ def prepare(config: RunConfig, *, training: bool = True) -> Prepared:
     own = tuple(behaviors)
     training = training or data.path is not None or data.found is not None
     if data.path is None:
-        wanted = config.evaluate.embedded_examples
-        count = data.train_examples if training else 0
+        count, wanted = data.train_examples if training else 0, config.evaluate.embedded_examples
         source = _embedded([*behaviors.values()], count, wanted, config.seed)
     else:
         source = _read(data, partial(read_as_trained, config), behaviors[own[0]])

@@ -98,9 +98,7 @@ def run_in_parallel(
             raise error
         return False
 
-    forked = can_fork(configs)
-    needs = common_needs(configs) if forked else {}
-    run_tasks(tasks, at_once, ended=ended, forked=forked, needs=needs)
+    run_tasks(tasks, at_once, ended=ended, forked=for_forks(configs))
     return [RunFolder(root / config.run_name) for config in configs]
 
 
@@ -123,8 +121,7 @@ def run_tasks(
     ended: Callable[[str, Exception | None], bool],
     watch: Callable[[], None] | None = None,
     devices: Sequence[str] = (),
-    forked: bool = False,
-    needs: Mapping[str, Any] | None = None,
+    forked: Mapping[str, Any] | None = None,
 ) -> None:
     """Do every task, so many at a time, each in a process of its own.
 
@@ -136,11 +133,11 @@ def run_tasks(
         watch: is called about once a second; what it raises stops everything likewise.
         devices: what CUDA_VISIBLE_DEVICES is set to in the first process of those at a time, the
             second, and so on; empty leaves it as it is.
-        forked: fork the processes from one that has imported what runs need, see `can_fork`.
-        needs: what that one has at hand besides, see `common_needs`.
+        forked: fork the processes from one that has imported what runs need and has this at hand
+            besides, see `for_forks`; None starts each by itself.
     """
-    if forked:
-        _start_server(needs or {})
+    if forked is not None:
+        _start_server(forked)
     waiting, free = list(tasks), list(range(at_once))
     working: dict[Any, tuple[_Worker, Task, int]] = {}  # by the connection of its answer
     try:
@@ -148,7 +145,7 @@ def run_tasks(
             while waiting and free:
                 task, slot = waiting.pop(0), free.pop(0)
                 with _environment({_DEVICES: devices[slot]} if devices else {}):
-                    answer, worker = _start(*task, forked=forked)
+                    answer, worker = _start(*task, forked=forked is not None)
                 working[answer] = worker, task, slot
             for answer in wait(list(working), timeout=None if watch is None else _WATCH):
                 worker, task, slot = working.pop(answer)
@@ -185,6 +182,11 @@ def can_fork(configs: Sequence[RunConfig]) -> bool:
     if why is not None:
         say(f"with {why} processes are not forked: each run imports its libraries by itself.")
     return why is None
+
+
+def for_forks(configs: Sequence[RunConfig]) -> dict[str, Any] | None:
+    """What the process that these runs are forked from has at hand; None where they cannot be."""
+    return common_needs(configs) if can_fork(configs) else None
 
 
 def common_needs(configs: Sequence[RunConfig]) -> dict[str, Any]:

@@ -177,14 +177,18 @@ def load_base(
     else:
         identity = identity_of(folder, gguf_file)
     if start_adapter is not None:
-        if bits := packed_bits(model):
-            raise ConfigError(
-                f"start_adapter: {start_adapter} cannot be merged into a base in {bits}, whose "
-                "weights would be rounded again. Use quantize=none, or merge the two once, save "
-                "the result as safetensors and give that as model."
-            )
+        _check_can_merge(model, start_adapter)
         identity += f", adapter {merge_start_adapter(model, start_adapter)}"
     return Base(model.eval(), tokenizer, identity)
+
+
+def _check_can_merge(model: PreTrainedModel, start_adapter: str) -> None:
+    if bits := packed_bits(model):
+        raise ConfigError(
+            f"start_adapter: {start_adapter} cannot be merged into a base in {bits}, whose "
+            "weights would be rounded again. Use quantize=none, or merge the two once, save "
+            "the result as safetensors and give that as model."
+        )
 
 
 def preload_base(name: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import Interrupted, MachineError
-from gradroute.experiments.parallel import Task, can_fork, common_needs, run_tasks
+from gradroute.experiments.parallel import Task, for_forks, run_tasks
 from gradroute.experiments.sweep.folder import Record, SweepFolder
 from gradroute.experiments.sweep.one_cell import record_failure, run_cell
 from gradroute.experiments.sweep.state import cell_states, status_text
@@ -68,17 +68,10 @@ def run_locally(
         begin_sharing(folder.path)
     configs = [load_config(folder.cell(name)) for name in cells]
     work = partial(run_cell, folder, evaluate=record.evaluate, log=True)
-    forked = can_fork(configs)
+    tasks = [Task(name, partial(work, name)) for name in cells]
     try:
-        run_tasks(
-            [Task(name, partial(work, name)) for name in cells],
-            at_once,
-            ended=ended,
-            watch=watch,
-            devices=devices,
-            forked=forked,
-            needs=common_needs(configs) if forked else {},
-        )
+        forked = for_forks(configs)
+        run_tasks(tasks, at_once, ended=ended, watch=watch, devices=devices, forked=forked)
     finally:
         show.redraw(last=True)
     return failures
