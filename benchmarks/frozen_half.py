@@ -26,8 +26,8 @@ KEPT = "gradroute, states kept"
 WHOLE = "gradroute, all logits"
 KEPT_WHOLE = "gradroute, states kept, all logits"
 BOUNDS = {
-    "135M-4x64": [Bound(KEPT, PLAIN, 0.75)],
-    "15M-deep-8x128": [Bound(KEPT, PLAIN, 0.75)],
+    "135M-4x64": [Bound(KEPT, PLAIN, 0.80)],
+    "15M-deep-8x128": [Bound(KEPT, PLAIN, 0.80)],
 }
 
 

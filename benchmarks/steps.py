@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 
 from gradroute.config.sections import AdapterConfig
 from gradroute.data.batches import Batch
+from gradroute.routing import siblings
 from gradroute.routing.policy import RoutingPolicy
 from gradroute.train.optimizer import build_optimizer
 from gradroute.train.step import train_step
@@ -162,6 +163,12 @@ def two_backwards(base: LlamaForCausalLM, batch: Batch) -> Step:
 def ours(base: LlamaForCausalLM, batch: Batch, table: str, layers: str = "all") -> Step:
     """Gradroute's own step under a named table."""
     return routed(shapes.routed_model(base, layers=layers), [batch], table)
+
+
+def layer_by_layer(base: LlamaForCausalLM, batch: Batch, table: str) -> Step:
+    """Gradroute's own step, but layers that read one input are not computed together."""
+    with patch.object(siblings, "READERS_OF_ONE_INPUT", ()):
+        return ours(base, batch, table)
 
 
 def routed(model: PeftModel, batches: Sequence[Batch], table: str) -> Step:

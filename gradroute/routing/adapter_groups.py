@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gradroute.routing.gates import ColumnGates, Gate, cast, column_gates, is_zero
@@ -43,6 +43,9 @@ class AdapterGroup:
     _columns: dict[tuple, "GateColumns"] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
+    _wide: dict[tuple[int, int], "AdapterGroup"] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def columns(
         self, ranks: Sequence[int], dtype: torch.dtype, device: torch.device
@@ -52,6 +55,25 @@ class AdapterGroup:
         if key not in self._columns:
             self._columns[key] = _gate_columns(self, ranks, dtype, device)
         return self._columns[key]
+
+    def on_layers(self, layers: int, adapters: int) -> "AdapterGroup":
+        """The group on so many layers at once, each with so many adapters; made once for all.
+
+        Adapter k of layer i has the index `i * adapters + k`, and the gates of adapter k.
+        """
+        if layers == 1:
+            return self
+        key = (layers, adapters)
+        if key not in self._wide:
+            self._wide[key] = AdapterGroup(
+                tuple(i * adapters + k for i in range(layers) for k in self.adapters),
+                self.rows,
+                self.scales * layers,
+                self.update * layers,
+                self.passes * layers,
+                None if self.on is None else self.on * layers,
+            )
+        return self._wide[key]
 
 
 @dataclass(frozen=True)
@@ -76,38 +98,54 @@ class GateColumns:
 
 
 class Stack(NamedTuple):
-    """Adapters as one: their output is `alpha * up @ (down @ x)`.
+    """Adapters as one: the output on each layer is `alpha * up @ (its part of down @ x)`.
 
     Attributes:
         down: Every A; times its adapter's factor where the adapters have different ones.
-        up: Every B.
+        ups: Every B of each layer.
         alpha: The factor that all of them have, else 1.
     """
 
     down: Float[Tensor, "rank inputs"]
-    up: Float[Tensor, "outputs rank"]
+    ups: tuple[Float[Tensor, "_ _"], ...]
     alpha: float
 
 
 def stacked(
     group: AdapterGroup,
     downs: Sequence[Float[Tensor, "_ inputs"]],
-    ups: Sequence[Float[Tensor, "outputs _"]],
+    ups: Sequence[Float[Tensor, "_ _"]],
     scalings: Sequence[float],
     dtype: torch.dtype,
+    layers: int = 1,
 ) -> Stack:
-    """The group's adapters as one; a single one, and a common factor, is not copied."""
+    """The group's adapters as one; a single one, and a common factor, is not copied.
+
+    The group is one of so many layers, see `AdapterGroup.on_layers`.
+    """
     # One wide product costs less than one for each adapter; a copy of A and B is what it takes.
     factors = [scalings[k] * scale for k, scale in zip(group.adapters, group.scales, strict=True)]
     down = [cast(downs[k], dtype) for k in group.adapters]
     up = [cast(ups[k], dtype) for k in group.adapters]
-    if len(down) == 1:
-        return Stack(down[0], up[0], factors[0])
-    if len(set(factors)) == 1:
-        return Stack(torch.cat(down), torch.cat(up, dim=1), factors[0])
-    # On A and not on B: then the hidden activations carry the factor, and dB is right as it is.
-    down = [own * factor for own, factor in zip(down, factors, strict=True)]
-    return Stack(torch.cat(down), torch.cat(up, dim=1), 1.0)
+    common = len(set(factors)) == 1
+    if not common:
+        # On A and not on B: then the hidden activations carry the factor, and dB is right as it is.
+        down = [own * factor for own, factor in zip(down, factors, strict=True)]
+    each = len(up) // layers
+    blocks = [up[start : start + each] for start in range(0, len(up), each)]
+    alpha = factors[0] if common else 1.0
+    return Stack(_side_by_side(down, dim=0), tuple(_side_by_side(b, dim=1) for b in blocks), alpha)
+
+
+def _side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+def select_rows(values: Shaped[Tensor, "n ..."], rows: Rows) -> Shaped[Tensor, "m ..."]:
+    """The positions of a group: all, a view of a slice, or a copy of some."""
+    if isinstance(rows, Tensor):
+        return values.index_select(0, rows)  # several times as fast as values[rows] on a CPU
+    return values if rows is None else values[rows]
 
 
 def _gate_columns(

@@ -23,59 +23,27 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
-from gradroute.routing.adapter_groups import AdapterGroup
 from gradroute.routing.fused_kernels import check_not_fused, parents_of
-from gradroute.routing.ops import gated_linear, routed_linear, select_rows
-from gradroute.routing.scopes import NO_ROUTE, AblatedScope, RoutingState, full_groups
+from gradroute.routing.gated_factors import GatedDown, GatedUp
+from gradroute.routing.ops import Operands, routed_linear, routed_linears
+from gradroute.routing.scopes import (
+    NO_ROUTE,
+    AblatedScope,
+    RoutedScope,
+    RoutingState,
+    full_groups,
+)
+from gradroute.routing.siblings import Siblings, sibling_layers
 from gradroute.routing.targets import is_expert, is_tied
 from gradroute.routing.weight_cache import cached_linear
-from gradroute.system.modules import is_plain
-
-
-class GatedDown(nn.Linear):
-    """`lora_A` of one adapter: x -> A x at the positions where the adapter is on, 0 elsewhere."""
-
-    routing: RoutingState
-    adapter: str
-    routed_weight: tuple[Tensor]
-    changed_by: str
-
-    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
-        """A x, with the gates of the scope in force on both gradients.
-
-        Raises:
-            ConfigError: The module is in training mode and no scope is in force.
-        """
-        groups = _own_groups(self, input)
-        if groups is None:  # evaluation without a scope is PEFT's own
-            return super().forward(input)
-        return _gated_forward(self, input, groups)
-
-
-class GatedUp(nn.Linear):
-    """`lora_B` of one adapter: h -> B h at the positions where the adapter is on, 0 elsewhere."""
-
-    routing: RoutingState
-    adapter: str
-    routed_weight: tuple[Tensor]
-    changed_by: str
-
-    def forward(self, input: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch outputs"]:
-        """B h times the mode's scale; the gradient to h is whole, `GatedDown` gates it.
-
-        Raises:
-            ConfigError: The module is in training mode and no scope is in force.
-        """
-        groups = _own_groups(self, input)
-        if groups is None:
-            return super().forward(input)
-        return _gated_forward(self, input, groups)
+from gradroute.system.modules import is_hooked, is_plain
 
 
 class RoutedLinear(lora.Linear):
     """PEFT's LoRA linear layer with the fast path in front of its own forward."""
 
     routing: RoutingState
+    siblings: Siblings | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output under the scope in force; arguments as for PEFT's layer.
@@ -92,27 +60,65 @@ class RoutedLinear(lora.Linear):
             if scope is not None:
                 refuse_merged(self)
             return super().forward(x, *args, **kwargs)
+        # Other arguments (adapter_names, say) are PEFT's to understand.
+        plain = not args and not kwargs
+        learns = plain and isinstance(scope, RoutedScope) and torch.is_grad_enabled()
+        siblings = self.siblings if learns and not torch.compiler.is_compiling() else None
+        if siblings is not None and (y := siblings.take(self, x, scope)) is not None:
+            return y
         # A scope decides for all adapters; without one, PEFT's set_adapter does.
         names = self._names() if scope is not None else self.active_adapters
-        # Other arguments (adapter_names, say) are PEFT's to understand.
-        weights = None if args or kwargs else self._plain_weights(names)
+        weights = self._plain_weights(names) if plain else None
         if weights is None:
             return super().forward(x, *args, **kwargs)
         if scope is None:
             groups = full_groups(len(names))
         else:
             groups = scope.groups(x.shape[:-1], x.device, names)
-        downs, ups = weights
         scalings = [self.scaling[name] for name in names]
         base = _plain_base(self.base_layer) or self.base_layer(x)
         products = self.routing.products
+        if siblings is not None and isinstance(base, tuple) and self is siblings.layers[0]:
+            others = self._able_siblings(siblings, names, base[0])
+            own = Operands(base, *weights, scalings)
+            y, *ahead = routed_linears(x, [own, *others.values()], groups, products)
+            siblings.keep(x, scope, dict(zip(others, ahead, strict=True)))
+            return y
         # Not while training: a loop may write through `weight.data`, which cannot be noticed.
         measured = not self.training and not torch.is_grad_enabled() and products is None
         if measured and isinstance(scope, AblatedScope):
-            stacks = scope.stack_cache.of(self, downs, ups, scalings, groups, x.shape[:-1].numel())
+            stacks = scope.stack_cache.of(self, *weights, scalings, groups, x.shape[:-1].numel())
             if stacks is not None:
                 return cached_linear(x, base, groups, stacks)
-        return routed_linear(x, base, downs, ups, scalings, groups, products)
+        return routed_linear(x, base, *weights, scalings, groups, products)
+
+    def _able_siblings(
+        self, siblings: Siblings, names: Sequence[str], weight: Tensor
+    ) -> dict[nn.Module, Operands]:
+        """The others that read this layer's input, as far as they can be computed with it.
+
+        Not if one would itself be computed otherwise, or if somebody waits for it to be called
+        before its weights are there.
+        """
+        able: dict[nn.Module, Operands] = {}
+        for other in siblings.layers[1:] if not is_hooked(self) else ():
+            if (
+                not isinstance(other, RoutedLinear)
+                or other.siblings is not siblings
+                or other.training != self.training
+                or other.disable_adapters
+                or other.merged
+                or is_hooked(other)
+                or other._names() != names
+            ):
+                continue
+            weights, base = other._plain_weights(names), _plain_base(other.base_layer)
+            if weights is None or base is None:
+                continue
+            if (base[0].dtype, base[0].device) == (weight.dtype, weight.device):
+                scalings = [other.scaling[name] for name in names]
+                able[other] = Operands(base, *weights, scalings)
+        return able
 
     def _names(self) -> list[str]:
         """The adapters of this layer in the model's order."""
@@ -170,11 +176,13 @@ def make_routed(model: nn.Module, adapters: Sequence[str]) -> None:
     layers = lora_layers(model)
     state.parents = parents_of(model, layers)
     check_not_fused(state.parents)
+    siblings = {own: group for group in sibling_layers(layers) for own in group.layers}
     for layer in layers.values():
         # By exact type: a subclass computes something else, which the fast path would skip.
         if type(layer) in (lora.Linear, RoutedLinear):
             layer.__class__ = RoutedLinear
             setattr(layer, "routing", state)  # noqa: B010 - the class has just changed
+            setattr(layer, "siblings", siblings.get(layer))  # noqa: B010
         for parts, kind in ((layer.lora_A, GatedDown), (layer.lora_B, GatedUp)):
             for name, part in parts.items():
                 # In place: PEFT, the optimizer and hooks keep the objects that they hold.
@@ -323,43 +331,6 @@ def _check_layer(path: str, layer: lora.LoraLayer) -> None:
         )
 
 
-def _own_groups(module: GatedDown | GatedUp, x: Tensor) -> tuple[AdapterGroup, ...] | None:
-    """The groups of this module's adapter alone; None where nothing is in force."""
-    scope = module.routing.scope
-    if scope is None:
-        if module.training:
-            raise ConfigError(NO_ROUTE)
-        return None
-    return scope.groups(x.shape[:-1], x.device, (module.adapter,))
-
-
-def _gated_forward(
-    module: GatedDown | GatedUp, x: Float[Tensor, "*batch inputs"], groups: Sequence[AdapterGroup]
-) -> Float[Tensor, "*batch outputs"]:
-    """The product x Wᵀ at the rows of the groups, 0 elsewhere.
-
-    A gates the gradient to its input, B multiplies by the mode's scale.
-    """
-    weight, is_up = module.weight, isinstance(module, GatedUp)
-    x2 = x.reshape(-1, x.shape[-1])
-    # An empty product keeps the parameter in the graph: an adapter that is off everywhere gets
-    # zeros for a gradient, so that a data-parallel reduction is complete.
-    groups = groups or (AdapterGroup((0,), slice(0, 0), (1.0,), (1.0,), (True,)),)
-    results = []
-    for group in groups:
-        rows = select_rows(x2, group.rows)
-        through = True if is_up else group.passes[0]
-        result = gated_linear(rows, weight, group.update[0], through, module.routing.products)
-        results.append(result * group.scales[0] if is_up and group.scales[0] != 1.0 else result)
-    if len(groups) == 1 and groups[0].rows is None:  # all positions, in order
-        return results[0].view(*x.shape[:-1], -1)
-    positions = torch.arange(len(x2), device=x.device)
-    y = results[0].new_zeros(len(x2), len(weight))
-    for group, result in zip(groups, results, strict=True):
-        y = y.index_copy(0, select_rows(positions, group.rows), result)
-    return y.view(*x.shape[:-1], -1)
-
-
 def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """Weight and bias of a base that is nothing but these, and frozen; else None."""
     if type(base) is not nn.Linear or is_hooked(base):
@@ -368,18 +339,3 @@ def _plain_base(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         if weight is not None and (weight.requires_grad or not is_plain(weight)):
             return None
     return base.weight, base.bias
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody needs the module to be called.
-
-    To gather a sharded weight, to fetch an offloaded one (accelerate sets a `forward` on the
-    instance), to record an activation.
-    """
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

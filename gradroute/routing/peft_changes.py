@@ -19,11 +19,11 @@ from gradroute.errors import ConfigError
 from gradroute.routing.fused_kernels import check_not_fused
 from gradroute.routing.layers import (
     RoutedLayers,
-    is_hooked,
     lora_layers,
     refuse_merged,
     routed_parts,
 )
+from gradroute.system.modules import is_hooked
 
 _AGAIN = "Call route_adapters(model) to go on with what is there now, or load the model again."
 

@@ -186,7 +186,7 @@ def cached_linear(
 def _stack(
     group: AdapterGroup, downs: Sequence[Tensor], ups: Sequence[Tensor], scalings: Sequence[float]
 ) -> Side:
-    down, up, alpha = stacked(group, downs, ups, scalings, downs[0].dtype)
+    down, (up,), alpha = stacked(group, downs, ups, scalings, downs[0].dtype)
     return down.t(), up.t(), alpha
 
 

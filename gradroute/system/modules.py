@@ -35,3 +35,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is torch's own kind: a class of its own is a sharded or quantized weight."""
     return type(tensor) in _PLAIN_TENSORS
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody needs the module to be called.
+
+    To gather a sharded weight, to fetch an offloaded one (accelerate sets a `forward` on the
+    instance), to record an activation.
+    """
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -36,7 +36,7 @@ def gradients(model, layer, labels):
 
 def main():
     model = tiny_routed()
-    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.o_proj")
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     found, before = [], None

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from gradroute.routing.adapter_groups import AdapterGroup
-from gradroute.routing.ops import gated_linear, routed_linear
+from gradroute.routing.gated_factors import gated_linear
+from gradroute.routing.ops import routed_linear
 
 INPUTS, OUTPUTS, SCALINGS = 5, 4, (2.0, 0.5, 1.25)
 
