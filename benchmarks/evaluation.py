@@ -4,7 +4,8 @@
 
 Three modes of 16 prompts and five modes of 128 prompts, 64 new tokens, greedy, no end token, so
 that every way writes the same number of tokens; that they are the same tokens is checked. A curve
-of 11 scales writes 16 new tokens.
+of 11 scales writes 16 new tokens. As many rows of the base without adapters say what no evaluation
+of several modes can go below.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from gradroute.routing.policy import AblationMode
 
 PEFT = "PEFT, a generate call per mode"
 OURS = "gradroute, all modes at once"
+FLOOR = "gradroute, as many modes of the base alone"
 FEW, MANY, WORDS = 16, 128, 32
 BOUNDS = {
     ("2M", 3): 0.40,
@@ -105,7 +107,9 @@ def measure(size: str, modes: dict[str, Scales], count: int, new: int, rounds: i
         return by_peft(theirs, torch.tensor(ids), list(modes.values()), new)
 
     same = list(ours(asked).values()) == reference()
-    variants = {PEFT: reference, OURS: lambda: ours(asked)}
+    nothing = {"good": 0.0, "bad": 0.0}
+    bare = [AblationMode(name, nothing) for name in modes]
+    variants = {PEFT: reference, OURS: lambda: ours(asked), FLOOR: lambda: ours(bare)}
     times = measuring.interleaved(variants, rounds, seed, warm=0)  # both have just run
     title = f"{size}, {len(modes)} modes, {count} prompts, {new} new tokens"
     most = BOUNDS.get((size, len(modes)))

@@ -176,7 +176,9 @@ def make_routed(model: nn.Module, adapters: Sequence[str]) -> None:
     layers = lora_layers(model)
     state.parents = parents_of(model, layers)
     check_not_fused(state.parents)
-    siblings = {own: group for group in sibling_layers(layers) for own in group.layers}
+    siblings: dict[Any, Siblings] = {
+        own: group for group in sibling_layers(layers) for own in group.layers
+    }
     for layer in layers.values():
         # By exact type: a subclass computes something else, which the fast path would skip.
         if type(layer) in (lora.Linear, RoutedLinear):

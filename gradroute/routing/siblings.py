@@ -12,6 +12,7 @@ another one computes its own.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class Siblings:
         return kept.y if kept.version == x._version else None
 
 
-def sibling_layers(paths: Mapping[str, nn.Module]) -> Iterator[Siblings]:
+def sibling_layers(paths: Mapping[str, Any]) -> Iterator[Siblings]:
     """Those among some layers of a model that read the same input, by their names.
 
     Args:
