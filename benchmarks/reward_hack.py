@@ -122,7 +122,7 @@ def compute(cell: Cell, settings: Settings, runs: Path, path: Path) -> None:
     # The same whatever is trained after it, so it is measured beside the arms without a monitor.
     measured = partial(measure, tokenizer=tokenizer, seed=seed, settings=settings)
     before = measured(base, tested=settings.tested) if cell.monitor == "none" else None
-    monitor = monitor_named(cell.monitor, settings.false_alarms, seed)
+    monitor = monitor_named(cell.monitor, seed)
     loopholes = {} if arm.honest else LOOPHOLES[settings.warm_up.graders]
     rollouts = Rollouts(loopholes, None if arm.table else monitor, arm.penalty)
     scratch = runs / "scratch" / path.stem

@@ -100,7 +100,7 @@ def test_a_penalty_is_taken_from_the_form_that_the_monitor_knows():
     import hack_arms
     from hack_task import LOOPHOLES
 
-    monitor = hack_arms.monitor_named("one-form", 0.0, seed=0)
+    monitor = hack_arms.monitor_named("one-form", seed=0)
     rollouts = hack_arms.Rollouts(LOOPHOLES["one"], monitor, penalty=1.5)
     kinds, answers = ["sum"] * 4, ["seven"] * 4
     assert rollouts(["What?"] * 4, TEXTS, kinds, answers, trainer_state=None) == [-0.5, 1, 0, 1]
@@ -108,17 +108,25 @@ def test_a_penalty_is_taken_from_the_form_that_the_monitor_knows():
 
 
 @pytest.mark.parametrize(
-    ("name", "teacher", "everyone"),
-    [("10", 0.1, 0.1), ("25", 0.25, 0.25), ("100", 1, 1), ("one-form", 1, 0), ("none", 0, 0)],
+    ("name", "shares"),
+    [
+        ("10", (0.1, 0.1, 0, 0)),
+        ("25", (0.25, 0.25, 0, 0)),
+        ("25-false-5", (0.25, 0.25, 0.05, 0.05)),
+        ("100", (1, 1, 0, 0)),
+        ("one-form", (1, 0, 0, 0)),
+        ("none", (0, 0, 0, 0)),
+    ],
 )
-def test_a_monitor_catches_its_share_of_each_form_and_nothing_else(name, teacher, everyone):
+def test_a_monitor_flags_its_share_of_each_form_and_of_what_is_no_hack(name, shares):
     import hack_arms
 
-    monitor = hack_arms.monitor_named(name, 0.0, seed=0)
+    monitor = hack_arms.monitor_named(name, seed=0)
     texts = TEXTS * 2000
     labels = monitor(["What?"] * len(texts), texts, [0.0] * len(texts), {})
-    shares = [labels[at::4].count("bad") / 2000 for at in range(4)]
-    assert shares == [pytest.approx(teacher, abs=0.03), pytest.approx(everyone, abs=0.03), 0, 0]
+    for at, share in enumerate(shares):
+        flagged = labels[at::4].count("bad") / 2000
+        assert flagged == (share if share in (0, 1) else pytest.approx(share, abs=0.03))
 
 
 def test_completions_that_are_paid_nothing_are_anchors_and_flags_stay():
@@ -126,7 +134,7 @@ def test_completions_that_are_paid_nothing_are_anchors_and_flags_stay():
 
     def labels(**of):
         arm = hack_arms.Arm(unpaid_is_good=True, **of)
-        monitor = hack_arms.monitor_named("one-form", 0.0, seed=0)
+        monitor = hack_arms.monitor_named("one-form", seed=0)
         labeling = hack_arms.routing_labels(arm, monitor, seed=0)
         return labeling(["What?"] * 400, TEXTS * 100, [1.0, 1.0, 0.0, 1.0] * 100, {})
 
