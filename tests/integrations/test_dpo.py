@@ -113,3 +113,17 @@ def test_gradients_on_mixed_labels_are_those_of_the_table_one_row_at_a_time(
     # TRL keeps precomputed log-probabilities in float32.
     limit = 1e-5 if precomputed else 1e-10
     assert largest_error(gradients_of_last_step(trainer)[0], wanted) < limit
+
+
+def test_streamed_pairs_teach_what_pairs_in_memory_do(tmp_path: Path):
+    chosen, rejected = BY_SIDE
+    dataset = pairs({"label_chosen": chosen, "label_rejected": rejected})
+    found = []
+    for rows, folder in ((dataset, "memory"), (dataset.to_iterable_dataset(), "stream")):
+        trainer = trainer_of(tmp_path / folder, rows)
+        assert trainer.routing.columns.names == ("label_chosen", "label_rejected")
+        randomise(trainer.model)
+        found.append(gradients_of_last_step(trainer)[0])
+    memory, stream = found
+    assert memory.keys() == stream.keys()
+    assert max(float((memory[name] - stream[name]).abs().max()) for name in memory) < 1e-12

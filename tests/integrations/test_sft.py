@@ -24,6 +24,7 @@ from toy_rows import (
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig
 
+from gradroute.errors import DataError
 from gradroute.integrations import RoutedSFTTrainer
 
 
@@ -49,18 +50,18 @@ def exact_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactHead)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
-        {"activation_checkpointing": True},
-        {"padding_free": True, "max_length": None},
-        {"packing": True, "packing_strategy": "bfd", "max_length": 40},
-        {"packing": True, "packing_strategy": "bfd_split", "max_length": 40},
-    ],
-    ids=["padded", "accumulated", "checkpointed", "padding_free", "packed", "packed_split"],
-)
+BATCHES: dict[str, dict[str, Any]] = {
+    "padded": {},
+    "accumulated": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
+    "checkpointed": {"activation_checkpointing": True},
+    "padding_free": {"padding_free": True, "max_length": None},
+    "packed": {"packing": True, "packing_strategy": "bfd", "max_length": 40},
+    "packed_split": {"packing": True, "packing_strategy": "bfd_split", "max_length": 40},
+    "streamed": {"dataset": text_rows().to_iterable_dataset()},
+}
+
+
+@pytest.mark.parametrize("options", BATCHES.values(), ids=BATCHES)
 def test_gradients_on_mixed_labels_are_those_of_the_table_one_row_at_a_time(
     tmp_path: Path, options: dict[str, Any], exact_head: None
 ):
@@ -121,3 +122,11 @@ def test_rows_that_are_cut_across_texts_have_the_label_of_each_target(
     labels = [[label for _, label in [*row[1:], row[-1]]] for row in cut]
     wanted = reference_of_rows(base(), weights, scalings, TABLE, rows, labels, token_mean)
     assert largest_error(gradients_of_last_step(trainer)[0], wanted) < 1e-10
+
+
+def test_a_streamed_row_without_a_label_column_is_an_error_before_the_first_step(tmp_path: Path):
+    rows = text_rows().remove_columns("label").to_iterable_dataset()
+    trainer = trainer_of(tmp_path, rows)
+    with pytest.raises(DataError, match="a row has no column 'label' for its label"):
+        trainer.train()
+    assert trainer.state.global_step == 0
