@@ -31,7 +31,7 @@ from gradroute.experiments.refine import refine_run
 from gradroute.prepare import prepare
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.relearning import strongest
-from gradroute.routing.rare_labels import rare_label_note, weight_for
+from gradroute.routing.rare_labels import label_weight_note, weight_for
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.runs.results import ELICIT
@@ -149,7 +149,7 @@ class Point(NamedTuple):
 
 
 def routed(point: Point, seed: int) -> RunConfig:
-    """The routed run of a point; where flags are few they have the weight that `validate` names."""
+    """The routed run of a point; flags have the weight that `validate` names, if it names one."""
     own = GROUNDS.get(point.ground)
     config = load_config(
         find_config(point.behavior),
@@ -166,7 +166,7 @@ def routed(point: Point, seed: int) -> RunConfig:
     rows = config.data.train_examples
     bad = round(config.data.behavior_fraction * rows)
     flagged = round(point.flags * bad) + round(point.false * (rows - bad))
-    if rare_label_note(config.policy, "bad", flagged, rows) is None:
+    if label_weight_note(config.policy, "bad", flagged, rows) is None:
         return config
     table = config.policy.to_plain()
     table["bad"] = table["bad"] | {"bad": {"update": float(weight_for(flagged, rows))}}

@@ -38,7 +38,7 @@ from gradroute.data.sources import read_source
 from gradroute.errors import ConfigError, DataError
 from gradroute.models.base import Base, load_tokenizer
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.routing.rare_labels import rare_label_note
+from gradroute.routing.rare_labels import label_weight_note
 from gradroute.runs.results import HELD_OUT_BAD
 
 
@@ -214,7 +214,7 @@ def _check_training(
                 f"examples is labeled {label}. Label some, raise data.labeled_fraction, or set "
                 "routing=none."
             )
-        if note := rare_label_note(policy, label, bad, len(train)):
+        if note := label_weight_note(policy, label, bad, len(train)):
             notes.append(note)
     return tuple(notes)
 

@@ -1,9 +1,15 @@
-"""A rare label is worth a note, and the note names a weight that silences it."""
+"""A rare label and a heavy one are worth a note, which names a weight that silences it."""
 
 import pytest
 
 from gradroute.routing.policy import RoutingPolicy
-from gradroute.routing.rare_labels import RARE, WEIGHED, rare_label_note, weight_for
+from gradroute.routing.rare_labels import (
+    RARE,
+    WEIGHED,
+    label_weight_note,
+    rare_label_note,
+    weight_for,
+)
 
 ANCHORED = RoutingPolicy.parse("anchored", ["good", "bad"])
 
@@ -38,3 +44,17 @@ def test_a_label_that_updates_nothing_is_noted_without_a_weight():
     frozen = {"bad": {"good": "freeze"}, "unlabeled": {"good": "update"}}
     note = rare_label_note(RoutingPolicy.parse(frozen, ["good"]), "bad", 3, 6000)
     assert note is not None and "update" not in note
+
+
+def test_labels_that_weigh_half_of_all_or_more_are_worth_a_note_too():
+    note = label_weight_note(weighted(32), "bad", 171, 6000)
+    assert note is not None and "they weigh 91 % of all" in note
+    assert note.endswith("18 % is enough, a weight of 6.")
+    assert label_weight_note(weighted(6), "bad", 171, 6000) is None
+    assert label_weight_note(ANCHORED, "bad", 4000, 6000) is None  # many, but each weighs 1
+
+
+def test_a_rare_label_is_noted_first():
+    assert label_weight_note(ANCHORED, "bad", 34, 6000) == rare_label_note(
+        ANCHORED, "bad", 34, 6000
+    )
