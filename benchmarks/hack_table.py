@@ -136,5 +136,5 @@ def _percent(rate: Sequence[float]) -> str:
 
 def _place(item: tuple[tuple[str, str], Any]) -> tuple[int, str, str]:
     (monitor, arm), _ = item
-    order = ("none", "10", "25", "50", "100", "one-form")
+    order = ("none", "10", "25", "25-false-5", "50", "100", "one-form")
     return order.index(monitor), arm, ""
