@@ -218,7 +218,7 @@ def _gates(
         for k, scale in zip(group.adapters, group.scales, strict=True):
             factors[group.rows, columns[k]] = scale
     plain = bool(((factors == 0) | (factors == 1)).all())
-    return ColumnGates((factors != 0).to(like.device), None if plain else factors.to(like.device))
+    return ColumnGates.of(factors.to(like.device), plain)
 
 
 def _is_watched(part: Tensor) -> bool:

@@ -31,3 +31,17 @@ def test_all_columns_at_once_are_gated_as_each_adapters_own_even_where_they_are_
 
 def test_gates_that_are_open_everywhere_are_no_work():
     assert column_gates((True, 1.0, 1.0), RANKS, torch.float32, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_closed_gate_is_zero_and_an_open_one_leaves_every_bit(dtype):
+    strange = [math.nan, math.inf, -math.inf, -0.0, 1e-40, -1.5]
+    values = torch.tensor(strange * 4, dtype=dtype).view(4, sum(RANKS))
+    gates = column_gates((MASK, True, ~MASK), RANKS, dtype, values.device)
+    assert gates is not None
+    is_open = torch.stack([MASK, MASK, MASK | True, ~MASK, ~MASK, ~MASK], dim=1)
+    numbers = {torch.float64: torch.int64, torch.float32: torch.int32}.get(dtype, torch.int16)
+    found, wanted = gates.on(values), torch.where(is_open, values, 0)
+    assert found.dtype == dtype and torch.equal(found.view(numbers), wanted.view(numbers))
+    part = values.t().contiguous().t()  # not contiguous, as a block of columns
+    assert torch.equal(gates.on(part).view(numbers), wanted.view(numbers))
