@@ -64,9 +64,12 @@ def commit() -> str | None:
 
 def _git(root: Path, *arguments: str) -> str | None:
     needed = {name: os.environ[name] for name in _GIT_NEEDS if name in os.environ}
+    # `git status` would write what it learned into the index: a run that is killed meanwhile would
+    # leave a lock behind, with which no commit can be made.
+    asked = ["git", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, env=needed, capture_output=True, text=True, timeout=10
+            asked, cwd=root, env=needed, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

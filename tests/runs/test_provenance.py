@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -87,3 +88,16 @@ def test_a_machine_without_git_has_no_commit(
     monkeypatch.setattr(module, "__file__", str(make_checkout(nowhere)))
     monkeypatch.setenv("PATH", str(nowhere / "nothing"))
     assert commit() is None
+
+
+def test_the_index_of_a_checkout_is_not_written(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_checkout(nowhere)
+    monkeypatch.setattr(module, "__file__", str(file))
+    os.utime(file, (1, 1))  # git would note that the content is as it was
+    before = (nowhere / ".git" / "index").read_bytes()
+    assert commit() is not None
+    assert (nowhere / ".git" / "index").read_bytes() == before
+    subprocess.run(["git", "status"], cwd=nowhere, check=True, capture_output=True)
+    assert (nowhere / ".git" / "index").read_bytes() != before  # which this would
