@@ -288,7 +288,7 @@ def test_a_task_is_done_again_for_as_long_as_it_is_asked_for(tmp_path):
         return len(asked) < 3
 
     tasks = [parallel.Task("x", partial(counted, tmp_path / "x"))]
-    parallel.run_tasks(tasks, 1, ended=ended)
+    parallel.run_tasks(tasks, 1, ended=ended, forked={})
     assert asked == [("x", None)] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-0", "x-1", "x-2"]
 
@@ -300,5 +300,5 @@ def test_whoever_watches_can_stop_everything(tmp_path):
 
     tasks = [parallel.Task("long", partial(waits, tmp_path / "long"))]
     with pytest.raises(Interrupted, match="asked to stop"):
-        parallel.run_tasks(tasks, 1, ended=lambda *_: False, watch=watch)
+        parallel.run_tasks(tasks, 1, ended=lambda *_: False, watch=watch, forked={})
     assert not multiprocessing.active_children()

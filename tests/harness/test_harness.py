@@ -88,7 +88,9 @@ def test_log_likelihoods_are_the_held_out_losses_under_every_mode(lm: ModeLM):
     }
     for name in MODES:
         assert [-value for value, _ in found[name]] == pytest.approx(
-            expected[name].sums, abs=1e-5, rel=1e-5  # float32, in batches of other shapes
+            expected[name].sums,
+            abs=1e-5,
+            rel=1e-5,  # float32, in batches of other shapes
         )
     assert len({found[name][0][0] for name in MODES}) == 3
 
