@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from oracles import reference_of_rows
 from routing.tiny import randomise, scalings_of
 from torch import Tensor
@@ -39,7 +39,9 @@ def pairs(labels: Mapping[str, Sequence[str]]) -> Dataset:
     return Dataset.from_dict({"prompt": PROMPTS, "chosen": CHOSEN, "rejected": REJECTED, **labels})
 
 
-def trainer_of(folder: Path, dataset: Dataset, **options: Any) -> RoutedDPOTrainer:
+def trainer_of(
+    folder: Path, dataset: Dataset | IterableDataset, **options: Any
+) -> RoutedDPOTrainer:
     own = {"max_grad_norm": 0.0, "per_device_train_batch_size": 4, "beta": 0.3}
     return RoutedDPOTrainer(
         base(),

@@ -1,5 +1,8 @@
 """Layers that read one input and are computed together: the same results, and when not."""
 
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -54,15 +57,18 @@ def test_layers_of_other_widths_and_ranks_each_have_the_formulas(gates, passes):
         ups = [draw(outputs, rank).requires_grad_() for rank in ranks]
         made.append(Operands((draw(outputs, 5), draw(outputs)), downs, ups, SCALINGS))
     ys = routed_linears(x, made, terms_of(**gates, p=passes))
-    wanted = [written_out(x, *own.base, own.downs, own.ups, **gates, p=passes) for own in made]
+    wanted = []
+    for own in made:
+        weight, bias = own.base
+        wanted.append(written_out(x, weight, bias, own.downs, own.ups, **gates, p=passes))
     torch.autograd.backward(ys, [dy[-1].reshape(y.shape) for y, dy in zip(ys, wanted, strict=True)])
     assert x.grad is not None
-    close = dict(rtol=0, atol=1e-13)
-    torch.testing.assert_close(x.grad.view(6, 5), sum(of[1] for of in wanted), **close)
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-13)
+    close(x.grad.view(6, 5), sum(of[1] for of in wanted))
     for y, own, (output, _, *gradients, _) in zip(ys, made, wanted, strict=True):
-        torch.testing.assert_close(y.detach().reshape(output.shape), output, **close)
+        close(y.detach().reshape(output.shape), output)
         for factor, gradient in zip((*own.downs, *own.ups), gradients, strict=True):
-            torch.testing.assert_close(factor.grad, gradient, **close)
+            close(factor.grad, gradient)
 
 
 @pytest.mark.parametrize("settings", [{}, {"ranks": {"good": 2, "bad": 5}}])
@@ -91,7 +97,8 @@ def test_in_float32_both_are_as_near_to_float64():
 def test_nothing_is_kept_after_a_step_and_a_step_repeats_bit_for_bit():
     model = tiny_routed()
     first = learned(model)[1]
-    for layer in (model.get_submodule(f"{ATTENTION}.{name}_proj") for name in "qkv"):
+    for name in "qkv":
+        layer: Any = model.get_submodule(f"{ATTENTION}.{name}_proj")
         assert layer.siblings is not None and not layer.siblings._kept
     model.zero_grad(set_to_none=True)
     again = learned(model)[1]
@@ -103,18 +110,16 @@ def test_a_layer_that_is_called_with_something_else_computes_its_own(given):
     model = tiny_routed()
     first, second = (model.get_submodule(f"{ATTENTION}.{name}_proj") for name in "qk")
     x = torch.randn(6, 4, 16, dtype=torch.float64)
+    labels = LABELS[::-1] if given == "another scope" else LABELS
     with routed(model, POLICY, LABELS):
         first(x)
         if given == "another":
             x = x + 1
         elif given == "changed":
             x.add_(1)
-        if given != "another scope":
+        with nullcontext() if labels is LABELS else routed(model, POLICY, labels):
             y = second(x)
-    if given == "another scope":
-        with routed(model, POLICY, LABELS[::-1]):
-            y = second(x)
-    with routed(model, POLICY, LABELS[::-1] if given == "another scope" else LABELS):
+    with routed(model, POLICY, labels):
         wanted = second(x)
     assert torch.equal(y, wanted)
 
@@ -141,7 +146,7 @@ def test_what_must_be_called_by_itself_is_left_out(change):
 
 def test_an_adapter_that_one_of_them_lacks_leaves_it_out():
     model = tiny_routed()
-    layer = model.get_submodule(f"{ATTENTION}.v_proj")
+    layer: Any = model.get_submodule(f"{ATTENTION}.v_proj")
     layer.delete_adapter("bad")
     route_adapters(model)
     assert learned(model)[2] == [2, 2, 3, 2]
