@@ -57,6 +57,7 @@ MONITORS: Mapping[str, Catches] = {
     "one-form": Catches(FORMS[KNOWN].pattern, 1.0),
     "none": Catches(ANY_FORM, 0.0),
 }
+"""Name -> what it flags; names that are numbers are percent of all hacks."""
 ADAPTER = LoraConfig(
     r=64,
     lora_alpha=128,

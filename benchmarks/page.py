@@ -173,7 +173,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     tables = record["tables"]
     tallest = max(len(table["variants"]) for table in tables)
     with rc_context({"svg.hashsalt": record["name"], "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(8.0, (0.24 * tallest + 0.6) * len(tables)), layout="constrained")
+        figure = Figure(figsize=(8.0, (0.24 * tallest + 0.75) * len(tables)), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
         for ax, table in zip(axes, tables, strict=True):
@@ -188,7 +188,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             ax.barh(names, middle, xerr=spread, color=colors, ecolor="#333333", height=0.7)
             ax.axvline(1.0, color="#333333", linewidth=0.8)
             ax.invert_yaxis()
-            ax.set_title(f"{table['title']}: ratio to {table['reference']}", loc="left")
+            ax.set_title(f"{table['title']}\nratio to {table['reference']}", loc="left")
             for at, value in enumerate(middle):
                 ax.text(0.01, at, f"{value:.2f}", va="center", color="white")
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})

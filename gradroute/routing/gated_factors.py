@@ -19,16 +19,16 @@ from gradroute.routing.precision import dtypes_of, no_autocast
 from gradroute.routing.scopes import NO_ROUTE, RoutingState
 
 
-class GatedDown(nn.Linear):
-    """`lora_A` of one adapter: x -> A x at the positions where the adapter is on, 0 elsewhere."""
+class GatedFactor(nn.Linear):
+    """A or B of one adapter, with the gates of the scope in force on its gradients."""
 
     routing: RoutingState
     adapter: str
     routed_weight: tuple[Tensor]
     changed_by: str
 
-    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
-        """A x, with the gates of the scope in force on both gradients.
+    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The product with the weight at the positions where the adapter is on, 0 elsewhere.
 
         Raises:
             ConfigError: The module is in training mode and no scope is in force.
@@ -39,24 +39,15 @@ class GatedDown(nn.Linear):
         return _gated_forward(self, input, groups)
 
 
-class GatedUp(nn.Linear):
-    """`lora_B` of one adapter: h -> B h at the positions where the adapter is on, 0 elsewhere."""
+class GatedDown(GatedFactor):
+    """`lora_A` of one adapter: x -> A x; gates its own gradient and the one to x."""
 
-    routing: RoutingState
-    adapter: str
-    routed_weight: tuple[Tensor]
-    changed_by: str
 
-    def forward(self, input: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch outputs"]:
-        """B h times the mode's scale; the gradient to h is whole, `GatedDown` gates it.
+class GatedUp(GatedFactor):
+    """`lora_B` of one adapter: h -> B h times the mode's scale.
 
-        Raises:
-            ConfigError: The module is in training mode and no scope is in force.
-        """
-        groups = _own_groups(self, input)
-        if groups is None:
-            return super().forward(input)
-        return _gated_forward(self, input, groups)
+    Gates its own gradient; the one to h is whole, `GatedDown` gates it.
+    """
 
 
 def gated_linear(
@@ -104,7 +95,7 @@ class _GatedLinear(Function):
         return dx, dw, None, None, None
 
 
-def _own_groups(module: GatedDown | GatedUp, x: Tensor) -> tuple[AdapterGroup, ...] | None:
+def _own_groups(module: GatedFactor, x: Tensor) -> tuple[AdapterGroup, ...] | None:
     """The groups of this module's adapter alone; None where nothing is in force."""
     scope = module.routing.scope
     if scope is None:
@@ -115,7 +106,7 @@ def _own_groups(module: GatedDown | GatedUp, x: Tensor) -> tuple[AdapterGroup, .
 
 
 def _gated_forward(
-    module: GatedDown | GatedUp, x: Float[Tensor, "*batch inputs"], groups: Sequence[AdapterGroup]
+    module: GatedFactor, x: Float[Tensor, "*batch inputs"], groups: Sequence[AdapterGroup]
 ) -> Float[Tensor, "*batch outputs"]:
     """The product x Wᵀ at the rows of the groups, 0 elsewhere.
 

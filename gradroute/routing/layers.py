@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gradroute.errors import ConfigError
 from gradroute.routing.fused_kernels import check_not_fused, parents_of
-from gradroute.routing.gated_factors import GatedDown, GatedUp
+from gradroute.routing.gated_factors import GatedDown, GatedFactor, GatedUp
 from gradroute.routing.ops import Operands, routed_linear, routed_linears
 from gradroute.routing.scopes import (
     NO_ROUTE,
@@ -197,11 +197,11 @@ def make_routed(model: nn.Module, adapters: Sequence[str]) -> None:
                 state.parts[name] += 1
 
 
-def routed_parts(layers: Mapping[str, lora.LoraLayer]) -> Iterator[GatedDown | GatedUp]:
+def routed_parts(layers: Mapping[str, lora.LoraLayer]) -> Iterator[GatedFactor]:
     """A and B of every adapter of these layers that is routed."""
     for layer in layers.values():
         for part in (*layer.lora_A.values(), *layer.lora_B.values()):
-            if isinstance(part, GatedDown | GatedUp):
+            if isinstance(part, GatedFactor):
                 yield part
 
 
@@ -295,7 +295,7 @@ def routed_layers(model: nn.Module) -> RoutedLayers:
         for layer in layers.values()
         for parts in (layer.lora_A, layer.lora_B, layer.lora_embedding_A)
         for name, part in parts.items()
-        if not isinstance(part, GatedDown | GatedUp) or part.routing is not state
+        if not isinstance(part, GatedFactor) or part.routing is not state
     )
     if late:
         raise ConfigError(
