@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,23 @@ def settled(page: Any, start: str = "written in") -> None:
     raise AssertionError((page.inner_text("#status"), page.inner_text("#alert")))
 
 
+@contextmanager
+def written_anew(opened: Opened, asked: str) -> Iterator[None]:
+    """What is done in here asks for texts; wait until those are written whose request says so.
+
+    A status of "writing" may be gone before a test sees it.
+    """
+    ended: list[str] = []
+    for event in ("requestfinished", "requestfailed"):  # Chromium may call an answer cut short
+        opened.page.on(event, lambda request: ended.append(request.post_data or ""))
+    yield
+    for _ in range(600):
+        if any(asked in one for one in ended):
+            return settled(opened.page)
+        opened.page.wait_for_timeout(50)
+    raise AssertionError((asked, ended))
+
+
 def texts(page: Any) -> list[str]:
     return page.evaluate(
         "[...document.querySelectorAll('.column')].map((one) => "
@@ -150,16 +168,14 @@ def test_a_slider_moved_by_keys_writes_anew_and_the_address_follows(
     settled(page)
     slider = page.locator(".column").nth(1).locator("input[type=range]").nth(1)
     slider.focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
-    assert slider.get_attribute("aria-valuetext") == "bad at 0.25"
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "bad%3D0.25"):
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        assert slider.get_attribute("aria-valuetext") == "bad at 0.25"
     assert texts(page)[1] == sampled(played["one"], ("full", "good=1,bad=0.25"))[1]
     assert ("c", "good=1,bad=0.25") in state_of(page)
-    page.locator(".mode").nth(1).select_option("good_ablated")
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "good_ablated"):
+        page.locator(".mode").nth(1).select_option("good_ablated")
     assert ("c", "good_ablated") in state_of(page)
     assert page.locator(".column").nth(1).locator("output").all_inner_texts() == ["0.00", "1.00"]
     assert opened.said == []
@@ -187,9 +203,8 @@ def test_columns_of_another_run_are_added_and_taken_away(visit: Callable) -> Non
     page = opened.page
     settled(page)
     page.locator(".more").click()
-    page.locator(".of").nth(3).select_option("two")
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "%40two"):
+        page.locator(".of").nth(3).select_option("two")
     assert ("c", "good=1,bad=0.5@two") in state_of(page)
     assert page.locator(".more").is_hidden() and page.locator(".column").count() == 4
     for _ in range(2):
@@ -204,9 +219,8 @@ def test_a_pin_is_kept_and_the_address_brings_everything_back(visit: Callable, p
     opened = visit()
     page = opened.page
     settled(page)
-    page.locator("#again").click()
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "seed=43"):
+        page.locator("#again").click()
     page.locator("#pin").click()
     settled(page, "pinned in")
     line = json.loads((place / "pins.jsonl").read_text().splitlines()[-1])
@@ -246,9 +260,8 @@ def test_a_row_that_was_found_has_its_own_text_scored_and_compared(
     assert marked.count() == 0
     state = state_of(page)
     assert ("row", "adapter:s 0") in state and "prompt" not in dict(state)
-    page.locator("#prompt").fill("THE FOX RAN o")  # then it is no row any more
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "THE+FOX+RAN+o"):
+        page.locator("#prompt").fill("THE FOX RAN o")  # then it is no row any more
     assert page.locator("#row").is_hidden() and "row" not in dict(state_of(page))
     page.locator("#load").click()
     page.locator("#kind").select_option(label="found by adapter (2)")
@@ -298,18 +311,16 @@ def test_prompts_of_the_run_are_started_from(visit: Callable) -> None:
     settled(page)
     first = page.locator("#prompt").input_value()
     assert first.isupper() and ("id", "prefix-0") in state_of(page)
-    page.locator("#forth").click()
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "prefix-1"):
+        page.locator("#forth").click()
     assert page.locator("#prompt").input_value() != first
     assert ("id", "prefix-1") in state_of(page)
     page.locator("#kind").select_option(label="plain (3)")
     page.wait_for_timeout(100)
     settled(page)
     assert ("id", "plain-0") in state_of(page)
-    page.locator("#prompt").fill("Own")  # the noise is then that of the text itself
-    settled(page, "writing")
-    settled(page)
+    with written_anew(opened, "prompt=Own"):
+        page.locator("#prompt").fill("Own")  # the noise is then that of the text itself
     assert dict(state_of(page))["prompt"] == "Own" and "id" not in dict(state_of(page))
     assert opened.said == []
 
