@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import string
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,8 @@ def _round(draw: random.Random, folder: Path, failures: list[str]) -> dict[str, 
     for (wanted, line), code in zip(lines, codes, strict=True):
         if code != wanted:
             failures.append(f"{' '.join(line)[:100]} ended with {code} instead of {wanted}")
+    # What Python keeps of a user's own module holds the path of that module.
+    shutil.rmtree(work / "__pycache__", ignore_errors=True)
     found = search(folder, secrets)
     failures += [f"{secret} stands in {path}" for path, secret in found.hits]
     counts = {"trials": len(lines), "secrets": len(secrets), "hits": len(found.hits)}
