@@ -64,12 +64,15 @@ def run_in_parallel(
 ) -> list[RunFolder]:
     """Train and evaluate every run, `jobs` at a time (the number of cores).
 
+    To evaluate a run is a task of its own, behind all trainings, so that no core is idle while the
+    last run is trained and evaluated.
+
     Args:
         configs: the runs.
         root: the folder of the runs.
         jobs: processes at the same time; None for as many as there are cores.
         if_exists: what a run folder that is there means, see `train_run`.
-        evaluate: measure each run as soon as it is trained.
+        evaluate: measure each run once it is trained.
         overrides: what may have changed, see `train_run`.
         audit: see `train_run`.
 
@@ -83,15 +86,15 @@ def run_in_parallel(
     at_once = min(len(configs), jobs or os.cpu_count() or 1)
     # Longest first: routed runs take a little longer than the others.
     waiting = sorted(configs, key=lambda config: config.routing == "none")
-    cell = partial(
-        _run_one,
-        root=root,
-        if_exists=if_exists,
-        evaluate=evaluate,
-        overrides=overrides,
-        audit=audit,
-    )
-    tasks = [Task(config.run_name, partial(cell, config)) for config in waiting]
+    train = partial(_train_one, root=root, if_exists=if_exists, overrides=overrides, audit=audit)
+    tasks = [
+        Task(
+            config.run_name,
+            partial(train, config),
+            Task(config.run_name, partial(_evaluate_one, config, root)) if evaluate else None,
+        )
+        for config in waiting
+    ]
 
     def ended(name: str, error: Exception | None) -> bool:
         if error is not None:
@@ -108,10 +111,12 @@ class Task(NamedTuple):
     Attributes:
         name: What messages call it.
         work: It; a new interpreter must be able to import what is called.
+        then: What waits behind all other tasks once this one has ended well.
     """
 
     name: str
     work: Callable[[], None]
+    then: "Task | None" = None
 
 
 def run_tasks(
@@ -145,7 +150,7 @@ def run_tasks(
             while waiting and free:
                 task, slot = waiting.pop(0), free.pop(0)
                 with _environment({_DEVICES: devices[slot]} if devices else {}):
-                    answer, worker = _start(*task, forked=forked is not None)
+                    answer, worker = _start(task.name, task.work, forked=forked is not None)
                 working[answer] = worker, task, slot
             for answer in wait(list(working), timeout=None if watch is None else _WATCH):
                 worker, task, slot = working.pop(answer)
@@ -157,6 +162,8 @@ def run_tasks(
                     error = raised
                 if ended(task.name, error):
                     waiting.append(task)
+                elif error is None and task.then is not None:
+                    waiting.append(task.then)
             if watch is not None:
                 watch()
     except BaseException:
@@ -327,27 +334,31 @@ def _follow_parent(ended: threading.Event) -> None:
     os._exit(Interrupted.exit_code)
 
 
-def _run_one(
-    config: RunConfig,
-    root: Path,
-    if_exists: str,
-    evaluate: bool,
-    overrides: Sequence[str],
-    audit: bool,
+def _train_one(
+    config: RunConfig, root: Path, if_exists: str, overrides: Sequence[str], audit: bool
 ) -> None:
-    without_hub_code()  # this is a process of its own
+    with _libraries(config):
+        from gradroute.run import train_run
+
+    train_run(config, root, if_exists=if_exists, bar=False, overrides=overrides, audit=audit)
+
+
+def _evaluate_one(config: RunConfig, root: Path) -> None:
+    with _libraries(config):
+        from gradroute.run import evaluate_run
+
+    evaluate_run(RunFolder(root / config.run_name))
+
+
+@contextmanager
+def _libraries(config: RunConfig) -> Iterator[None]:
+    """What is imported here is imported for a run in a process of its own, which has one thread."""
+    without_hub_code()
     with Libraries.of(config):
         import torch
 
-        from gradroute.run import evaluate_run, train_run
-
+        yield
     torch.set_num_threads(1)
-
-    folder = train_run(
-        config, root, if_exists=if_exists, bar=False, overrides=overrides, audit=audit
-    )
-    if evaluate:
-        evaluate_run(folder)
 
 
 def _error_texts(error: Exception) -> list[str]:

@@ -3,55 +3,30 @@
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
+from experiments.workers import (
+    VARIABLES,
+    counted,
+    evaluates_in_turn,
+    fails,
+    is_asked,
+    is_killed,
+    says_what_it_has,
+    stands_in,
+    trains_in_turn,
+    waits,
+    works,
+)
 
 from gradroute.config.run_config import find_config, load_config
-from gradroute.data.embedded import drawn
 from gradroute.errors import ConfigError, DataError, Interrupted, MachineError, NumericError
 from gradroute.experiments import parallel
-from gradroute.models.base import load_base
-
-# What a worker does in place of a run; at the top of a file, where a new process finds it.
-
-
-def works():
-    pass
-
-
-def fails(kind):
-    raise kind("what was given, and what to do.")
-
-
-def is_killed():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def is_asked():
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
-
-
-def waits(ready):
-    ready.touch()
-    time.sleep(60)
-
-
-def stands_in(config, root, **_):
-    (root / config.run_name).touch()
-    if config.run_name == "long":
-        time.sleep(60)
-    if config.run_name == "bad":
-        while not (root / "long").exists():
-            time.sleep(0.01)
-        raise DataError("what was given, and what to do.")
 
 
 @pytest.fixture(params=[False, True], ids=["new interpreter", "forked"])
@@ -74,16 +49,6 @@ def test_a_run_that_ends_well_leaves_nothing(forked):
     assert worker.exitcode == 0 and not worker.is_alive()
 
 
-VARIABLES = ("GRADROUTE_TEST", "OMP_NUM_THREADS", "PYTHONSAFEPATH")
-
-
-def says_what_it_has(place):
-    found = {name: os.environ.get(name) for name in VARIABLES}
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    preloaded = "gradroute.run" in sys.modules and sys.modules["bitsandbytes"] is None
-    place.write_text(json.dumps([found, threads, preloaded]), encoding="utf-8")
-
-
 def test_a_forked_worker_has_the_environment_of_now_and_everything_imported(tmp_path, monkeypatch):
     for value in ("one", "two"):
         monkeypatch.setenv("GRADROUTE_TEST", value)
@@ -94,35 +59,31 @@ def test_a_forked_worker_has_the_environment_of_now_and_everything_imported(tmp_
         assert threads == 2 and preloaded  # itself, and the one that follows its parent
 
 
-def says_what_is_at_hand(place):
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    loaded = load_base("embedded"), load_base("embedded")
-    first, second = ([w.data_ptr() for w in base.model.parameters()] for base in loaded)
-    drawn("stories", "tune", 30, 7)
-    place.write_text(json.dumps([threads, first == second, drawn.cache_info().hits]))
-
-
 STARTED_ANEW = """
 import sys
 sys.path[:] = sys.argv[1].split(":")
 from functools import partial
 from pathlib import Path
 from gradroute.experiments import parallel
-from experiments import test_parallel
+from experiments import workers
 needs = {"bases": ["embedded"], "draws": [["stories", "tune", 30, 7]]}
 parallel._start_server(needs if sys.argv[2] == "needs" else {"bases": ["nowhere/at all"]})
-work = partial(test_parallel.says_what_is_at_hand, Path("told"))
+work = partial(workers.says_what_is_at_hand, Path("told"))
 parallel._finish(*parallel._start("x", work, forked=True))
 """
 
 
 @pytest.mark.parametrize(("needs", "at_hand"), [("needs", True), ("refused", False)])
 def test_what_runs_load_and_draw_alike_is_at_hand_before_the_fork(tmp_path, needs, at_hand):
+    other = tmp_path / "gradroute"  # a folder of the same name where we are is not imported
+    (other / "experiments").mkdir(parents=True)
+    for name in ("__init__.py", "experiments/__init__.py", "experiments/preloaded.py"):
+        (other / name).write_text("raise SystemExit('another package')\n", encoding="utf-8")
     command = [sys.executable, "-P", "-c", STARTED_ANEW, os.pathsep.join(sys.path), needs]
     subprocess.run(command, cwd=tmp_path, check=True)
     told = json.loads((tmp_path / "told").read_text())
     # Threads: itself, and the one that follows its parent.
-    assert told == [2, at_hand, int(at_hand)]
+    assert told == [2, at_hand, int(at_hand), parallel.__file__]
 
 
 def test_what_at_least_two_runs_need_is_needed_in_common():
@@ -138,30 +99,6 @@ def test_what_at_least_two_runs_need_is_needed_in_common():
     assert parallel.common_needs(two[:1]) == {"bases": [], "draws": []}
     own = [config(name, "data.path=rows.jsonl", "start_adapter=place") for name in "ab"]
     assert parallel.common_needs(own) == {"bases": [], "draws": []}
-
-
-def test_what_is_imported_before_the_fork_is_this_package_not_a_folder_of_the_same_name(tmp_path):
-    other = tmp_path / "gradroute"
-    (other / "experiments").mkdir(parents=True)
-    for name in ("__init__.py", "experiments/__init__.py", "experiments/preloaded.py"):
-        (other / name).write_text("raise SystemExit('another package')\n", encoding="utf-8")
-    script = (
-        "import sys\n"
-        "sys.path[:] = sys.argv[1].split(':')\n"
-        "from functools import partial\n"
-        "from pathlib import Path\n"
-        "from gradroute.experiments import parallel\n"
-        "from experiments.test_parallel import says_where\n"
-        "parallel._start_server({})\n"
-        "parallel._finish(*parallel._start('x', partial(says_where, Path('a')), forked=True))\n"
-    )
-    command = [sys.executable, "-P", "-c", script, os.pathsep.join(sys.path)]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    assert (tmp_path / "a").read_text() == parallel.__file__
-
-
-def says_where(place):
-    place.write_text(sys.modules["gradroute.experiments.parallel"].__file__ or "")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +164,7 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path, forked):
         "from functools import partial\n"
         "from pathlib import Path\n"
         "from gradroute.experiments import parallel\n"
-        "from experiments.test_parallel import waits\n"
+        "from experiments.workers import waits\n"
         "places = [Path(sys.argv[1]) / name for name in ('one', 'two')]\n"
         f"forked = {forked}\n"
         "if forked:\n"
@@ -251,7 +188,7 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path, forked):
 
 
 def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "_run_one", stands_in)
+    monkeypatch.setattr(parallel, "_train_one", stands_in)
     configs = [load_config(find_config("caps"), [f"run_name={n}"]) for n in ("long", "bad", "late")]
     with pytest.raises(DataError, match="what was given"):
         parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=True)
@@ -259,7 +196,7 @@ def test_one_run_that_fails_stops_the_others_and_is_raised(tmp_path, monkeypatch
 
 
 def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "_run_one", stands_in)
+    monkeypatch.setattr(parallel, "_train_one", stands_in)
     names = ["c", "a", "b"]
     configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in names]
     found = parallel.run_in_parallel(configs, tmp_path, 2, if_exists="resume", evaluate=False)
@@ -267,17 +204,39 @@ def test_runs_come_back_in_the_order_in_which_they_were_asked_for(tmp_path, monk
     assert {path.name for path in tmp_path.iterdir()} == {*names}
 
 
+def test_runs_are_evaluated_behind_all_trainings(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "_train_one", trains_in_turn)
+    monkeypatch.setattr(parallel, "_evaluate_one", evaluates_in_turn)
+    configs = [load_config(find_config("caps"), [f"run_name={name}"]) for name in "abc"]
+    parallel.run_in_parallel(configs, tmp_path, 1, if_exists="resume", evaluate=True)
+    turns = (tmp_path / "turns").read_text(encoding="utf-8").split()
+    assert turns == ["train-a", "train-b", "train-c", "eval-a", "eval-b", "eval-c"]
+
+
+def test_what_has_failed_is_not_followed_and_what_is_done_again_is_followed_once(tmp_path):
+    after = parallel.Task("after", partial(counted, tmp_path / "after"))
+    tasks = [
+        parallel.Task("x", partial(fails, DataError), after),
+        parallel.Task("y", partial(counted, tmp_path / "y"), after),
+    ]
+    asked = []
+
+    def ended(name, error):
+        asked.append((name, type(error)))
+        return asked.count(("y", type(None))) == 1 and name == "y"
+
+    parallel.run_tasks(tasks, 1, ended=ended, forked={})
+    nothing = type(None)
+    assert asked == [("x", DataError), ("y", nothing), ("y", nothing), ("after", nothing)]
+
+
 def test_a_worker_runs_no_code_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kernels", sys)  # put back, or taken away, afterwards
     monkeypatch.delitem(sys.modules, "kernels")
     config = load_config(find_config("caps"), ["data.path=nowhere.jsonl", "run_name=x"])
     with pytest.raises(DataError, match="nowhere"):
-        parallel._run_one(config, tmp_path, "fail", evaluate=False, overrides=(), audit=False)
+        parallel._train_one(config, tmp_path, "fail", overrides=(), audit=False)
     assert sys.modules["kernels"] is None
-
-
-def counted(place):
-    place.with_name(f"{place.name}-{len(list(place.parent.iterdir()))}").touch()
 
 
 def test_a_task_is_done_again_for_as_long_as_it_is_asked_for(tmp_path):
