@@ -30,8 +30,9 @@ from gradroute.system.false_discovery import (
 from gradroute.system.files import read_json, read_lines, write_json, write_lines, write_text
 from gradroute.system.statistics import wilson
 
-SCHEMA_VERSION = 2
-"""Of the summary; since 2 `q` comes from an upper bound of `p`."""
+SCHEMA_VERSION = 3
+"""Of the summary; since 2 `q` comes from an upper bound of `p`, since 3 what an adapter explains
+beside the others alone has a share in its score."""
 LIKELY = 0.02
 """p-value up to which `refine` labels a row in the next round; routing bears some wrong labels."""
 SUSPECT = {"adapter": 0.05, "words": 0.3, "hidden": 0.3, "head": 0.3}
