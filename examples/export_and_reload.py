@@ -29,7 +29,7 @@ def main(run: Path, out: Path, *, evaluate: bool = True) -> str:
 
 def plain_peft(adapter: Path) -> str:
     """What anybody does with the folder: transformers and PEFT, nothing else."""
-    base = AutoModelForCausalLM.from_pretrained(embedded_model())  # your base model
+    base = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype="float32")  # your base
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
     model = PeftModel.from_pretrained(base, adapter).eval()
     inputs = tokenizer("One day", return_tensors="pt")
