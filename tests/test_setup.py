@@ -1,6 +1,7 @@
 """What installs gradroute agrees with itself: pins, targets, package data."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,16 @@ def test_make_lists_every_target() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "demo", "test", "check", "lock", "base", "clean"):
         assert re.search(rf"^make {target} +\w", done.stdout, re.MULTILINE), target
+
+
+def test_what_make_starts_keeps_bytecode_whatever_the_environment_says(tmp_path: Path) -> None:
+    probe = tmp_path / "probe"
+    probe.write_text("include Makefile\nprobe:\n\t@env\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = ["make", "--no-print-directory", "-f", str(probe), "probe"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "PATH=" in said.stdout and "PYTHONDONTWRITEBYTECODE" not in said.stdout
 
 
 def test_a_wheel_holds_every_file_of_the_package_that_is_no_cache(tmp_path: Path) -> None:
