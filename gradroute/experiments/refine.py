@@ -6,6 +6,7 @@ Every round is a run of its own, so an interrupted refinement goes on with the s
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gradroute.config.run_config import load_config
@@ -38,7 +39,8 @@ def refine_run(
         label: With several behaviors, which.
 
     Returns:
-        The folder of what is shipped: `<name>-refined`, or the last routed run.
+        The folder of what is shipped: `<name>-refined`, or the last routed run. Where that name is
+        taken by what another number of rounds found, their number is behind it.
 
     Raises:
         ConfigError: The run is a control or does not route.
@@ -51,6 +53,7 @@ def refine_run(
             "routed run."
         )
     root, current, place = folder.path.resolve().parent, folder, folder.found
+    number = 0
     for number in range(1, rounds + 1):
         summary = find_rows(current, by="adapter", fdr=FDR, label=label)
         place = found_place(current, summary)
@@ -66,11 +69,21 @@ def refine_run(
         return current
     shipped = control_config(config, "refined", root)
     found = str(place / "adapter_suspects.jsonl")
+    name = _free_name(root, shipped.run_name, found, number)
     data = shipped.data.model_copy(update={"found": found})
-    shipped = shipped.model_copy(update={"data": data})
+    shipped = shipped.model_copy(update={"run_name": name, "data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)
     evaluate_run(last)
     return last
+
+
+def _free_name(root: Path, name: str, found: str, rounds: int) -> str:
+    """The name, or one with the number of rounds where another number of them has it."""
+    taken = RunFolder(root / name).config
+    if not taken.is_file() or load_config(taken).data.found == found:
+        return name
+    say(f"{name} stands on another number of rounds; this run is {name}-{rounds}.")
+    return f"{name}-{rounds}"
 
 
 def round_text(number: int, summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Rounds: when they end, what labels the next one, and what is trained last."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ def summary(likely_rows: int, high: float):
 @pytest.fixture
 def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
     """Refine with the summaries of `find` given; the configs trained by name, and the last one."""
+
+    for other in routed.path.parent.glob("routed-*"):
+        shutil.rmtree(other)
 
     def refined(summaries: list[dict[str, Any]], **options: Any):
         trained: dict[str, RunConfig] = {}
@@ -85,6 +89,18 @@ def test_fewer_likely_rows_than_chance_gives_do_not_end_them(rounds_of):
 def test_the_last_routed_run_is_shipped_where_that_is_asked(rounds_of):
     trained, last = rounds_of([summary(9, 30.0)] * 2, rounds=2, finish="routed")
     assert list(trained) == ["routed-round-2"] and last == "routed-round-2"
+
+
+def test_another_number_of_rounds_is_another_run_and_the_same_one_goes_on(
+    routed, rounds_of, capsys
+):
+    _, first = rounds_of([summary(9, 30.0)], rounds=1)
+    trained, second = rounds_of([summary(9, 30.0)] * 2, rounds=2)
+    assert (first, second) == ("routed-refined", "routed-refined-2")
+    assert "routed-refined stands on another number of rounds" in capsys.readouterr().err
+    assert trained["routed-refined-2"].data.found == file(routed, "routed-round-2", "suspects")
+    for rounds, name in ((1, first), (2, second)):
+        assert rounds_of([summary(9, 30.0)] * rounds, rounds=rounds)[1] == name
 
 
 def test_a_round_keeps_the_table_and_the_training_of_the_run(routed, rounds_of):
