@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gradroute.config.run_config import RunConfig
+from gradroute.config.sections import TrainConfig
 from gradroute.data.batches import TokenizedExample
 from gradroute.errors import ConfigError, MachineError
 from gradroute.models.base import Base
@@ -175,21 +176,14 @@ def share_states(
     # That of a recovery lies in the folder of its run.
     above = (one / FOLDER for one in folder.path.resolve().parents[:2])
     place = next((one for one in above if one.is_dir()), None)
-    idle = train.reuse_frozen or not rows or not train.reuse_gib or model.device.type != "cpu"
-    if idle or place is None:
+    if place is None or (found := _sharable(model, rows, train, examples or len(rows))) is None:
         return
 
     def tell(text: str) -> None:
         say(f"{folder.name}: {text}")
 
-    tokens = [row.input_ids for row in rows]
-    try:
-        lower = lower_layers(model, tokens)
-    except ConfigError:  # nobody has asked for this model, so nothing is said
-        return
-    each = max(map(len, tokens)) * lower.width * lower.dtype.itemsize
-    size, limit = (examples or len(rows)) * each, int(train.reuse_gib * 2**30)
-    free = free_bytes(place)
+    lower, size = found
+    limit, free = int(train.reuse_gib * 2**30), free_bytes(place)
     if size > limit or (free is not None and 2 * size > free):
         tell(
             f"its hidden states are not shared with other runs: they take up to "
@@ -199,6 +193,36 @@ def share_states(
         return
     about = about_states(model, lower, identity_of_base(base, config.quantize))
     take_states_from(model, SharedStates(place, lower, about, limit, tell))
+
+
+def shared_bytes(
+    model: PeftModel, rows: Sequence[TokenizedExample], train: TrainConfig, examples: int
+) -> int:
+    """Bytes of the states that a run shares with others, at most; 0 where it shares none.
+
+    Args:
+        model: The model, on its device.
+        rows: Examples that will be run.
+        train: How.
+        examples: How many of them in all, padding and repetitions included.
+    """
+    found = _sharable(model, rows, train, examples)
+    size = 0 if found is None else found[1]
+    return size if size <= train.reuse_gib * 2**30 else 0
+
+
+def _sharable(
+    model: PeftModel, rows: Sequence[TokenizedExample], train: TrainConfig, examples: int
+) -> tuple[LowerLayers, int] | None:
+    """The layers whose states can be shared, and the most that these take; None without such."""
+    if train.reuse_frozen or not rows or not train.reuse_gib or model.device.type != "cpu":
+        return None
+    tokens = [row.input_ids for row in rows]
+    try:
+        lower = lower_layers(model, tokens)
+    except ConfigError:  # nobody has asked for this model, so nothing is said
+        return None
+    return lower, examples * max(map(len, tokens)) * lower.width * lower.dtype.itemsize
 
 
 def _name(inputs: Mapping[str, Any], training: bool) -> str:

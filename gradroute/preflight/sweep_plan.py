@@ -12,7 +12,7 @@ from typing import Any
 from gradroute.config.run_config import FREE_OF_COST, RunConfig, field_of, several
 from gradroute.errors import GradrouteError
 from gradroute.experiments.sweep.cells import Cell, read_sweep
-from gradroute.experiments.sweep.folder import Record, SweepFolder, record_of
+from gradroute.experiments.sweep.folder import SweepFolder, record_of
 from gradroute.experiments.sweep.state import CellState, cell_states, cells_text, duration
 from gradroute.experiments.sweep.sweep import resources_of, unfinished
 from gradroute.preflight.validation import validate
@@ -48,7 +48,9 @@ def plan_text(
     slurm, _ = resources_of(sweep, backend, resources)
     costs = _costs(sweep.cells, folder)
     states = cell_states(folder, record)
-    text = [_table(sweep.cells, states, costs), _total(record, states, costs, folder, jobs)]
+    shared = _shared(sweep.cells, costs) if backend == "local" else 0
+    total = _total(states, costs, folder, jobs, shared)
+    text = [_table(sweep.cells, states, costs), total]
     if backend == "slurm" and (cells := unfinished(sweep, folder, record)):
         from gradroute.experiments.sweep.slurm import array_script
 
@@ -98,12 +100,19 @@ def _table(cells: tuple[Cell, ...], states: list[CellState], costs: list[dict[st
     return aligned(rows, [True, True, False, False, False, False])
 
 
+def _shared(cells: tuple[Cell, ...], costs: list[dict[str, Any]]) -> int:
+    """Bytes of the hidden states that the runs of a local sweep share in training."""
+    runs = sum(cost["runs"] for cost in costs)
+    most = sum(cost["runs"] * cost["shared"] for cost in costs) if runs > 1 else 0
+    return min(most, int(2**30 * max(cell.config.train.reuse_gib for cell in cells)))
+
+
 def _total(
-    record: Record,
     states: list[CellState],
     costs: list[dict[str, Any]],
     folder: SweepFolder,
     jobs: int | None,
+    shared: int,
 ) -> str:
     """What is left of all cells together, and whether the disk has room for it."""
     left = sum(
@@ -122,6 +131,11 @@ def _total(
     needed, free = sum(absent), free_bytes(nearest_existing(folder.path))
     room = "" if free is None else f" of {format_bytes(free)} free"
     lines.append(f"disk: at most {format_bytes(needed)}{room} in {folder.path}.")
+    if shared:
+        lines.append(
+            f"besides, about {format_bytes(shared)} of hidden states that the cells share, as "
+            "far as there is room."
+        )
     if memory:
         lines.append(f"memory: at most {format_bytes(max(memory))} for each cell that runs.")
     if free is not None and needed > free:

@@ -153,6 +153,11 @@ def _estimate(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     if facts["states"]:
         yield f"including {size(facts['states'])} of hidden states that are computed once"
+    if facts["runs"] > 1 and facts["shared"]:
+        yield (
+            f"besides, about {size(facts['shared'])} of hidden states that the runs share, as "
+            "far as there is room; `gradroute cache` lists and frees them"
+        )
     if facts["smaller"]:
         yield (
             f"only {facts['micro_batch']} examples at a time fit into memory; training computes "

@@ -19,6 +19,7 @@ from gradroute.data.batches import DataOrder, TokenizedExample, micro_batches
 from gradroute.errors import ConfigError
 from gradroute.models.checkpoint import KEPT
 from gradroute.models.hidden_state_cache import needed
+from gradroute.models.shared_states import shared_bytes
 from gradroute.prepare import Prepared, data_order
 from gradroute.routing.adapters import adapter_parameters
 from gradroute.routing.frozen_check import lower_layers
@@ -59,8 +60,9 @@ def estimate(
         `step_seconds` (median of the first `steps` steps), `hours` (whole run), `memory` (peak in
         bytes: of this process, on a GPU of what torch took there; None where the system does not
         tell), `of_memory` ("process" or "device"), `micro_batch` (examples at a time that fit),
-        `smaller` (fewer than asked for), `disk` (bytes of the run's folder at most) and `states`
-        (bytes of the hidden states beside it, which runs on the same examples share).
+        `smaller` (fewer than asked for), `disk` (bytes of the run's folder at most), `states`
+        (bytes of the hidden states beside it that `train.reuse_frozen` keeps) and `shared` (bytes
+        of those of training that runs side by side share, as far as there is room).
 
     Raises:
         NumericError: a loss or gradient is not finite.
@@ -87,7 +89,9 @@ def estimate(
         pad_id=pad_id,
         packed_into=width,
     )
-    return {**found, "disk": disk, "states": states}
+    examples = config.train.max_steps * config.train.step_examples
+    shared = shared_bytes(model, rows, config.train, examples)
+    return {**found, "disk": disk, "states": states, "shared": shared}
 
 
 def _first_steps(

@@ -12,6 +12,7 @@ from tiny_runs import TINY, TWO
 from gradroute.config.run_config import find_config, load_config
 from gradroute.evaluate.evaluator import evaluate_run
 from gradroute.models.shared_states import _digest, _name
+from gradroute.preflight.validation import validate
 from gradroute.probes.finder import find_rows
 from gradroute.probes.recovery import recover_run
 from gradroute.probes.relearning import relearn_runs
@@ -50,6 +51,19 @@ def computed(folder: RunFolder) -> dict[str, bytes]:
         for name, path in names.items()
         if path.name not in ("timings.jsonl", "sessions.jsonl")
     }
+
+
+def test_training_takes_no_more_room_than_was_estimated(tmp_path: Path):
+    settings = (*SETTINGS, "train.log_gradients_every=0", "controls=[filter]", "run_name=one")
+    config = load_config(find_config("caps"), settings)
+    estimate = validate(config, tmp_path).facts["estimate"]
+    begin_sharing(tmp_path)
+    train_run(config, tmp_path, if_exists="fail", bar=False)
+    taken = sum(path.stat().st_size for path in kept(tmp_path))
+    assert 0 < taken <= estimate["shared"] + 500 * len(kept(tmp_path))  # a header for each file
+    frozen = config.train.model_copy(update={"reuse_frozen": True})
+    other = validate(config.model_copy(update={"train": frozen}), tmp_path).facts["estimate"]
+    assert other["shared"] == 0 < other["states"]
 
 
 def kept(root: Path) -> list[Path]:

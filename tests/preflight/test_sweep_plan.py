@@ -12,7 +12,14 @@ from gradroute.preflight.sweep_plan import plan_text
 from gradroute.preflight.validation import Validation
 
 ROOT = Path(__file__).parent.parent.parent
-COST = {"runs": 1, "hours": 0.5, "disk": 2_000_000, "states": 0, "memory": 3_000_000}
+COST = {
+    "runs": 1,
+    "hours": 0.5,
+    "disk": 2_000_000,
+    "states": 0,
+    "shared": 2**20,
+    "memory": 3_000_000,
+}
 
 
 def plan(file: Path, **given) -> str:
@@ -49,8 +56,27 @@ def test_cells_that_take_the_same_are_looked_at_once(tmp_path: Path, looked: lis
     assert lines[9].startswith("8 cells, 8 to run: about 3:12:00 of training")
     assert "1:36:00 with --jobs 2" in lines[9]
     assert lines[10].startswith("disk: at most 16.0 MB")
-    assert lines[11] == "memory: at most 3.0 MB for each cell that runs."
+    assert lines[11].startswith("besides, about 8.4 MB of hidden states that the cells share")
+    assert lines[12] == "memory: at most 3.0 MB for each cell that runs."
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "backend", "told"),
+    [
+        ("seeds: [0, 1]\n", "local", "besides, about 2.1 MB of hidden states"),
+        ("set: {train.reuse_gib: 0.001}\nseeds: [0, 1]\n", "local", "besides, about 1.1 MB of"),
+        ("seeds: [0]\n", "local", ""),
+        ("seeds: [0, 1]\n", "slurm", ""),
+    ],
+)
+def test_hidden_states_are_told_of_where_several_runs_share_them(
+    tmp_path: Path, looked: list[str], more: str, backend: str, told: str
+) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text(f"recipe: caps\n{more}", encoding="utf-8")
+    text = plan(path, backend=backend)
+    assert told in text if told else "hidden states" not in text
 
 
 def test_with_slurm_the_script_is_shown(tmp_path: Path, looked: list[str]) -> None:
@@ -80,7 +106,9 @@ def test_the_files_of_the_page_on_sweeps_can_be_planned(tmp_path, monkeypatch, c
 
     def instead(config, *_):  # what `validate` finds in a recipe is held by its own tests
         looked_at.append(config)
-        return Validation({"estimate": {"runs": 1, "hours": 0.1, "disk": 1, "memory": 1}}, ())
+        return Validation(
+            {"estimate": {"runs": 1, "hours": 0.1, "disk": 1, "shared": 0, "memory": 1}}, ()
+        )
 
     monkeypatch.setattr(sweep_plan, "validate", instead)
     assert main(["sweep", "labels.yaml", "--dry-run", *more]) == 0
