@@ -51,9 +51,9 @@ def test_a_token_counts_as_far_as_both_modes_explain_it_and_less_where_one_does(
     # Explained by both; by neither; worse with the adapter; beside the others alone.
     full, without, alone = [1.0, 2.0, 0.5, 1.0], [3.25, 2.0, 0.1, 3.0], [2.25, 4.0, 0.2, 3.5]
     found = explained(full, without, alone)
-    gains = [1.0, 0.0, 0.0, 0.3 * 2.0]  # of the first, 0.3 * 2.25 would be less
-    assert found.score == pytest.approx(math.sqrt((1.0 + 0.36) / 4))
-    shares = [gain**2 / 1.36 * found.score for gain in gains]
+    gains = [1.0, 0.0, 0.0, 0.1 * 2.0]  # of the first, 0.1 * 2.25 would be less
+    assert found.score == pytest.approx(math.sqrt((1.0 + 0.04) / 4))
+    shares = [gain**2 / 1.04 * found.score for gain in gains]
     assert found.tokens == pytest.approx(shares)
 
 
@@ -61,7 +61,7 @@ def test_what_is_explained_by_the_adapter_alone_or_only_beside_is_told_apart_by_
     beside = explained([0.0], [2.0], [9.0]).score
     alone = explained([9.0], [2.0], [0.0]).score
     both = explained([0.0], [2.0], [0.0]).score
-    assert (alone, beside, both) == pytest.approx((0.0, 0.3 * 2.0, 2.0))
+    assert (alone, beside, both) == pytest.approx((0.0, 0.1 * 2.0, 2.0))
 
 
 @given(st.lists(st.floats(0, 2000), min_size=1, max_size=9), st.integers(2, 4))
