@@ -1,4 +1,4 @@
-"""Runs for the playground that need no training: tiny models with adapters that matter."""
+"""Runs for the playground that need no training, and what waits for its page in a browser."""
 
 import copy
 import http.client
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from report.visits import Opened
 from tiny_writers import TOKENIZER, writer
 from transformers import PreTrainedModel
 
@@ -108,3 +109,29 @@ def events_in(text: str) -> list[tuple[str, Any]]:
     """Name and data of server-sent events."""
     pairs = (part.split("\ndata: ") for part in text.split("\n\n") if part)
     return [(name.removeprefix("event: "), json.loads(data)) for name, data in pairs]
+
+
+def settled(page: Any, start: str = "written in") -> None:
+    """Wait until the status begins so; the page's policy lets no test evaluate a text there."""
+    for _ in range(600):
+        if page.inner_text("#status").startswith(start):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError((page.inner_text("#status"), page.inner_text("#alert")))
+
+
+@contextmanager
+def written_anew(opened: Opened, asked: str) -> Iterator[None]:
+    """What is done in here asks for texts; wait until those are written whose request says so.
+
+    A status of "writing" may be gone before a test sees it.
+    """
+    ended: list[str] = []
+    for event in ("requestfinished", "requestfailed"):  # Chromium may call an answer cut short
+        opened.page.on(event, lambda request: ended.append(request.post_data or ""))
+    yield
+    for _ in range(600):
+        if any(asked in one for one in ended):
+            return settled(opened.page)
+        opened.page.wait_for_timeout(50)
+    raise AssertionError((asked, ended))

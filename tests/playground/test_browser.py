@@ -3,14 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from players import chatty, open_playground, player
+from players import chatty, open_playground, player, settled, written_anew
 from report.chromium import chromium
 from report.page_runs import write_runs
 from report.render.test_page_browser import FAINT, PIECES, hostile
@@ -90,32 +89,6 @@ def visit(browser: Any, url: str) -> Iterator[Callable[..., Opened]]:
     yield go
     for context in contexts:
         context.close()
-
-
-def settled(page: Any, start: str = "written in") -> None:
-    """Wait until the status begins so; the page's policy lets no test evaluate a text there."""
-    for _ in range(600):
-        if page.inner_text("#status").startswith(start):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError((page.inner_text("#status"), page.inner_text("#alert")))
-
-
-@contextmanager
-def written_anew(opened: Opened, asked: str) -> Iterator[None]:
-    """What is done in here asks for texts; wait until those are written whose request says so.
-
-    A status of "writing" may be gone before a test sees it.
-    """
-    ended: list[str] = []
-    for event in ("requestfinished", "requestfailed"):  # Chromium may call an answer cut short
-        opened.page.on(event, lambda request: ended.append(request.post_data or ""))
-    yield
-    for _ in range(600):
-        if any(asked in one for one in ended):
-            return settled(opened.page)
-        opened.page.wait_for_timeout(50)
-    raise AssertionError((asked, ended))
 
 
 def texts(page: Any) -> list[str]:
