@@ -11,12 +11,12 @@ of another number of steps they are measured on less, too.
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import measuring
 from measuring import Seconds
-from startup import ANEW, BASELINE, HERE, MAIN, OF, THIS, commit_of
+from startup import ANEW, BASELINE, HERE, MAIN, OF, THIS, commit_of, smallest
 
 SHARES = ("0.1", "0.2", "0.5", "1.0")
 SEEDS = (0, 1, 2)
@@ -50,19 +50,49 @@ def command(tree: Path, folder: Path, steps: int, cells: int) -> list[str]:
 
 def measure(baseline: Path, rounds: int, seed: int, steps: int, cells: int) -> list[dict]:
     """The tables."""
+    shares, seeds = axes(cells)
     with tempfile.TemporaryDirectory() as folder:
-        asked = {
-            name: command(tree, Path(folder) / place, steps, cells)
-            for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
-        }
+        return beside(
+            f"{len(shares) * len(seeds)} cells of {steps} steps, measured, two at a time",
+            {
+                name: command(tree, Path(folder) / place, steps, cells)
+                for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
+            },
+            {"CPU time": CPU, "wall clock": WALL},
+            baseline,
+            rounds,
+            seed,
+            steps=steps,
+        )
+
+
+def beside(
+    what: str,
+    asked: Mapping[str, Sequence[str]],
+    at_most: Mapping[str, float | None],
+    baseline: Path,
+    rounds: int,
+    seed: int,
+    **told: int,
+) -> list[dict]:
+    """A table of CPU time and one of wall clock, of work done by this and by another checkout.
+
+    Args:
+        what: The work, in words.
+        asked: `THIS` and `BASELINE` -> arguments of Python that do it from nothing.
+        at_most: Clock -> the bound on this checkout's share of the other's time; None for none.
+        baseline: Folder of the other checkout.
+        rounds: Of each.
+        seed: Of the order and of the intervals.
+        told: What else the tables say.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         small = {
-            name: command(tree, Path(folder) / f"{place}-first", 1, 2)
+            name: smallest(tree, Path(folder) / place)["train"]
             for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
         }
         measuring.in_processes(small, 1, seed, {})  # files come from the disk, bytecode is made
-        times = measuring.in_processes(asked, rounds, seed, {})
-    shares, seeds = axes(cells)
-    what = f"{len(shares) * len(seeds)} cells of {steps} steps, measured, two at a time"
+    times = measuring.in_processes(asked, rounds, seed, {})
     walls = {name: Seconds(own.wall, own.wall) for name, own in times.items()}
     return [
         measuring.table(
@@ -70,12 +100,16 @@ def measure(baseline: Path, rounds: int, seed: int, steps: int, cells: int) -> l
             own,
             BASELINE,
             seed=seed,
-            bounds=[measuring.Bound(THIS, BASELINE, at_most)],
+            bounds=[
+                measuring.Bound(THIS, BASELINE, limit)
+                for limit in (at_most[clock],)
+                if limit is not None
+            ],
             unit="s",
             scale=1,
-            steps=steps,
+            **told,
         )
-        for clock, own, at_most in (("CPU time", times, CPU), ("wall clock", walls, WALL))
+        for clock, own in (("CPU time", times), ("wall clock", walls))
     ]
 
 

@@ -29,6 +29,7 @@ ORDER = (
     "pipeline",
     "startup",
     "grid",
+    "demo_cost",
     "playground",
     "experiment",
     "gpu",

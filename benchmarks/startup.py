@@ -20,7 +20,7 @@ import measuring
 
 NOTHING = "python, nothing else"
 LIBRARIES = "import of torch, transformers, peft"
-MAIN = "import sys; from gradroute.cli.main import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import runpy; runpy.run_module('gradroute', run_name='__main__', alter_sys=True)"
 COUNT = "\nimport sys, atexit; atexit.register(lambda: print(len(sys.modules), file=sys.stderr))\n"
 REFUSED = 2  # exit code of a configuration that cannot be used
 OF = "import sys; sys.path.insert(0, {tree!r}); "
