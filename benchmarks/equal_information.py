@@ -47,9 +47,11 @@ INOCULATIONS = (
     "random_adapter",
 )
 RIVALS = ("none", "filter", "known_good", "kl_good", "distill", *FILTERS, *INOCULATIONS, "oracle")
-METHODS = ("baseline", "routed", *RIVALS, "refined")
+METHODS = ("baseline", "routed", *RIVALS, "refined_alone", "refined")
 """`baseline`, a run that never saw the behavior, is what gain is measured against; with a ground of
-`GROUNDS` it is the oracle."""
+`GROUNDS` it is the oracle. `refined_alone` asks no classifier."""
+REFINED = {"refined_alone": "none", "refined": "words"}
+"""Method -> the classifier that `refine` asks in its first round."""
 COLUMNS = (
     "method",
     "rate shipped, %",
@@ -199,10 +201,14 @@ def cell(
         grid: With the elicitation grid.
         relearn: Also attack what is shipped.
     """
-    if method == "refined":
-        rounds = own.rounds if own else ROUNDS
-        folder = RunFolder(root / config.run_name)
-        folder = refine_run(folder, rounds=rounds, finish="plain", bar=False)
+    if method in REFINED:
+        folder = refine_run(
+            RunFolder(root / config.run_name),
+            rounds=own.rounds if own else ROUNDS,
+            finish="plain",
+            bar=False,
+            classifier=REFINED[method],
+        )
     elif method == "baseline":
         changes = {"behavior_fraction": 0.0, "labeled_fraction": 0.0, "null_fraction": 0.0}
         clean = control_config(config, "oracle", root)
@@ -254,7 +260,7 @@ def run(point: Point, seed: int, options: argparse.Namespace) -> None:
         )
         path.write_text(text, encoding="utf-8")
         rounds = sorted(root.glob(f"{config.run_name}*/found/*.json"))
-        if rounds and method in (*FILTERS, "refined"):
+        if rounds and method in (*FILTERS, *REFINED):
             found = {f"{p.parts[-3]}/{p.stem}": _without(read_json(p)) for p in rounds}
             write_json(path.with_name(f"{config.run_name}_found_seed{seed}.json"), found)
 

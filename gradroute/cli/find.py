@@ -55,6 +55,13 @@ def add(verbs: "Verbs") -> None:
         help="what is trained last: one adapter without the rows found (default), or the last "
         "routed run",
     )
+    refine.add_argument(
+        "--classifier",
+        choices=("words", "hidden", "head", "none"),
+        default="words",
+        help="what is asked beside the adapter in the first round; its likely rows count where it "
+        "sees bad rows at all (words)",
+    )
     _takes_behavior(refine)
 
 
@@ -91,6 +98,7 @@ def _refine(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         finish=options.finish,
         label=options.behavior,
+        classifier=options.classifier,
         bar=sys.stderr.isatty(),
     )
     print(f"refined: {shipped.path}")

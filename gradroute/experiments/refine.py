@@ -7,29 +7,46 @@ Every round is a run of its own, so an interrupted refinement goes on with the s
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradroute.config.run_config import load_config
 from gradroute.errors import ConfigError
 from gradroute.experiments.controls import control_config
 from gradroute.probes.finder import FDR, find_rows
-from gradroute.probes.found_files import found_place
+from gradroute.probes.found_files import found_place, join_rows
+from gradroute.probes.rival_scores import INSTALL, installed
 from gradroute.run import evaluate_run, train_run
 from gradroute.runs.folder import RunFolder
 from gradroute.system.terminal import say
 
 FINISHES = ("plain", "routed")
 """What is trained at the end: one adapter without the rows found, or the last routed run."""
+CLASSIFIERS = ("words", "hidden", "head", "none")
+"""What the adapter is helped by in the first round, see `finder.BY`."""
+CHANCE = 0.2
+"""A classifier is heard where it finds a row, or where at most this share of its likely rows are
+likely by chance. Chosen so that words are not heard on `wrong_pronouns` and `wrong_objects` (at
+most 438 likely rows where chance gives 115), which they do not show."""
 
 
 def refine_run(
-    folder: RunFolder, *, rounds: int, finish: str, bar: bool, label: str | None = None
+    folder: RunFolder,
+    *,
+    rounds: int,
+    finish: str,
+    bar: bool,
+    label: str | None = None,
+    classifier: str = "words",
 ) -> RunFolder:
     """Find, train with likely rows as labels, and find again.
 
+    In the first round a classifier that the labels alone train is asked too. Its likely rows count
+    where it sees bad ones, see `CHANCE`. In later rounds the labels are finds, and what words they
+    share says less.
+
     A round is the last one where no row is likely, or where there may be no bad row at all: the
-    interval of their number ends below 1. Then rows that are only suspect are left out too, see
-    `found_files.LIKELY` and `found_files.SUSPECT`.
+    interval of their number ends below 1. Then rows that are only suspect of the adapter are left
+    out too, see `found_files.LIKELY` and `found_files.SUSPECT`.
 
     Args:
         folder: A finished routed run.
@@ -37,10 +54,11 @@ def refine_run(
         finish: One of `FINISHES`.
         bar: Show a progress bar.
         label: With several behaviors, which.
+        classifier: One of `CLASSIFIERS`.
 
     Returns:
         The folder of what is shipped: `<name>-refined`, or the last routed run. Where that name is
-        taken by what another number of rounds found, their number is behind it.
+        taken by what other rows were left out of, their source is behind it, see `_free_name`.
 
     Raises:
         ConfigError: The run is a control or does not route.
@@ -52,38 +70,88 @@ def refine_run(
             f"run {folder.name} does not route, so no adapter of it explains anything; refine a "
             "routed run."
         )
-    root, current, place = folder.path.resolve().parent, folder, folder.found
-    number = 0
-    for number in range(1, rounds + 1):
+    root, current, number = folder.path.resolve().parent, folder, 1
+    source = _Source(config.run_name, root)
+    while True:
         summary = find_rows(current, by="adapter", fdr=FDR, label=label)
-        place = found_place(current, summary)
         say(f"{current.name}: {round_text(number, summary)}")
-        if not summary["likely_rows"] or summary["bad"]["high"] < 1.0 or number == rounds:
+        helps = _helped(current, label, classifier) if number == 1 else None
+        place, asked = found_place(current, summary), [summary, *([helps] if helps else [])]
+        likely, suspects = _files(place, helps)
+        more = any(one["likely_rows"] and one["bad"]["high"] >= 1.0 for one in asked)
+        if not more or number == rounds:
             break
-        data = config.data.model_copy(update={"found": str(place / "adapter_likely.jsonl")})
-        name = f"{config.run_name}-round-{number + 1}"
+        number += 1
+        name = source.name(f"round-{number}", str(likely), classifier)
+        data = config.data.model_copy(update={"found": str(likely)})
         following = config.model_copy(update={"run_name": name, "controls": None, "data": data})
         current = train_run(following, root, if_exists="resume", bar=bar)
     if finish == "routed":
         evaluate_run(current)
         return current
     shipped = control_config(config, "refined", root)
-    found = str(place / "adapter_suspects.jsonl")
-    name = _free_name(root, shipped.run_name, found, number)
-    data = shipped.data.model_copy(update={"found": found})
+    name = source.name("refined", str(suspects), str(number), classifier)
+    data = shipped.data.model_copy(update={"found": str(suspects)})
     shipped = shipped.model_copy(update={"run_name": name, "data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)
     evaluate_run(last)
     return last
 
 
-def _free_name(root: Path, name: str, found: str, rounds: int) -> str:
-    """The name, or one with the number of rounds where another number of them has it."""
-    taken = RunFolder(root / name).config
-    if not taken.is_file() or load_config(taken).data.found == found:
+def _helped(folder: RunFolder, label: str | None, classifier: str) -> Mapping[str, Any] | None:
+    """What a classifier found, where it sees bad rows; else, or without one, None."""
+    if classifier == "none":
+        return None
+    if classifier == "words" and not installed():
+        say(f"{folder.name}: words are not asked, scikit-learn is not here: {INSTALL}.")
+        return None
+    summary = find_rows(folder, by=classifier, fdr=FDR, label=label)
+    rows, chance = summary["likely_rows"], summary["likely"] * summary["unlabeled"]
+    sees = bool(summary["found"]) or (rows > 0 and chance <= CHANCE * rows)
+    say(
+        f"{folder.name}: {rows} rows are likely by {classifier} ({chance:.0f} by chance), "
+        f"{summary['found']} are found; they {'count' if sees else 'do not count'}."
+    )
+    return summary if sees else None
+
+
+def _files(place: Path, helps: Mapping[str, Any] | None) -> tuple[Path, Path]:
+    """What labels the next round, and what is left out if there is none."""
+    likely, suspects = place / "adapter_likely.jsonl", place / "adapter_suspects.jsonl"
+    if helps is None:
+        return likely, suspects
+    other = place / f"{helps['by']}_likely.jsonl"
+    return join_rows([likely, other]), join_rows([suspects, other])
+
+
+class _Source(NamedTuple):
+    """Names of the runs that a refinement trains.
+
+    Attributes:
+        run: Name of the routed run.
+        root: Folder of the runs.
+    """
+
+    run: str
+    root: Path
+
+    def name(self, what: str, found: str, *more: str) -> str:
+        """A name that no run with other rows in `data.found` has.
+
+        Args:
+            what: End of the name.
+            found: The file of the rows.
+            more: What is put behind the name, one after the other, where it is taken.
+        """
+        first = name = f"{self.run}-{what}"
+        for end in ("", *more):
+            name += f"-{end}" if end else ""
+            taken = RunFolder(self.root / name).config
+            if not taken.is_file() or load_config(taken).data.found == found:
+                break
+        if name != first:
+            say(f"{first} stands on other finds; this run is {name}.")
         return name
-    say(f"{name} stands on another number of rounds; this run is {name}-{rounds}.")
-    return f"{name}-{rounds}"
 
 
 def round_text(number: int, summary: Mapping[str, Any]) -> str:

@@ -124,20 +124,38 @@ def write_found(
 def join_suspects(folder: RunFolder, by: str, places: Sequence[Path]) -> None:
     """Write the suspect rows of several behaviors as one file that `data.found` reads.
 
-    A row that is suspect of several has the label of its smallest p.
-
     Args:
         folder: The run.
         by: The finder.
         places: The folder of each behavior, see `found_place`.
     """
+    rows = _joined([place / f"{by}_suspects.jsonl" for place in places])
+    write_lines(folder.found / f"{by}_suspects.jsonl", rows)
+
+
+def join_rows(files: Sequence[Path]) -> Path:
+    """Write the rows of two finders beside each other, as one file that `data.found` reads.
+
+    Args:
+        files: Of one folder, such as `adapter_suspects.jsonl` and `words_likely.jsonl`.
+
+    Returns:
+        The file, such as `adapter_suspects_words_likely.jsonl`.
+    """
+    path = files[0].with_name("_".join(file.stem for file in files) + files[0].suffix)
+    write_lines(path, _joined(files))
+    return path
+
+
+def _joined(files: Sequence[Path]) -> list[Mapping[str, Any]]:
+    """The rows of several files; one that is in more has the label of its smallest p."""
     rows: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for place in places:
-        for row in read_lines(place / f"{by}_suspects.jsonl"):
+    for file in files:
+        for row in read_lines(file):
             other = rows.setdefault(_key(row), row)
             if row.get("p", 1.0) < other.get("p", 1.0):
                 rows[_key(row)] = row
-    write_lines(folder.found / f"{by}_suspects.jsonl", [*rows.values()])
+    return [*rows.values()]
 
 
 def _within(place: Path) -> str:

@@ -31,6 +31,7 @@ WORDS_STRENGTH = 10.0
 """Inverse of the l2 penalty for words; chosen on seed 100 of `caps` and `wrong_pronouns`."""
 HIDDEN_STRENGTH = 0.01
 """The same for hidden states."""
+INSTALL = "pip install 'gradroute[label]'"
 
 
 def word_features(texts: Sequence[str]) -> Any:
@@ -77,14 +78,18 @@ def classifier_scores(
     return np.where(train, own, scores.mean(0))
 
 
-def _check_installed() -> None:
+def installed() -> bool:
+    """Whether scikit-learn is there, which both classifiers need."""
     try:
         import sklearn  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise MachineError(
-            "a classifier of words or hidden states needs scikit-learn: "
-            "pip install 'gradroute[label]'."
-        ) from error
+    except ImportError:
+        return False
+    return True
+
+
+def _check_installed() -> None:
+    if not installed():
+        raise MachineError(f"a classifier of words or hidden states needs scikit-learn: {INSTALL}.")
 
 
 def mean_states(

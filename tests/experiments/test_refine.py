@@ -1,6 +1,7 @@
 """Rounds: when they end, what labels the next one, and what is trained last."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from gradroute.config.run_config import RunConfig, dump_config, load_config
 from gradroute.experiments import refine
 from gradroute.experiments.refine import refine_run
 from gradroute.runs.folder import RunFolder
+from gradroute.system.files import read_lines, write_lines
 
 LABELS = ("data.good_labeled_fraction=0.3", "data.null_fraction=0.5")
 
@@ -19,7 +21,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return tiny_run(tmp_path_factory.mktemp("runs"), "routed", *TWO, *LABELS)
 
 
-def summary(likely_rows: int, high: float):
+def summary(likely_rows: int, high: float, **changes: Any) -> dict[str, Any]:
     return {
         "behavior": "bad",
         "by": "adapter",
@@ -30,7 +32,19 @@ def summary(likely_rows: int, high: float):
         "found": 0,
         "fdr": 0.05,
         "truth_of_likely": {"bad": 0},
+        **changes,
     }
+
+
+SEES_NOTHING = summary(24, 30.0, by="words")  # 5 of 100 are likely by chance
+FINDS = summary(4, 30.0, by="words", found=3)
+SEES_SOME = summary(25, 30.0, by="words")
+ROWS = {
+    "adapter_likely": [("a", 0.01)],
+    "adapter_suspects": [("a", 0.01), ("b", 0.04)],
+    "words_likely": [("b", 0.001), ("c", 0.02)],
+}
+"""Text and p of the rows in the files that `find` leaves."""
 
 
 @pytest.fixture
@@ -40,9 +54,19 @@ def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
     for other in routed.path.parent.glob("routed-*"):
         shutil.rmtree(other)
 
-    def refined(summaries: list[dict[str, Any]], **options: Any):
+    def refined(summaries: list[dict[str, Any]], words=SEES_NOTHING, asks="words", **options: Any):
         trained: dict[str, RunConfig] = {}
         left = iter(summaries)
+        asked: list[str] = []
+
+        def find(folder: RunFolder, by: str, **_: Any) -> dict[str, Any]:
+            if by != "adapter":
+                asked.append(f"{folder.name} {by}")
+            for stem, rows in ROWS.items():
+                lines = [{"text": text, "label": "bad", "p": p} for text, p in rows]
+                folder.found.mkdir(exist_ok=True)
+                write_lines(folder.found / f"{stem}.jsonl", lines)
+            return next(left) if by == "adapter" else words | {"by": by}
 
         def train(config, root, **_):
             trained[config.run_name] = config
@@ -51,11 +75,12 @@ def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
             made.config.write_text(dump_config(config))
             return made
 
-        monkeypatch.setattr(refine, "find_rows", lambda *_, **__: next(left))
+        monkeypatch.setattr(refine, "find_rows", find)
         monkeypatch.setattr(refine, "train_run", train)
         monkeypatch.setattr(refine, "evaluate_run", lambda _: None)
         last = refine_run(routed, bar=False, **{"rounds": 3, "finish": "plain"} | options)
         assert next(left, None) is None
+        assert asked == ([f"routed {asks}"] if asks else [])
         return trained, last.name
 
     return refined
@@ -63,6 +88,11 @@ def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
 
 def file(run: RunFolder, name: str, which: str) -> str:
     return str(run.path.resolve().parent / name / "found" / f"adapter_{which}.jsonl")
+
+
+def texts(path: str | None) -> dict[str, float]:
+    assert path
+    return {row["text"]: row["p"] for row in read_lines(Path(path))}
 
 
 def test_likely_rows_label_the_next_round_and_suspects_are_left_out_at_the_end(routed, rounds_of):
@@ -97,7 +127,7 @@ def test_another_number_of_rounds_is_another_run_and_the_same_one_goes_on(
     _, first = rounds_of([summary(9, 30.0)], rounds=1)
     trained, second = rounds_of([summary(9, 30.0)] * 2, rounds=2)
     assert (first, second) == ("routed-refined", "routed-refined-2")
-    assert "routed-refined stands on another number of rounds" in capsys.readouterr().err
+    assert "routed-refined stands on other finds" in capsys.readouterr().err
     assert trained["routed-refined-2"].data.found == file(routed, "routed-round-2", "suspects")
     for rounds, name in ((1, first), (2, second)):
         assert rounds_of([summary(9, 30.0)] * rounds, rounds=rounds)[1] == name
@@ -108,3 +138,49 @@ def test_a_round_keeps_the_table_and_the_training_of_the_run(routed, rounds_of):
     first, second = load_config(routed.config), trained["routed-round-2"]
     assert (second.routing, second.train) == (first.routing, first.train)
     assert second.data.model_copy(update={"found": None}) == first.data
+
+
+@pytest.mark.parametrize("words", [FINDS, SEES_SOME])
+def test_likely_rows_of_a_classifier_that_sees_bad_ones_count_too(routed, rounds_of, words, capsys):
+    trained, _ = rounds_of([summary(9, 30.0)] * 2, words, rounds=2)
+    second, last = (trained[name].data.found for name in ("routed-round-2", "routed-refined"))
+    assert texts(second) == {"a": 0.01, "b": 0.001, "c": 0.02}
+    assert last == file(routed, "routed-round-2", "suspects")  # which hold what labeled the round
+    assert f"{words['likely_rows']} rows are likely by words (5 by chance), " in (
+        said := capsys.readouterr().err
+    )
+    assert "they count." in said
+    trained, last = rounds_of([summary(9, 30.0)], words, rounds=1)
+    assert last == "routed-refined-1"
+    assert texts(trained[last].data.found) == {"a": 0.01, "b": 0.001, "c": 0.02}
+
+
+def test_a_classifier_that_sees_no_bad_row_changes_nothing(routed, rounds_of, capsys):
+    trained, _ = rounds_of([summary(9, 30.0)] * 2, rounds=2)
+    assert trained["routed-round-2"].data.found == file(routed, "routed", "likely")
+    assert "they do not count." in capsys.readouterr().err
+
+
+def test_another_round_follows_where_only_the_classifier_sees_bad_rows(rounds_of):
+    trained, _ = rounds_of([summary(0, 0.0), summary(0, 0.0)], FINDS)
+    assert list(trained) == ["routed-round-2", "routed-refined"]
+
+
+@pytest.mark.parametrize("classifier", ["hidden", "head"])
+def test_another_classifier_is_asked_in_the_first_round(rounds_of, classifier):
+    rounds_of([summary(9, 30.0)] * 2, rounds=2, classifier=classifier, asks=classifier)
+
+
+def test_with_another_classifier_the_runs_have_other_names(routed, rounds_of, capsys):
+    first, _ = rounds_of([summary(9, 30.0)] * 2, rounds=2, classifier="none", asks="")
+    second, last = rounds_of([summary(9, 30.0)] * 2, FINDS, rounds=2)
+    assert list(first) == ["routed-round-2", "routed-refined"]
+    assert list(second) == ["routed-round-2-words", "routed-refined-2"] and last in second
+    assert "routed-round-2 stands on other finds" in capsys.readouterr().err
+    assert second[last].data.found == file(routed, "routed-round-2-words", "suspects")
+
+
+def test_without_scikit_learn_words_are_not_asked_and_that_is_said(rounds_of, monkeypatch, capsys):
+    monkeypatch.setattr(refine, "installed", lambda: False)
+    rounds_of([summary(9, 30.0)] * 2, FINDS, rounds=2, asks="")
+    assert "scikit-learn is not here: pip install 'gradroute[label]'." in capsys.readouterr().err
