@@ -333,6 +333,7 @@ def _row(method: str, runs: list[dict[str, Any]], ground: str, base: Losses, cle
 
 def _shipped(method: str) -> str:
     """The mode in which a method's run would ship."""
+    method = "refined" if method in REFINED else method
     return BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
 
 
