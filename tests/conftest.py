@@ -1,5 +1,6 @@
 """What every test stands on: no network, one thread, repeatable examples, and a tiny model."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -30,3 +31,9 @@ check_shapes(Path(__file__).parent.parent / "gradroute")
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: tests of processes wait for them half of the time."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays until the end, so the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()

@@ -16,14 +16,14 @@ from torture.routings import telling_llama, tiny_routed
 
 
 def test_every_row_keeps_its_route_in_every_layout(tmp_path):
-    found = trials(24, seed=1, folder=tmp_path)
+    found = trials(12, seed=1, folder=tmp_path)
     assert found["failures"] == []
-    assert found["misaligned"] == 0 and found["rows"] > 250
+    assert found["misaligned"] == 0 and found["rows"] > 125
     assert found["largest_relative_error"] <= BOUNDS[torch.float32]
     assert found["largest_relative_error_float64"] <= BOUNDS[torch.float64]
-    assert found["swaps"] > 20
+    assert found["swaps"] > 10
     assert found["smallest_swapped_error"] >= FAR * BOUNDS[torch.float32]
-    assert found["drawn"]["memory runs out: yes"] > 5
+    assert found["drawn"]["memory runs out: yes"] > 2
 
 
 @pytest.mark.parametrize("mean", ["token", "example"])
