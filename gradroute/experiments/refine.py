@@ -106,13 +106,18 @@ def _helped(folder: RunFolder, label: str | None, classifier: str) -> Mapping[st
         say(f"{folder.name}: words are not asked, scikit-learn is not here: {INSTALL}.")
         return None
     summary = find_rows(folder, by=classifier, fdr=FDR, label=label)
-    rows, chance = summary["likely_rows"], summary["likely"] * summary["unlabeled"]
-    sees = bool(summary["found"]) or (rows > 0 and chance <= CHANCE * rows)
+    sees, chance = sees_bad_rows(summary), summary["likely"] * summary["unlabeled"]
     say(
-        f"{folder.name}: {rows} rows are likely by {classifier} ({chance:.0f} by chance), "
-        f"{summary['found']} are found; they {'count' if sees else 'do not count'}."
+        f"{folder.name}: {summary['likely_rows']} rows are likely by {classifier} ({chance:.0f} by "
+        f"chance), {summary['found']} are found; they {'count' if sees else 'do not count'}."
     )
     return summary if sees else None
+
+
+def sees_bad_rows(summary: Mapping[str, Any]) -> bool:
+    """Whether a classifier's scores tell bad rows, by its summary of `find`; see `CHANCE`."""
+    likely, chance = summary["likely_rows"], summary["likely"] * summary["unlabeled"]
+    return bool(summary["found"]) or (likely > 0 and chance <= CHANCE * likely)
 
 
 def _files(place: Path, helps: Mapping[str, Any] | None) -> tuple[Path, Path]:
