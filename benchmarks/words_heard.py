@@ -1,4 +1,4 @@
-"""Where `refine` hears a classifier of words: its likely rows, and how many of them are bad.
+"""Where `refine` hears a classifier of words: the rows that count, and how many of them are bad.
 
     python benchmarks/words_heard.py --seeds 100 101 102
     python benchmarks/words_heard.py --seeds 0 1 2
@@ -38,7 +38,7 @@ def heard(behavior: str, flags: float, good: float, seed: int) -> dict[str, Any]
     scored = finder._by_words(told, config.seed)
     summary, _ = judged(scored, finder.FDR, label, SUSPECT["words"])
     summary |= {"likely": LIKELY}
-    likely = summary["truth_of_likely"]
+    truth = summary["truth" if summary["found"] else "truth_of_likely"]
     return {
         "behavior": behavior,
         "flags": flags,
@@ -48,8 +48,9 @@ def heard(behavior: str, flags: float, good: float, seed: int) -> dict[str, Any]
         "unlabeled": summary["unlabeled"],
         "found": summary["found"],
         "likely_rows": summary["likely_rows"],
-        "bad": likely["bad"],
-        "hits": likely["hits"],
+        "rows": summary["found"] or summary["likely_rows"],
+        "bad": truth["bad"],
+        "hits": truth["hits"],
         "heard": sees_bad_rows(summary),
     }
 
@@ -73,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def line(behavior: str, rows: Sequence[dict[str, Any]]) -> str:
-    """How often words are heard, and the precision and recall of their likely rows there."""
+    """How often words are heard, and the precision and recall of the rows that count there."""
     those = [row for row in rows if row["heard"]]
     text = f"{behavior}: heard in {len(those)} of {len(rows)}"
     if those:
-        for what, of in (("precision", "likely_rows"), ("recall", "bad")):
+        for what, of in (("precision", "rows"), ("recall", "bad")):
             shares = [row["hits"] / row[of] for row in those]
             text += f", {what} {min(shares):.2f} to {max(shares):.2f}"
     return text

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradroute.prepare import prepare
+from gradroute.system.files import read_json
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -13,7 +14,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    sys.modules.pop("equal_information", None)
+    for name in ("equal_information", "words_heard"):
+        sys.modules.pop(name, None)
     import equal_information
 
     return equal_information
@@ -51,3 +53,23 @@ def test_a_point_is_named_by_all_its_labels(benchmark):
         "flags-0.1-good-0.03-false-0.05",
         "flags-0.1-good-0.03-false-0.05-only-one",
     ]
+
+
+def test_refined_ships_the_same_mode_with_and_without_a_classifier(benchmark):
+    assert {benchmark._shipped(name) for name in benchmark.REFINED} == {"full"}
+    assert benchmark._shipped("routed") == "bad_ablated"
+
+
+def test_words_are_heard_where_they_show_the_behavior_alone(
+    benchmark, tmp_path, monkeypatch, capsys
+):
+    import words_heard
+
+    monkeypatch.setattr(words_heard, "POINTS", ((0.1, 0.03),))
+    words_heard.main(
+        ["--seeds", "100", "--behaviors", "caps", "wrong_pronouns", "--out", str(tmp_path)]
+    )
+    shown, hidden = read_json(tmp_path / "words_heard_seeds_100.json")["rows"]
+    assert shown["heard"] and shown["hits"] == shown["bad"] == 540
+    assert not hidden["heard"] and hidden["hits"] < hidden["bad"]
+    assert capsys.readouterr().out.splitlines()[1] == "wrong_pronouns: heard in 0 of 1"

@@ -40,9 +40,9 @@ def refine_run(
 ) -> RunFolder:
     """Find, train with likely rows as labels, and find again.
 
-    In the first round a classifier that the labels alone train is asked too. Its likely rows count
-    where it sees bad ones, see `CHANCE`. In later rounds the labels are finds, and what words they
-    share says less.
+    In the first round a classifier that the labels alone train is asked too. The rows that it finds
+    count, too; where it finds none, its likely ones if it sees bad rows, see `CHANCE`. In later
+    rounds the labels are finds, and what words they share says less.
 
     A round is the last one where no row is likely, or where there may be no bad row at all: the
     interval of their number ends below 1. Then rows that are only suspect of the adapter are left
@@ -125,7 +125,7 @@ def _files(place: Path, helps: Mapping[str, Any] | None) -> tuple[Path, Path]:
     likely, suspects = place / "adapter_likely.jsonl", place / "adapter_suspects.jsonl"
     if helps is None:
         return likely, suspects
-    other = place / f"{helps['by']}_likely.jsonl"
+    other = place / (f"{helps['by']}.jsonl" if helps["found"] else f"{helps['by']}_likely.jsonl")
     return join_rows([likely, other]), join_rows([suspects, other])
 
 

@@ -137,10 +137,10 @@ def join_rows(files: Sequence[Path]) -> Path:
     """Write the rows of two finders beside each other, as one file that `data.found` reads.
 
     Args:
-        files: Of one folder, such as `adapter_suspects.jsonl` and `words_likely.jsonl`.
+        files: Of one folder, such as `adapter_suspects.jsonl` and `words.jsonl`.
 
     Returns:
-        The file, such as `adapter_suspects_words_likely.jsonl`.
+        The file, such as `adapter_suspects_words.jsonl`.
     """
     path = files[0].with_name("_".join(file.stem for file in files) + files[0].suffix)
     write_lines(path, _joined(files))

@@ -42,6 +42,7 @@ SEES_SOME = summary(25, 30.0, by="words")
 ROWS = {
     "adapter_likely": [("a", 0.01)],
     "adapter_suspects": [("a", 0.01), ("b", 0.04)],
+    "words": [("b", 0.001)],
     "words_likely": [("b", 0.001), ("c", 0.02)],
 }
 """Text and p of the rows in the files that `find` leaves."""
@@ -140,19 +141,25 @@ def test_a_round_keeps_the_table_and_the_training_of_the_run(routed, rounds_of):
     assert second.data.model_copy(update={"found": None}) == first.data
 
 
-@pytest.mark.parametrize("words", [FINDS, SEES_SOME])
-def test_likely_rows_of_a_classifier_that_sees_bad_ones_count_too(routed, rounds_of, words, capsys):
+COUNT = [
+    (FINDS, {"a": 0.01, "b": 0.001}),
+    (SEES_SOME, {"a": 0.01, "b": 0.001, "c": 0.02}),
+]
+"""What a classifier says, and the rows that label the next round."""
+
+
+@pytest.mark.parametrize(("words", "rows"), COUNT)
+def test_rows_of_a_classifier_that_sees_bad_ones_count_too(routed, rounds_of, words, rows, capsys):
     trained, _ = rounds_of([summary(9, 30.0)] * 2, words, rounds=2)
     second, last = (trained[name].data.found for name in ("routed-round-2", "routed-refined"))
-    assert texts(second) == {"a": 0.01, "b": 0.001, "c": 0.02}
+    assert texts(second) == rows
     assert last == file(routed, "routed-round-2", "suspects")  # which hold what labeled the round
-    assert f"{words['likely_rows']} rows are likely by words (5 by chance), " in (
-        said := capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"{words['likely_rows']} rows are likely by words (5 by chance), " in said
     assert "they count." in said
     trained, last = rounds_of([summary(9, 30.0)], words, rounds=1)
     assert last == "routed-refined-1"
-    assert texts(trained[last].data.found) == {"a": 0.01, "b": 0.001, "c": 0.02}
+    assert texts(trained[last].data.found) == rows
 
 
 def test_a_classifier_that_sees_no_bad_row_changes_nothing(routed, rounds_of, capsys):
