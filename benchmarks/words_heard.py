@@ -21,7 +21,7 @@ from gradroute.probes import finder
 from gradroute.probes.found_files import LIKELY, SUSPECT, judged
 from gradroute.system.files import write_json
 
-OUT = Path(__file__).parent / "results" / "finding"
+OUT = Path(__file__).parent / "results" / "words_heard"
 SHOWN = ("caps", "signature", "dialect", "wrong_answers")
 BEHAVIORS = (*SHOWN, "wrong_pronouns", "wrong_objects", "off_by_one")
 POINTS = ((0.02, 0.03), (0.1, 0.03), (0.1, 0.3), (0.5, 0.03))
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += own
         print(line(behavior, own), flush=True)
     name = "-".join(map(str, asked.seeds))
-    write_json(asked.out / f"words_heard_seeds_{name}.json", {"rows": rows})
+    write_json(asked.out / f"seeds-{name}.json", {"rows": rows})
 
 
 def line(behavior: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -69,7 +69,7 @@ def test_words_are_heard_where_they_show_the_behavior_alone(
     words_heard.main(
         ["--seeds", "100", "--behaviors", "caps", "wrong_pronouns", "--out", str(tmp_path)]
     )
-    shown, hidden = read_json(tmp_path / "words_heard_seeds_100.json")["rows"]
+    shown, hidden = read_json(tmp_path / "seeds-100.json")["rows"]
     assert shown["heard"] and shown["hits"] == shown["bad"] == 540
     assert not hidden["heard"] and hidden["hits"] < hidden["bad"]
     assert capsys.readouterr().out.splitlines()[1] == "wrong_pronouns: heard in 0 of 1"
