@@ -107,9 +107,10 @@ def _helped(folder: RunFolder, label: str | None, classifier: str) -> Mapping[st
         return None
     summary = find_rows(folder, by=classifier, fdr=FDR, label=label)
     sees, chance = sees_bad_rows(summary), summary["likely"] * summary["unlabeled"]
+    which = "the found ones" if summary["found"] else "they"
     say(
         f"{folder.name}: {summary['likely_rows']} rows are likely by {classifier} ({chance:.0f} by "
-        f"chance), {summary['found']} are found; they {'count' if sees else 'do not count'}."
+        f"chance), {summary['found']} are found; {which} {'count' if sees else 'do not count'}."
     )
     return summary if sees else None
 
