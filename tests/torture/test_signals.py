@@ -11,5 +11,5 @@ def test_runs_that_are_asked_to_stop_go_on_and_end_equal_to_a_run_that_was_not(t
     assert found["failures"] == []
     assert found["SIGTERM"] == 2
     assert found["SIGUSR1"] == found["SIGINT"] == found["SIGINT twice"] == 1
-    assert found["asked"] >= 2
+    assert found["asked"] >= 1
     assert found["damaged"] == found["differing_finals"] == 0
