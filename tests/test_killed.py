@@ -14,7 +14,7 @@ from gradroute.runs.folder import RunFolder
 from torture.forks import serving
 
 LONGER = ("evaluate.prompts=24", "evaluate.max_new_tokens=12", "evaluate.held_out=16")
-KILLS = {"eval": 5, "relearn": 3, "recover": 3}
+KILLS = {"eval": 3, "relearn": 2, "recover": 2}
 VERBS = {
     "eval": (
         ("--prompts", "prefix", "--prompts", "plain", "--scale", "bad=0,0.25,0.5,1"),
