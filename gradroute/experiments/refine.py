@@ -58,7 +58,7 @@ def refine_run(
 
     Returns:
         The folder of what is shipped: `<name>-refined`, or the last routed run. Where that name is
-        taken by what other rows were left out of, their source is behind it, see `_free_name`.
+        taken by what other rows were left out of, more is put behind it, see `_Names`.
 
     Raises:
         ConfigError: The run is a control or does not route.
@@ -71,7 +71,7 @@ def refine_run(
             "routed run."
         )
     root, current, number = folder.path.resolve().parent, folder, 1
-    source = _Source(config.run_name, root)
+    names = _Names(config.run_name, root)
     while True:
         summary = find_rows(current, by="adapter", fdr=FDR, label=label)
         say(f"{current.name}: {round_text(number, summary)}")
@@ -82,7 +82,7 @@ def refine_run(
         if not more or number == rounds:
             break
         number += 1
-        name = source.name(f"round-{number}", str(likely), classifier)
+        name = names.free(f"round-{number}", str(likely), classifier)
         data = config.data.model_copy(update={"found": str(likely)})
         following = config.model_copy(update={"run_name": name, "controls": None, "data": data})
         current = train_run(following, root, if_exists="resume", bar=bar)
@@ -90,7 +90,7 @@ def refine_run(
         evaluate_run(current)
         return current
     shipped = control_config(config, "refined", root)
-    name = source.name("refined", str(suspects), str(number), classifier)
+    name = names.free("refined", str(suspects), str(number), classifier)
     data = shipped.data.model_copy(update={"found": str(suspects)})
     shipped = shipped.model_copy(update={"run_name": name, "data": data})
     last = train_run(shipped, root, if_exists="resume", bar=bar)
@@ -130,7 +130,7 @@ def _files(place: Path, helps: Mapping[str, Any] | None) -> tuple[Path, Path]:
     return join_rows([likely, other]), join_rows([suspects, other])
 
 
-class _Source(NamedTuple):
+class _Names(NamedTuple):
     """Names of the runs that a refinement trains.
 
     Attributes:
@@ -141,7 +141,7 @@ class _Source(NamedTuple):
     run: str
     root: Path
 
-    def name(self, what: str, found: str, *more: str) -> str:
+    def free(self, what: str, found: str, *more: str) -> str:
         """A name that no run with other rows in `data.found` has.
 
         Args:
