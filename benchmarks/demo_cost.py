@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import measuring
-from grid import beside
-from startup import ANEW, BASELINE, HERE, MAIN, OF, THIS, commit_of
+from grid import beside, in_both
+from startup import ANEW, MAIN, OF, commit_of
 
 from gradroute.experiments.demo import CELLS
 
@@ -38,14 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     def tables() -> list[dict]:
         asked.baseline = [commit_of(baseline)]  # what the result names
         with tempfile.TemporaryDirectory() as folder:
-            commands = {
-                name: command(tree, Path(folder) / place)
-                for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
-            }
             return beside(
                 f"the demo, {len(CELLS)} runs",
-                commands,
-                {"CPU time": None, "wall clock": WALL},
+                in_both(command, Path(folder), baseline),
+                {"wall clock": WALL},
                 baseline,
                 asked.rounds,
                 asked.seed,

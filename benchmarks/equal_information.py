@@ -29,6 +29,7 @@ from gradroute.evaluate.request import EvaluationRequest
 from gradroute.experiments.controls import control_config, train_control
 from gradroute.experiments.refine import refine_run
 from gradroute.prepare import prepare
+from gradroute.probes.finder import FDR, find_rows
 from gradroute.probes.relearning import relearn_runs
 from gradroute.report.judge.relearning import strongest
 from gradroute.routing.rare_labels import label_weight_note, weight_for
@@ -47,9 +48,10 @@ INOCULATIONS = (
     "random_adapter",
 )
 RIVALS = ("none", "filter", "known_good", "kl_good", "distill", *FILTERS, *INOCULATIONS, "oracle")
-METHODS = ("baseline", "routed", *RIVALS, "refined_alone", "refined")
+METHODS = ("baseline", "routed", *RIVALS, "words_found", "refined_alone", "refined")
 """`baseline`, a run that never saw the behavior, is what gain is measured against; with a ground of
-`GROUNDS` it is the oracle. `refined_alone` asks no classifier."""
+`GROUNDS` it is the oracle. `words_found` drops the rows that `refined` has from its classifier, and
+no other; `refined_alone` asks no classifier."""
 REFINED = {"refined_alone": "none", "refined": "words"}
 """Method -> the classifier that `refine` asks in its first round."""
 COLUMNS = (
@@ -209,6 +211,8 @@ def cell(
             bar=False,
             classifier=REFINED[method],
         )
+    elif method == "words_found":
+        folder = words_found(RunFolder(root / config.run_name), config, root)
     elif method == "baseline":
         changes = {"behavior_fraction": 0.0, "labeled_fraction": 0.0, "null_fraction": 0.0}
         clean = control_config(config, "oracle", root)
@@ -236,6 +240,17 @@ def cell(
     if relearn:
         relearn_runs([folder], examples=64, max_steps=40, every=1, prompts=64, attacker="both")
     return folder
+
+
+def words_found(folder: RunFolder, config: RunConfig, root: Path) -> RunFolder:
+    """One adapter without the rows that a classifier of words finds, or calls likely if none."""
+    found = find_rows(folder, by="words", fdr=FDR)["found"]
+    rows = folder.found / ("words.jsonl" if found else "words_likely.jsonl")
+    plain = control_config(config, "refined", root)
+    data = plain.data.model_copy(update={"found": str(rows.resolve())})
+    name = f"{config.run_name}-words_found"
+    plain = plain.model_copy(update={"run_name": name, "data": data})
+    return train_run(plain, root, if_exists="resume", bar=False)
 
 
 def run(point: Point, seed: int, options: argparse.Namespace) -> None:
@@ -333,7 +348,7 @@ def _row(method: str, runs: list[dict[str, Any]], ground: str, base: Losses, cle
 
 def _shipped(method: str) -> str:
     """The mode in which a method's run would ship."""
-    method = "refined" if method in REFINED else method
+    method = "refined" if method in (*REFINED, "words_found") else method
     return BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
 
 

@@ -11,7 +11,7 @@ of another number of steps they are measured on less, too.
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import measuring
@@ -54,10 +54,7 @@ def measure(baseline: Path, rounds: int, seed: int, steps: int, cells: int) -> l
     with tempfile.TemporaryDirectory() as folder:
         return beside(
             f"{len(shares) * len(seeds)} cells of {steps} steps, measured, two at a time",
-            {
-                name: command(tree, Path(folder) / place, steps, cells)
-                for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
-            },
+            in_both(lambda *where: command(*where, steps, cells), Path(folder), baseline),
             {"CPU time": CPU, "wall clock": WALL},
             baseline,
             rounds,
@@ -66,10 +63,23 @@ def measure(baseline: Path, rounds: int, seed: int, steps: int, cells: int) -> l
         )
 
 
+def in_both(
+    work: Callable[[Path, Path], Sequence[str]], folder: Path, baseline: Path
+) -> dict[str, Sequence[str]]:
+    """What this and the other checkout are asked, each with a folder of its own.
+
+    Args:
+        work: A checkout and a folder -> arguments of Python.
+        folder: Where the two folders are made.
+        baseline: The other checkout.
+    """
+    return {THIS: work(HERE, folder / "this"), BASELINE: work(baseline, folder / "other")}
+
+
 def beside(
     what: str,
     asked: Mapping[str, Sequence[str]],
-    at_most: Mapping[str, float | None],
+    at_most: Mapping[str, float],
     baseline: Path,
     rounds: int,
     seed: int,
@@ -80,17 +90,14 @@ def beside(
     Args:
         what: The work, in words.
         asked: `THIS` and `BASELINE` -> arguments of Python that do it from nothing.
-        at_most: Clock -> the bound on this checkout's share of the other's time; None for none.
+        at_most: Clock -> the bound on this checkout's share of the other's time, if any.
         baseline: Folder of the other checkout.
         rounds: Of each.
         seed: Of the order and of the intervals.
         told: What else the tables say.
     """
     with tempfile.TemporaryDirectory() as folder:
-        small = {
-            name: smallest(tree, Path(folder) / place)["train"]
-            for name, place, tree in ((THIS, "this", HERE), (BASELINE, "other", baseline))
-        }
+        small = in_both(lambda *where: smallest(*where)["train"], Path(folder), baseline)
         measuring.in_processes(small, 1, seed, {})  # files come from the disk, bytecode is made
     times = measuring.in_processes(asked, rounds, seed, {})
     walls = {name: Seconds(own.wall, own.wall) for name, own in times.items()}
@@ -100,11 +107,7 @@ def beside(
             own,
             BASELINE,
             seed=seed,
-            bounds=[
-                measuring.Bound(THIS, BASELINE, limit)
-                for limit in (at_most[clock],)
-                if limit is not None
-            ],
+            bounds=[measuring.Bound(THIS, BASELINE, at_most[clock])] if clock in at_most else [],
             unit="s",
             scale=1,
             **told,

@@ -8,18 +8,18 @@ trained but the classifier; a setting takes some seconds. True labels are used t
 """
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from equal_information import Point, routed
 
+from gradroute.config.run_config import dump_config
 from gradroute.experiments.refine import sees_bad_rows
-from gradroute.prepare import prepare
-from gradroute.probes import finder
-from gradroute.probes.found_files import LIKELY, SUSPECT, judged
-from gradroute.system.files import write_json
+from gradroute.probes.finder import FDR, find_rows
+from gradroute.runs.folder import RunFolder
+from gradroute.system.files import write_json, write_text
 
 OUT = Path(__file__).parent / "results" / "words_heard"
 SHOWN = ("caps", "signature", "dialect", "wrong_answers")
@@ -31,13 +31,11 @@ POINTS = ((0.02, 0.03), (0.1, 0.03), (0.1, 0.3), (0.5, 0.03))
 def heard(behavior: str, flags: float, good: float, seed: int) -> dict[str, Any]:
     """What the classifier of words says of one run's unlabeled rows."""
     config = routed(Point(behavior, flags, good), seed)
-    prepared = prepare(config)
-    (label,) = config.behaviors
-    run: Any = SimpleNamespace(name=config.run_name)  # its name is all that is asked of the folder
-    told = finder._told(run, prepared, label, None, "")
-    scored = finder._by_words(told, config.seed)
-    summary, _ = judged(scored, finder.FDR, label, SUSPECT["words"])
-    summary |= {"likely": LIKELY}
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / config.run_name)  # its config is all that words need
+        run.path.mkdir()
+        write_text(run.config, dump_config(config))
+        summary = find_rows(run, by="words", fdr=FDR)
     truth = summary["truth" if summary["found"] else "truth_of_likely"]
     return {
         "behavior": behavior,

@@ -21,7 +21,8 @@ from gradroute.system.terminal import say
 
 FINISHES = ("plain", "routed")
 """What is trained at the end: one adapter without the rows found, or the last routed run."""
-CLASSIFIERS = ("words", "hidden", "head", "none")
+NONE = "none"
+CLASSIFIERS = ("words", "hidden", "head", NONE)
 """What the adapter is helped by in the first round, see `finder.BY`."""
 CHANCE = 0.2
 """A classifier is heard where it finds a row, or where at most this share of its likely rows are
@@ -70,37 +71,62 @@ def refine_run(
             f"run {folder.name} does not route, so no adapter of it explains anything; refine a "
             "routed run."
         )
-    root, current, number = folder.path.resolve().parent, folder, 1
-    names = _Names(config.run_name, root)
+    names = _Names(config.run_name, folder.path.resolve().parent)
+    current, number = folder, 1
     while True:
-        summary = find_rows(current, by="adapter", fdr=FDR, label=label)
-        say(f"{current.name}: {round_text(number, summary)}")
-        helps = _helped(current, label, classifier) if number == 1 else None
-        place, asked = found_place(current, summary), [summary, *([helps] if helps else [])]
-        likely, suspects = _files(place, helps)
-        more = any(one["likely_rows"] and one["bad"]["high"] >= 1.0 for one in asked)
+        likely, suspects, more = _round(current, number, label, classifier if number == 1 else NONE)
         if not more or number == rounds:
             break
         number += 1
         name = names.free(f"round-{number}", str(likely), classifier)
         data = config.data.model_copy(update={"found": str(likely)})
         following = config.model_copy(update={"run_name": name, "controls": None, "data": data})
-        current = train_run(following, root, if_exists="resume", bar=bar)
-    if finish == "routed":
-        evaluate_run(current)
-        return current
-    shipped = control_config(config, "refined", root)
-    name = names.free("refined", str(suspects), str(number), classifier)
-    data = shipped.data.model_copy(update={"found": str(suspects)})
-    shipped = shipped.model_copy(update={"run_name": name, "data": data})
-    last = train_run(shipped, root, if_exists="resume", bar=bar)
-    evaluate_run(last)
-    return last
+        current = train_run(following, names.root, if_exists="resume", bar=bar)
+    if finish == "plain":
+        shipped = control_config(config, "refined", names.root)
+        name = names.free("refined", str(suspects), str(number), classifier)
+        data = shipped.data.model_copy(update={"found": str(suspects)})
+        shipped = shipped.model_copy(update={"run_name": name, "data": data})
+        current = train_run(shipped, names.root, if_exists="resume", bar=bar)
+    evaluate_run(current)
+    return current
+
+
+class _Round(NamedTuple):
+    """What a round found.
+
+    Attributes:
+        likely: File of the rows that label the next round.
+        suspects: File of the rows that are left out if there is none.
+        more: Whether another round may find more.
+    """
+
+    likely: Path
+    suspects: Path
+    more: bool
+
+
+def _round(folder: RunFolder, number: int, label: str | None, classifier: str) -> _Round:
+    """Find with a run's adapter and with a classifier, one of `CLASSIFIERS`."""
+    summary = find_rows(folder, by="adapter", fdr=FDR, label=label)
+    say(f"{folder.name}: {round_text(number, summary)}")
+    place = found_place(folder, summary)
+    likely, suspects = place / "adapter_likely.jsonl", place / "adapter_suspects.jsonl"
+    helps = _helped(folder, label, classifier)
+    if helps is None:
+        return _Round(likely, suspects, _may_go_on(summary))
+    counts = place / (f"{helps['by']}.jsonl" if helps["found"] else f"{helps['by']}_likely.jsonl")
+    more = _may_go_on(summary) or _may_go_on(helps)
+    return _Round(join_rows([likely, counts]), join_rows([suspects, counts]), more)
+
+
+def _may_go_on(summary: Mapping[str, Any]) -> bool:
+    return bool(summary["likely_rows"]) and summary["bad"]["high"] >= 1.0
 
 
 def _helped(folder: RunFolder, label: str | None, classifier: str) -> Mapping[str, Any] | None:
     """What a classifier found, where it sees bad rows; else, or without one, None."""
-    if classifier == "none":
+    if classifier == NONE:
         return None
     if classifier == "words" and not installed():
         say(f"{folder.name}: words are not asked, scikit-learn is not here: {INSTALL}.")
@@ -119,15 +145,6 @@ def sees_bad_rows(summary: Mapping[str, Any]) -> bool:
     """Whether a classifier's scores tell bad rows, by its summary of `find`; see `CHANCE`."""
     likely, chance = summary["likely_rows"], summary["likely"] * summary["unlabeled"]
     return bool(summary["found"]) or (likely > 0 and chance <= CHANCE * likely)
-
-
-def _files(place: Path, helps: Mapping[str, Any] | None) -> tuple[Path, Path]:
-    """What labels the next round, and what is left out if there is none."""
-    likely, suspects = place / "adapter_likely.jsonl", place / "adapter_suspects.jsonl"
-    if helps is None:
-        return likely, suspects
-    other = place / (f"{helps['by']}.jsonl" if helps["found"] else f"{helps['by']}_likely.jsonl")
-    return join_rows([likely, other]), join_rows([suspects, other])
 
 
 class _Names(NamedTuple):
