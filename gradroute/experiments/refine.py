@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradroute.config.run_config import load_config
-from gradroute.errors import ConfigError
+from gradroute.errors import ConfigError, DataError
 from gradroute.experiments.controls import control_config
 from gradroute.probes.finder import FDR, find_rows
 from gradroute.probes.found_files import found_place, join_rows
@@ -129,9 +129,13 @@ def _helped(folder: RunFolder, label: str | None, classifier: str) -> Mapping[st
     if classifier == NONE:
         return None
     if classifier == "words" and not installed():
-        say(f"{folder.name}: words are not asked, scikit-learn is not here: {INSTALL}.")
+        say(f"{folder.name}: no classifier is asked, scikit-learn is not here: {INSTALL}.")
         return None
-    summary = find_rows(folder, by=classifier, fdr=FDR, label=label)
+    try:
+        summary = find_rows(folder, by=classifier, fdr=FDR, label=label)
+    except DataError as error:  # the adapter has found rows, so they are too few for this alone
+        say(f"{folder.name}: no classifier is asked: {error}")
+        return None
     sees, chance = sees_bad_rows(summary), summary["likely"] * summary["unlabeled"]
     which = "the found ones" if summary["found"] else "they"
     say(

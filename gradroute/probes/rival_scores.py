@@ -18,7 +18,7 @@ from peft import PeftModel
 
 from gradroute.data.batches import IGNORED, collate
 from gradroute.data.tokenization import TokenizedExample
-from gradroute.errors import MachineError
+from gradroute.errors import DataError, MachineError
 from gradroute.evaluate.inference import inference
 from gradroute.routing.adapters import ablated
 from gradroute.routing.policy import AblationMode
@@ -63,11 +63,22 @@ def classifier_scores(
 
     Returns:
         One score per example; a higher one looks more like the examples labeled bad.
+
+    Raises:
+        DataError: A classifier would learn from one label alone.
+        MachineError: scikit-learn is not here.
     """
     _check_installed()
     from sklearn.linear_model import LogisticRegression
 
     fold = np.random.default_rng(seed).permutation(len(bad)) % FOLDS
+    for label, own in (("bad", train & bad), ("good", train & ~bad)):
+        if len(np.unique(fold[own])) < 2:
+            raise DataError(
+                f"a classifier of words or hidden states learns from labeled examples without a "
+                f"fifth of them, and one time none of the {int(own.sum())} labeled {label} is "
+                "left; label more."
+            )
     scores = np.zeros((FOLDS, len(bad)))
     for held_out in range(FOLDS):
         rows = np.flatnonzero(train & (fold != held_out))

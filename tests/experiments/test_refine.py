@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import TWO, tiny_run
 
 from gradroute.config.run_config import RunConfig, dump_config, load_config
+from gradroute.errors import DataError
 from gradroute.experiments import refine
 from gradroute.experiments.refine import refine_run
 from gradroute.runs.folder import RunFolder
@@ -67,6 +68,8 @@ def rounds_of(routed: RunFolder, monkeypatch: pytest.MonkeyPatch):
                 lines = [{"text": text, "label": "bad", "p": p} for text, p in rows]
                 folder.found.mkdir(exist_ok=True)
                 write_lines(folder.found / f"{stem}.jsonl", lines)
+            if by != "adapter" and isinstance(words, Exception):
+                raise words
             return next(left) if by == "adapter" else words | {"by": by}
 
         def train(config, root, **_):
@@ -191,3 +194,11 @@ def test_without_scikit_learn_words_are_not_asked_and_that_is_said(rounds_of, mo
     monkeypatch.setattr(refine, "installed", lambda: False)
     rounds_of([summary(9, 30.0)] * 2, FINDS, rounds=2, asks="")
     assert "scikit-learn is not here: pip install 'gradroute[label]'." in capsys.readouterr().err
+
+
+def test_where_labels_are_too_few_for_a_classifier_the_adapter_finds_alone(
+    routed, rounds_of, capsys
+):
+    trained, _ = rounds_of([summary(9, 30.0)] * 2, DataError("1 row is labeled bad."), rounds=2)
+    assert trained["routed-round-2"].data.found == file(routed, "routed", "likely")
+    assert "routed: no classifier is asked: 1 row is labeled bad." in capsys.readouterr().err

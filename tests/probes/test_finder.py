@@ -26,6 +26,7 @@ from gradroute.probes import head_scores
 from gradroute.probes.explained import explained
 from gradroute.probes.finder import find_rows
 from gradroute.probes.found_files import Scored, found_place, judged
+from gradroute.probes.rival_scores import classifier_scores
 from gradroute.routing.policy import AblationMode
 from gradroute.runs.folder import RunFolder
 from gradroute.system.files import read_json, read_lines, write_text
@@ -221,3 +222,10 @@ def test_what_an_older_gradroute_found_of_a_behavior_stays_where_it_is(tmp_path:
     find_rows(folder, by="words", fdr=0.5, label="signature")
     assert read_json(folder.found / "words.json")["behavior"] == "caps"
     assert (folder.found / "signature" / "words.json").is_file()
+
+
+@pytest.mark.parametrize(("label", "bad"), [("bad", 1), ("good", 19)])
+def test_a_classifier_with_one_example_of_a_label_names_it(label, bad):
+    features, rows = np.eye(30), np.arange(30)
+    with pytest.raises(DataError, match=f"none of the 1 labeled {label} is left; label more"):
+        classifier_scores(features, rows < bad, rows < 20, strength=1.0, seed=0)
