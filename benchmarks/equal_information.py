@@ -48,9 +48,9 @@ INOCULATIONS = (
     "random_adapter",
 )
 RIVALS = ("none", "filter", "known_good", "kl_good", "distill", *FILTERS, *INOCULATIONS, "oracle")
-METHODS = ("baseline", "routed", *RIVALS, "words_found", "refined_alone", "refined")
+METHODS = ("baseline", "routed", *RIVALS, "words_alone", "refined_alone", "refined")
 """`baseline`, a run that never saw the behavior, is what gain is measured against; with a ground of
-`GROUNDS` it is the oracle. `words_found` drops the rows that `refined` has from its classifier, and
+`GROUNDS` it is the oracle. `words_alone` drops the rows that `refined` has from its classifier, and
 no other; `refined_alone` asks no classifier."""
 REFINED = {"refined_alone": "none", "refined": "words"}
 """Method -> the classifier that `refine` asks in its first round."""
@@ -211,8 +211,8 @@ def cell(
             bar=False,
             classifier=REFINED[method],
         )
-    elif method == "words_found":
-        folder = words_found(RunFolder(root / config.run_name), config, root)
+    elif method == "words_alone":
+        folder = words_alone(RunFolder(root / config.run_name), config, root)
     elif method == "baseline":
         changes = {"behavior_fraction": 0.0, "labeled_fraction": 0.0, "null_fraction": 0.0}
         clean = control_config(config, "oracle", root)
@@ -242,13 +242,13 @@ def cell(
     return folder
 
 
-def words_found(folder: RunFolder, config: RunConfig, root: Path) -> RunFolder:
+def words_alone(folder: RunFolder, config: RunConfig, root: Path) -> RunFolder:
     """One adapter without the rows that a classifier of words finds, or calls likely if none."""
     found = find_rows(folder, by="words", fdr=FDR)["found"]
     rows = folder.found / ("words.jsonl" if found else "words_likely.jsonl")
     plain = control_config(config, "refined", root)
     data = plain.data.model_copy(update={"found": str(rows.resolve())})
-    name = f"{config.run_name}-words_found"
+    name = f"{config.run_name}-words_alone"
     plain = plain.model_copy(update={"run_name": name, "data": data})
     return train_run(plain, root, if_exists="resume", bar=False)
 
@@ -348,7 +348,7 @@ def _row(method: str, runs: list[dict[str, Any]], ground: str, base: Losses, cle
 
 def _shipped(method: str) -> str:
     """The mode in which a method's run would ship."""
-    method = "refined" if method in (*REFINED, "words_found") else method
+    method = "refined" if method in (*REFINED, "words_alone") else method
     return BY_NAME[method].mode if method in BY_NAME else "bad_ablated"
 
 

@@ -56,7 +56,7 @@ def test_a_point_is_named_by_all_its_labels(benchmark):
 
 
 def test_refined_ships_the_same_mode_with_and_without_a_classifier(benchmark):
-    assert {benchmark._shipped(name) for name in (*benchmark.REFINED, "words_found")} == {"full"}
+    assert {benchmark._shipped(name) for name in (*benchmark.REFINED, "words_alone")} == {"full"}
     assert benchmark._shipped("routed") == "bad_ablated"
 
 
